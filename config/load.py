@@ -1,0 +1,176 @@
+"""From YAML and `key=value` to a frozen dataclass tree, with errors that name key, value and remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration mistake; the message is meant for the person who wrote the YAML."""
+
+
+def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
+    """Builds `cls` from a YAML file and dotted `key=value` overrides, the overrides last.
+
+    Raises:
+        ConfigError: a missing file, YAML that does not parse, an unknown key, a wrong type or value.
+    """
+    tree = _read_yaml(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply_override(tree, override)
+    return from_dict(cls, tree, source=str(path) if path is not None else "command line")
+
+
+def from_dict(cls: type[T], tree: Mapping[str, Any], *, source: str = "config", prefix: str = "") -> T:
+    """Builds the dataclass `cls` from nested mappings, checking every key and type.
+
+    `source` and `prefix` only shape the message of a ConfigError.
+    """
+    if not isinstance(tree, Mapping):
+        raise ConfigError(
+            f"{source}: {prefix.rstrip('.') or 'the top level'} must be a mapping, not {tree!r}"
+        )
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in tree:
+        if key not in fields:
+            raise ConfigError(f"{source}: unknown key {prefix}{key}; {_nearest(str(key), fields)}")
+    values = {
+        key: _convert(hints[key], value, source=source, key=prefix + key) for key, value in tree.items()
+    }
+    missing = [
+        prefix + name
+        for name, field in fields.items()
+        if name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{source}: {', '.join(missing)} must be given")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def pick(table: Mapping[str, T], name: str, key: str) -> T:
+    """`table[name]`, or a ConfigError that names the config key and what is allowed."""
+    if name not in table:
+        raise ConfigError(f"{key}={name!r} is not known; {_nearest(name, table)}")
+    return table[name]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass tree as plain dicts, lists and scalars."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return value
+
+    return plain(dataclasses.asdict(config))
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved config as YAML that `load_config` reads back to an equal object."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config {path}: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path}: the top level must be a mapping of keys to values, not {type(tree).__name__}"
+        )
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"{override!r} is not of the form key=value, as in optim.lr=0.001")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {override!r} is not valid YAML: {error}") from None
+    *parents, leaf = dotted.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{override!r}: {parent} holds a value, it has no keys below it")
+    node[leaf] = value
+
+
+def _nearest(name: str, allowed: Iterable[str]) -> str:
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(name, allowed, n=1)
+    listing = f"allowed: {', '.join(allowed)}"
+    return f"did you mean {near[0]}? ({listing})" if near else listing
+
+
+def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
+    def wrong(expected: str) -> ConfigError:
+        return ConfigError(f"{source}: {key} must be {expected}, not {value!r}")
+
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, {} if value is None else value, source=source, prefix=key + ".")
+    if origin is Literal:
+        if value not in arguments:
+            raise wrong("one of " + ", ".join(map(str, arguments)))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, source=source, key=key)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(arguments):
+            raise wrong(f"a list of {len(arguments)} values")
+        return tuple(_convert(a, v, source=source, key=key) for a, v in zip(arguments, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise wrong("a mapping")
+        return dict(value)
+    return _convert_scalar(hint, value, wrong)
+
+
+def _convert_scalar(hint: Any, value: Any, wrong: Any) -> Any:
+    if hint is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as a string: without this the most usual way to write a rate fails.
+        try:
+            return float(value)
+        except ValueError:
+            raise wrong("a number") from None
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise wrong(
+        {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
+    )
