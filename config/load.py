@@ -37,23 +37,17 @@ def from_dict(cls: type[T], tree: Mapping[str, Any], *, source: str = "config", 
     `source` and `prefix` only shape the message of a ConfigError.
     """
     if not isinstance(tree, Mapping):
-        raise ConfigError(
-            f"{source}: {prefix.rstrip('.') or 'the top level'} must be a mapping, not {tree!r}"
-        )
+        raise ConfigError(f"{source}: {prefix.rstrip('.') or 'the top level'} must be a mapping, not {tree!r}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
             raise ConfigError(f"{source}: unknown key {prefix}{key}; {_nearest(str(key), fields)}")
-    values = {
-        key: _convert(hints[key], value, source=source, key=prefix + key) for key, value in tree.items()
-    }
+    values = {key: _convert(hints[key], value, source=source, key=prefix + key) for key, value in tree.items()}
     missing = [
         prefix + name
         for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"{source}: {', '.join(missing)} must be given")
@@ -100,9 +94,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path}: the top level must be a mapping of keys to values, not {type(tree).__name__}"
-        )
+        raise ConfigError(f"{path}: the top level must be a mapping of keys to values, not {type(tree).__name__}")
     return tree
 
 
@@ -171,6 +163,4 @@ def _convert_scalar(hint: Any, value: Any, wrong: Any) -> Any:
         return value
     if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
-    raise wrong(
-        {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
-    )
+    raise wrong({int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint)))

@@ -31,9 +31,7 @@ class StorageConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.fps <= 240, f"storage.fps must be in (0, 240], not {self.fps}")
-        _require(
-            16 <= self.short_side <= 4096, f"storage.short_side must be in [16, 4096], not {self.short_side}"
-        )
+        _require(16 <= self.short_side <= 4096, f"storage.short_side must be in [16, 4096], not {self.short_side}")
         _require(self.gop >= 1, f"storage.gop must be at least 1, not {self.gop}")
         allowed = (0, 63) if self.codec == "vp9" else (0, 31)
         _require(
@@ -150,9 +148,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         low, high = self.crop_area
-        _require(
-            0 < low <= high <= 1, f"augment.crop_area must hold 0 < low <= high <= 1, not {self.crop_area}"
-        )
+        _require(0 < low <= high <= 1, f"augment.crop_area must hold 0 < low <= high <= 1, not {self.crop_area}")
         low, high = self.crop_ratio
         _require(0 < low <= high, f"augment.crop_ratio must hold 0 < low <= high, not {self.crop_ratio}")
         for name in ("flip", "gray", "brightness", "contrast", "saturation"):
@@ -239,9 +235,7 @@ class SamplerConfig:
     """Keyword arguments of the chosen sampler."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.every_n_steps >= 1, f"sampler.every_n_steps must be at least 1, not {self.every_n_steps}"
-        )
+        _require(self.every_n_steps >= 1, f"sampler.every_n_steps must be at least 1, not {self.every_n_steps}")
 
 
 @dataclass(frozen=True)
@@ -283,9 +277,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"optim.lr must be positive, not {self.lr}")
         _require(self.warmup_steps >= 0, f"optim.warmup_steps must be at least 0, not {self.warmup_steps}")
-        _require(
-            self.clip_grad_norm >= 0, f"optim.clip_grad_norm must be at least 0, not {self.clip_grad_norm}"
-        )
+        _require(self.clip_grad_norm >= 0, f"optim.clip_grad_norm must be at least 0, not {self.clip_grad_norm}")
 
 
 @dataclass(frozen=True)
