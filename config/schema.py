@@ -199,6 +199,8 @@ class ModelConfig:
     """D, length of queries and keys."""
     hidden: int = 512
     """Hidden width of an mlp head."""
+    head_batchnorm: bool = True
+    """BatchNorm without affine parameters between the head and the L2 norm: keeps keys from drifting together."""
     momentum: float = 0.999
     """m of the momentum update h <- m h + (1 - m) f."""
     cross_modal_fc: bool = False
@@ -313,10 +315,16 @@ class CheckpointConfig:
     """Steps between checkpoints; the end of the run is always saved."""
     keep: int = 2
     """How many of the newest are kept."""
+    milestone_every: int = 0
+    """A checkpoint at a multiple of this many steps is kept for good; 0 keeps none."""
 
     def __post_init__(self) -> None:
         _require(self.every_steps >= 1, f"checkpoint.every_steps must be at least 1, not {self.every_steps}")
         _require(self.keep >= 1, f"checkpoint.keep must be at least 1, not {self.keep}")
+        _require(
+            self.milestone_every % self.every_steps == 0,
+            f"checkpoint.milestone_every must be a multiple of checkpoint.every_steps, not {self.milestone_every}",
+        )
 
 
 @dataclass(frozen=True)

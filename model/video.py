@@ -1,0 +1,68 @@
+"""Video backbones: clips [B, 3, T, H, W] to features [B, F].
+
+`r2plus1d_18`, `r3d_18` and `mc3_18` are torchvision's networks without `fc`, under the same state dict names, so
+that weights go either way (`load_state_dict(weights, strict=False)` misses nothing but `fc`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torchvision.models import video as torchvision_video
+
+TINY_FEATURES = 256
+
+
+class TinyVideo(nn.Module):
+    """A (2+1)-D network for CPUs: about 50 million multiply-adds for 8 frames of 64 pixels.
+
+    Each stage is a spatial and then a temporal convolution, as in R(2+1)D (Tran et al. 2018), without residuals:
+    four stages are shallow enough to train without them. The stem takes the resolution down by four, which is where
+    the time of a CPU would go.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _spatial_temporal(3, 32, kernel=7, stride=4, temporal_stride=1)
+        self.stage1 = _spatial_temporal(32, 64, kernel=3, stride=2, temporal_stride=1)
+        self.stage2 = _spatial_temporal(64, 128, kernel=3, stride=2, temporal_stride=2)
+        self.stage3 = _spatial_temporal(128, TINY_FEATURES, kernel=3, stride=1, temporal_stride=2)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """[B, 3, T, H, W] to [B, F]."""
+        return self.stage3(self.stage2(self.stage1(self.stem(video)))).mean(dim=(2, 3, 4))
+
+
+def _spatial_temporal(inputs: int, outputs: int, *, kernel: int, stride: int, temporal_stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, kernel // 2, kernel // 2), bias=False),
+        nn.BatchNorm3d(outputs),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(outputs, outputs, (3, 1, 1), (temporal_stride, 1, 1), (1, 0, 0), bias=False),
+        nn.BatchNorm3d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _torchvision(build: Callable[..., nn.Module]) -> Callable[[], tuple[nn.Module, int]]:
+    def factory() -> tuple[nn.Module, int]:
+        network = build(weights=None)
+        features = network.fc.in_features
+        network.fc = nn.Identity()
+        return network, features
+
+    return factory
+
+
+# Each entry builds (backbone, F).
+VIDEO_ENCODERS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
+    "r2plus1d_18": _torchvision(torchvision_video.r2plus1d_18),
+    "r3d_18": _torchvision(torchvision_video.r3d_18),
+    "mc3_18": _torchvision(torchvision_video.mc3_18),
+    "tiny": lambda: (TinyVideo(), TINY_FEATURES),
+}
