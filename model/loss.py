@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+# Cosines closer than this are a tie: float32 sums in another order differ by about as much.
+ROUNDING = 1e-6
+
 
 def info_nce(
     query: torch.Tensor,
@@ -25,7 +28,7 @@ def info_nce(
 
     Returns:
         The loss (scalar, float32, differentiable) and the accuracy (scalar): the share of queries whose positive
-        scores strictly higher than every negative, so that a collapsed encoder shows 0 and not 1.
+        scores higher than every negative. Ties count as lost, so that a collapsed encoder shows 0 and not 1.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -40,7 +43,8 @@ def info_nce(
             negative_logits = negative_logits.masked_fill(mask, float("-inf"))
         logits = torch.cat([positive_logits, negative_logits], dim=1)
         loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
-    accuracy = (positive_logits.detach() > negative_logits.detach()).all(dim=1).float().mean()
+    wins = positive_logits.detach() - negative_logits.detach() > ROUNDING / temperature
+    accuracy = wins.all(dim=1).float().mean()
     return loss, accuracy
 
 

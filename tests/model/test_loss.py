@@ -1,0 +1,101 @@
+"""InfoNCE against torch's cross-entropy, plain NumPy and the properties that its definition implies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import info_nce
+
+B, K, D = 6, 20, 16
+
+
+def unit(rows, seed, dim=D):
+    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.7])
+def test_equals_cross_entropy_over_the_concatenated_logits(temperature):
+    query, positive, negatives = unit(B, 0), unit(B, 1), unit(K, 2)
+    logits = torch.stack([torch.cat([q @ p[None].T, q @ negatives.T]) for q, p in zip(query, positive, strict=True)])
+    expected = F.cross_entropy(logits / temperature, torch.zeros(B, dtype=torch.long))
+    loss, accuracy = info_nce(query, positive, negatives, temperature=temperature)
+    torch.testing.assert_close(loss, expected)
+    assert accuracy == (logits.argmax(dim=1) == 0).float().mean()
+
+
+def test_equals_the_definition_in_numpy_with_a_mask():
+    query, positive, negatives = unit(B, 0), unit(B, 1), unit(K, 2)
+    mask = torch.rand(B, K, generator=torch.Generator().manual_seed(3)) < 0.5
+    losses = []
+    for i in range(B):
+        own = np.exp(float(query[i] @ positive[i]) / 0.2)
+        others = [np.exp(float(query[i] @ negatives[k]) / 0.2) for k in range(K) if not mask[i, k]]
+        losses.append(-np.log(own / (own + sum(others))))
+    loss, _ = info_nce(query, positive, negatives, temperature=0.2, mask=mask)
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_masked_entries_do_not_matter_to_loss_gradient_or_accuracy():
+    query, positive, negatives = unit(B, 0).requires_grad_(), unit(B, 1), unit(K, 2)
+    mask = torch.zeros(B, K, dtype=torch.bool)
+    mask[:, K // 2 :] = True
+    negatives[K // 2 :] = positive[0]  # would be a false negative
+    masked = info_nce(query, positive, negatives, temperature=0.1, mask=mask)
+    short = info_nce(query, positive, negatives[: K // 2], temperature=0.1)
+    torch.testing.assert_close(masked, short)
+    torch.testing.assert_close(torch.autograd.grad(masked[0], query), torch.autograd.grad(short[0], query))
+
+
+def test_a_query_with_every_negative_masked_costs_nothing():
+    query, positive, negatives = unit(B, 0).requires_grad_(), unit(B, 1), unit(K, 2)
+    loss, accuracy = info_nce(query, positive, negatives, temperature=0.1, mask=torch.ones(B, K, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert accuracy == 1
+    assert torch.isfinite(query.grad).all()
+
+
+def test_a_collapsed_encoder_scores_log_of_the_choices_and_no_accuracy():
+    same = unit(1, 0)
+    loss, accuracy = info_nce(same.expand(B, D), same.expand(B, D), same.expand(K, D), temperature=0.1)
+    assert loss.item() == pytest.approx(np.log(K + 1), rel=1e-5)
+    assert accuracy == 0
+
+
+def test_gradient_agrees_with_finite_differences():
+    query, positive, negatives = (unit(n, s, dim=5) for n, s in ((3, 0), (3, 1), (7, 2)))
+    query.requires_grad_()
+    (gradient,) = torch.autograd.grad(info_nce(query, positive, negatives, temperature=0.5)[0], query)
+    step = 1e-2
+    for i, j in ((0, 0), (1, 3), (2, 4)):
+        shifted = []
+        for sign in (1, -1):
+            moved = query.detach().clone()
+            moved[i, j] += sign * step
+            shifted.append(info_nce(moved, positive, negatives, temperature=0.5)[0].item())
+        assert gradient[i, j].item() == pytest.approx((shifted[0] - shifted[1]) / (2 * step), abs=1e-3)
+
+
+def test_is_computed_in_full_precision_under_autocast():
+    query, positive, negatives = unit(B, 0), unit(B, 1), unit(K, 2)
+    plain = info_nce(query, positive, negatives, temperature=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(info_nce(query, positive, negatives, temperature=0.05)[0], plain[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"positive": torch.zeros(B + 1, D)}, "query and positive must both"),
+        ({"negatives": torch.zeros(K, D + 1)}, r"negatives must be \[K, 16\]"),
+        ({"mask": torch.zeros(B, K)}, r"mask must be bool \[6, 20\]"),
+        ({"mask": torch.zeros(K, B, dtype=torch.bool)}, r"not torch.bool \[20, 6\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(arguments, message):
+    given = {"query": unit(B, 0), "positive": unit(B, 1), "negatives": unit(K, 2)} | arguments
+    with pytest.raises(ValueError, match=message):
+        info_nce(**given, temperature=0.1)
