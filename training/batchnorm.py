@@ -1,0 +1,71 @@
+"""BatchNorm over the global batch on every backend.
+
+torch.nn.SyncBatchNorm refuses CPU tensors, so two gloo processes could not train what one trains.
+On a GPU torch's own is used; on a CPU this one, which must give the same numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class GlooSyncBatchNorm(_BatchNorm):
+    """BatchNorm whose training statistics come from all ranks' samples (as torch.nn.SyncBatchNorm)."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[B, C, ...] -> [B, C, ...]."""
+        if not (self.training and dist.is_initialized()):
+            return super().forward(input)
+        dims = [0, *range(2, input.dim())]
+        count = input.numel() // input.shape[1] * dist.get_world_size()
+        # Two passes: E[x^2] - E[x]^2 in one would lose the digits that equality with one process needs.
+        mean = self._sum_over_ranks(input.sum(dims)) / count
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        centred = input - mean.view(shape)
+        variance = self._sum_over_ranks(centred.square().sum(dims)) / count
+        if self.track_running_stats:
+            self._follow(mean.detach(), variance.detach() * count / max(count - 1, 1))
+        normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if not self.affine:
+            return normalised
+        return normalised * self.weight.view(shape) + self.bias.view(shape)
+
+    def _sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and value.requires_grad:
+            return all_reduce(value)
+        value = value.contiguous()
+        dist.all_reduce(value)
+        return value
+
+    @torch.no_grad()
+    def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+
+
+def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replaces every BatchNorm in `module` by one over all ranks; state dict names stay the same."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            synced = GlooSyncBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            synced.load_state_dict(child.state_dict())
+            for mine, theirs in zip(synced.parameters(), child.parameters(), strict=True):
+                mine.requires_grad_(theirs.requires_grad)
+            setattr(module, name, synced.train(child.training))
+        else:
+            synchronise_batchnorm(child, device)
+    return module

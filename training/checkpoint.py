@@ -1,0 +1,240 @@
+"""Checkpoints: tensors only, written in the background, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from config import Config, ConfigError, from_dict, to_dict
+from model.encoder import CrossModalModel, build_model
+
+FORMAT = 1
+# Changing these between two runs changes where or how fast, never what is computed.
+FREE_KEYS = (
+    "run_dir",
+    "data.path",
+    "data.threads",
+    "data.prefetch",
+    "train.device",
+    "train.threads",
+    "train.log_every",
+    "checkpoint.",
+)
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message says which file and what to do."""
+
+
+class CheckpointStore:
+    """The folder `run/checkpoints`: `step-N.pt` with `step-N.pt.sha256` (as sha256sum writes it).
+
+    Args:
+        folder: made if missing.
+        keep: how many of the newest are kept.
+        milestone_every: a checkpoint at a multiple of this many steps is kept for good; 0 for none.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, milestone_every: int = 0) -> None:
+        self.folder, self.keep, self.milestone_every = folder, keep, milestone_every
+        self._writer: threading.Thread | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: dict[str, Any], *, step: int) -> None:
+        """Copies `state` now and writes it in the background; a write still under way is waited for.
+
+        A disk that fails (full, gone) is logged and leaves the last good checkpoint as it is.
+        """
+        snapshot = _copy_to_cpu({"format": FORMAT, "step": step, **state})
+        self.wait()
+        self._writer = threading.Thread(target=self._write, args=(snapshot, step), name="checkpoint-writer")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint; damaged ones are named in a warning and passed over."""
+        for path in sorted(self.folder.glob("step-*.pt"), reverse=True):
+            try:
+                verify(path)
+            except CheckpointError as error:
+                log.warning("%s; trying the one before", error)
+            else:
+                return path
+        return None
+
+    def _write(self, state: dict[str, Any], step: int) -> None:
+        path = self.folder / f"step-{step:09d}.pt"
+        partial = path.with_suffix(".partial")
+        try:
+            with open(partial, "wb") as file:
+                hashing = _HashingFile(file)
+                torch.save(state, hashing)
+                file.flush()
+                os.fsync(file.fileno())
+            checksum = _checksum_path(path)
+            _write_durably(checksum, f"{hashing.digest}  {path.name}\n")
+            os.replace(partial, path)
+            _sync_folder(self.folder)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            log.warning("could not write the checkpoint %s: %s; training goes on, the last good one stays", path, error)
+            return
+        self._prune()
+
+    def _prune(self) -> None:
+        paths = sorted(self.folder.glob("step-*.pt"))
+        for path in paths[: -self.keep]:
+            if not (self.milestone_every and step_of(path) % self.milestone_every == 0):
+                path.unlink(missing_ok=True)
+                _checksum_path(path).unlink(missing_ok=True)
+
+
+def verify(path: Path) -> None:
+    """Raises CheckpointError if the file's bytes are not those that were written."""
+    try:
+        expected = _checksum_path(path).read_text().split()[0]
+        with open(path, "rb") as file:
+            actual = _sha256(file)
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be checked: {error}") from None
+    if actual != expected:
+        raise CheckpointError(f"the checkpoint {path} is damaged: its SHA-256 differs from {_checksum_path(path).name}")
+
+
+def read(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A verified checkpoint's contents; nothing but tensors and plain values is ever unpickled.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of a format this version does not know.
+    """
+    verify(path)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many types here, and a stranger's file decides which
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"the checkpoint {path} has format {state.get('format')!r}, this version reads format {FORMAT}"
+        )
+    return state
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint that `path` means: a file, or the newest whole one of a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    newest = CheckpointStore(path / "checkpoints", keep=1).newest() if (path / "checkpoints").is_dir() else None
+    if newest is None:
+        raise CheckpointError(f"no checkpoint at {path}: give a run folder (with checkpoints/step-*.pt) or a .pt file")
+    return newest
+
+
+def load_model(path: str | Path) -> tuple[Config, CrossModalModel]:
+    """The configuration and the model (on the CPU, in eval mode) of a run folder or checkpoint file."""
+    state = read(find(path))
+    config = from_dict(Config, state["config"], source=str(path))
+    model = build_model(config.model, audio=config.audio, seed=config.seed)
+    model.load_state_dict(state["model"])
+    return config, model.eval()
+
+
+def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> None:
+    """Raises ConfigError, key by key, where the checkpoint was made with other settings that matter."""
+    before, now = _flatten(saved), _flatten(to_dict(config))
+    differing = [
+        f"  {key}: {before.get(key, '(absent)')!r} in the checkpoint, {now.get(key, '(absent)')!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{path} was made with another configuration:\n"
+            + "\n".join(differing)
+            + "\nset these back, or start anew with another run_dir"
+        )
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's file name."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _copy_to_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy_to_cpu(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy_to_cpu(item) for item in value)
+    return value
+
+
+class _HashingFile:
+    """What torch.save writes goes to the file and into a SHA-256 at once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _write_durably(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,117 @@
+"""One process or many: set-up, one gather a step, and a word for every rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: `rank` of `size`, its device, and its place on this machine."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def start(device: str = "auto", threads: int = 0) -> World:
+    """Joins the process group that torchrun describes in the environment; alone without torchrun.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        threads: threads torch computes with on a CPU; 0 shares the cores among this machine's processes.
+
+    Raises:
+        RuntimeError: device is "cuda" and there is none for this process.
+    """
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    gpus = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if device == "cuda":
+        if local_rank >= gpus:
+            raise RuntimeError(
+                f"train.device=cuda, but process {local_rank} of this machine has no GPU (found {gpus}); "
+                f"start torchrun with --nproc_per_node={max(gpus, 1)} or set train.device=cpu"
+            )
+        torch.cuda.set_device(local_rank)
+    else:
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+    if size > 1 and not dist.is_initialized():
+        # gloo beside NCCL: a word between hosts must not wait for the GPU's queue.
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    return World(
+        rank=int(os.environ.get("RANK", 0)),
+        size=size,
+        local_rank=local_rank,
+        local_size=local_size,
+        device=torch.device(device, local_rank) if device == "cuda" else torch.device("cpu"),
+    )
+
+
+def stop() -> None:
+    """Leaves the process group, if one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def gather_rows(columns: Sequence[torch.Tensor], ids: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """All ranks' rows, in rank order, in one collective.
+
+    Args:
+        columns: float tensors [m, C_i], detached and gathered as float32.
+        ids: int64 [m].
+
+    Returns:
+        the columns as float32 [W m, C_i], and the ids as int64 [W m], equal on all ranks.
+    """
+    if not dist.is_initialized():
+        return [column.detach().float() for column in columns], ids
+    # int64 ids travel bit by bit as two float32 columns: a gather copies, it never computes.
+    parts = [column.detach().float() for column in columns] + [ids.view(-1, 1).view(torch.float32)]
+    local = torch.cat(parts, dim=1).contiguous()
+    everyone = local.new_empty(dist.get_world_size() * local.shape[0], local.shape[1])
+    dist.all_gather_into_tensor(everyone, local)
+    *gathered, id_bits = everyone.split([part.shape[1] for part in parts], dim=1)
+    return [part.contiguous() for part in gathered], id_bits.contiguous().view(torch.int64).view(-1)
+
+
+def mean_over_ranks(values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
+    """Each value's mean over all ranks, as plain floats; on a GPU this is where the host waits for the step."""
+    numbers = torch.tensor([float(value) for value in values.values()], dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(numbers)
+        numbers /= dist.get_world_size()
+    return dict(zip(values, numbers.tolist(), strict=True))
+
+
+def from_main(value: object) -> object:
+    """Rank 0's `value` on every rank (a small picklable Python object)."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` holds on at least one rank; no GPU is waited for."""
+    if not dist.is_initialized():
+        return flag
+    seen = torch.tensor([float(flag)])
+    dist.all_reduce(seen, op=dist.ReduceOp.MAX)
+    return bool(seen.item())

@@ -1,0 +1,116 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, and a line for the person who watches."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsWriter:
+    """Appends to `run_dir/metrics.jsonl` and `run_dir/tensorboard`.
+
+    Args:
+        run_dir: the run's folder.
+        start_step: lines of this step and later, left by a run that was killed after its last
+            checkpoint, are removed: they will be written again.
+    """
+
+    def __init__(self, run_dir: Path, *, start_step: int) -> None:
+        self.path = run_dir / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if line["step"] < start_step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(self.path)
+        self._file = open(self.path, "a")  # noqa: SIM115 (lives as long as the run)
+        self._tensorboard = SummaryWriter(run_dir / "tensorboard", purge_step=start_step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line, on disk when this returns."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class StepTimer:
+    """Seconds of the steps since the last reading, and how many of them went into waiting for data."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._waited, self._steps = 0.0, 0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+        self._steps += 1
+
+    def read(self, clips_per_step: int) -> dict[str, float]:
+        """samples_per_second, step_seconds and data_wait (a share of the step), and starts anew."""
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        steps = max(self._steps, 1)
+        reading = {
+            "samples_per_second": clips_per_step * steps / seconds,
+            "step_seconds": seconds / steps,
+            "data_wait": self._waited / seconds,
+        }
+        self.__init__()  # type: ignore[misc]
+        return reading
+
+
+class Watch:
+    """The progress bar of rank 0 on a terminal, or one plain line a reading elsewhere; silent on other ranks."""
+
+    def __init__(self, *, total: int, start: int, shown: bool) -> None:
+        self._total, self._shown = total, shown
+        self._live = shown and sys.stderr.isatty()
+        self._progress = Progress(
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("train", total=total, completed=start, note="")
+        self._start, self._began = start, time.monotonic()
+        self._progress.start()
+
+    def advance(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
+        """`step` steps are done; `numbers`, when there are new ones, are shown beside."""
+        note = None
+        if numbers is not None:
+            note = (
+                f"loss {numbers['loss']:.3f}  v2a {numbers['retrieval_v2a']:.2f}  "
+                f"{numbers['samples_per_second']:.0f} clips/s  wait {numbers['data_wait']:.0%}"
+            )
+        if self._live:
+            self._progress.update(self._task, completed=step, **({"note": note} if note else {}))
+        elif self._shown and note:
+            left = (time.monotonic() - self._began) / max(step - self._start, 1) * (self._total - step)
+            print(f"step {step}/{self._total}  {note}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._progress.stop()
