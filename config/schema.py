@@ -248,9 +248,18 @@ class PoolConfig:
     """stream: ring of the most recent keys. epoch: random clips encoded anew at every epoch's start."""
     size: int = 38400
     """N; clamped to the samples of the data set for source epoch."""
+    refresh_every: int = 1
+    """Epochs between two draws of a pool of source epoch."""
+    remove_selected: bool = False
+    """Whether a selected key leaves the pool (the paper's stay)."""
 
     def __post_init__(self) -> None:
         _require(self.size >= 1, f"pool.size must be at least 1, not {self.size}")
+        _require(self.refresh_every >= 1, f"pool.refresh_every must be at least 1, not {self.refresh_every}")
+        _require(
+            self.source == "epoch" or self.refresh_every == 1,
+            "pool.refresh_every is for pool.source=epoch; a stream pool is refreshed by every batch",
+        )
 
 
 @dataclass(frozen=True)
@@ -298,6 +307,8 @@ class TrainConfig:
     """Threads torch computes with on a CPU; 0 shares the cores among this machine's processes."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    max_nonfinite_steps: int = 5
+    """A step whose gradient is not finite is skipped on all processes; after so many in a row the run stops."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
@@ -305,6 +316,10 @@ class TrainConfig:
         _require(self.batch_size >= 2, f"train.batch_size must be at least 2, not {self.batch_size}")
         _require(self.threads >= 0, f"train.threads must be at least 0, not {self.threads}")
         _require(self.log_every >= 1, f"train.log_every must be at least 1, not {self.log_every}")
+        _require(
+            self.max_nonfinite_steps >= 1,
+            f"train.max_nonfinite_steps must be at least 1, not {self.max_nonfinite_steps}",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,31 @@
+"""Active sampling of the dictionary: which candidates become negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from config.load import from_dict, pick
+from sampler.base import Candidates, Sampler, Selection
+from sampler.fifo import Fifo
+from sampler.kmeanspp_sequential import KMeansPPSequential
+from sampler.uniform import Uniform
+
+__all__ = ["SAMPLERS", "Candidates", "Sampler", "Selection", "build_sampler"]
+
+SAMPLERS: dict[str, type] = {
+    "fifo": Fifo,
+    "uniform": Uniform,
+    "kmeanspp_sequential": KMeansPPSequential,
+}
+"""`sampler.name` -> class; the fields of the class are what `sampler.options` may hold."""
+
+
+def build_sampler(name: str, options: Mapping[str, Any] | None = None) -> Sampler:
+    """The sampler of that name with its options.
+
+    Raises:
+        ConfigError: an unknown name or option (the nearest and the allowed are named), or a value out of range.
+    """
+    cls = pick(SAMPLERS, name, "sampler.name")
+    return from_dict(cls, options or {}, source=f"sampler {name}", prefix="sampler.options.")

@@ -1,0 +1,164 @@
+"""One modality's active dictionary: pool, selection rule and queue in one object that checkpoints itself."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from config.load import ConfigError
+from config.schema import DictionaryConfig, PoolConfig, SamplerConfig
+from sampler import build_sampler
+from sampler.base import Candidates
+from sampler.dictionary import Dictionary
+from sampler.exclusion import allowed_rows
+from sampler.gradient import gradient_factors
+from sampler.pool import Pool
+from sampler.storage import KeyRing
+
+
+class ActiveDictionary(nn.Module):
+    """The negatives of one modality, chosen from a pool by `sampler.name`.
+
+    Every random number is a function of (seed, purpose, step): there is no generator state to save, and every rank
+    that is given the same inputs holds the same dictionary. `state_dict` holds pool, dictionary and their positions.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampler: SamplerConfig,
+        pool: PoolConfig,
+        dictionary: DictionaryConfig,
+        dim: int,
+        temperature: float,
+        hidden: int | None = None,
+        seed: int = 0,
+        purpose: str = "",
+    ) -> None:
+        """
+        Args:
+            dim: D, length of keys and queries.
+            temperature: τ of the loss.
+            hidden: H, length of the input of the query head's last layer; needed by the embeddings gradient and
+                negative_gradient, None otherwise.
+            seed: the run's.
+            purpose: tells dictionaries of one run apart ("video", "audio").
+
+        Raises:
+            ConfigError: an unknown sampler or option, or an embedding that lacks its input.
+        """
+        super().__init__()
+        if hidden is None and sampler.embedding in ("gradient", "negative_gradient"):
+            raise ConfigError(
+                f"sampler.embedding={sampler.embedding} needs the input of the query head's last layer; "
+                "without it use query_gradient or feature"
+            )
+        self.config, self.pool_config = sampler, pool
+        self.sampler = build_sampler(sampler.name, sampler.options)
+        self.temperature, self.seed, self.purpose = temperature, seed, purpose
+        self.pool = Pool(size=pool.size, dim=dim)
+        self.dictionary = Dictionary(size=dictionary.size, dim=dim)
+
+    @property
+    def keys(self) -> Tensor:
+        """[K, D] float32, the negatives."""
+        return self.dictionary.keys
+
+    @property
+    def ids(self) -> Tensor:
+        """[K] int64 sample ids of the negatives; -1 = still empty, to be masked in the loss."""
+        return self.dictionary.ids
+
+    @torch.no_grad()
+    def fill(self, keys: Tensor, ids: Tensor) -> None:
+        """Replaces the pool by n keys of random clips; a dictionary that is still empty starts from them too.
+
+        Args:
+            keys: [n, D], n <= pool.size.
+            ids: [n] int64, all different.
+        """
+        self.pool.replace(keys, ids)
+        if not (self.dictionary.ids >= 0).any():
+            start = torch.randperm(len(ids), generator=self._generator("fill", 0))[: len(self.dictionary)]
+            self.dictionary.enqueue(keys[start.to(keys.device)], ids[start.to(ids.device)])
+
+    @torch.no_grad()
+    def update(
+        self,
+        queries: Tensor,
+        hidden: Tensor | None,
+        *,
+        batch_ids: Tensor,
+        step: int,
+        positives: Tensor | None = None,
+    ) -> dict[str, float | Tensor]:
+        """Selects M keys from the pool and enqueues them; call it before the step's loss.
+
+        Clips of the batch, and clips that stay in the dictionary, are not eligible. With `every_n_steps` = n,
+        n·M keys are selected at every n-th step and nothing happens at the others.
+
+        Args:
+            queries: [M, D] the batch's queries of the *other* modality.
+            hidden: [M, H] input of that modality's last layer, or None if the embedding does without.
+            batch_ids: [M] int64.
+            step: the run's global step.
+            positives: [M, D] keys of the queries' own clips (used by negative_gradient).
+
+        Returns:
+            Metrics: plain numbers and 0-d tensors. Empty at the steps that select nothing.
+        """
+        if step % self.config.every_n_steps:
+            return {}
+        started = time.perf_counter()
+        k = min(len(queries) * self.config.every_n_steps, len(self.dictionary))
+        staying = self.dictionary.staying(k)
+        allowed = allowed_rows(self.pool.ids, self.ids[staying], batch_ids.to(self.ids.device))
+        embed = partial(self._embed, queries=queries, hidden=hidden, positives=positives)
+        selection = self.sampler.select(
+            embed(self.pool, allowed),
+            k,
+            generator=self._generator("select", step),
+            dictionary=embed(self.dictionary, staying) if self.config.condition_on_dictionary else None,
+        )
+        self.dictionary.enqueue(self.pool.keys[selection.indices], self.pool.ids[selection.indices])
+        if self.pool_config.remove_selected:
+            self.pool.forget(selection.indices)
+        return {
+            **selection.stats,
+            "seconds": time.perf_counter() - started,
+            "distinct_ids": (self.dictionary.ids >= 0).sum(),
+        }
+
+    @torch.no_grad()
+    def add(self, keys: Tensor, ids: Tensor) -> None:
+        """After the step: a stream pool takes the batch's keys; a pool of source epoch stays as it was drawn.
+
+        Args:
+            keys: [M, D] from the momentum encoder.
+            ids: [M] int64, all different.
+        """
+        if self.pool_config.source == "stream":
+            self.pool.add(keys, ids)
+
+    def _embed(
+        self, ring: KeyRing, valid: Tensor, *, queries: Tensor, hidden: Tensor | None, positives: Tensor | None
+    ) -> Candidates:
+        factors = gradient_factors(
+            ring.keys,
+            queries.float(),
+            None if hidden is None else hidden.float(),
+            embedding=self.config.embedding,
+            temperature=self.temperature,
+            positives=None if positives is None else positives.float(),
+            negatives=self.dictionary.keys[self.dictionary.ids >= 0],
+        )
+        return Candidates(**vars(factors), ids=ring.ids, valid=valid, stamps=ring.stamps)
+
+    def _generator(self, purpose: str, step: int) -> torch.Generator:
+        name = f"{self.seed}/{self.purpose}/{purpose}/{step}".encode()
+        seed = int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "little")
+        return torch.Generator().manual_seed(seed)

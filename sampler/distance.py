@@ -1,0 +1,33 @@
+"""Squared distances between rank-one embeddings, from their factors.
+
+|g_n - g_m|² = |a_n|²|b_n|² + |a_m|²|b_m|² - 2 (a_n·a_m)(b_n·b_m)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sampler.base import Candidates
+
+RELATIVE_FLOOR = 4e-6
+"""D² below this share of |g_n|² is rounding noise of the difference above, and counts as 0: an exact duplicate of a
+pick can then not be picked. It corresponds to two embeddings within 0.2 % of each other."""
+
+
+def squared_norms(candidates: Candidates) -> Tensor:
+    """|g_n|², [N] float32; not finite where a factor is not."""
+    norms = candidates.a.float().square().sum(1)
+    return norms if candidates.b is None else norms * candidates.b.float().square().sum(1)
+
+
+def squared_distances(rows: Candidates, norms: Tensor, centres: Candidates, centre_norms: Tensor) -> Tensor:
+    """|g_n - g_m|² of N rows to K centres, [N, K] float32; `norms` and `centre_norms` are their squared norms."""
+    inner = rows.a @ centres.a.T
+    if rows.b is not None:
+        inner.mul_(rows.b @ centres.b.T)
+    return inner.mul_(-2).add_(norms[:, None]).add_(centre_norms)
+
+
+def floor_to_zero(d2: Tensor, norms: Tensor) -> Tensor:
+    """Sets what is only rounding noise to exactly 0, in place; NaN stays. [N], [N] -> [N]."""
+    return d2.masked_fill_(d2 < RELATIVE_FLOOR * norms, 0.0)

@@ -1,0 +1,138 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from config.load import ConfigError
+from config.schema import DictionaryConfig, PoolConfig, SamplerConfig
+from sampler import SAMPLERS
+from sampler.active import ActiveDictionary
+
+D, H, M = 8, 12, 4
+
+
+def make(*, name="kmeanspp_sequential", pool=40, dictionary=12, source="stream", seed=0, **sampler):
+    return ActiveDictionary(
+        sampler=SamplerConfig(name=name, **sampler),
+        pool=PoolConfig(size=pool, source=source),
+        dictionary=DictionaryConfig(size=dictionary),
+        dim=D,
+        hidden=H,
+        temperature=0.2,
+        seed=seed,
+    )
+
+
+def clips(ids, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(len(ids), D, generator=generator), dim=1), torch.as_tensor(ids)
+
+
+def step(active, number, batch_ids=(1000, 1001, 1002, 1003)):
+    generator = torch.Generator().manual_seed(number)
+    queries = F.normalize(torch.randn(M, D, generator=generator), dim=1)
+    hidden = torch.randn(M, H, generator=generator)
+    return active.update(queries, hidden, batch_ids=torch.tensor(batch_ids), step=number)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_fills_the_dictionary_with_distinct_clips_of_the_pool(name):
+    active = make(name=name)
+    active.fill(*clips(range(30)))
+    for number in range(5):
+        stats = step(active, number)
+        assert stats["selected"] == M
+        assert stats["missing"] == 0
+        active.add(*clips(range(100 + number * M, 100 + number * M + M), seed=number))
+    assert len(set(active.ids.tolist())) == len(active.ids)
+    assert (active.ids >= 0).all()
+
+
+def test_neither_the_batchs_clips_nor_those_that_stay_in_the_dictionary_are_selected():
+    active = make()
+    active.fill(*clips(range(30)))
+    before = active.ids.clone()
+    pool = [i for i in range(30) if i not in before.tolist()]
+    step(active, 0, batch_ids=pool[:4])
+    assert not set(pool[:4]) & set(active.ids.tolist())
+    assert len(set(active.ids.tolist())) == 12
+
+
+def test_a_pool_that_is_used_up_gives_fewer_and_says_so():
+    active = make(dictionary=100)
+    active.fill(*clips(range(10)))
+    active.add(*clips([50, 51]))
+    stats = step(active, 0, batch_ids=(51, 60, 61, 62))
+    assert (stats["selected"], stats["missing"]) == (1, 3)
+
+
+def test_an_empty_pool_selects_nothing_and_leaves_the_dictionary_empty():
+    active = make()
+    assert step(active, 0)["missing"] == M
+    assert (active.ids == -1).all()
+
+
+def test_equal_seeds_and_steps_give_equal_selections_whatever_happened_before():
+    one, other = make(), make()
+    one.fill(*clips(range(30)))
+    step(one, 0)
+    other.fill(*clips(range(30)))
+    other.load_state_dict(one.state_dict())
+    assert step(one, 7) is not None
+    step(other, 7)
+    assert torch.equal(one.ids, other.ids)
+    third = make(seed=1)
+    third.load_state_dict(one.state_dict())
+    step(one, 8)
+    step(third, 8)
+    assert not torch.equal(one.ids, third.ids)
+
+
+def test_state_dict_continues_as_if_nothing_had_happened(tmp_path):
+    one = make(condition_on_dictionary=True)
+    one.fill(*clips(range(30)))
+    step(one, 0)
+    one.add(*clips([40, 41]))
+    torch.save(one.state_dict(), tmp_path / "state.pt")
+    other = make(condition_on_dictionary=True)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for active in (one, other):
+        step(active, 1)
+        active.add(*clips([50, 51]))
+        step(active, 2)
+    assert torch.equal(one.keys, other.keys)
+    assert torch.equal(one.pool.ids, other.pool.ids)
+
+
+def test_every_n_steps_selects_n_batches_at_once_and_rests_in_between():
+    active = make(every_n_steps=2)
+    active.fill(*clips(range(40)))
+    assert step(active, 1) == {}
+    assert step(active, 2)["selected"] == 2 * M
+
+
+def test_a_pool_drawn_by_epoch_does_not_take_the_batchs_keys():
+    active = make(source="epoch")
+    active.fill(*clips(range(20)))
+    active.add(*clips([77]))
+    assert 77 not in active.pool.ids.tolist()
+
+
+def test_gradient_embeddings_without_a_hidden_layer_are_refused_with_the_remedy():
+    with pytest.raises(ConfigError, match="query_gradient"):
+        ActiveDictionary(
+            sampler=SamplerConfig(name="uniform", embedding="gradient"),
+            pool=PoolConfig(),
+            dictionary=DictionaryConfig(),
+            dim=D,
+            temperature=0.1,
+        )
+
+
+def test_remove_selected_takes_the_picks_out_of_the_pool():
+    active = make()
+    active.pool_config = PoolConfig(size=40, remove_selected=True)
+    active.fill(*clips(range(30)))
+    step(active, 0)
+    newest = active.ids[active.dictionary.stamps >= 12]
+    assert len(newest) == M
+    assert not torch.isin(newest, active.pool.ids).any()

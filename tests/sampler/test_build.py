@@ -1,0 +1,19 @@
+import pytest
+
+from config.load import ConfigError
+from sampler import build_sampler
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean uniform"):
+        build_sampler("unifrom")
+
+
+def test_an_unknown_option_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"sampler\.options\.frist; did you mean first"):
+        build_sampler("kmeanspp_sequential", {"frist": "norm"})
+
+
+def test_a_wrong_value_is_refused_with_what_is_allowed():
+    with pytest.raises(ConfigError, match="uniform, norm, argmax"):
+        build_sampler("kmeanspp_sequential", {"first": "largest"})
