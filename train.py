@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from config import Config, ConfigError, load_config
 from model.encoder import build_model
 from pipeline.loader import make_loader
-from pipeline.order import permutation
+from pipeline.order import global_order
 from training import distributed
 from training.checkpoint import CheckpointError, CheckpointStore
+from training.faults import TrainingError, explain_out_of_memory
 from training.metrics import MetricsWriter, StepTimer, Watch
 from training.preemption import EXIT_PREEMPTED, Preemption
 from training.run import find_start, load_start, save_state, write_run_files
@@ -34,8 +36,11 @@ def main() -> int:
         config = load_config(Config, args.config, args.overrides)
         world = distributed.start(config.train.device, config.train.threads)
         finished = train(config, world, resume=args.resume)
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        print(f"train.py: {explain_out_of_memory(config, error)}", file=sys.stderr)
         return 2
     finally:
         distributed.stop()
@@ -83,6 +88,7 @@ def train(config: Config, world: distributed.World, *, resume: str) -> bool:
             step += 1
             numbers = None
             if step % config.train.log_every == 0 or step == total:
+                learner.guard.check(run_dir, rank=world.rank)
                 numbers = distributed.mean_over_ranks(values) | timer.read(batch_size)
                 if metrics is not None:
                     metrics.write(step - 1, {"epoch": epoch, **numbers})
@@ -105,7 +111,7 @@ def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: distributed.Wor
     batch, stream = config.train.batch_size, config.pool.source == "stream"
     wanted = 2 * config.dictionary.size + batch if stream else config.pool.size
     whole = min(-(-wanted // batch), len(ids) // batch) * batch
-    chosen = permutation(ids, seed=config.seed, epoch=epoch, purpose="pool")[:whole]
+    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[:whole]]
     return chosen.reshape(-1, world.size, batch // world.size)[:, world.rank].reshape(-1)
 
 

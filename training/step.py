@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from pipeline.batch import Batch
 from sampler.active import ActiveDictionary
 from training.batchnorm import synchronise_batchnorm
 from training.distributed import World, gather_rows
+from training.faults import NonFiniteGuard, restore_where
 
 MODALITIES = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
@@ -65,7 +65,10 @@ class Learner:
                 queries, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         self.optimizer = build_optimizer(queries.parameters(), config)
+        self._needs_hidden = config.sampler.embedding in ("gradient", "negative_gradient")
         self.active = {modality: self._build_dictionary(modality) for modality in MODALITIES}
+        self.guard = NonFiniteGuard(limit=config.train.max_nonfinite_steps).to(world.device)
+        self._float_buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         precision = config.train.precision
         self._bf16 = precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
 
@@ -77,8 +80,9 @@ class Learner:
             dictionary=config.dictionary,
             dim=config.model.dim,
             temperature=config.loss.temperature,
+            hidden=self.model.query[OTHER[modality]].head.last.in_features if self._needs_hidden else None,
             seed=config.seed,
-            modality=modality,
+            purpose=modality,
         ).to(self.world.device)
 
     def _autocast(self) -> torch.autocast:
@@ -113,6 +117,7 @@ class Learner:
         """Trains on this rank's share of a global batch; returns 0-d tensors and plain numbers to log."""
         temperature = self.config.loss.temperature
         self.model.train()
+        buffers_before = [buffer.clone() for buffer in self._float_buffers]
         with self._autocast():
             outputs = dict(zip(MODALITIES, self._queries(batch.video, batch.audio), strict=True))
         keys = self.encode_keys(batch)
@@ -131,10 +136,13 @@ class Learner:
         loss = losses["video"] + losses["audio"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        metrics["grad_norm"] = self._update(step)
+        norm = self._update(step)
+        finite = torch.isfinite(norm)
+        restore_where(finite, self._float_buffers, buffers_before)
+        self.guard.note(finite, step=step, ids=batch.ids)
         self.model.update_momentum()
         metrics |= {"loss": loss.detach(), "loss_v2a": losses["video"].detach(), "loss_a2v": losses["audio"].detach()}
-        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        metrics |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm, "skipped_steps": self.guard.total}
         return metrics
 
     def _select(
@@ -142,18 +150,21 @@ class Learner:
     ) -> dict[str, torch.Tensor | float]:
         """Gathers the global batch, lets each dictionary choose, then gives the pools this batch's keys."""
         columns = [outputs[m].embedding for m in MODALITIES] + [keys[m] for m in MODALITIES]
-        columns += [outputs[m].hidden for m in MODALITIES]
+        if self._needs_hidden:
+            columns += [outputs[m].hidden for m in MODALITIES]
         rows, all_ids = gather_rows(columns, ids)
-        all_queries, all_keys, all_hidden = (dict(zip(MODALITIES, rows[i : i + 2], strict=True)) for i in (0, 2, 4))
-        began = time.perf_counter()
+        all_queries = dict(zip(MODALITIES, rows[:2], strict=True))
+        all_keys = dict(zip(MODALITIES, rows[2:4], strict=True))
+        all_hidden = dict(zip(MODALITIES, rows[4:] or (None, None), strict=True))
         metrics: dict[str, torch.Tensor | float] = {}
         for modality in MODALITIES:
             other, active = OTHER[modality], self.active[modality]
             # Visual candidates are scored by what they do to the audio queries, and the other way round.
-            stats = active.update(all_queries[other], all_hidden[other], batch_ids=all_ids, step=step)
+            stats = active.update(
+                all_queries[other], all_hidden[other], batch_ids=all_ids, step=step, positives=all_keys[modality]
+            )
             metrics |= {f"{modality}/{name}": value for name, value in stats.items()}
             active.add(all_keys[modality], all_ids)
-        metrics["selection_seconds"] = time.perf_counter() - began
         metrics |= batch_retrieval(all_queries, all_keys)
         return metrics
 
@@ -167,6 +178,9 @@ class Learner:
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if optim.clip_grad_norm:
             nn.utils.clip_grads_with_norm_(parameters, optim.clip_grad_norm, norm)
+        # GradScaler's own way of telling a fused optimiser to skip: the GPU decides, the host does not wait. The
+        # gradients are already averaged, so one rank's NaN is every rank's, and all skip together.
+        self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         return norm.detach()
 
@@ -175,12 +189,14 @@ class Learner:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "guard": self.guard.state_dict(),
             "active": {modality: active.state_dict() for modality, active in self.active.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.guard.load_state_dict(state["guard"])
         for modality, active in self.active.items():
             active.load_state_dict(state["active"][modality])
 

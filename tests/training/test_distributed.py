@@ -1,0 +1,101 @@
+"""Several processes train what one process trains on the same global batch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training import processes
+from tests.training.small_run import alone, new_learner, random_batch, small_config
+from training.batchnorm import synchronise_batchnorm
+from training.distributed import World, any_rank, from_main, gather_rows, mean_over_ranks
+
+STEPS = 8
+
+
+def share(config, rank, size):
+    rows = config.train.batch_size // size
+    return slice(rank * rows, (rank + 1) * rows)
+
+
+def train_some_steps(rank, size, overrides):
+    # Adam divides by gradients that are almost zero, which would show the rounding of a sum instead of a mistake.
+    config = small_config("optim.name=sgd", "optim.lr=0.02", "loss.temperature=0.5", *overrides)
+    world = alone() if size == 1 else World(rank, size, rank, size, torch.device("cpu"))
+    learner, rows = new_learner(config, world, total_steps=STEPS), share(config, rank, size)
+    learner.fill(random_batch(config, -n, rows) for n in range(1, 7))
+    losses = []
+    for step in range(STEPS):
+        metrics = learner.step(random_batch(config, step, rows), step)
+        losses.append(mean_over_ranks(metrics)["loss"])
+    return {
+        "losses": losses,
+        "weights": learner.model.state_dict(),
+        "dictionary": {modality: active.ids.clone() for modality, active in learner.active.items()},
+    }
+
+
+@pytest.mark.parametrize("sampler", ["fifo", "kmeanspp_sequential"])
+def test_two_processes_train_the_same_model_as_one(tmp_path, sampler):
+    overrides = [f"sampler.name={sampler}"]
+    one = train_some_steps(0, 1, overrides)
+    two = processes.run(train_some_steps, 2, tmp_path, overrides)
+    torch.testing.assert_close(two[0]["losses"], one["losses"], rtol=1e-4, atol=1e-4)
+    for result in two:
+        for modality in ("video", "audio"):
+            assert torch.equal(result["dictionary"][modality], one["dictionary"][modality])
+        for name, value in one["weights"].items():
+            torch.testing.assert_close(result["weights"][name], value, rtol=1e-3, atol=1e-3, msg=name)
+    for name, value in two[0]["weights"].items():
+        assert torch.equal(value, two[1]["weights"][name]), name
+
+
+def batchnorm_on_a_share(rank, size):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    inputs, target = torch.randn(8, 3, 6, 6), torch.randn(8, 5)
+    network(inputs[:1].expand(2, -1, -1, -1))
+    if size > 1:
+        network = synchronise_batchnorm(copy.deepcopy(network), torch.device("cpu"))
+    rows = slice(rank * 8 // size, (rank + 1) * 8 // size)
+    ((network(inputs[rows]) - target[rows]) ** 2).mean().backward()
+    gradients = [p.grad for p in network.parameters()]
+    if size > 1:
+        for gradient in gradients:
+            torch.distributed.all_reduce(gradient)
+            gradient /= size
+    return {"gradients": gradients, "buffers": dict(network.named_buffers())}
+
+
+def test_synchronised_batchnorm_equals_batchnorm_on_the_whole_batch(tmp_path):
+    whole = batchnorm_on_a_share(0, 1)
+    for part in processes.run(batchnorm_on_a_share, 2, tmp_path):
+        for ours, theirs in zip(part["gradients"], whole["gradients"], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+        for name, value in whole["buffers"].items():
+            torch.testing.assert_close(part["buffers"][name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def say_and_gather(rank, size):
+    ids = torch.tensor([2**40 + rank, -1])
+    rows, every_id = gather_rows([torch.full((2, 3), float(rank)), torch.arange(2.0)[:, None] + rank], ids)
+    return {
+        "rows": rows,
+        "ids": every_id,
+        "from_main": from_main(f"rank {rank}"),
+        "any": (any_rank(rank == 1), any_rank(False)),
+        "mean": mean_over_ranks({"a": float(rank), "b": 1.0}),
+    }
+
+
+def test_a_gather_keeps_rank_order_and_every_bit_of_the_ids(tmp_path):
+    for result in processes.run(say_and_gather, 2, tmp_path):
+        assert result["ids"].tolist() == [2**40, -1, 2**40 + 1, -1]
+        assert result["rows"][0][:, 0].tolist() == [0, 0, 1, 1]
+        assert result["rows"][1][:, 0].tolist() == [0, 1, 1, 2]
+        assert result["from_main"] == "rank 0"
+        assert result["any"] == (True, False)
+        assert result["mean"] == {"a": 0.5, "b": 1.0}

@@ -1,0 +1,136 @@
+"""The training step: what it learns from, what it leaves alone, and what a bad batch does to it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+
+from tests.training.small_run import new_learner, random_batch, small_config
+from training.faults import TrainingError
+from training.step import learning_rate
+
+
+def filled(config, **kwargs):
+    learner = new_learner(config, **kwargs)
+    learner.fill(random_batch(config, -n) for n in range(1, 7))
+    return learner
+
+
+def flat(tree):
+    """Every tensor of a nested state, by its path."""
+    if isinstance(tree, torch.Tensor):
+        return {"": tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    return {f"/{key}{rest}": value for key, item in items for rest, value in flat(item).items()}
+
+
+def assert_equal_states(one, other):
+    one, other = flat(one), flat(other)
+    assert one.keys() == other.keys()
+    different = [key for key in one if not torch.equal(one[key], other[key])]
+    assert not different
+
+
+@pytest.mark.parametrize("embedding", ["gradient", "query_gradient", "negative_gradient", "feature"])
+def test_loss_falls_on_a_repeated_batch_with_every_embedding(embedding):
+    config = small_config(f"sampler.embedding={embedding}", "loss.temperature=0.2")
+    learner = filled(config, total_steps=200)
+    batch = random_batch(config, 0)
+    losses = [float(learner.step(batch, step)["loss"]) for step in range(25)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_key_encoders_follow_by_momentum_and_get_no_gradient(config):
+    learner = filled(config)
+    before = copy.deepcopy(learner.model.key.state_dict())
+    learner.step(random_batch(config, 0), 0)
+    query = learner.model.query.state_dict()
+    for name, parameter in learner.model.key.named_parameters():
+        assert parameter.grad is None
+        torch.testing.assert_close(parameter, 0.9 * before[name] + 0.1 * query[name], msg=name)
+
+
+def test_dictionary_never_holds_a_clip_of_the_batch_as_its_own_negative(config):
+    learner = filled(config)
+    for step in range(6):
+        batch = random_batch(config, step)
+        held_before = learner.active["audio"].ids.clone()
+        learner.step(batch, step)
+        entered = learner.active["audio"].ids[~torch.isin(learner.active["audio"].ids, held_before)]
+        assert not torch.isin(entered, batch.ids).any()
+
+
+def test_equal_inputs_give_equal_runs(config):
+    one, other = filled(config), filled(config)
+    for step in range(3):
+        one.step(random_batch(config, step), step)
+        other.step(random_batch(config, step), step)
+    assert_equal_states(one.state_dict(), other.state_dict())
+
+
+def test_state_dict_restores_a_run_bit_for_bit(config):
+    straight, stopped = filled(config), filled(config)
+    for step in range(3):
+        straight.step(random_batch(config, step), step)
+        stopped.step(random_batch(config, step), step)
+    resumed = new_learner(small_config("seed=0"))
+    resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
+    for step in range(3, 6):
+        straight.step(random_batch(config, step), step)
+        resumed.step(random_batch(config, step), step)
+    assert_equal_states(straight.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_batch_with_nan_leaves_weights_statistics_and_optimiser_untouched(optimizer):
+    config = small_config(f"optim.name={optimizer}", "model.momentum=1.0")
+    learner = filled(config)
+    learner.step(random_batch(config, 0), 0)
+    before = {key: value.clone() for key, value in flat(learner.state_dict()).items()}
+    bad = random_batch(config, 1)
+    bad.video[0, 0, 0, 0, 0] = float("nan")
+    metrics = learner.step(bad, 1)
+    assert int(metrics["skipped_steps"]) == 1
+    after = flat(learner.state_dict())
+    for key in before:
+        # The pools took new keys; only counters of batches moved beside them.
+        if not key.startswith(("/active", "/guard")) and "num_batches_tracked" not in key:
+            assert torch.equal(before[key], after[key]), key
+    assert all(torch.isfinite(active.keys).all() for active in learner.active.values())
+    assert math.isfinite(float(learner.step(random_batch(config, 2), 2)["loss"]))
+    assert int(learner.guard.in_a_row) == 0
+
+
+def test_a_run_of_bad_batches_stops_with_their_ids(tmp_path):
+    config = small_config("train.max_nonfinite_steps=2")
+    learner = filled(config)
+    for step in range(2):
+        learner.guard.check(tmp_path, rank=0)
+        bad = random_batch(config, step)
+        bad.audio.fill_(float("inf"))
+        learner.step(bad, step)
+    with pytest.raises(TrainingError, match="2 steps in a row"):
+        learner.guard.check(tmp_path, rank=0)
+    assert f'"ids": {random_batch(config, 1).ids.tolist()}' in (tmp_path / "not_finite-rank0.json").read_text()
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    rates = [learning_rate(step, peak=2.0, warmup=4, total=10) for step in range(11)]
+    assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert all(earlier > later for earlier, later in itertools.pairwise(rates[4:]))
+    assert rates[10] == pytest.approx(0)
+
+
+def test_gradient_clipping_bounds_the_update():
+    overrides = ["optim.name=sgd", "optim.clip_grad_norm=1e-6", "optim.lr=1", "optim.warmup_steps=0"]
+    config = small_config(*overrides, "optim.weight_decay=0")
+    learner = filled(config)
+    before = [p.detach().clone() for p in learner.model.query.parameters()]
+    learner.step(random_batch(config, 0), 0)
+    after = [p.detach() for p in learner.model.query.parameters()]
+    moved = torch.stack([(a - b).norm() for a, b in zip(after, before, strict=True)]).norm()
+    assert 0 < float(moved) <= 1.1e-6

@@ -1,0 +1,73 @@
+"""What goes wrong while training, and what the person who runs it is told."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from config import Config
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message is for the person who started it."""
+
+
+class NonFiniteGuard(nn.Module):
+    """Counts steps whose gradient was not finite, without asking the GPU about it at every step.
+
+    The counters are buffers, so they are saved with the run.
+
+    Args:
+        limit: a run stops after this many such steps in a row.
+    """
+
+    in_a_row: torch.Tensor
+    total: torch.Tensor
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.register_buffer("in_a_row", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("total", torch.zeros((), dtype=torch.int64))
+        self._recent: deque[tuple[int, list[int]]] = deque(maxlen=limit)
+
+    @torch.no_grad()
+    def note(self, finite: torch.Tensor, *, step: int, ids: torch.Tensor) -> None:
+        """`finite` (bool, 0-d) of this step, equal on all ranks, and the ids of this rank's share of the batch."""
+        self.in_a_row.copy_(torch.where(finite, 0, self.in_a_row + 1))
+        self.total.add_(~finite)
+        self._recent.append((step, ids.tolist()))
+
+    def check(self, run_dir: Path, *, rank: int) -> None:
+        """Raises TrainingError once the limit is reached, with the ids of the last batches saved for replay."""
+        if int(self.in_a_row) < self.limit:
+            return
+        path = run_dir / f"not_finite-rank{rank}.json"
+        path.write_text(json.dumps([{"step": step, "ids": ids} for step, ids in self._recent]) + "\n")
+        raise TrainingError(
+            f"the gradient was not finite in {int(self.in_a_row)} steps in a row (train.max_nonfinite_steps="
+            f"{self.limit}); the sample ids of these steps are in {path}. Lower optim.lr, set optim.clip_grad_norm=1 "
+            "or train.precision=fp32, and look at these samples; --resume auto goes on from the last checkpoint"
+        )
+
+
+def restore_where(finite: torch.Tensor, buffers: list[torch.Tensor], before: list[torch.Tensor]) -> None:
+    """Takes the buffers back to `before` unless `finite`: one bad batch must not poison BatchNorm for good."""
+    for buffer, old in zip(buffers, before, strict=True):
+        buffer.copy_(torch.where(finite, buffer, old))
+
+
+def explain_out_of_memory(config: Config, error: torch.OutOfMemoryError) -> str:
+    """Which knobs help, with what was used at the peak."""
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    return (
+        f"out of GPU memory (peak {peak:.1f} GiB held by tensors): {str(error).splitlines()[0]}\n"
+        f"lower train.batch_size (now {config.train.batch_size} over all processes), clip.frames "
+        f"(now {config.clip.frames}) or clip.size (now {config.clip.size}), start more processes, "
+        "or lower data.prefetch (now "
+        f"{config.data.prefetch})"
+    )
