@@ -13,7 +13,8 @@ from tests.training.small_run import alone, new_learner, random_batch, small_con
 from training.batchnorm import synchronise_batchnorm
 from training.distributed import World, any_rank, from_main, gather_rows, mean_over_ranks
 
-STEPS = 8
+# Few: random clips make training chaotic, and rounding grows a thousandfold in three more steps.
+STEPS = 5
 
 
 def share(config, rank, size):
@@ -22,7 +23,8 @@ def share(config, rank, size):
 
 
 def train_some_steps(rank, size, overrides):
-    # Adam divides by gradients that are almost zero, which would show the rounding of a sum instead of a mistake.
+    # Adam divides by gradients that are almost zero, and BatchNorm over few values by deviations that are: both would
+    # show the rounding of a sum instead of a mistake.
     config = small_config("optim.name=sgd", "optim.lr=0.02", "loss.temperature=0.5", *overrides)
     world = alone() if size == 1 else World(rank, size, rank, size, torch.device("cpu"))
     learner, rows = new_learner(config, world, total_steps=STEPS), share(config, rank, size)
@@ -43,12 +45,12 @@ def test_two_processes_train_the_same_model_as_one(tmp_path, sampler):
     overrides = [f"sampler.name={sampler}"]
     one = train_some_steps(0, 1, overrides)
     two = processes.run(train_some_steps, 2, tmp_path, overrides)
-    torch.testing.assert_close(two[0]["losses"], one["losses"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(two[0]["losses"], one["losses"], rtol=1e-5, atol=1e-5)
     for result in two:
         for modality in ("video", "audio"):
             assert torch.equal(result["dictionary"][modality], one["dictionary"][modality])
         for name, value in one["weights"].items():
-            torch.testing.assert_close(result["weights"][name], value, rtol=1e-3, atol=1e-3, msg=name)
+            torch.testing.assert_close(result["weights"][name], value, rtol=1e-4, atol=1e-4, msg=name)
     for name, value in two[0]["weights"].items():
         assert torch.equal(value, two[1]["weights"][name]), name
 
