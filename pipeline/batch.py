@@ -1,0 +1,27 @@
+"""What a loader hands to training and evaluation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Batch(NamedTuple):
+    """Clips on the loader's device; the tensors are the receiver's to keep and to change."""
+
+    video: torch.Tensor | None
+    """float32 [B, 3, T, H, W], RGB, (value in [0, 1] - VIDEO_MEAN) / VIDEO_STD. Its memory is laid out as
+    torch.channels_last_3d, the form in which decoders deliver and convolutions compute. None without video."""
+    audio: torch.Tensor | None
+    """float32 [B, 1, n_mels, F], log-mel in dB, (dB - audio.mean_db) / audio.std_db. None without audio."""
+    ids: torch.Tensor
+    """int64 [B] on the CPU, the samples' ids in the data set."""
+    start: torch.Tensor
+    """float64 [B] on the CPU, seconds from the sample's start to the clip's first frame."""
+
+
+VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
+"""Mean of Kinetics-400 in RGB, as torchvision's video models expect it."""
+VIDEO_STD = (0.22803, 0.22145, 0.216989)
+"""Standard deviation of Kinetics-400 in RGB, likewise."""

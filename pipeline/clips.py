@@ -1,0 +1,204 @@
+"""From sample ids to clip plans: which seconds, which crop, which colours.
+
+Every draw is a pure function of (seed, epoch, purpose, sample id), made for a whole batch at once in NumPy and handed
+to the decoder as data. So a sample's clip does not depend on the batch, the process or the loader it is in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from config.load import ConfigError
+from config.schema import Config
+from pipeline.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows
+from pipeline.order import random_key
+
+_DRAWS = {
+    "start": 1,
+    "area": CROP_ATTEMPTS,
+    "ratio": CROP_ATTEMPTS,
+    "place": 2,
+    "flip": 1,
+    "brightness": 1,
+    "contrast": 1,
+    "saturation": 1,
+    "hue": 1,
+    "gray": 1,
+}
+"""Uniform numbers a training clip takes; to reorder them is to change every run."""
+
+
+class Timelines(Protocol):
+    """What planning needs to know of a data set of n samples."""
+
+    frames: np.ndarray
+    """Frames of each sample, int [n], at the frame rate the plan counts in."""
+    width: np.ndarray
+    height: np.ndarray
+    audio_samples: np.ndarray
+    """PCM samples of each sample, int [n]."""
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """B clips as arrays; row b of each belongs to clip b."""
+
+    ids: np.ndarray
+    """int64 [B], sample whose video is shown."""
+    audio_ids: np.ndarray
+    """int64 [B], sample whose audio is heard: the same one, but for data.shuffle_pairs."""
+    start_frame: np.ndarray
+    """int64 [B], first frame."""
+    start: np.ndarray
+    """float64 [B], its time in seconds."""
+    audio_start: np.ndarray
+    """int64 [B], first PCM sample of the audio window."""
+    window: np.ndarray
+    """int64 [B, 4], crop as (top, left, height, width) in pixels of the frame."""
+    flip: np.ndarray
+    """bool [B], mirrored left to right."""
+    color: np.ndarray
+    """float64 [B, 3, 4], rgb -> color[:, :, :3] @ rgb + color[:, :, 3], for RGB in [0, 1]."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> ClipPlan:
+        return ClipPlan(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def uniforms(ids: np.ndarray, draws: int, *, seed: int, epoch: int, purpose: str) -> np.ndarray:
+    """Uniform numbers in [0, 1), float64 [len(ids), draws]; a row depends on its own id only.
+
+    A counter-based generator: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) over (key, id, draw), which
+    NumPy runs on whole arrays; one NumPy generator a sample would cost 20 microseconds each.
+    """
+    key = random_key(seed, epoch, purpose)
+    low, high = np.uint64(key & (2**64 - 1)), np.uint64(key >> 64)
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    row = _mix(_mix(np.asarray(ids).astype(np.uint64) * golden + low) ^ high)
+    bits = _mix(row[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * golden)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class ClipPlanner:
+    """Makes plans for a data set.
+
+    Args:
+        config: clip, audio, augment and seed are read.
+        dataset: frame counts, frame sizes and audio lengths of the samples.
+        fps: frame rate in which the data set counts frames.
+        partners: int64 [n], the sample whose audio each sample gets; None gives each its own.
+
+    Raises:
+        ConfigError: fps is no integer multiple of clip.fps.
+    """
+
+    def __init__(self, *, config: Config, dataset: Timelines, fps: float, partners: np.ndarray | None = None) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.fps = fps
+        self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps)
+        self.partners = partners
+
+    @property
+    def span(self) -> int:
+        """Stored frames from a clip's first to its last."""
+        return (self.config.clip.frames - 1) * self.stride + 1
+
+    def train(self, ids: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
+        """One random clip a sample, augmented as config.augment says."""
+        ids = np.asarray(ids, dtype=np.int64)
+        draws = self._draws(ids, epoch=epoch, purpose=purpose)
+        start_frame = (draws["start"] * self._starts(ids)).astype(np.int64)
+        audio_ids = ids if self.partners is None else self.partners[ids]
+        augment = self.config.augment
+        if not augment.enabled:
+            return self._plan(ids, start_frame, centre_windows(*self._frame_size(ids)), audio_ids=audio_ids)
+        window = random_resized_windows(
+            *self._frame_size(ids),
+            area=draws["area"],
+            ratio=draws["ratio"],
+            place=draws["place"],
+            area_range=augment.crop_area,
+            ratio_range=augment.crop_ratio,
+        )
+        color = color_matrices(
+            brightness=1 + augment.brightness * (2 * draws["brightness"] - 1),
+            contrast=1 + augment.contrast * (2 * draws["contrast"] - 1),
+            saturation=(draws["gray"] >= augment.gray) * (1 + augment.saturation * (2 * draws["saturation"] - 1)),
+            hue=augment.hue * (2 * draws["hue"] - 1),
+        )
+        flip = draws["flip"] < augment.flip
+        return self._plan(ids, start_frame, window, flip=flip, color=color, audio_ids=audio_ids)
+
+    def uniform(self, ids: np.ndarray, *, clips: int) -> ClipPlan:
+        """`clips` test clips a sample, sample after sample: evenly spaced starts, centre crop, each with its own audio.
+
+        The first clip starts with the sample and the last ends with it; a single clip is the middle one.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        place = np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])
+        last = (self._starts(ids) - 1)[:, None]
+        start_frame = np.floor(place * last + 0.5).astype(np.int64).reshape(-1)
+        ids = ids.repeat(clips)
+        return self._plan(ids, start_frame, centre_windows(*self._frame_size(ids)))
+
+    def _draws(self, ids: np.ndarray, *, epoch: int, purpose: str) -> dict[str, np.ndarray]:
+        numbers = uniforms(ids, sum(_DRAWS.values()), seed=self.config.seed, epoch=epoch, purpose=purpose)
+        columns = np.split(numbers, np.cumsum(list(_DRAWS.values()))[:-1], axis=1)
+        return {name: c[:, 0] if c.shape[1] == 1 else c for name, c in zip(_DRAWS, columns, strict=True)}
+
+    def _plan(self, ids, start_frame, window, *, flip=None, color=None, audio_ids=None) -> ClipPlan:
+        n = len(ids)
+        audio_ids = ids if audio_ids is None else audio_ids
+        start = start_frame / self.fps
+        return ClipPlan(
+            ids=ids,
+            audio_ids=audio_ids,
+            start_frame=start_frame,
+            start=start,
+            audio_start=self._audio_starts(audio_ids, start),
+            window=window,
+            flip=np.zeros(n, dtype=bool) if flip is None else flip,
+            color=np.tile(np.eye(3, 4), (n, 1, 1)) if color is None else color,
+        )
+
+    def _starts(self, ids: np.ndarray) -> np.ndarray:
+        """How many frames of each sample a clip can start at; 1 where the sample is shorter than a clip."""
+        return np.maximum(self.dataset.frames[ids].astype(np.int64) - self.span + 1, 1)
+
+    def _frame_size(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.dataset.width[ids].astype(np.int64), self.dataset.height[ids].astype(np.int64)
+
+    def _audio_starts(self, audio_ids: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """First PCM sample of windows that share their centre with the video's, moved into the sample."""
+        config = self.config
+        earliest = start + (config.clip.seconds - config.audio_seconds) / 2
+        wanted = np.floor(earliest * config.audio.sample_rate + 0.5).astype(np.int64)
+        latest = self.dataset.audio_samples[audio_ids].astype(np.int64) - config.audio_samples
+        return np.clip(wanted, 0, np.maximum(latest, 0))
+
+
+def frame_stride(*, stored_fps: float, clip_fps: float) -> int:
+    """Stored frames from one frame of a clip to the next.
+
+    Raises:
+        ConfigError: the stored rate is no integer multiple of the clip's.
+    """
+    stride = round(stored_fps / clip_fps)
+    if stride < 1 or abs(stride * clip_fps - stored_fps) > 1e-6 * stored_fps:
+        raise ConfigError(
+            f"clip.fps={clip_fps:g} must be the stored frame rate {stored_fps:g} or an integer fraction of it: "
+            "change clip.fps, or prepare the data again with another storage.fps"
+        )
+    return stride
