@@ -1,0 +1,93 @@
+"""Why a source cannot be used, in words for the person who owns it."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+_MAGIC = [
+    (b"version https://git-lfs", "a git-LFS pointer, the file itself was never fetched (git lfs pull)"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"%PDF", "a PDF document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"Rar!", "a RAR archive"),
+    (b'{"', "JSON text"),
+]
+_HEAD_BYTES = 65536
+
+
+class Unusable(Exception):
+    """A source that is left out.
+
+    Attributes:
+        reason: one of few short phrases, counted in the summary.
+        detail: what was found in this file.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+def file_problem(path: Path) -> Unusable | None:
+    """What keeps `path` from being read as a file at all; None when it is a regular file."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return Unusable("missing", f"a link to {path.readlink()}, which does not exist" if path.is_symlink() else "")
+    except OSError as error:
+        return Unusable("cannot be read", error.strerror or str(error))
+    if stat.S_ISREG(mode):
+        return None
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    return Unusable("not a file", next((name for is_kind, name in kinds if is_kind(mode)), "a device"))
+
+
+def content_problem(path: Path) -> Unusable | None:
+    """Recognises what is commonly found under a media suffix instead of media; None when nothing is recognised."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        return Unusable("cannot be read", error.strerror or str(error))
+    if not head:
+        return Unusable("empty file")
+    if not any(head):
+        return Unusable("not a media file", "begins with zero bytes only, an unfinished download")
+    text = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for magic, kind in _MAGIC:
+        if text.startswith(magic):
+            return Unusable("not a media file", kind)
+    if text[:1] == b"<" and b"<html" in text.lower():
+        return Unusable("not a media file", "an HTML page, probably an error message saved by a download")
+    return None
+
+
+def open_problem(path: Path, error: Exception) -> Unusable:
+    """Why FFmpeg could not open a file that has bytes in it."""
+    boxes = _top_level_boxes(path)
+    if "ftyp" in boxes and "moov" not in boxes and "moof" not in boxes:
+        return Unusable("truncated or damaged", "an MP4 without its index (moov), the download ended early")
+    return Unusable("not a media file", f"FFmpeg does not recognise it ({getattr(error, 'strerror', None) or error})")
+
+
+def _top_level_boxes(path: Path) -> list[str]:
+    names: list[str] = []
+    with path.open("rb") as file:
+        while len(names) < 64:
+            header = file.read(16)
+            size = int.from_bytes(header[:4], "big")
+            if len(header) < 8 or not header[4:8].isalnum():
+                break
+            names.append(header[4:8].decode("ascii"))
+            if size == 1:
+                size = int.from_bytes(header[8:16], "big")
+            if size < 8:
+                break
+            file.seek(size - len(header), 1)
+    return names
