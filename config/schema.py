@@ -302,6 +302,18 @@ class TrainConfig:
     """M, clips of a step over all processes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 on a CPU."""
+    batchnorm: Literal["sync", "shuffle", "local"] = "sync"
+    """With several processes. sync: statistics of the global batch (the number of processes changes nothing).
+    local: of each process's share, which lets keys leak who their companions are. shuffle: local, but keys are
+    encoded on other processes than their queries (MoCo)."""
+    accumulate: int = 1
+    """Parts a step is computed in, for batches that do not fit: less memory, one more forward pass without gradient."""
+    recompute: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    channels_last: bool = True
+    """Channels-last memory format of weights and activations."""
+    compile: bool = False
+    """torch.compile the encoders."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     """Threads torch computes with on a CPU; 0 shares the cores among this machine's processes."""
@@ -314,6 +326,7 @@ class TrainConfig:
         _require(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
         _require(self.steps >= 0, f"train.steps must be at least 0, not {self.steps}")
         _require(self.batch_size >= 2, f"train.batch_size must be at least 2, not {self.batch_size}")
+        _require(self.accumulate >= 1, f"train.accumulate must be at least 1, not {self.accumulate}")
         _require(self.threads >= 0, f"train.threads must be at least 0, not {self.threads}")
         _require(self.log_every >= 1, f"train.log_every must be at least 1, not {self.log_every}")
         _require(
@@ -343,6 +356,49 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class LogConfig:
+    """Where numbers go beside metrics.jsonl and TensorBoard, which are always written."""
+
+    wandb: bool = False
+    """Also send them to Weights & Biases (pip install wandb; `wandb login`, or WANDB_MODE=offline)."""
+    wandb_project: str = "cm-acc"
+
+    def __post_init__(self) -> None:
+        _require(bool(self.wandb_project) or not self.wandb, "log.wandb_project must be given with log.wandb=true")
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """Features of the query encoders looked at while they train; the run itself is not touched."""
+
+    every_epochs: int = 0
+    """Measure after every n-th epoch; 0 never does."""
+    data: str = ""
+    """Folder of prepared shards with labels (raw videos for data.loader=decord); empty takes data.path."""
+    label: str = ""
+    """Label column whose classes the nearest neighbours vote for."""
+    samples: int = 2000
+    """Labelled samples looked at, the same ones every time; each is classified by its neighbours among the others."""
+    neighbours: int = 20
+    """k of the kNN classifier."""
+    min_rank: float = 0.1
+    """Warn when the embeddings' effective rank is below this share of model.dim (of the samples, if they are fewer)."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_epochs >= 0, f"monitor.every_epochs must be at least 0, not {self.every_epochs}")
+        _require(
+            bool(self.label) or not self.every_epochs,
+            "monitor.label must name a label column of the data when monitor.every_epochs > 0",
+        )
+        _require(self.neighbours >= 1, f"monitor.neighbours must be at least 1, not {self.neighbours}")
+        _require(
+            self.samples > self.neighbours,
+            f"monitor.samples must be larger than monitor.neighbours={self.neighbours}, not {self.samples}",
+        )
+        _require(0 <= self.min_rank <= 1, f"monitor.min_rank must be in [0, 1], not {self.min_rank}")
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run."""
 
@@ -361,6 +417,8 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     @property
     def audio_seconds(self) -> float:
