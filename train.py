@@ -78,7 +78,9 @@ def train(config: Config, world: distributed.World, *, resume: str) -> bool:
     while step < total and not preemption.requested:
         epoch, offset = divmod(step, len(loader))
         if offset == 0 and (epoch == 0 or config.pool.source == "epoch"):
-            learner.fill(loader.clips(pool_ids(config, loader.ids, epoch, world), epoch=epoch, purpose="pool"))
+            learner.fill(
+                loader.clips(pool_ids(config, loader.ids, epoch, world), epoch=epoch, purpose="pool"), epoch=epoch
+            )
         batches = loader.epoch(epoch, start_step=offset)
         for _ in range(min(len(loader) - offset, total - step)):
             asked = time.perf_counter()

@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,34 @@ def mean_over_ranks(values: Mapping[str, torch.Tensor | float]) -> dict[str, flo
         dist.all_reduce(numbers)
         numbers /= dist.get_world_size()
     return dict(zip(values, numbers.tolist(), strict=True))
+
+
+def spread_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
+    """How far the ranks are apart, so that a straggler is seen; nothing with one process.
+
+    Returns:
+        for each `name`: `name_min`, `name_max` and `name_max_rank`, the (first) rank with the largest value.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return {}
+    mine = torch.tensor([list(values.values())], dtype=torch.float64)
+    everyone = mine.new_empty(dist.get_world_size(), len(values))
+    dist.all_gather_into_tensor(everyone, mine)
+    spread = {}
+    for name, column in zip(values, everyone.unbind(dim=1), strict=True):
+        slowest = int(column.argmax())
+        spread |= {f"{name}_min": float(column.min()), f"{name}_max": float(column[slowest])}
+        spread[f"{name}_max_rank"] = float(slowest)
+    return spread
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every rank's `value` (picklable, of any size), in rank order, on all ranks."""
+    if not dist.is_initialized():
+        return [value]
+    everyone: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone  # type: ignore[return-value]
 
 
 def from_main(value: object) -> object:

@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from config import Config
+from training.wandb_sink import WandbSink
+
 
 class MetricsWriter:
     """Appends to `run_dir/metrics.jsonl` and `run_dir/tensorboard`.
@@ -20,9 +23,15 @@ class MetricsWriter:
         run_dir: the run's folder.
         start_step: lines of this step and later, left by a run that was killed after its last
             checkpoint, are removed: they will be written again.
+        config: with log.wandb, the numbers also go to Weights & Biases.
+
+    Raises:
+        ConfigError: log.wandb is on and wandb is not installed.
     """
 
-    def __init__(self, run_dir: Path, *, start_step: int) -> None:
+    def __init__(self, run_dir: Path, *, start_step: int, config: Config | None = None) -> None:
+        # First, because it may fail: nothing of the run has been touched yet.
+        self._wandb = WandbSink(run_dir, config) if config is not None and config.log.wandb else None
         self.path = run_dir / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] < start_step]
         partial = self.path.with_suffix(".partial")
@@ -37,10 +46,14 @@ class MetricsWriter:
         self._file.flush()
         for name, value in metrics.items():
             self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.write(step, metrics)
 
     def close(self) -> None:
         self._file.close()
         self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -64,6 +77,10 @@ class StepTimer:
     def waited(self, seconds: float) -> None:
         self._waited += seconds
         self._steps += 1
+
+    def leave_out(self, seconds: float) -> None:
+        """Seconds just spent on something that is not part of a step, as a measurement between two epochs."""
+        self._began += seconds
 
     def read(self, clips_per_step: int) -> dict[str, float]:
         """samples_per_second, step_seconds and data_wait (a share of the step), and starts anew."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,60 +17,55 @@ from pipeline.batch import Batch
 from sampler.active import ActiveDictionary
 from training.batchnorm import synchronise_batchnorm
 from training.distributed import World, gather_rows
+from training.encode import EncoderPair, ShuffledShare, recompute_activations, use_channels_last
 from training.faults import NonFiniteGuard, restore_where
+from training.optim import build_optimizer, learning_rate, update
 
-MODALITIES = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
+MODALITIES = tuple(OTHER)
 
-
-class QueryPair(nn.Module):
-    """Both query encoders as one module, so that one DistributedDataParallel averages both's gradients."""
-
-    def __init__(self, query: nn.ModuleDict) -> None:
-        super().__init__()
-        self.query = query
-
-    def forward(self, video: torch.Tensor, audio: torch.Tensor) -> tuple[Any, Any]:
-        return self.query["video"](video), self.query["audio"](audio)
-
-
-def learning_rate(step: int, *, peak: float, warmup: int, total: int) -> float:
-    """Linear warm-up to `peak` over `warmup` steps, then a cosine to zero at `total`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return 0.5 * peak * (1 + math.cos(math.pi * min(1.0, progress)))
+Metrics = dict[str, torch.Tensor | float]
 
 
 class Learner:
     """Everything that changes while training: model, optimiser, dictionaries; and the step that changes it.
 
     Args:
-        model: query and momentum encoders, on the CPU or already on the device.
+        model: query and momentum encoders.
         config: the whole run's configuration.
-        world: this process among all; with several, BatchNorm and gradients span them.
+        world: this process among all; with several, gradients (and BatchNorm, unless told otherwise) span them.
         total_steps: length of the run, for the learning-rate schedule.
     """
 
     def __init__(self, *, model: CrossModalModel, config: Config, world: World, total_steps: int) -> None:
         self.config, self.world, self.total_steps = config, world, total_steps
-        if world.size > 1:
+        if world.size > 1 and config.train.batchnorm == "sync":
             model = synchronise_batchnorm(model, world.device)
         self.model = model.to(world.device)
-        queries = QueryPair(self.model.query)
-        self._queries: nn.Module = queries
-        if world.size > 1:
-            devices = [world.device] if world.device.type == "cuda" else None
-            self._queries = DistributedDataParallel(
-                queries, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        if config.train.channels_last:
+            use_channels_last(self.model)
+        if config.train.recompute:
+            recompute_activations(self.model)
+        pair = EncoderPair(self.model.query)
+        self.optimizer = build_optimizer(pair.parameters(), config.optim)
+        self._encode_queries, self._encode_keys = self._wrap(pair), EncoderPair(self.model.key)
+        if config.train.compile:
+            self._encode_queries, self._encode_keys = (
+                torch.compile(self._encode_queries),
+                torch.compile(self._encode_keys),
             )
-        self.optimizer = build_optimizer(queries.parameters(), config)
         self._needs_hidden = config.sampler.embedding in ("gradient", "negative_gradient")
         self.active = {modality: self._build_dictionary(modality) for modality in MODALITIES}
         self.guard = NonFiniteGuard(limit=config.train.max_nonfinite_steps).to(world.device)
         self._float_buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         precision = config.train.precision
         self._bf16 = precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
+
+    def _wrap(self, pair: EncoderPair) -> nn.Module:
+        if self.world.size == 1:
+            return pair
+        devices = [self.world.device] if self.world.device.type == "cuda" else None
+        return DistributedDataParallel(pair, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def _build_dictionary(self, modality: str) -> ActiveDictionary:
         config = self.config
@@ -85,25 +80,17 @@ class Learner:
             purpose=modality,
         ).to(self.world.device)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self._bf16)
-
-    @torch.no_grad()
-    def encode_keys(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Momentum keys [B, D] of both modalities, float32."""
-        with self._autocast():
-            outputs = {"video": self.model.key["video"](batch.video), "audio": self.model.key["audio"](batch.audio)}
-        return {modality: output.embedding.float() for modality, output in outputs.items()}
-
-    def fill(self, batches: Iterator[Batch]) -> int:
+    def fill(self, batches: Iterator[Batch], *, epoch: int) -> int:
         """Encodes random clips for the pool, and for the dictionaries where they are still empty.
 
         Each batch is this rank's share of a global batch. Returns how many clips were encoded over all ranks.
         """
+        self.model.train()
         keys: dict[str, list[torch.Tensor]] = {modality: [] for modality in MODALITIES}
         ids = []
-        for batch in batches:
-            local = self.encode_keys(batch)
+        for number, batch in enumerate(batches):
+            # Negative steps: permutations that no training step uses.
+            local = self._keys(batch, step=-1 - epoch * 1_000_000 - number)
             gathered, all_ids = gather_rows([local[m] for m in MODALITIES], batch.ids.to(self.world.device))
             for modality, rows in zip(MODALITIES, gathered, strict=True):
                 keys[modality].append(rows)
@@ -113,50 +100,122 @@ class Learner:
             self.active[modality].fill(torch.cat(keys[modality]), every_id)
         return len(every_id)
 
-    def step(self, batch: Batch, step: int) -> dict[str, torch.Tensor | float]:
+    def step(self, batch: Batch, step: int) -> Metrics:
         """Trains on this rank's share of a global batch; returns 0-d tensors and plain numbers to log."""
-        temperature = self.config.loss.temperature
         self.model.train()
-        buffers_before = [buffer.clone() for buffer in self._float_buffers]
-        with self._autocast():
-            outputs = dict(zip(MODALITIES, self._queries(batch.video, batch.audio), strict=True))
-        keys = self.encode_keys(batch)
-        ids = batch.ids.to(self.world.device)
-        metrics = self._select(outputs, keys, ids, step)
-
-        losses = {}
-        for modality in MODALITIES:
-            other = OTHER[modality]
-            negatives = self.active[other]
-            # Empty places and the query's own clip are no negatives.
-            mask = (negatives.ids < 0)[None, :] | (negatives.ids[None, :] == ids[:, None])
-            losses[modality], metrics[f"accuracy_{modality}"] = info_nce(
-                outputs[modality].embedding.float(), keys[other], negatives.keys, temperature=temperature, mask=mask
-            )
-        loss = losses["video"] + losses["audio"]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = self._update(step)
+        buffers_before = [buffer.clone() for buffer in self._float_buffers]
+        keys = self._keys(batch, step=step)
+        ids = batch.ids.to(self.world.device)
+        parts = self.config.train.accumulate
+        if parts == 1:
+            metrics = self._backward(batch, keys, ids, step=step, select=True)
+        else:
+            metrics = self._accumulate(batch, keys, ids, parts=parts, step=step)
+        rate = self._learning_rate(step)
+        norm = update(self.optimizer, rate=rate, clip_norm=self.config.optim.clip_grad_norm)
         finite = torch.isfinite(norm)
         restore_where(finite, self._float_buffers, buffers_before)
         self.guard.note(finite, step=step, ids=batch.ids)
         self.model.update_momentum()
-        metrics |= {"loss": loss.detach(), "loss_v2a": losses["video"].detach(), "loss_a2v": losses["audio"].detach()}
-        metrics |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm, "skipped_steps": self.guard.total}
+        return metrics | {"lr": rate, "grad_norm": norm, "skipped_steps": self.guard.total}
+
+    def _learning_rate(self, step: int) -> float:
+        optim = self.config.optim
+        return learning_rate(step, peak=optim.lr, warmup=optim.warmup_steps, total=self.total_steps)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+
+    @torch.no_grad()
+    def _keys(self, batch: Batch, *, step: int) -> dict[str, torch.Tensor]:
+        """Momentum keys [m, D] of both modalities, float32, in the batch's order."""
+        video, audio = batch.video, batch.audio
+        shuffled = None
+        if self.config.train.batchnorm == "shuffle" and self.world.size > 1:
+            shuffled = ShuffledShare(seed=self.config.seed, step=step, local_size=len(batch.ids))
+            video, audio = shuffled.take(video), shuffled.take(audio)
+        with self._autocast():
+            outputs = self._encode_keys(video, audio)
+        keys = {modality: getattr(outputs, modality).embedding.float() for modality in MODALITIES}
+        return {m: shuffled.give_back(rows) for m, rows in keys.items()} if shuffled else keys
+
+    def _backward(
+        self,
+        batch: Batch,
+        keys: dict[str, torch.Tensor],
+        ids: torch.Tensor,
+        *,
+        step: int,
+        select: bool,
+        share: float = 1.0,
+    ) -> Metrics:
+        """Forward, loss and backward; `select` lets the dictionaries choose in between, `share` weighs the loss."""
+        with self._autocast():
+            outputs = self._encode_queries(batch.video, batch.audio)
+        metrics: Metrics = {}
+        if select:
+            hidden = {m: getattr(outputs, m).hidden for m in MODALITIES}
+            metrics = self._select({m: getattr(outputs, m).embedding for m in MODALITIES}, hidden, keys, ids, step)
+        losses = {}
+        for modality, name in (("video", "v2a"), ("audio", "a2v")):
+            negatives = self.active[OTHER[modality]]
+            # Empty places and the query's own clip are no negatives.
+            mask = (negatives.ids < 0)[None, :] | (negatives.ids[None, :] == ids[:, None])
+            losses[modality], metrics[f"accuracy_{name}"] = info_nce(
+                getattr(outputs, modality).embedding.float(),
+                keys[OTHER[modality]],
+                negatives.keys,
+                temperature=self.config.loss.temperature,
+                mask=mask,
+            )
+            metrics[f"loss_{name}"] = losses[modality].detach()
+        loss = losses["video"] + losses["audio"]
+        (share * loss).backward()
+        return metrics | {"loss": loss.detach()}
+
+    def _accumulate(
+        self, batch: Batch, keys: dict[str, torch.Tensor], ids: torch.Tensor, *, parts: int, step: int
+    ) -> Metrics:
+        """The same step in `parts` parts: the choice needs all queries, so they are encoded once without gradient."""
+        rows = torch.arange(len(ids)).chunk(parts)
+        pieces = [Batch(batch.video[r], batch.audio[r], batch.ids[r], batch.start[r]) for r in rows]
+        buffers = [buffer.clone() for buffer in self._float_buffers]
+        with torch.no_grad(), self._autocast():
+            outputs = [self._encode_queries(piece.video, piece.audio) for piece in pieces]
+        for buffer, old in zip(self._float_buffers, buffers, strict=True):
+            buffer.copy_(old)
+        queries = {m: torch.cat([getattr(o, m).embedding for o in outputs]) for m in MODALITIES}
+        hidden = {m: torch.cat([getattr(o, m).hidden for o in outputs]) for m in MODALITIES}
+        metrics = self._select(queries, hidden, keys, ids, step)
+        for number, (r, piece) in enumerate(zip(rows, pieces, strict=True)):
+            share = len(r) / len(ids)
+            alone = number < parts - 1 and isinstance(self._encode_queries, DistributedDataParallel)
+            with self._encode_queries.no_sync() if alone else nullcontext():
+                part = self._backward(
+                    piece, {m: keys[m][r] for m in MODALITIES}, ids[r], step=step, select=False, share=share
+                )
+            for name, value in part.items():
+                metrics[name] = metrics.get(name, 0.0) + share * value
         return metrics
 
     def _select(
-        self, outputs: dict[str, Any], keys: dict[str, torch.Tensor], ids: torch.Tensor, step: int
-    ) -> dict[str, torch.Tensor | float]:
+        self,
+        queries: dict[str, torch.Tensor],
+        hidden: dict[str, torch.Tensor],
+        keys: dict[str, torch.Tensor],
+        ids: torch.Tensor,
+        step: int,
+    ) -> Metrics:
         """Gathers the global batch, lets each dictionary choose, then gives the pools this batch's keys."""
-        columns = [outputs[m].embedding for m in MODALITIES] + [keys[m] for m in MODALITIES]
+        columns = [queries[m] for m in MODALITIES] + [keys[m] for m in MODALITIES]
         if self._needs_hidden:
-            columns += [outputs[m].hidden for m in MODALITIES]
+            columns += [hidden[m] for m in MODALITIES]
         rows, all_ids = gather_rows(columns, ids)
         all_queries = dict(zip(MODALITIES, rows[:2], strict=True))
         all_keys = dict(zip(MODALITIES, rows[2:4], strict=True))
         all_hidden = dict(zip(MODALITIES, rows[4:] or (None, None), strict=True))
-        metrics: dict[str, torch.Tensor | float] = {}
+        metrics: Metrics = {}
         for modality in MODALITIES:
             other, active = OTHER[modality], self.active[modality]
             # Visual candidates are scored by what they do to the audio queries, and the other way round.
@@ -165,24 +224,7 @@ class Learner:
             )
             metrics |= {f"{modality}/{name}": value for name, value in stats.items()}
             active.add(all_keys[modality], all_ids)
-        metrics |= batch_retrieval(all_queries, all_keys)
-        return metrics
-
-    def _update(self, step: int) -> torch.Tensor:
-        """The optimiser's step; returns the gradient's norm before clipping."""
-        optim = self.config.optim
-        rate = learning_rate(step, peak=optim.lr, warmup=optim.warmup_steps, total=self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if optim.clip_grad_norm:
-            nn.utils.clip_grads_with_norm_(parameters, optim.clip_grad_norm, norm)
-        # GradScaler's own way of telling a fused optimiser to skip: the GPU decides, the host does not wait. The
-        # gradients are already averaged, so one rank's NaN is every rank's, and all skip together.
-        self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        return norm.detach()
+        return metrics | batch_retrieval(all_queries, all_keys)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on, as tensors and plain values."""
@@ -201,21 +243,8 @@ class Learner:
             active.load_state_dict(state["active"][modality])
 
 
-def build_optimizer(parameters: Iterator[nn.Parameter], config: Config) -> torch.optim.Optimizer:
-    """AdamW or SGD; vectors (biases, BatchNorm) are not decayed."""
-    optim = config.optim
-    trained = [p for p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    if optim.name == "adamw":
-        return torch.optim.AdamW(groups, lr=optim.lr, fused=True)
-    return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.sgd_momentum, fused=True)
-
-
 @torch.no_grad()
-def batch_retrieval(queries: dict[str, torch.Tensor], keys: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def batch_retrieval(queries: dict[str, torch.Tensor], keys: dict[str, torch.Tensor]) -> Metrics:
     """Share of the global batch whose paired key is the nearest of all the batch's keys, both ways."""
     right = torch.arange(len(queries["video"]), device=queries["video"].device)
     return {

@@ -14,7 +14,7 @@ from training.batchnorm import synchronise_batchnorm
 from training.distributed import World, any_rank, from_main, gather_rows, mean_over_ranks
 
 # Few: random clips make training chaotic, and rounding grows a thousandfold in three more steps.
-STEPS = 5
+STEPS = 4
 
 
 def share(config, rank, size):
@@ -25,10 +25,12 @@ def share(config, rank, size):
 def train_some_steps(rank, size, overrides):
     # Adam divides by gradients that are almost zero, and BatchNorm over few values by deviations that are: both would
     # show the rounding of a sum instead of a mistake.
-    config = small_config("optim.name=sgd", "optim.lr=0.02", "loss.temperature=0.5", *overrides)
+    config = small_config(
+        "optim.name=sgd", "optim.lr=0.001", "loss.temperature=0.5", "train.batch_size=16", "clip.frames=8", *overrides
+    )
     world = alone() if size == 1 else World(rank, size, rank, size, torch.device("cpu"))
     learner, rows = new_learner(config, world, total_steps=STEPS), share(config, rank, size)
-    learner.fill(random_batch(config, -n, rows) for n in range(1, 7))
+    learner.fill((random_batch(config, -n, rows) for n in range(1, 7)), epoch=0)
     losses = []
     for step in range(STEPS):
         metrics = learner.step(random_batch(config, step, rows), step)
@@ -101,3 +103,39 @@ def test_a_gather_keeps_rank_order_and_every_bit_of_the_ids(tmp_path):
         assert result["from_main"] == "rank 0"
         assert result["any"] == (True, False)
         assert result["mean"] == {"a": 0.5, "b": 1.0}
+
+
+def companions(rank, size, batchnorm):
+    """Whose clips change the query and whose change the key of this rank's first clip, as positions in the batch."""
+    config = small_config(f"train.batchnorm={batchnorm}", "train.batch_size=16")
+    learner = new_learner(config, World(rank, size, rank, size, torch.device("cpu")))
+    learner.model.train()
+
+    def outputs(changed):
+        batch = random_batch(config, 0)
+        if changed is not None:
+            batch.video[changed] += 1.0
+        batch = type(batch)(*(column[share(config, rank, size)] for column in batch))
+        with torch.no_grad():
+            query = learner.model.query["video"](batch.video).embedding[0]
+        return query, learner._keys(batch, step=3)["video"][0]
+
+    query, key = outputs(None)
+    changes = [outputs(n) for n in range(config.train.batch_size)]
+    of_query = {n for n, (q, _) in enumerate(changes) if not torch.allclose(q, query)}
+    of_key = {n for n, (_, k) in enumerate(changes) if not torch.allclose(k, key)}
+    return of_query, of_key
+
+
+def test_shuffling_gives_keys_other_companions_than_their_queries(tmp_path):
+    for name, folder in (("local", tmp_path / "a"), ("shuffle", tmp_path / "b")):
+        folder.mkdir()
+        for rank, (of_query, of_key) in enumerate(processes.run(companions, 2, folder, name)):
+            own_share = set(range(8 * rank, 8 * rank + 8))
+            assert of_query == own_share
+            if name == "local":
+                # The leak: a query and its key carry the signature of the very same clips.
+                assert of_key == own_share
+            else:
+                assert len(of_key) in (8, 9)
+                assert len(of_key & own_share) < 8

@@ -9,14 +9,16 @@ import math
 import pytest
 import torch
 
-from tests.training.small_run import new_learner, random_batch, small_config
+from model.encoder import build_model
+from tests.training.small_run import alone, new_learner, random_batch, small_config
 from training.faults import TrainingError
-from training.step import learning_rate
+from training.optim import learning_rate
+from training.step import Learner
 
 
 def filled(config, **kwargs):
     learner = new_learner(config, **kwargs)
-    learner.fill(random_batch(config, -n) for n in range(1, 7))
+    learner.fill((random_batch(config, -n) for n in range(1, 7)), epoch=0)
     return learner
 
 
@@ -134,3 +136,54 @@ def test_gradient_clipping_bounds_the_update():
     after = [p.detach() for p in learner.model.query.parameters()]
     moved = torch.stack([(a - b).norm() for a, b in zip(after, before, strict=True)]).norm()
     assert 0 < float(moved) <= 1.1e-6
+
+
+def without_batchnorm(module):
+    """GroupNorm in place of BatchNorm: what a clip becomes no longer depends on its batch."""
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.modules.batchnorm._BatchNorm):
+            setattr(module, name, torch.nn.GroupNorm(1, child.num_features))
+        else:
+            without_batchnorm(child)
+    return module
+
+
+def train_two_steps(config, prepare=lambda model: model):
+    model = prepare(build_model(config.model, audio=config.audio, seed=config.seed))
+    learner = Learner(model=model, config=config, world=alone(), total_steps=20)
+    learner.fill((random_batch(config, -n) for n in range(1, 7)), epoch=0)
+    metrics = [learner.step(random_batch(config, step), step) for step in range(2)]
+    return learner, metrics
+
+
+def test_accumulated_parts_give_the_step_of_the_whole_batch():
+    # Without BatchNorm, whose statistics are those of a part.
+    whole, whole_metrics = train_two_steps(small_config("optim.name=sgd"), without_batchnorm)
+    parts, parts_metrics = train_two_steps(small_config("optim.name=sgd", "train.accumulate=4"), without_batchnorm)
+    for one, other in zip(whole_metrics, parts_metrics, strict=True):
+        assert one.keys() == other.keys()
+        for name in ("loss", "loss_v2a", "accuracy_a2v", "retrieval_v2a", "grad_norm"):
+            torch.testing.assert_close(float(one[name]), float(other[name]), rtol=1e-4, atol=1e-5, msg=name)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert torch.equal(whole.active["video"].ids, parts.active["video"].ids)
+
+
+def test_recomputed_activations_change_nothing():
+    plain, _ = train_two_steps(small_config())
+    recomputed, _ = train_two_steps(small_config("train.recompute=true"))
+    assert_equal_states(plain.state_dict(), recomputed.state_dict())
+
+
+def test_memory_format_changes_rounding_only():
+    plain, plain_metrics = train_two_steps(small_config("train.channels_last=false", "optim.name=sgd"))
+    _, metrics = train_two_steps(small_config("train.channels_last=true", "optim.name=sgd"))
+    torch.testing.assert_close(float(metrics[0]["loss"]), float(plain_metrics[0]["loss"]), rtol=1e-4, atol=1e-5)
+    assert plain.model.query["video"].backbone.stem[0].weight.is_contiguous()
+
+
+def test_bf16_stays_close_to_fp32():
+    _, exact = train_two_steps(small_config())
+    _, rounded = train_two_steps(small_config("train.precision=bf16"))
+    assert float(rounded[0]["loss"]) == pytest.approx(float(exact[0]["loss"]), rel=0.1)
+    assert rounded[0]["loss"].dtype == torch.float32
