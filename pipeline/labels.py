@@ -28,9 +28,9 @@ class Labels:
 
 
 def folder_labels(names: Sequence[str]) -> Labels:
-    """Column `label`: the name of the folder a source lies in; sources at the top have none."""
-    parents = {name: PurePosixPath(name).parent.name for name in names}
-    return Labels(columns=["label"], of={name: {"label": parent} for name, parent in parents.items() if parent})
+    """Column `label`: the name of the folder a source lies in; sources at the top have none, no column if all are."""
+    of = {name: {"label": parent} for name in names if (parent := PurePosixPath(name).parent.name)}
+    return Labels(columns=["label"] if of else [], of=of)
 
 
 def read_labels(path: Path, names: Sequence[str]) -> Labels:
@@ -99,9 +99,8 @@ class _Finder:
     def find(self, text: str) -> str | None:
         if not text:
             return None
-        path = (
-            PurePosixPath(text.replace("\\", "/")) if "\\" in text and text not in self._by[0] else PurePosixPath(text)
-        )
+        # Lists from Windows; but on Linux a name may hold a backslash.
+        path = PurePosixPath(text if text in self._by[0] else text.replace("\\", "/"))
         exact, bare, file_name, stem = self._by
         for table, spelling in ((exact, str(path)), (bare, str(path)), (file_name, path.name), (stem, path.name)):
             if name := table.get(spelling):

@@ -162,6 +162,5 @@ def _check_shards(root: Path, meta: Mapping[str, Any]) -> None:
         if not path.is_file():
             raise ManifestError(f"{path} is missing, though the manifest names it; restore it or prepare again")
         if path.stat().st_size != size:
-            raise ManifestError(
-                f"{path} has {path.stat().st_size:,} bytes, the manifest expects {size:,}; copy it again or prepare again"
-            )
+            found = f"{path} has {path.stat().st_size:,} bytes, the manifest expects {size:,}"
+            raise ManifestError(f"{found}; copy it again or prepare again")

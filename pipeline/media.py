@@ -199,7 +199,8 @@ class _Normaliser:
 
     def _finish_sound(self) -> NormalisedMedia:
         sound = self._sound
-        assert sound is not None and sound.start is not None
+        assert sound is not None
+        assert sound.start is not None
         seconds = sound.end - sound.start
         self._refuse_short(seconds)
         if seconds > self._config.max_seconds:
@@ -237,8 +238,11 @@ class _Normaliser:
         if errors := sum(self._errors.values()):
             flags["decode_errors"] = errors
         stream = self._streams[0]
-        if stream.duration is not None and "cut_at_max_seconds" not in flags:
-            missing = float(stream.duration * stream.time_base) - seconds
+        declared = (self._container.duration or 0) / av.time_base
+        if stream.duration is not None:
+            declared = float(stream.duration * stream.time_base)
+        if "cut_at_max_seconds" not in flags:
+            missing = declared - seconds
             if missing > max(0.5, 0.1 * seconds):
                 flags["ends_early_seconds"] = round(missing, 3)
         return flags

@@ -71,9 +71,9 @@ def prepare(
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5)) or "nothing"
         raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
     names = [source.name for source in sources]
-    labels = read_labels(labels_path, names) if labels_path else folder_labels(names)
+    labels = read_labels(labels_path, names) if labels_path is not None else folder_labels(names)
     summary = Summary(passed_over=passed_over, rows_without_file=labels.rows_without_file)
-    staging = Staging(out, part=part, config=config, labels="file" if labels_path else "folders")
+    staging = Staging(out, part=part, config=config, labels="file" if labels_path is not None else "folders")
     try:
         mine = [source for source in sources if int(source.key, 16) % part[1] == part[0]]
         _work(mine, staging, labels, config=config, workers=workers or available_cores(), summary=summary)

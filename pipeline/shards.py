@@ -85,6 +85,5 @@ def _member(name: str, data: bytes) -> bytes:
 def _wav(pcm: NDArray[np.int16], sample_rate: int) -> bytes:
     data = pcm.astype("<i2").tobytes()
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
-    return (
-        struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE") + form + struct.pack("<4sI", b"data", len(data)) + data
-    )
+    riff = struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE")
+    return riff + form + struct.pack("<4sI", b"data", len(data)) + data

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 # Stamps that stray less than this from the count of samples are rounding (1 ms in Matroska and FLV) or jitter; beyond
 # it they are a gap, an overlap or drift, and the sound is put where its stamp says. Half a frame at 25 fps.
 _STAMP_TOLERANCE = 0.02
+# Sound tracks often end a few hundredths of a second before the picture: that is not worth a flag.
+_FLAGGED_SILENCE = 0.1
 
 
 @dataclass
@@ -76,7 +78,7 @@ class SoundTrack:
         self._open.samples_in += frame.samples
 
     def finish(self, *, start: float, samples: int) -> NDArray[np.int16]:
-        """int16 [samples], the sound from presentation time `start` on: gaps are silent, of an overlap the first wins."""
+        """int16 [samples], the sound from presentation time `start` on; gaps are silent, overlaps keep the first."""
         self._close()
         pcm = np.zeros(samples, dtype=np.int16)
         filled = covered = 0
@@ -89,7 +91,7 @@ class SoundTrack:
                 covered += end - begin
                 filled = end
         silent = (samples - covered) / self._rate
-        if silent > _STAMP_TOLERANCE:
+        if silent > _FLAGGED_SILENCE:
             self.flags["silence_added_seconds"] = round(silent, 3)
         return pcm
 

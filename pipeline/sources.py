@@ -11,64 +11,12 @@ from pathlib import Path
 
 from pipeline.unusable import Unusable, file_problem
 
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".3g2",
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".divx",
-        ".dv",
-        ".f4v",
-        ".flv",
-        ".m2t",
-        ".m2ts",
-        ".m2v",
-        ".m4v",
-        ".mjpeg",
-        ".mjpg",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpe",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".ogm",
-        ".ogv",
-        ".qt",
-        ".rm",
-        ".rmvb",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-        ".xvid",
-    ]
-)
-AUDIO_SUFFIXES = frozenset(
-    [
-        ".aac",
-        ".ac3",
-        ".aif",
-        ".aiff",
-        ".amr",
-        ".au",
-        ".caf",
-        ".flac",
-        ".m4a",
-        ".mka",
-        ".mp2",
-        ".mp3",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".wav",
-        ".wma",
-        ".wv",
-    ]
-)
+_VIDEO = """
+    3g2 3gp asf avi divx dv f4v flv m2t m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe mpeg mpg mts mxf ogm ogv qt rm rmvb
+    ts vob webm wmv xvid
+"""
+_AUDIO = "aac ac3 aif aiff amr au caf flac m4a mka mp2 mp3 oga ogg opus wav wma wv"
+MEDIA_SUFFIXES = frozenset(f".{name}" for name in (_VIDEO + _AUDIO).split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +50,7 @@ def find_sources(folder: Path, *, exclude: Path | None = None) -> tuple[list[Sou
     others: Counter[str] = Counter()
     for path in _walk(folder, skip):
         suffix = path.suffix.lower()
-        if suffix not in VIDEO_SUFFIXES and suffix not in AUDIO_SUFFIXES:
+        if suffix not in MEDIA_SUFFIXES:
             if not path.is_dir():
                 others[suffix or "(no suffix)"] += 1
             continue

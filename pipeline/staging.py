@@ -53,9 +53,8 @@ class Staging:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise PrepareError(
-                f"another pipeline.prepare is working on {out} ({self._part}); wait or stop it"
-            ) from None
+            message = f"another pipeline.prepare is working on {out} ({self._part}); wait for it or stop it"
+            raise PrepareError(message) from None
         _check_recipe(out, config, labels)
         self._packed = {row["key"]: (row["size"], row["mtime_ns"]) for _, row in index_rows(out)}
         self._rejected = {
