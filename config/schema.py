@@ -101,14 +101,19 @@ class AudioConfig:
     seconds: float = 0.0
     """Length of the audio window, centred on the video window; 0 takes the video window's length."""
     sample_rate: int = 16000
+    """Hz; must be that of the prepared data."""
     n_mels: int = 80
+    """Mel bands."""
     n_fft: int = 512
+    """Samples of the Fourier transform; the window is padded to it with zeros."""
     window: int = 400
     """Samples of the Hann window (25 ms at 16 kHz)."""
     hop: int = 160
     """Samples between spectrogram frames (10 ms at 16 kHz)."""
     f_min: float = 0.0
+    """Hz, lower edge of the lowest mel band."""
     f_max: float = 8000.0
+    """Hz, upper edge of the highest mel band."""
     mean_db: float = -35.0
     """Subtracted from the decibels (reference 1.0, floor -100 dB) before the model."""
     std_db: float = 25.0
@@ -138,9 +143,11 @@ class AugmentConfig:
     flip: float = 0.5
     """Probability of a horizontal flip."""
     brightness: float = 0.4
-    """Brightness factor is drawn from [1 - x, 1 + x]; likewise contrast and saturation."""
+    """Brightness factor is drawn from [1 - x, 1 + x]."""
     contrast: float = 0.4
+    """Contrast factor, likewise."""
     saturation: float = 0.4
+    """Saturation factor, likewise."""
     hue: float = 0.0
     """Hue is turned by up to this many degrees either way."""
     gray: float = 0.2
@@ -195,6 +202,7 @@ class ModelConfig:
     audio: str = "resnet1d_18"
     """resnet1d_18 (1-D convolutions on mel bands, the paper's), resnet18 (2-D) or tiny."""
     head: Literal["linear", "mlp"] = "linear"
+    """Projection from features to queries and keys: one linear layer, or linear, BatchNorm, ReLU, linear."""
     dim: int = 128
     """D, length of queries and keys."""
     hidden: int = 512
@@ -216,6 +224,7 @@ class LossConfig:
     """Symmetric InfoNCE."""
 
     temperature: float = 0.1
+    """Divides the cosine similarities, in the loss and in the sampler's scores."""
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0, f"loss.temperature must be positive, not {self.temperature}")
@@ -278,10 +287,15 @@ class OptimConfig:
     """Optimiser and learning-rate schedule (linear warm-up, then cosine to zero)."""
 
     name: Literal["adamw", "sgd"] = "adamw"
+    """Optimiser."""
     lr: float = 1e-3
+    """Learning rate after warm-up."""
     weight_decay: float = 1e-4
+    """Decay of weights; biases and BatchNorm are left alone."""
     sgd_momentum: float = 0.9
+    """Momentum of sgd."""
     warmup_steps: int = 500
+    """Steps in which the learning rate rises from 0."""
     clip_grad_norm: float = 0.0
     """Largest norm of the gradient; 0 does not clip."""
 
@@ -296,6 +310,7 @@ class TrainConfig:
     """The loop."""
 
     epochs: int = 100
+    """Passes over the data; the learning rate reaches zero at the end of the last, or at train.steps."""
     steps: int = 0
     """Stop after this many steps; 0 runs all epochs."""
     batch_size: int = 128
@@ -315,6 +330,7 @@ class TrainConfig:
     compile: bool = False
     """torch.compile the encoders."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPUs, if there are any."""
     threads: int = 0
     """Threads torch computes with on a CPU; 0 shares the cores among this machine's processes."""
     log_every: int = 10
@@ -362,6 +378,7 @@ class LogConfig:
     wandb: bool = False
     """Also send them to Weights & Biases (pip install wandb; `wandb login`, or WANDB_MODE=offline)."""
     wandb_project: str = "cm-acc"
+    """Its project there."""
 
     def __post_init__(self) -> None:
         _require(bool(self.wandb_project) or not self.wandb, "log.wandb_project must be given with log.wandb=true")
@@ -405,6 +422,7 @@ class Config:
     run_dir: str = "runs/default"
     """Folder of checkpoints, metrics and the resolved config."""
     seed: int = 0
+    """All randomness of a run follows from it."""
     data: DataConfig = field(default_factory=DataConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
