@@ -1,0 +1,186 @@
+"""What every loader has in common: which samples, in which order, with which plans."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from config.load import ConfigError
+from config.schema import Config
+from pipeline.batch import Batch
+from pipeline.clips import ClipPlan, ClipPlanner, Timelines
+from pipeline.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
+
+
+class Dataset(Timelines, Protocol):
+    """n samples with labels."""
+
+    shard: np.ndarray
+    """int [n], the shard of each sample (for data.order: shards)."""
+    sample_rate: int
+    label_columns: list[str]
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+    def source(self, index: int) -> str: ...
+    def labels(self, column: str) -> np.ndarray: ...
+    def label_names(self, column: str) -> list[str]: ...
+
+
+class ClipLoader(ABC):
+    """Iterates over clips of a data set; see `make_loader`.
+
+    Args:
+        config: data, clip, audio, augment, seed and train.batch_size are read.
+        dataset: the samples.
+        fps: frame rate in which the data set counts frames.
+        device: where the tensors go.
+        rank, world_size: this process among those that share the global batch.
+
+    Raises:
+        ConfigError: settings that do not fit together or not the data set.
+    """
+
+    def __init__(
+        self, *, config: Config, dataset: Dataset, fps: float, device: str | torch.device, rank: int, world_size: int
+    ) -> None:
+        if dataset.sample_rate != config.audio.sample_rate:
+            raise ConfigError(
+                f"audio.sample_rate={config.audio.sample_rate} but {config.data.path} was prepared at "
+                f"{dataset.sample_rate} Hz: set audio.sample_rate to that, or prepare again"
+            )
+        self.config = config
+        self.dataset = dataset
+        self.device = torch.device(device)
+        self.has_video = bool((dataset.frames > 0).all())
+        self.has_audio = bool((dataset.audio_samples > 0).all())
+        self.ids = select_split(dataset, config.data.split)
+        self._share = share_of_batch(config.train.batch_size, rank=rank, world_size=world_size)
+        self.batch_size = self._share.stop - self._share.start
+        partners = None
+        if config.data.shuffle_pairs:
+            partners = np.arange(len(dataset))
+            partners[self.ids] = derangement(self.ids, seed=config.seed)
+        self.planner = ClipPlanner(config=config, dataset=dataset, fps=fps, partners=partners)
+
+    def __len__(self) -> int:
+        """Steps an epoch, the same on all ranks.
+
+        Raises:
+            ConfigError: the data set is smaller than one global batch.
+        """
+        return steps_per_epoch(len(self.ids), self.config.train.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """This rank's share of each training step of an epoch, from `start_step` on.
+
+        Raises:
+            ConfigError: the data set is smaller than a batch, or samples lack a stream.
+        """
+        steps = range(start_step, len(self))
+        self._require_both_streams(self.ids)
+        return self._batches(self._epoch_plans(epoch, steps))
+
+    def clips(self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str) -> Iterator[Batch]:
+        """Training clips of `ids` in that order, not shared over ranks; `purpose` names the stream of randomness.
+
+        The last batch may be short.
+
+        Raises:
+            ValueError: an id that the data set does not have.
+            ConfigError: samples that lack a stream.
+        """
+        ids = self._checked(ids)
+        self._require_both_streams(ids)
+        return self._batches(
+            self.planner.train(block, epoch=epoch, purpose=purpose) for block in _blocks(ids, self.batch_size)
+        )
+
+    def uniform_clips(self, ids: np.ndarray | torch.Tensor, *, clips: int) -> Iterator[Batch]:
+        """`clips` evenly spaced test clips of each of `ids`, sample after sample, not shared over ranks.
+
+        The last batch may be short. A stream that the data set lacks is None in the batch.
+
+        Raises:
+            ValueError: clips < 1, or an id that the data set does not have.
+        """
+        if clips < 1:
+            raise ValueError(f"clips must be at least 1, not {clips}")
+        return self._batches(self._uniform_plans(self._checked(ids), clips))
+
+    @abstractmethod
+    def _batches(self, plans: Iterator[ClipPlan]) -> Iterator[Batch]:
+        """Carries out plans of at most `batch_size` clips, in order."""
+
+    def _epoch_plans(self, epoch: int, steps: range) -> Iterator[ClipPlan]:
+        data, seed = self.config.data, self.config.seed
+        if data.order == "shards":
+            order = shard_order(self.dataset.shard[self.ids], window=data.window, seed=seed, epoch=epoch)
+        else:
+            order = global_order(len(self.ids), seed=seed, epoch=epoch)
+        size = self.config.train.batch_size
+        for step in steps:
+            places = order[step * size : (step + 1) * size][self._share]
+            yield self.planner.train(self.ids[places], epoch=epoch, purpose="train")
+
+    def _uniform_plans(self, ids: np.ndarray, clips: int) -> Iterator[ClipPlan]:
+        # A block of batch_size samples makes exactly `clips` batches: only the last block's last batch is short.
+        for block in _blocks(ids, self.batch_size):
+            plan = self.planner.uniform(block, clips=clips)
+            for first in range(0, len(plan), self.batch_size):
+                yield plan[first : first + self.batch_size]
+
+    def _checked(self, ids: np.ndarray | torch.Tensor) -> np.ndarray:
+        ids = np.asarray(ids, dtype=np.int64)
+        wrong = ids[(ids < 0) | (ids >= len(self.dataset))]
+        if len(wrong):
+            raise ValueError(f"id {wrong[0]} is not in the data set, which has {len(self.dataset)} samples")
+        return ids
+
+    def _require_both_streams(self, ids: np.ndarray) -> None:
+        for stream, lengths in (("video", self.dataset.frames), ("audio", self.dataset.audio_samples)):
+            lacking = ids[lengths[ids] == 0]
+            if len(lacking):
+                raise ConfigError(
+                    f"training needs video and audio, but {len(lacking)} of {len(ids)} samples of "
+                    f"{self.config.data.path} have no {stream}, the first {self.dataset.source(int(lacking[0]))}: "
+                    "prepare the data with streams=both"
+                )
+
+
+def select_split(dataset: Dataset, split: str) -> np.ndarray:
+    """Ids of the samples whose label `split` is `split`, int64; all for the empty string.
+
+    Raises:
+        ConfigError: no such column or value.
+    """
+    if not split:
+        return np.arange(len(dataset))
+    if "split" not in dataset.label_columns:
+        columns = ", ".join(dataset.label_columns) or "none"
+        raise ConfigError(f"data.split={split!r} needs a label column named split; there are: {columns}")
+    names = dataset.label_names("split")
+    if split not in names:
+        near = difflib.get_close_matches(split, names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(
+            f"data.split={split!r} is not a value of the label split; {hint}there are: {', '.join(names)}"
+        )
+    return np.flatnonzero(np.asarray(dataset.labels("split")) == names.index(split))
+
+
+def decode_threads(configured: int) -> int:
+    """data.threads, or this process's share of the cores that it may run on (torchrun says how many share them)."""
+    if configured:
+        return configured
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _blocks(ids: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (ids[first : first + size] for first in range(0, len(ids), size))

@@ -1,0 +1,151 @@
+"""The DALI graphs: encoded bytes and plans in, normalised tensors out.
+
+No operator here is random: crops, flips and colours come in as per-sample arguments. `device` decides where operators
+run and nothing else. Video and audio are two graphs because a JPEG clip enters as T samples and its audio as one, and
+DALI wants one batch size within a graph.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+
+import numpy as np
+import torch
+from nvidia.dali import Pipeline, fn, types
+
+from config.schema import AudioConfig, Config
+from pipeline.batch import VIDEO_MEAN, VIDEO_STD
+from pipeline.clips import ClipPlan
+
+NVDEC_SMALLEST_VP9 = 128
+"""Pixels; NVDEC refuses VP9 frames with a shorter side."""
+
+_log = logging.getLogger(__name__)
+
+
+def video_graph(
+    *, config: Config, codec: str, stride: int, shortest_side: int, device: torch.device, threads: int, batch: int
+) -> Pipeline:
+    """Decodes, crops, resizes, flips, colours and normalises.
+
+    Inputs: `encoded` (vp9: an IVF file a clip; jpeg: an image a frame), `first` (vp9: int32, the first frame), and
+    those of `video_arguments`. Output: float32 [B, T, H, W, 3] for vp9, [B * T, H, W, 3] for jpeg.
+    """
+    on_gpu = device.type == "cuda"
+    vp9 = codec == "vp9"
+    decode_on_gpu = on_gpu and (not vp9 or _nvdec_takes(shortest_side))
+    decoder = "mixed" if decode_on_gpu else "cpu"
+    pipe = _pipeline(device, threads, batch if vp9 else batch * config.clip.frames, config.data.prefetch)
+    with pipe:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        roi_start, roi_end, offset = (
+            fn.external_source(name=name, dtype=types.FLOAT, ndim=1) for name in ("roi_start", "roi_end", "offset")
+        )
+        matrix = fn.external_source(name="matrix", dtype=types.FLOAT, ndim=2)
+        if vp9:
+            frames = fn.decoders.video(
+                encoded,
+                device=decoder,
+                start_frame=fn.external_source(name="first", dtype=types.INT32, ndim=0),
+                sequence_length=config.clip.frames,
+                stride=stride,
+                pad_mode="edge",
+            )
+        else:
+            frames = fn.decoders.image(encoded, device=decoder, output_type=types.RGB)
+        if on_gpu and not decode_on_gpu:
+            frames = frames.gpu()
+        size = [config.clip.size, config.clip.size]
+        frames = fn.resize(frames, size=size, roi_start=roi_start, roi_end=roi_end, antialias=True)
+        pipe.set_outputs(fn.coord_transform(frames, M=matrix, T=offset))
+    return pipe
+
+
+def video_arguments(plan: ClipPlan, *, frames_per_sample: int) -> dict[str, np.ndarray]:
+    """Per-sample arguments of `video_graph`, each row repeated `frames_per_sample` times.
+
+    roi_start, roi_end: float32 [N, 2], (y, x); the flip is a region that runs from right to left, free of cost.
+    matrix [N, 3, 3], offset [N, 3]: colour and normalisation in one affine map of bytes.
+    """
+    top, left, height, width = plan.window.T
+    right = left + width
+    start = np.stack([top, np.where(plan.flip, right, left)], axis=1)
+    end = np.stack([top + height, np.where(plan.flip, left, right)], axis=1)
+    mean, std = np.array(VIDEO_MEAN), np.array(VIDEO_STD)
+    arguments = {
+        "roi_start": start,
+        "roi_end": end,
+        "matrix": plan.color[:, :, :3] / (255 * std[:, None]),
+        "offset": (plan.color[:, :, 3] - mean) / std,
+    }
+    return {name: value.astype(np.float32).repeat(frames_per_sample, axis=0) for name, value in arguments.items()}
+
+
+def audio_graph(*, config: Config, device: torch.device, threads: int, batch: int) -> Pipeline:
+    """Log-mel of PCM: input `pcm` int16 [B, samples], output float32 [B, n_mels, F], normalised.
+
+    Matches torchaudio's MelSpectrogram and AmplitudeToDB (power, no top_db) to 0.01 dB.
+    """
+    audio: AudioConfig = config.audio
+    pipe = _pipeline(device, threads, batch, config.data.prefetch)
+    with pipe:
+        pcm = fn.external_source(name="pcm", dtype=types.INT16, ndim=1)
+        if device.type == "cuda":
+            pcm = pcm.gpu()
+        power = fn.spectrogram(
+            fn.cast(pcm, dtype=types.FLOAT) * (1 / 32768),
+            nfft=audio.n_fft,
+            window_length=audio.window,
+            window_step=audio.hop,
+            # DALI's own Hann window is the symmetric one: off by up to 8 dB in quiet bands.
+            window_fn=torch.hann_window(audio.window).tolist(),
+            power=2,
+            center_windows=True,
+            reflect_padding=True,
+        )
+        mel = fn.mel_filter_bank(
+            power,
+            sample_rate=audio.sample_rate,
+            nfilter=audio.n_mels,
+            freq_low=audio.f_min,
+            freq_high=audio.f_max,
+            mel_formula="htk",
+            normalize=False,
+        )
+        decibels = fn.to_decibels(mel, multiplier=10.0, reference=1.0, cutoff_db=-100.0)
+        pipe.set_outputs((decibels - audio.mean_db) / audio.std_db)
+    return pipe
+
+
+def _pipeline(device: torch.device, threads: int, batch: int, prefetch: int) -> Pipeline:
+    device_id = None if device.type == "cpu" else (device.index or 0)
+    return Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=prefetch)
+
+
+def _nvdec_takes(shortest_side: int) -> bool:
+    if not _nvdec_installed():
+        return False
+    if shortest_side < NVDEC_SMALLEST_VP9:
+        _log.warning(
+            "the stored frames are %d pixels high, NVDEC takes VP9 from %d: decoding on the CPU, the rest on the GPU",
+            shortest_side,
+            NVDEC_SMALLEST_VP9,
+        )
+        return False
+    return True
+
+
+@functools.cache
+def _nvdec_installed() -> bool:
+    """Whether NVIDIA's video decoder can be loaded; says once if not. Cached: asked for each graph."""
+    try:
+        ctypes.CDLL("libnvcuvid.so.1")
+    except OSError:
+        _log.warning(
+            "NVDEC (libnvcuvid.so.1) is not available: decoding on the CPU, the rest on the GPU. In a container, "
+            "give it the `video` capability (NVIDIA_DRIVER_CAPABILITIES=compute,utility,video)"
+        )
+        return False
+    return True

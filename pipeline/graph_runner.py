@@ -1,0 +1,125 @@
+"""Keeps one DALI graph busy for any number of iterators."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from nvidia.dali import Pipeline
+
+Inputs = Mapping[str, object]
+"""Name of an external source -> a batch for it: an array with the batch in front, or a list of arrays."""
+
+
+class DecodeError(RuntimeError):
+    """DALI could not run a batch; `sample` is the place of the first culprit in it, None if none fails alone."""
+
+    def __init__(self, message: str, sample: int | None) -> None:
+        super().__init__(message)
+        self.sample = sample
+
+
+@dataclass(eq=False)
+class Run:
+    """A batch that was handed to the graph."""
+
+    inputs: Inputs
+    output: torch.Tensor | DecodeError | None = None
+    warms_up: Run | None = None
+    """The batch before which this one was run only to fill the pipeline; they fail together."""
+
+
+class GraphRunner:
+    """Runs a graph asynchronously, `depth` batches at a time, and gives each caller its own results.
+
+    Iterators may take turns or stop midway: results are collected in order and left at the run they belong to, and
+    the run of an iterator that has gone away goes with it.
+
+    Args:
+        build: makes the pipeline, without `source` callbacks; it has one output. Called again after a failure,
+            which leaves a DALI pipeline unusable.
+        depth: the pipeline's prefetch_queue_depth.
+    """
+
+    def __init__(self, build: Callable[[], Pipeline], *, depth: int) -> None:
+        self._build = build
+        self._depth = depth
+        self._pipe: Pipeline | None = None
+        self._pending: deque[Run] = deque()
+
+    def submit(self, inputs: Inputs) -> Run:
+        """Hands a batch over and returns at once, unless `depth` batches are under way already."""
+        while len(self._pending) >= self._depth:
+            self._collect()
+        run = Run(inputs)
+        self._schedule(run)
+        return run
+
+    def result(self, run: Run) -> torch.Tensor:
+        """Waits for a batch; the tensor is the caller's own.
+
+        Raises:
+            DecodeError: DALI could not decode it. The runner stays usable.
+        """
+        while run.output is None:
+            self._collect()
+        if isinstance(run.output, DecodeError):
+            raise run.output
+        return run.output
+
+    def _schedule(self, run: Run) -> None:
+        if self._pipe is None:
+            self._pipe = self._build()
+            # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: spend them on single
+            # samples, whose results nobody waits for.
+            for _ in range(self._depth - 1):
+                self._feed(Run({name: batch[:1] for name, batch in run.inputs.items()}, warms_up=run))
+        self._feed(run)
+        self._pipe.schedule_run()
+
+    def _feed(self, run: Run) -> None:
+        for name, batch in run.inputs.items():
+            self._pipe.feed_input(name, batch)
+        self._pending.append(run)
+
+    def _collect(self) -> None:
+        run = self._pending.popleft()
+        try:
+            run.output = _own_tensor(self._pipe)
+        except RuntimeError as error:
+            self._recover(run.warms_up or run, error)
+        run.inputs = {}
+
+    def _recover(self, failed: Run, error: RuntimeError) -> None:
+        """Finds what failed, and runs what was queued behind it in a new pipeline."""
+        later = [run for run in self._pending if run is not failed and run.warms_up is None]
+        self._pending.clear()
+        self._pipe = None
+        failed.output = DecodeError(str(error), self._culprit(failed.inputs))
+        for run in later:
+            self._schedule(run)
+
+    def _culprit(self, inputs: Inputs) -> int | None:
+        for sample in range(len(next(iter(inputs.values())))):
+            pipe = self._build()
+            try:
+                for _ in range(self._depth):
+                    for name, batch in inputs.items():
+                        pipe.feed_input(name, batch[sample : sample + 1])
+                pipe.schedule_run()
+                pipe.outputs()
+            except RuntimeError:
+                return sample
+        return None
+
+
+def _own_tensor(pipe: Pipeline) -> torch.Tensor:
+    """The pipeline's next output without a copy.
+
+    The dynamic executor, DALI's default since 2.0, never writes again to an output that is still referenced.
+    """
+    stream = None if pipe.device_id is None else torch.cuda.current_stream(pipe.device_id)
+    (output,) = pipe.outputs(cuda_stream=stream)
+    return torch.from_dlpack(output.as_tensor())

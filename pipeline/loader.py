@@ -1,0 +1,40 @@
+"""The one way to make a loader."""
+
+from __future__ import annotations
+
+import torch
+
+from config.load import pick
+from config.schema import Config
+from pipeline.clip_loader import ClipLoader
+from pipeline.dali_loader import DaliLoader
+from pipeline.decord_loader import DecordLoader
+
+LOADERS: dict[str, type[ClipLoader]] = {"dali": DaliLoader, "decord": DecordLoader}
+"""data.loader -> loader."""
+
+
+def make_loader(
+    config: Config, *, device: str | torch.device = "cpu", rank: int = 0, world_size: int = 1
+) -> ClipLoader:
+    """The loader that config.data.loader names.
+
+    ```python
+    loader = make_loader(config)
+    len(loader)  # steps an epoch
+    for batch in loader.epoch(3, start_step=10): ...  # training clips, this rank's share
+    for batch in loader.clips(ids, epoch=3, purpose="pool"): ...  # training clips of any samples
+    for batch in loader.uniform_clips(ids, clips=3): ...  # test clips
+    ```
+
+    A sample's tensors are a function of (seed, epoch, id, purpose): neither batch size, world size nor history changes
+    them, and starting at a step equals having come to it. Iterators may be left at any point, and several may be
+    used in turns.
+
+    Raises:
+        ConfigError: unknown loader, settings that do not fit together or not the data.
+        ManifestError: (dali) data.path holds no whole prepared data set.
+    """
+    return pick(LOADERS, config.data.loader, "data.loader")(
+        config=config, device=device, rank=rank, world_size=world_size
+    )

@@ -1,0 +1,148 @@
+"""From clip plans to bytes: reads just the frames and the PCM samples that a clip needs out of the shards."""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+from collections import OrderedDict
+
+import numpy as np
+
+from pipeline.clips import ClipPlan
+from pipeline.manifest import Manifest
+
+IVF_HEADER_BYTES = 32
+IVF_FRAME_HEADER_BYTES = 12
+OPEN_SHARDS = 256
+"""File descriptors a reader keeps; the usual limit of a process is 1,024."""
+
+
+class ShardError(RuntimeError):
+    """A shard does not hold what the manifest promises; the message names shard, sample and remedy."""
+
+
+class ShardReader:
+    """Random access to the samples of prepared shards.
+
+    Args:
+        manifest: where things are.
+        frames: T, frames of a clip.
+        stride: stored frames from one frame of a clip to the next.
+        audio_samples: PCM samples of an audio window.
+    """
+
+    def __init__(self, *, manifest: Manifest, frames: int, stride: int, audio_samples: int) -> None:
+        self.manifest = manifest
+        self.frames = frames
+        self.stride = stride
+        self.audio_samples = audio_samples
+        self._open: OrderedDict[int, int] = OrderedDict()
+        weakref.finalize(self, _close_all, self._open)
+
+    def vp9(self, plan: ClipPlan) -> tuple[list[np.ndarray], np.ndarray]:
+        """The groups of pictures that hold each clip, as IVF files.
+
+        Returns:
+            B uint8 arrays, and int32 [B], the place of the clip's first frame in each.
+        """
+        m = self.manifest
+        ids, first = plan.ids, m.frame_start[plan.ids]
+        key_frame = plan.start_frame // m.storage.gop * m.storage.gop
+        span = (self.frames - 1) * self.stride + 1
+        end = np.minimum(plan.start_frame + span, m.frames[ids])
+        begin_byte = m.frame_offsets[first + key_frame].astype(np.int64)
+        end_byte = m.frame_offsets[first + end].astype(np.int64)
+        frame_bytes = m.frame_offsets[first + key_frame + 1] - begin_byte - IVF_FRAME_HEADER_BYTES
+        blobs = self._read(ids, m.video_offset[ids] + begin_byte, end_byte - begin_byte, room=IVF_HEADER_BYTES)
+        for i, blob, size in zip(ids.tolist(), blobs, frame_bytes.tolist(), strict=True):
+            if struct.unpack_from("<I", blob, IVF_HEADER_BYTES)[0] != size:
+                raise self._mismatch(i, "there is no VP9 frame of that size where the manifest says")
+            blob[:IVF_HEADER_BYTES] = np.frombuffer(self._ivf_header(i), dtype=np.uint8)
+        return blobs, (plan.start_frame - key_frame).astype(np.int32)
+
+    def jpeg(self, plan: ClipPlan) -> list[np.ndarray]:
+        """B * T uint8 arrays, a JPEG image each; the last frame again where a sample is shorter than the clip."""
+        m = self.manifest
+        ids, first = plan.ids, m.frame_start[plan.ids][:, None]
+        wanted = plan.start_frame[:, None] + np.arange(self.frames) * self.stride
+        wanted = np.minimum(wanted, m.frames[ids].astype(np.int64)[:, None] - 1)
+        begin = m.frame_offsets[first + wanted].astype(np.int64)
+        end = m.frame_offsets[first + wanted + 1].astype(np.int64)
+        offset = begin[:, 0].copy()
+        images = []
+        blobs = self._read(ids, m.video_offset[ids] + offset, end[:, -1] - offset)
+        for i, blob, b, e in zip(
+            ids.tolist(), blobs, (begin - offset[:, None]).tolist(), (end - offset[:, None]).tolist(), strict=True
+        ):
+            clip = [blob[start:stop] for start, stop in zip(b, e, strict=True)]
+            if any(image[0] != 0xFF or image[1] != 0xD8 for image in clip):
+                raise self._mismatch(i, "there is no JPEG image where the manifest says")
+            images += clip
+        return images
+
+    def pcm(self, plan: ClipPlan) -> np.ndarray:
+        """Audio windows, int16 [B, audio_samples]; silence after the end of a sample that is shorter."""
+        m = self.manifest
+        ids = plan.audio_ids
+        count = np.clip(m.audio_samples[ids] - plan.audio_start, 0, self.audio_samples)
+        windows = np.zeros((len(ids), self.audio_samples), dtype="<i2")
+        offsets = m.audio_offset[ids] + 2 * plan.audio_start
+        self._prefetch(ids, offsets, 2 * count)
+        for i, window, offset, n in zip(ids.tolist(), windows, offsets.tolist(), count.tolist(), strict=True):
+            self._fill(i, window[:n], offset)
+        return windows
+
+    def _ivf_header(self, i: int) -> bytes:
+        """An IVF header that promises no number of frames: DALI looks for promised frames without end."""
+        rate = round(1000 * self.manifest.storage.fps)
+        width, height = int(self.manifest.width[i]), int(self.manifest.height[i])
+        return struct.pack("<4sHH4sHHIIII", b"DKIF", 0, 32, b"VP90", width, height, rate, 1000, 0, 0)
+
+    def _read(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, *, room: int = 0) -> list[np.ndarray]:
+        """Byte ranges as uint8 arrays that begin with `room` unset bytes."""
+        self._prefetch(ids, offsets, sizes)
+        blobs = []
+        for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
+            blob = np.empty(room + size, dtype=np.uint8)
+            self._fill(i, blob[room:], offset)
+            blobs.append(blob)
+        return blobs
+
+    def _prefetch(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
+        """Tells the kernel all ranges of a batch before the first is read: slow disks then serve them side by side."""
+        for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
+            os.posix_fadvise(self._descriptor(i), offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _fill(self, i: int, target: np.ndarray, offset: int) -> None:
+        got = os.preadv(self._descriptor(i), [target], offset)
+        if got != target.nbytes:
+            raise self._mismatch(i, f"it ends {target.nbytes - got} bytes short of byte {offset + target.nbytes}")
+
+    def _descriptor(self, i: int) -> int:
+        shard = int(self.manifest.shard[i])
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        try:
+            descriptor = os.open(self._path(i), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._mismatch(i, f"it cannot be opened ({error.strerror})") from None
+        self._open[shard] = descriptor
+        if len(self._open) > OPEN_SHARDS:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor
+
+    def _path(self, i: int) -> str:
+        return os.path.join(self.manifest.root, self.manifest.shards[int(self.manifest.shard[i])])
+
+    def _mismatch(self, i: int, what: str) -> ShardError:
+        return ShardError(
+            f"shard {self._path(i)} is damaged or not the one that the manifest describes: {what}, "
+            f"for sample {i} ({self.manifest.source(i)}). Copy the shard again, or run pipeline.prepare again"
+        )
+
+
+def _close_all(descriptors: OrderedDict[int, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
