@@ -1,0 +1,119 @@
+"""The snippets of docs/datasets.md, run as they are printed on small stand-ins for the official files."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.labels import read_labels
+from pipeline.sources import find_sources
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+KINETICS = "label,youtube_id,time_start,time_end,split\n"
+
+
+def _run(heading: str, folder: Path, files: dict[str, str]) -> None:
+    """Runs the Python snippet of a section in `folder`, which holds `files`."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    section = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (snippet,) = re.findall(r"^python - .*?^PYTHON$", section, re.MULTILINE | re.DOTALL)
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    subprocess.run(["bash", "-euc", snippet], cwd=folder, env=environment, check=True, timeout=60)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_kinetics_labels(tmp_path):
+    _run(
+        "Kinetics-400, -600, -700",
+        tmp_path,
+        {"kinetics700/train.csv": KINETICS + 'playing piano,---QUuC4vJs,84,94,train\n"a, b",x,0,10,train\n'},
+    )
+    labels = read_labels(tmp_path / "labels.csv", ["---QUuC4vJs_000084_000094.mp4", "deep/x_000000_000010.mp4"])
+    assert labels.of == {
+        "---QUuC4vJs_000084_000094.mp4": {"label": "playing piano", "split": "train"},
+        "deep/x_000000_000010.mp4": {"label": "a, b", "split": "train"},
+    }
+
+
+def test_kinetics_sounds_links_the_clips_that_are_there(tmp_path):
+    clips = ["playing accordion,a,1,11", "mowing lawn,b,2,12", "abseiling,c,3,13", "tickling,lost,4,14"]
+    _run(
+        "Kinetics-Sounds",
+        tmp_path,
+        {
+            "kinetics400/train.csv": KINETICS + "".join(f"{clip},train\n" for clip in clips),
+            "kinetics400/train/a_000001_000011.mp4": "",
+            "kinetics400/train/b_000002_000012.mp4": "",
+            "kinetics400/train/c_000003_000013.mp4": "",
+        },
+    )
+    sources, _ = find_sources(tmp_path / "kinetics_sounds")
+    assert [s.name for s in sources] == ["mowing lawn/b_000002_000012.mp4", "playing accordion/a_000001_000011.mp4"]
+
+
+def test_kinetics_sounds_has_31_classes():
+    listed = re.search(r'CLASSES = """(.*?)"""', TEXT, re.DOTALL).group(1).replace("\n", " ").split(", ")
+    assert len(set(listed)) == len(listed) == 31
+
+
+def test_vggsound_labels(tmp_path):
+    _run("VGGSound", tmp_path, {"vggsound.csv": '-1p,10,"people eating, crunching",train\nq,428,skiing,test\n'})
+    assert _rows(tmp_path / "labels.csv") == [
+        ["path", "label", "split"],
+        ["-1p_000010", "people eating, crunching", "train"],
+        ["q_000428", "skiing", "test"],
+    ]
+
+
+def test_ucf101_labels(tmp_path):
+    first, second = "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", "Archery/v_Archery_g01_c01.avi"
+    lists = {f"ucfTrainTestlist/{part}list0{n}.txt": "" for part in ("train", "test") for n in (1, 2, 3)}
+    lists |= {
+        "ucfTrainTestlist/trainlist01.txt": f"{first} 1\n",
+        "ucfTrainTestlist/testlist01.txt": f"{second}\n",
+        "ucfTrainTestlist/testlist02.txt": f"{first}\r\n",
+    }
+    _run("UCF101", tmp_path, lists)
+    assert _rows(tmp_path / "labels.csv")[1:] == [
+        [first, "ApplyEyeMakeup", "train", "test", ""],
+        [second, "Archery", "test", "", ""],
+    ]
+
+
+def test_hmdb51_labels(tmp_path):
+    names = ("a clip [1].avi", "b.avi")
+    splits = {1: "12", 2: "01", 3: "20"}
+    _run(
+        "HMDB51",
+        tmp_path,
+        {
+            f"testTrainMulti_7030_splits/brush_hair_test_split{number}.txt": "".join(
+                f"{name} {part} \n" for name, part in zip(names, parts, strict=True)
+            )
+            for number, parts in splits.items()
+        },
+    )
+    assert _rows(tmp_path / "labels.csv")[1:] == [
+        ["brush_hair/a clip [1].avi", "brush_hair", "train", "", "test"],
+        ["brush_hair/b.avi", "brush_hair", "test", "train", ""],
+    ]
+
+
+@pytest.mark.parametrize("name", ["ESC-50", "UCF101", "HMDB51", "VGGSound", "AudioSet"])
+def test_every_data_set_has_its_command(name):
+    section = TEXT.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    assert "python -m pipeline.prepare " in section
