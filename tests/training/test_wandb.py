@@ -52,14 +52,14 @@ def test_switched_off_it_is_not_imported(tmp_path, monkeypatch):
 
 
 def test_a_resumed_run_goes_on_as_the_same_wandb_run(tmp_path, runs):
-    config = small_config("log.wandb=true", "log.wandb_project=talk", "seed=7")
+    config = small_config("log.wandb=true", "log.wandb_project=other", "seed=7")
     for start in (0, 2):
         writer = MetricsWriter(tmp_path, start_step=start, config=config)
         writer.write(start, {"loss": 1.0})
         writer.close()
     first, second = runs
     assert first.settings["id"] == second.settings["id"]
-    assert first.settings["project"] == "talk"
+    assert first.settings["project"] == "other"
     assert first.settings["config"]["seed"] == 7
     assert first.lines == [(0, {"loss": 1.0})]
     assert first.finished
@@ -82,7 +82,7 @@ def test_a_wandb_that_does_not_start_is_a_config_error(tmp_path, monkeypatch):
         raise RuntimeError("No API key configured.")
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    with pytest.raises(ConfigError, match="No API key configured.*WANDB_MODE=offline"):
+    with pytest.raises(ConfigError, match=r"No API key configured.*WANDB_MODE=offline"):
         MetricsWriter(tmp_path, start_step=0, config=small_config("log.wandb=true"))
 
 
