@@ -8,6 +8,7 @@ from typing import Any
 from config.load import from_dict, pick
 from sampler.base import Candidates, Sampler, Selection
 from sampler.fifo import Fifo
+from sampler.kmeanspp import KMeansPP
 from sampler.kmeanspp_sequential import KMeansPPSequential
 from sampler.uniform import Uniform
 
@@ -16,6 +17,7 @@ __all__ = ["SAMPLERS", "Candidates", "Sampler", "Selection", "build_sampler"]
 SAMPLERS: dict[str, type] = {
     "fifo": Fifo,
     "uniform": Uniform,
+    "kmeanspp": KMeansPP,
     "kmeanspp_sequential": KMeansPPSequential,
 }
 """`sampler.name` -> class; the fields of the class are what `sampler.options` may hold."""

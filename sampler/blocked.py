@@ -1,0 +1,164 @@
+"""Exact D² sampling in blocks: propose from a stale law, reject, and only then touch the pool again.
+
+One round draws a block of proposals from upper bounds U >= D², decides on them among themselves (sampler/accept.py),
+and lowers U once by all accepted centres. What keeps U, and how close it stays to D², is a matter of speed only: where
+U is not D² itself, the true D² of each proposal is computed before the decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sampler.accept import accepted_proposals
+from sampler.base import Candidates, Selection
+from sampler.d2_law import First, first_weight, starting_distances
+from sampler.degenerate import make_selection, uniform_rest
+from sampler.distance import RELATIVE_FLOOR, squared_distances, squared_norms
+from sampler.proposals import Proposals, Shard
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 8, 512
+_CENTRE_CHUNK = 2048
+
+
+class Bounds(Protocol):
+    """Upper bounds on D² of this process's rows."""
+
+    exact: bool
+    """Whether the bounds are D² itself, so that proposals need no verification."""
+
+    def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+        """Lowers u [n_local] in place, staying >= D², after new centres; returns the pairs evaluated."""
+        ...
+
+
+class BlockedSampling:
+    """One selection under way."""
+
+    def __init__(
+        self,
+        *,
+        rows: Candidates,
+        norms: Tensor,
+        usable: Tensor,
+        bounds: Bounds,
+        shard: Shard,
+        generator: torch.Generator,
+    ) -> None:
+        """
+        Args:
+            rows: this process's rows, n_local.
+            norms: [n_local] their |g|².
+            usable: [N] bool, rows of the whole pool that may be picked.
+            generator: equal on all ranks.
+        """
+        self.rows, self.norms, self.usable = rows, norms, usable
+        self.bounds, self.shard, self.generator = bounds, shard, generator
+        self.u = starting_distances(norms, usable[shard.rows])
+        self.rounds = self.proposed = self.pairs = 0
+
+    def run(self, k: int, *, first: First, all_norms: Tensor, dictionary: Candidates | None) -> tuple[Tensor, Tensor]:
+        """Picks up to k rows; returns their indices [n] int64 and D² [n]. Fewer only when no mass is left.
+
+        Args:
+            all_norms: [N] |g|² of the whole pool.
+        """
+        held = _held_rows(dictionary)
+        start = 0 if held is None else len(held)
+        self.centres = Centres(self.rows, start + k)
+        self.distances = torch.zeros(start + k, device=self.u.device)
+        if held is not None:
+            self._chosen(held.ids, held, squared_norms(held), lower=k > 0)
+        elif k > 0:
+            self._first_pick(first_weight(first, all_norms, self.usable), lower=k > 1)
+        while self.centres.count < start + k and self._round(start + k):
+            pass
+        picks = slice(start, self.centres.count)
+        return self.centres.index[picks], self.distances[picks]
+
+    def _uniforms(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, dtype=torch.float64, generator=self.generator).to(self.u.device)
+
+    def _first_pick(self, weight: Tensor, *, lower: bool) -> None:
+        pick = self.shard.draw(weight[self.shard.rows], self._uniforms(1), self.rows, self.norms)
+        self.distances[0] = torch.inf
+        self._chosen(pick.index, pick.rows, pick.norms, lower=lower)
+
+    def _round(self, target: int) -> bool:
+        """Proposes and decides on one block; False when no mass is left."""
+        centres = self.centres
+        left = target - centres.count
+        block = min(max(centres.count, SMALLEST_BLOCK), LARGEST_BLOCK, left + left // 4 + SMALLEST_BLOCK)
+        proposals = self.shard.draw(self.u, self._uniforms(block), self.rows, self.norms)
+        if not (proposals.bound > 0).any():
+            return False
+        d2 = proposals.bound
+        if not self.bounds.exact:
+            d2 = torch.minimum(d2, centres.nearest(proposals)[0])
+            self.pairs += block * centres.count
+            self._set_bound(proposals.index, d2)
+        accepted = accepted_proposals(proposals, d2, self._uniforms(block)).nonzero().squeeze(1)[:left]
+        self.rounds += 1
+        self.proposed += block
+        self.distances[centres.count : centres.count + len(accepted)] = d2[accepted]
+        rows, norms = proposals.rows.rows(accepted), proposals.norms[accepted]
+        self._chosen(proposals.index[accepted], rows, norms, lower=centres.count + len(accepted) < target)
+        return True
+
+    def _chosen(self, index: Tensor, rows: Candidates, norms: Tensor, *, lower: bool) -> None:
+        before = self.centres.count
+        self.centres.append(index, rows, norms)
+        if lower:
+            for start in range(before, self.centres.count, LARGEST_BLOCK):
+                new = slice(start, min(start + LARGEST_BLOCK, self.centres.count))
+                self.pairs += self.bounds.lower(self.u, self.centres.factors(new), self.centres.norms[new])
+        self._set_bound(index, torch.zeros_like(norms))
+
+    def _set_bound(self, index: Tensor, bound: Tensor) -> None:
+        mine, local = self.shard.local(index)
+        self.u[local] = bound[mine]
+
+
+def _held_rows(dictionary: Candidates | None) -> Candidates | None:
+    """The dictionary's usable rows with ids that name no row of the pool; None if there are none."""
+    if dictionary is None:
+        return None
+    held = (dictionary.valid & torch.isfinite(squared_norms(dictionary))).nonzero().squeeze(1)
+    return replace(dictionary.rows(held), ids=torch.full_like(held, -1)) if len(held) else None
+
+
+class Centres:
+    """What has been chosen so far, with factors, in arrays that are allocated once."""
+
+    def __init__(self, like: Candidates, capacity: int) -> None:
+        self.count = 0
+        self.index = torch.empty(capacity, dtype=torch.int64, device=like.a.device)
+        self.norms = torch.empty(capacity, device=like.a.device)
+        self._a = like.a.new_empty(capacity, like.a.shape[1])
+        self._b = None if like.b is None else like.b.new_empty(capacity, like.b.shape[1])
+
+    def append(self, index: Tensor, rows: Candidates, norms: Tensor) -> None:
+        new = slice(self.count, self.count + len(norms))
+        self.index[new], self.norms[new], self._a[new] = index, norms, rows.a
+        if self._b is not None:
+            self._b[new] = rows.b
+        self.count = new.stop
+
+    def factors(self, which: slice) -> Candidates:
+        index = self.index[which]
+        b = None if self._b is None else self._b[which]
+        return Candidates(a=self._a[which], b=b, ids=index, valid=index >= 0, stamps=index)
+
+    def nearest(self, proposals: Proposals) -> tuple[Tensor, Tensor]:
+        """D² of each proposal to all centres and which of them is nearest: [B] float32, [B] int64."""
+        best = torch.full_like(proposals.bound, torch.inf)
+        nearest = torch.zeros_like(proposals.index)
+        for start in range(0, self.count, _CENTRE_CHUNK):
+            chunk = slice(start, min(start + _CENTRE_CHUNK, self.count))
+            d2, which = squared_distances(proposals.rows, proposals.norms, self.factors(chunk), self.norms[chunk]).min(1)
+            nearest = torch.where(d2 < best, which + start, nearest)
+            best = torch.minimum(best, d2)
+        return best.masked_fill_(best < RELATIVE_FLOOR * proposals.norms, 0.0), nearest

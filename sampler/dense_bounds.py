@@ -1,0 +1,75 @@
+"""D² of all rows after new centres: one matrix product a block, over chunks that stay in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sampler.base import Candidates
+from sampler.distance import RELATIVE_FLOOR
+from sampler.proposals import CHUNK
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+_ROUNDING = 2.0**-9
+"""Largest relative error of rounding a number to bf16."""
+
+
+class DenseBounds:
+    """Keeps D² of every row in float32, exactly."""
+
+    exact = True
+
+    def __init__(self, rows: Candidates, norms: Tensor) -> None:
+        self.rows, self.norms = rows, norms
+        self.chunk = CHUNK if norms.device.type == "cpu" else 32 * CHUNK
+
+    def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+        """d2 <- min(d2, squared distance to the nearest of the centres), in place; returns the pairs evaluated.
+
+        Args:
+            d2: [N] float32; rows at 0 stay at 0, also those that are not finite.
+            centres: C rows.
+            centre_norms: [C] their |g|².
+        """
+        nearest = torch.empty_like(d2)
+        centre_factors = [f.T for f in (centres.a, centres.b) if f is not None]
+        factors = [f for f in (self.rows.a, self.rows.b) if f is not None]
+        for start in range(0, len(d2), self.chunk):
+            rows = slice(start, start + self.chunk)
+            inner = self._inner([f[rows] for f in factors], centre_factors)
+            torch.amin(inner.mul_(-2).add_(centre_norms), 1, out=nearest[rows])
+        nearest.add_(self.norms)
+        nearest.masked_fill_(nearest < RELATIVE_FLOOR * self.norms, 0.0)
+        # fmin, because rows that are not finite start at 0 and must stay there.
+        torch.fmin(d2, nearest, out=d2)
+        return len(d2) * len(centre_norms)
+
+    def _inner(self, factors: list[Tensor], centre_factors: list[Tensor]) -> Tensor:
+        first, *rest = (f @ c for f, c in zip(factors, centre_factors, strict=True))
+        return (first.mul_(rest[0]) if rest else first).float()
+
+
+class RoughBounds(DenseBounds):
+    """Keeps an upper bound of D² of every row, from products in bf16 and their largest possible error.
+
+    A CPU multiplies bf16 two to three times as fast as float32, but rounds the products, which would leave a
+    duplicate of a centre with some D². As a bound they are safe: proposals are verified in float32.
+    """
+
+    exact = False
+
+    def __init__(self, rows: Candidates, norms: Tensor) -> None:
+        # Per factor three roundings (row, centre, product), then one of the product of the two factors. Relative to
+        # |g_n||g_m| <= (|g_n|² + |g_m|²) / 2, so that the error of 2 <g_n, g_m> is a share of the norms.
+        factors = 1 if rows.b is None else 2
+        self.inflate = (1 + 3.01 * _ROUNDING) ** factors * (1 + _ROUNDING)
+        short = replace(rows, a=rows.a.bfloat16(), b=None if rows.b is None else rows.b.bfloat16())
+        super().__init__(short, norms * self.inflate)
+
+    def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+        short = replace(centres, a=centres.a.bfloat16(), b=None if centres.b is None else centres.b.bfloat16())
+        return super().lower(d2, short, centre_norms * self.inflate)
