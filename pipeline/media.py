@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,6 +44,7 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
 
     Raises:
         Unusable: with a reason for the person who owns the file.
+        MemoryError: the process may not have as much as decoding needs.
     """
     path = Path(path)
     if problem := file_problem(path) or content_problem(path):
@@ -52,9 +52,9 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
     try:
         with _open(path, config) as container:
             return _Normaliser(container, config).run()
-    except (MemoryError, av.error.FFmpegError) as error:
-        if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
-            raise Unusable("out of memory", f"needs more than memory_mb={config.memory_mb}") from None
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
         raise Unusable("truncated or damaged", error.strerror or str(error)) from None
 
 
@@ -113,7 +113,8 @@ class _Normaliser:
         rate = stream.average_rate or stream.guessed_rate or frame_rate(self._config.storage.fps)
         return PictureTrack(
             storage=self._config.storage,
-            pixel_aspect=Fraction(aspect) if aspect > 0 else Fraction(1),
+            # No camera has pixels more oblong than this; damaged headers do.
+            pixel_aspect=Fraction(aspect) if 1 / 4 <= aspect <= 4 else Fraction(1),
             frame_seconds=float(1 / rate),
             max_seconds=self._config.max_seconds,
         )
@@ -178,6 +179,8 @@ class _Normaliser:
         return sound is None or (sound.stop_at is not None and sound.end >= sound.stop_at)
 
     def _finish(self) -> NormalisedMedia:
+        if self._picture is not None:
+            self._picture.flush()
         self._refuse_damage()
         if self._picture is None:
             return self._finish_sound()

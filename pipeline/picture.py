@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av.filter
 from av.video.frame import VideoFrame
@@ -15,6 +18,10 @@ MAX_ASPECT = 4
 """Pictures longer than this many times their short side are cut to it around their centre."""
 # Matroska and FLV round times to a millisecond: a frame stamped that much late still counts as shown at its tick.
 _TIME_TOLERANCE = 0.001
+# AVI gives frames in display order the stamps of their decoding order: a few frames wait until the stamps are sorted.
+_LOOKAHEAD = 4
+# Longer than slides in a lecture change, or a gap after damage: told, since the frames between are repeats.
+_FLAGGED_HOLD = 2.0
 # Values of FFmpeg's AVColorSpace that its scale filter knows by name; anything else is read as BT.601, its default.
 _MATRIX = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
 _FULL_RANGE = 2
@@ -27,11 +34,6 @@ class Geometry:
     crop: tuple[int, int]
     scale: tuple[int, int]
     turns: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height after the turn."""
-        return self.scale if self.turns % 2 == 0 else self.scale[::-1]
 
 
 def plan_geometry(*, width: int, height: int, pixel_aspect: Fraction, rotation: int, short_side: int) -> Geometry:
@@ -76,6 +78,9 @@ class PictureTrack:
         self._encoder: BlobEncoder | None = None
         self._geometry: Geometry | None = None
         self._coded_size = (0, 0)
+        self._waiting: deque[VideoFrame] = deque()
+        self._stamps: list[float] = []
+        self._stamp: float | None = None
         self._held: VideoFrame | None = None
         self._held_time = 0.0
         self._held_scaled: VideoFrame | None = None
@@ -84,7 +89,7 @@ class PictureTrack:
         """Presentation time of the first frame in seconds: t = 0 of the sample's time line."""
         self.frames = 0
         """Frames taken from the source."""
-        self.flags: dict[str, object] = {}
+        self.flags: dict[str, Any] = {}
 
     @property
     def full(self) -> bool:
@@ -101,15 +106,36 @@ class PictureTrack:
 
     def add(self, frame: VideoFrame) -> None:
         """Takes the next frame in presentation order; one without a time follows its predecessor."""
-        time = frame.time
-        if time is None:
-            time = 0.0 if self.start is None else self.start + self.end
+        stamp = frame.time
+        if stamp is None:
+            stamp = 0.0 if self._stamp is None else self._stamp + self._frame_seconds
+        self._stamp = stamp
+        self._waiting.append(frame)
+        heapq.heappush(self._stamps, stamp)
+        if len(self._waiting) > _LOOKAHEAD:
+            self._take(self._waiting.popleft(), heapq.heappop(self._stamps))
+
+    def flush(self) -> None:
+        """Takes the frames that were held back; to be called after the last `add`."""
+        while self._waiting:
+            self._take(self._waiting.popleft(), heapq.heappop(self._stamps))
+
+    def _take(self, frame: VideoFrame, stamp: float) -> None:
         if self.start is None:
-            self.start = time
-        # Stamps that run backwards are damage: the picture still replaces the one before it.
-        time = max(time - self.start, self._held_time)
-        self._show_until(time - _TIME_TOLERANCE)
-        self._held, self._held_time, self._held_scaled = frame, time, None
+            self.start = stamp
+        time = stamp - self.start
+        if time < self._held_time - _TIME_TOLERANCE:
+            # Damage: the picture still replaces the one before it.
+            self.flags["stamps_run_backwards"] = True
+        time = max(time, self._held_time)
+        if time - self._held_time > _FLAGGED_HOLD:
+            held = round(time - self._held_time, 3)
+            self.flags["picture_held_seconds"] = max(held, self.flags.get("picture_held_seconds", held))
+        try:
+            self._show_until(time - _TIME_TOLERANCE)
+        finally:
+            # A picture that cannot be converted must not keep the next ones out.
+            self._held, self._held_time, self._held_scaled = frame, time, None
         self.frames += 1
         if frame.interlaced_frame:
             self.flags["interlaced"] = True

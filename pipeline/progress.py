@@ -65,7 +65,8 @@ def print_summary(summary: Summary, out: Path) -> None:
     table.add_row("  prepared by this run", f"{summary.new:,}")
     table.add_row("  hours", f"{totals.seconds / 3600:,.2f}")
     table.add_row(f"  MB in {totals.shards:,} shard(s)", f"{totals.shard_bytes / 1e6:,.1f}")
-    table.add_row("  without a label", f"{totals.unlabelled:,}")
+    if totals.unlabelled:
+        table.add_row("  without a label", f"{totals.unlabelled:,}")
     for flag, count in sorted(totals.flagged.items()):
         table.add_row(f"  flagged {flag}", f"{count:,}")
     table.add_row("files left out (rejected.jsonl)", f"{sum(totals.rejected.values()):,}")

@@ -70,7 +70,7 @@ def _rows(out: Path, shards: list[str], labels: Labels, totals: Totals, sources:
         row["labels"] = labels.of.get(row["source"], row["labels"])
         totals.samples += 1
         totals.seconds += row["seconds"]
-        totals.unlabelled += not any(row["labels"].values())
+        totals.unlabelled += bool(labels.columns) and not any(row["labels"].values())
         totals.flagged.update(row["flags"].keys())
         yield row | {"shard": number[name]}
 

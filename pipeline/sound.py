@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import av.error
@@ -42,7 +43,7 @@ class SoundTrack:
         self._setup: tuple[str, str, int] | None = None
         self.stop_at: float | None = None
         """Presentation time in seconds from which on sound is not wanted."""
-        self.flags: dict[str, object] = {}
+        self.flags: dict[str, Any] = {}
 
     @property
     def start(self) -> float | None:

@@ -57,8 +57,6 @@ def content_problem(path: Path) -> Unusable | None:
         return Unusable("cannot be read", error.strerror or str(error))
     if not head:
         return Unusable("empty file")
-    if not any(head):
-        return Unusable("not a media file", "begins with zero bytes only, an unfinished download")
     text = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
     for magic, kind in _MAGIC:
         if text.startswith(magic):
@@ -70,6 +68,9 @@ def content_problem(path: Path) -> Unusable | None:
 
 def open_problem(path: Path, error: Exception) -> Unusable:
     """Why FFmpeg could not open a file that has bytes in it."""
+    with path.open("rb") as file:
+        if not any(file.read(_HEAD_BYTES)):
+            return Unusable("not a media file", "begins with zero bytes only, an unfinished download")
     boxes = _top_level_boxes(path)
     if "ftyp" in boxes and "moov" not in boxes and "moof" not in boxes:
         return Unusable("truncated or damaged", "an MP4 without its index (moov), the download ended early")

@@ -34,7 +34,7 @@ def run_tasks(
     """Calls `function` (importable, picklable) on each task in a worker process; yields as they end, in any order.
 
     The second item is None, or what went wrong: an Unusable that a person understands for whatever the file did
-    (raised by `function`, or a time-out, a crash), any other exception as `function` raised it.
+    (raised by `function`, or a time-out, a crash, too little memory), any other exception as `function` raised it.
     """
     pool = ProcessPool(
         max_workers=workers,
@@ -55,18 +55,22 @@ def run_tasks(
                 finished = True
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), _verdict(future.exception(), timeout_seconds)
+                yield running.pop(future), _verdict(future.exception(), timeout_seconds, memory_mb)
     finally:
         pool.close() if finished else pool.stop()
         pool.join()
 
 
-def _verdict(error: BaseException | None, timeout_seconds: float) -> BaseException | None:
+def _verdict(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
+    if isinstance(error, MemoryError):
+        return Unusable("out of memory", f"needs more than memory_mb={memory_mb}")
     if isinstance(error, TimeoutError):
         return Unusable("timed out", f"took longer than timeout_seconds={timeout_seconds:g}")
     if isinstance(error, ProcessExpired):
         code = error.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        if name == "SIGKILL":
+            return Unusable("out of memory", "killed by the system; use fewer workers or a smaller memory_mb")
         return Unusable("decoder crashed", name)
     return error
 
