@@ -95,6 +95,9 @@ class CheckpointStore:
         self._prune()
 
     def _prune(self) -> None:
+        # Only this writer makes them, and it has just finished: what is left is from a run that was killed.
+        for partial in self.folder.glob("*.partial"):
+            partial.unlink(missing_ok=True)
         paths = sorted(self.folder.glob("step-*.pt"))
         for path in paths[: -self.keep]:
             if not (self.milestone_every and step_of(path) % self.milestone_every == 0):

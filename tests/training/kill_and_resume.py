@@ -1,0 +1,153 @@
+"""Kills a training run at random moments, starts it again, and compares it with a run that was left alone.
+
+    python -m tests.training.kill_and_resume --config configs/quickstart.yaml --kills 20 [--processes 2] [key=value ...]
+
+With several processes one of them is killed at a time and torchrun restarts them all (--max-restarts).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.checkpoint import find, read
+from training.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMING = ("seconds", "samples_per_second", "data_wait", "step_seconds")
+
+
+def command(run_dir: Path, arguments: list[str], *, processes: int = 1, restarts: int = 0) -> list[str]:
+    """The command line that trains into `run_dir`, going on where it ended."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        launcher += [f"--max-restarts={restarts}"]
+    return [*launcher, "train.py", "--resume", "auto", *arguments, f"run_dir={run_dir}"]
+
+
+def start(run_dir: Path, arguments: list[str], **kwargs: int) -> subprocess.Popen[bytes]:
+    """A run in a process group of its own; its output is appended to `run_dir.log`."""
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with open(run_dir.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            command(run_dir, arguments, **kwargs), cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def progress(run_dir: Path) -> tuple[int, ...]:
+    """Changes whenever the run has logged a step or finished a checkpoint."""
+    lines = read_metrics(run_dir / "metrics.jsonl") if run_dir.exists() else []
+    return (len(lines), *sorted(hash(path.name) for path in (run_dir / "checkpoints").glob("step-*.pt")))
+
+
+def wait_for_moment(process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> bool:
+    """Waits for a random moment after some progress, or for a checkpoint being written; False if the run ended."""
+    before, during_write = progress(run_dir), rng.random() < 0.4
+    extra, moved_at = rng.uniform(0, 2.0), None
+    while process.poll() is None:
+        if moved_at is None and progress(run_dir) != before:
+            moved_at = time.monotonic()
+        writing = any((run_dir / "checkpoints").glob("*.partial"))
+        if moved_at is not None and (writing if during_write else time.monotonic() - moved_at > extra):
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def run_with_kills(run_dir: Path, arguments: list[str], *, kills: int, seed: int = 0) -> int:
+    """Kills the run `kills` times with SIGKILL, then lets it end. Returns how many kills hit it alive."""
+    rng, hits = random.Random(seed), 0
+    for _ in range(kills):
+        process = start(run_dir, arguments)
+        if not wait_for_moment(process, run_dir, rng):
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        hits += 1
+    finish(start(run_dir, arguments), run_dir)
+    return hits
+
+
+def run_with_rank_kills(run_dir: Path, arguments: list[str], *, kills: int, processes: int, seed: int = 0) -> int:
+    """Kills one of torchrun's processes `kills` times; torchrun restarts them. Returns how many kills hit."""
+    rng, hits = random.Random(seed), 0
+    agent = start(run_dir, arguments, processes=processes, restarts=kills)
+    for _ in range(kills):
+        if not wait_for_moment(agent, run_dir, rng):
+            break
+        workers = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True).stdout.split()
+        if workers:
+            os.kill(int(rng.choice(workers)), signal.SIGKILL)
+            hits += 1
+    finish(agent, run_dir)
+    return hits
+
+
+def finish(process: subprocess.Popen[bytes], run_dir: Path) -> None:
+    """Waits for the run's end; RuntimeError with the end of its log if it failed."""
+    if process.wait() != 0:
+        log = run_dir.with_suffix(".log").read_text(errors="replace")
+        raise RuntimeError(f"the run in {run_dir} ended with status {process.returncode}:\n{log[-3000:]}")
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Names of the tensors and metrics in which two finished runs differ in any bit."""
+    states = [read(find(run)) for run in (one, other)]
+    found = _compare(states[0], states[1], "")
+    logs = [
+        [{k: v for k, v in line.items() if not k.removesuffix("_max").endswith(TIMING)} for line in lines]
+        for lines in (read_metrics(run / "metrics.jsonl") for run in (one, other))
+    ]
+    if len(logs[0]) != len(logs[1]):
+        found.append(f"metrics.jsonl: {len(logs[0])} and {len(logs[1])} lines")
+    for left, right in zip(*logs, strict=False):
+        found += [f"step {left['step']}: {k}" for k in left if str(left[k]) != str(right.get(k))]
+    return found
+
+
+def _compare(one: Any, other: Any, name: str) -> list[str]:
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [name]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f"{name}: other keys"]
+        return [line for key in one for line in _compare(one[key], other[key], f"{name}/{key}")]
+    if isinstance(one, list | tuple):
+        return [line for i, (a, b) in enumerate(zip(one, other, strict=True)) for line in _compare(a, b, f"{name}/{i}")]
+    return [] if one == other or name.endswith("/run_dir") else [f"{name}: {one} and {other}"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/kill-and-resume"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_intermixed_args()
+    shutil.rmtree(args.out, ignore_errors=True)
+    arguments = ["--config", args.config, *args.overrides]
+    left_alone, killed = args.out / "left-alone", args.out / "killed"
+    finish(start(left_alone, arguments, processes=args.processes), left_alone)
+    if args.processes == 1:
+        hits = run_with_kills(killed, arguments, kills=args.kills)
+    else:
+        hits = run_with_rank_kills(killed, arguments, kills=args.kills, processes=args.processes)
+    found = differences(left_alone, killed)
+    print(f"{hits} kills, {len(found)} differences" + "".join(f"\n  {line}" for line in found[:20]))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
