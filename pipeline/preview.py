@@ -1,0 +1,195 @@
+"""Shows what the model gets: `python -m pipeline.preview SHARDS [--config YAML] --out preview.png [--html]`.
+
+The picture holds the first clips of an epoch as training takes them, crop, flip and colour included: frames, waveform
+and log-mel spectrogram on one time axis. --html writes the same page with the sound to listen to. --compare VIDEOS sets
+the decord loader, which reads the raw videos, beside the DALI loader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from config.load import ConfigError, load_config
+from config.schema import Config
+from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
+from pipeline.clip_loader import ClipLoader
+from pipeline.clips import ClipPlan
+from pipeline.contact_sheet import ShownClip, View, write_page, write_picture
+from pipeline.dali_loader import DaliLoader
+from pipeline.decord_loader import DecordLoader, RawVideoError
+from pipeline.manifest import ManifestError
+from pipeline.order import global_order
+from pipeline.shard_reader import ShardError, ShardReader
+
+
+def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compare: Path | None) -> list[ShownClip]:
+    """The clips of `ids`, or of the first `count` samples of the epoch, as training gets them.
+
+    Data sets that lack a stream cannot be trained on: their test clips are shown.
+
+    Args:
+        config: data.path holds the shards.
+        compare: folder of the raw videos that were prepared; None leaves the decord loader out.
+
+    Raises:
+        ConfigError, ManifestError, ShardError, RawVideoError, ValueError: each with what is wrong.
+    """
+    chosen = len(ids) or count
+    loader = DaliLoader(config=replace(config, train=replace(config.train, batch_size=max(2, chosen))))
+    if not len(ids):
+        ids = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
+    ids = np.asarray(ids, dtype=np.int64)
+    if loader.has_video and loader.has_audio:
+        (batch,) = loader.clips(ids, epoch=epoch, purpose="train")
+        plan = loader.planner.train(ids, epoch=epoch, purpose="train")
+    else:
+        (batch,) = loader.uniform_clips(ids, clips=1)
+        plan = loader.planner.uniform(ids, clips=1)
+    pcm = _pcm(loader, plan) if loader.has_audio else [None] * len(plan)
+    batches = {"dali": batch}
+    if compare is not None:
+        batches["decord"] = _raw_batch(config, loader, plan, compare)
+    return [
+        ShownClip(
+            title=_title(loader, plan, b),
+            start=float(plan.start[b]),
+            frame_seconds=1 / config.clip.fps,
+            audio_start=plan.audio_start[b] / config.audio.sample_rate,
+            pcm=pcm[b],
+            sample_rate=config.audio.sample_rate,
+            hop_seconds=config.audio.hop / config.audio.sample_rate,
+            views=[_view(name, batch, b, config) for name, batch in batches.items()],
+        )
+        for b in range(len(plan))
+    ]
+
+
+def _pcm(loader: DaliLoader, plan: ClipPlan) -> list[np.ndarray]:
+    config = loader.config
+    reader = ShardReader(
+        manifest=loader.dataset,
+        frames=config.clip.frames,
+        stride=loader.planner.stride,
+        audio_samples=config.audio_samples,
+    )
+    return list(reader.pcm(plan))
+
+
+def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path) -> Batch:
+    """The same plan carried out by the decord loader on the sources of the prepared samples."""
+    names = [loader.dataset.source(int(i)) for i in plan.ids]
+    heard = [loader.dataset.source(int(i)) for i in plan.audio_ids]
+    with tempfile.TemporaryDirectory() as folder:
+        # A folder of just these videos: VIDEOS may hold a million, and others that were rejected.
+        link_of = {}
+        for number, name in enumerate(sorted({*names, *heard})):
+            if not (videos / name).is_file():
+                raise ConfigError(f"--compare {videos} holds no {name}; give the folder the shards were prepared from")
+            link_of[name] = f"{number}{Path(name).suffix}"
+            Path(folder, link_of[name]).symlink_to((videos / name).resolve())
+        data = replace(config.data, path=folder, loader="decord", labels="", split="", shuffle_pairs=False)
+        raw = DecordLoader(config=replace(config, data=data, train=replace(config.train, batch_size=max(2, len(plan)))))
+        id_of = {raw.dataset.source(i): i for i in range(len(raw.dataset))}
+        for name, link in link_of.items():
+            if link not in id_of:
+                raise ConfigError(f"--compare: {videos / name} cannot be read as a video any more")
+        ids = np.array([id_of[link_of[name]] for name in names])
+        translated = replace(
+            plan,
+            ids=ids,
+            audio_ids=np.array([id_of[link_of[name]] for name in heard]),
+            window=_scaled_windows(plan, loader, raw, ids),
+        )
+        (batch,) = raw._batches(iter([translated]))
+    return batch
+
+
+def _scaled_windows(plan: ClipPlan, loader: ClipLoader, raw: ClipLoader, raw_ids: np.ndarray) -> np.ndarray:
+    """The plan's crop windows in pixels of the raw videos, int64 [B, 4]."""
+    y = raw.dataset.height[raw_ids] / loader.dataset.height[plan.ids]
+    x = raw.dataset.width[raw_ids] / loader.dataset.width[plan.ids]
+    return np.rint(plan.window * np.stack([y, x, y, x], axis=1)).astype(np.int64)
+
+
+def _view(name: str, batch: Batch, b: int, config: Config) -> View:
+    frames = decibels = None
+    if batch.video is not None:
+        pixels = batch.video[b].permute(1, 2, 3, 0).numpy() * np.float32(VIDEO_STD) + np.float32(VIDEO_MEAN)
+        frames = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    if batch.audio is not None:
+        decibels = batch.audio[b, 0].numpy() * config.audio.std_db + config.audio.mean_db
+    return View(loader=name, frames=frames, decibels=decibels)
+
+
+def _title(loader: DaliLoader, plan: ClipPlan, b: int) -> str:
+    """Id, source, labels, and what augmentation does to the clip."""
+    dataset, i = loader.dataset, int(plan.ids[b])
+    top, left, height, width = plan.window[b].tolist()
+    parts = [f"#{i} {dataset.source(i)}"]
+    for column in dataset.label_columns:
+        code = int(dataset.labels(column)[i])
+        if code >= 0:
+            parts.append(f"{column}={dataset.label_names(column)[code]}")
+    if loader.has_video:
+        parts.append(f"crop {width} x {height} at ({left}, {top}) of {dataset.width[i]} x {dataset.height[i]}")
+        if plan.flip[b]:
+            parts.append("flipped")
+        # All rows of a grey clip's colour map are equal.
+        if np.allclose(plan.color[b, 1:], plan.color[b, :1]):
+            parts.append("grey")
+    if plan.audio_ids[b] != i:
+        parts.append(f"sound of #{plan.audio_ids[b]}")
+    # File names may hold anything; a line break must not tear the sheet.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in "   ".join(parts))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shards", help="folder that pipeline.prepare made")
+    parser.add_argument("--config", type=Path, help="YAML of the run whose clips are wanted (else: the defaults)")
+    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument("--html", action="store_true", help="also write a page with the sound, beside the picture")
+    parser.add_argument("--compare", type=Path, metavar="VIDEOS", help="folder of the raw videos, read with decord")
+    parser.add_argument("--ids", type=_ids, default=[], metavar="3,17", help="samples to show")
+    parser.add_argument("--count", type=int, default=6, help="samples to show without --ids (default: %(default)s)")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch whose random choices are shown")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in augment.enabled=false")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _ids(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be sample ids with commas between, as in 3,17, not {text!r}")
+    return [int(part) for part in text.split(",")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 for a mistake in the arguments or data that cannot be shown."""
+    options = _parse(arguments)
+    try:
+        if options.count < 1:
+            raise ConfigError(f"--count must be at least 1, not {options.count}")
+        config = load_config(Config, options.config, options.overrides)
+        config = replace(config, data=replace(config.data, path=options.shards, loader="dali"))
+        clips = collect(config, options.ids, count=options.count, epoch=options.epoch, compare=options.compare)
+        written = [write_picture(clips, options.out)]
+        if options.html:
+            written.append(write_page(clips, options.out.with_suffix(".html")))
+    except (ConfigError, ManifestError, ShardError, RawVideoError, ValueError, OSError) as error:
+        print(f"preview: {error}", file=sys.stderr)
+        return 2
+    print(*written, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
