@@ -1,0 +1,168 @@
+"""A look at the features while they are trained: nearest neighbours' accuracy, and whether embeddings collapse."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import Config, ConfigError
+from pipeline.loader import make_loader
+from pipeline.order import global_order
+
+MODALITIES = ("video", "audio")
+VOTE_TEMPERATURE = 0.07
+"""Of the neighbours' votes, as Wu et al. 2018 (instance discrimination) weigh them."""
+
+log = logging.getLogger(__name__)
+
+
+class Monitor:
+    """Measures the query encoders on the same labelled samples (one centre clip each) every time.
+
+    The run is left as it is: encoders work in eval mode without gradient and get back the mode they were in, clips
+    come from a loader of its own, no random number is drawn. The ranks share the encoding.
+
+    Args:
+        config: monitor, data, clip, audio, model and seed are read.
+        device: where the encoders are.
+        rank, world_size: this process among all.
+        gather: gives every rank the list of all ranks' objects.
+
+    Raises:
+        ConfigError: monitor.label is no column of the data, or too few samples have such a label.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
+    ) -> None:
+        self._settings, self._rank, self._gather = config.monitor, rank, gather
+        # Its own view of the data: all splits, and each video with its own sound even in the shuffled control.
+        data = replace(config.data, path=config.monitor.data or config.data.path, split="", shuffle_pairs=False)
+        self._loader = make_loader(replace(config, data=data), device=str(device), rank=rank, world_size=world_size)
+        dataset = self._loader.dataset
+        if config.monitor.label not in dataset.label_columns:
+            columns = ", ".join(dataset.label_columns) or "none"
+            raise ConfigError(
+                f"monitor.label={config.monitor.label!r} is no label of {data.path}; there are: {columns}"
+            )
+        labels = np.asarray(dataset.labels(config.monitor.label))
+        known = np.flatnonzero(labels >= 0)
+        order = global_order(len(known), seed=config.seed, epoch=0, purpose="monitor")[: config.monitor.samples]
+        ids = np.sort(known[order])
+        if len(ids) <= config.monitor.neighbours:
+            raise ConfigError(
+                f"{data.path} has {len(ids)} samples with a label {config.monitor.label!r}; the monitor needs more "
+                f"than monitor.neighbours={config.monitor.neighbours}"
+            )
+        self._mine = ids[rank::world_size]
+        self._labels = torch.from_numpy(labels.astype(np.int64))
+
+    def measure(self, query: nn.ModuleDict) -> dict[str, float]:
+        """Accuracy of the features and effective rank of the embeddings of `query["video"]` and `query["audio"]`.
+
+        To be called by all ranks at once. Warns (on rank 0) of embeddings whose rank is too low.
+
+        Returns:
+            monitor/knn_video, monitor/knn_audio; monitor/majority, the accuracy of always naming the most frequent
+            class; monitor/rank_video, monitor/rank_audio; monitor/seconds. The same on all ranks.
+        """
+        began = time.perf_counter()
+        shares = self._gather(self._encode(query))
+        seen = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+        labels = self._labels[seen["ids"]]
+        numbers = {"monitor/majority": float(torch.bincount(labels).max()) / len(labels)}
+        for modality in MODALITIES:
+            features, embedding = seen[f"{modality} features"], seen[f"{modality} embedding"]
+            numbers[f"monitor/knn_{modality}"] = knn_accuracy(features, labels, k=self._settings.neighbours)
+            numbers[f"monitor/rank_{modality}"] = rank = effective_rank(embedding)
+            if self._rank == 0:
+                self._warn_of_collapse(modality, rank, min(embedding.shape))
+        return numbers | {"monitor/seconds": time.perf_counter() - began}
+
+    @torch.no_grad()
+    def _encode(self, query: nn.ModuleDict) -> dict[str, torch.Tensor]:
+        columns: dict[str, list[torch.Tensor]] = {"ids": []}
+        with _eval_mode(query):
+            for batch in self._loader.uniform_clips(self._mine, clips=1):
+                columns["ids"].append(batch.ids)
+                for modality, clips in (("video", batch.video), ("audio", batch.audio)):
+                    output = query[modality](clips)
+                    columns.setdefault(f"{modality} features", []).append(output.features.float().cpu())
+                    columns.setdefault(f"{modality} embedding", []).append(output.embedding.float().cpu())
+        return {name: torch.cat(parts) for name, parts in columns.items()}
+
+    def _warn_of_collapse(self, modality: str, rank: float, largest: int) -> None:
+        # Not "rank <": embeddings that are not finite have no rank, and are worth a word too.
+        if not rank >= self._settings.min_rank * largest:
+            log.warning(
+                "the %s embeddings collapse: their effective rank is %.1f of at most %d (monitor.min_rank=%g). Look at "
+                "the curve of monitor/rank_%s; a lower optim.lr, a longer optim.warmup_steps, another loss.temperature "
+                "or model.head_batchnorm=true may help",
+                modality,
+                rank,
+                largest,
+                self._settings.min_rank,
+                modality,
+            )
+
+
+def knn_accuracy(features: torch.Tensor, labels: torch.Tensor, *, k: int) -> float:
+    """Share of the rows whose k nearest other rows vote for their label (cosine similarity, Wu et al. 2018).
+
+    Args:
+        features: [n, F] float32, n > k.
+        labels: [n] int64, at least 0.
+    """
+    features = F.normalize(features, dim=1)
+    classes = int(labels.max()) + 1
+    right = 0
+    for first in range(0, len(features), 1024):
+        block = features[first : first + 1024]
+        similarity = block @ features.T
+        rows = torch.arange(len(block))
+        similarity[rows, rows + first] = -torch.inf
+        nearest, index = similarity.topk(k, dim=1)
+        votes = torch.zeros(len(block), classes).scatter_add_(1, labels[index], (nearest / VOTE_TEMPERATURE).exp())
+        right += int((votes.argmax(dim=1) == labels[first : first + 1024]).sum())
+    return right / len(features)
+
+
+def effective_rank(embedding: torch.Tensor) -> float:
+    """exp of the entropy of the singular values' shares (Roy and Vetterli, 2007); NaN for rows that are not finite.
+
+    1 when all rows of [n, D] lie on one line, min(n, D) when all directions carry the same. The mean is not taken
+    away: rows that are all alike would else leave their noise, which has full rank.
+    """
+    if not torch.isfinite(embedding).all():
+        return float("nan")
+    values = torch.linalg.svdvals(embedding.double())
+    if values.sum() == 0:
+        return 0.0
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training

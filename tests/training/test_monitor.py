@@ -1,0 +1,191 @@
+"""The online monitor: it sees what features are worth and whether they collapse, and leaves no trace."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from config import ConfigError
+from evaluation import monitor as monitor_module
+from evaluation.monitor import Monitor, effective_rank, knn_accuracy
+from model.encoder import EncoderOutput
+from pipeline.batch import Batch
+from tests.training.small_run import new_learner, random_batch, small_config
+
+SAMPLES, CLASSES = 48, 4
+ON = ("monitor.every_epochs=1", "monitor.label=kind", "monitor.samples=40", "monitor.neighbours=5")
+
+
+class LabelledData:
+    label_columns = ("kind",)
+
+    def labels(self, column):
+        # The last four have no label.
+        return np.where(np.arange(SAMPLES) < SAMPLES - 4, np.arange(SAMPLES) % CLASSES, -1).astype(np.int32)
+
+
+class LabelledClips:
+    """A pattern a class and noise a sample: what a loader gives, without files."""
+
+    dataset = LabelledData()
+
+    def __init__(self, config):
+        self.config = config
+
+    def uniform_clips(self, ids, *, clips):
+        assert clips == 1
+        for start in range(0, len(ids), 8):
+            rows = torch.as_tensor(ids[start : start + 8])
+            video, audio = zip(*(self._clip(int(i)) for i in rows), strict=True)
+            yield Batch(torch.stack(video), torch.stack(audio), rows, torch.zeros(len(rows), dtype=torch.float64))
+
+    def _clip(self, sample):
+        own, common = random_batch(self.config, sample), random_batch(self.config, 900 + sample % CLASSES)
+        return common.video[0] + 0.3 * own.video[0], common.audio[0] + 0.3 * own.audio[0]
+
+
+@pytest.fixture
+def new_monitor(monkeypatch):
+    seen = []
+
+    def make_loader(config, **kwargs):
+        seen.append(config)
+        return LabelledClips(config)
+
+    monkeypatch.setattr(monitor_module, "make_loader", make_loader)
+
+    def build(*overrides, **kwargs):
+        return Monitor(small_config(*ON, *overrides), device=torch.device("cpu"), **kwargs)
+
+    build.configs = seen
+    return build
+
+
+def train(config, monitor=None):
+    learner = new_learner(config)
+    learner.fill((random_batch(config, -n) for n in range(1, 7)), epoch=0)
+    for step in range(4):
+        learner.step(random_batch(config, step), step)
+        if monitor is not None:
+            monitor.measure(learner.model.query)
+    return learner
+
+
+def tensors_of(tree, path=""):
+    if isinstance(tree, torch.Tensor):
+        return {path: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    return {name: value for key, item in items for name, value in tensors_of(item, f"{path}/{key}").items()}
+
+
+def test_a_watched_run_is_bit_for_bit_the_run_that_was_not_watched(new_monitor):
+    torch.manual_seed(3)
+    watched = train(small_config(), new_monitor())
+    random_state = torch.get_rng_state()
+    torch.manual_seed(3)
+    alone = train(small_config())
+    assert torch.equal(random_state, torch.get_rng_state())
+    one, other = tensors_of(watched.state_dict()), tensors_of(alone.state_dict())
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_modes_come_back_as_they_were(new_monitor):
+    query = new_learner(small_config()).model.query
+    query.train()
+    query["audio"].eval()
+    before = [part.training for part in query.modules()]
+    new_monitor().measure(query)
+    assert [part.training for part in query.modules()] == before
+
+
+def test_classes_that_differ_are_found_and_the_numbers_are_named(new_monitor):
+    numbers = new_monitor().measure(new_learner(small_config()).model.query)
+    assert numbers.keys() == {
+        "monitor/knn_video", "monitor/knn_audio", "monitor/majority",
+        "monitor/rank_video", "monitor/rank_audio", "monitor/seconds",
+    }  # fmt: skip
+    assert numbers["monitor/knn_video"] > 0.9
+    assert numbers["monitor/knn_audio"] > 0.9
+    assert numbers["monitor/majority"] < 0.4
+
+
+def test_ranks_share_the_samples_and_see_what_one_process_sees(new_monitor):
+    query = new_learner(small_config()).model.query
+    alone = new_monitor().measure(query)
+    shares = []
+    for rank in range(2):
+        new_monitor(rank=rank, world_size=2, gather=lambda share: (shares.append(share), [share])[1]).measure(query)
+    ids = [set(share["ids"].tolist()) for share in shares]
+    assert not ids[0] & ids[1]
+    assert len(ids[0] | ids[1]) == 40
+    together = new_monitor(world_size=2, gather=lambda share: shares).measure(query)
+    for name in alone.keys() - {"monitor/seconds"}:
+        assert together[name] == pytest.approx(alone[name], rel=1e-4)
+
+
+def test_samples_without_label_are_left_out_and_the_shuffled_control_does_not_reach_it(new_monitor):
+    monitor = new_monitor(
+        "monitor.samples=1000", "monitor.data=elsewhere", "data.split=train", "data.shuffle_pairs=true"
+    )
+    assert monitor._mine.tolist() == list(range(SAMPLES - 4))
+    data = new_monitor.configs[0].data
+    assert (data.path, data.split, data.shuffle_pairs) == ("elsewhere", "", False)
+
+
+def test_a_label_that_is_not_there_is_named(new_monitor):
+    with pytest.raises(ConfigError, match=r"monitor.label='colour' is no label of .*; there are: kind"):
+        new_monitor("monitor.label=colour")
+    with pytest.raises(ConfigError, match=r"44 samples .* needs more than monitor.neighbours=44"):
+        new_monitor("monitor.samples=900", "monitor.neighbours=44")
+
+
+class Collapsed(nn.Module):
+    def forward(self, clips):
+        same = torch.ones(len(clips), 16) / 4
+        return EncoderOutput(same, same, same)
+
+
+def test_collapse_is_warned_of_on_rank_0_only(new_monitor, caplog):
+    query = nn.ModuleDict({"video": Collapsed(), "audio": new_learner(small_config()).model.query["audio"]})
+    numbers = new_monitor("monitor.min_rank=0.1").measure(query)
+    assert numbers["monitor/rank_video"] == pytest.approx(1)
+    assert "the video embeddings collapse: their effective rank is 1.0 of at most 16" in caplog.text
+    assert "the audio embeddings" not in caplog.text
+    caplog.clear()
+    new_monitor(rank=1).measure(query)
+    assert not caplog.text
+
+
+def test_effective_rank_of_known_matrices():
+    assert effective_rank(torch.eye(7)) == pytest.approx(7)
+    assert effective_rank(torch.ones(9, 4) + 1e-6 * torch.randn(9, 4)) == pytest.approx(1, abs=1e-3)
+    # Singular values 3 and 1: shares 3/4 and 1/4.
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0, 0.0]))) == pytest.approx(np.exp(entropy))
+    assert effective_rank(torch.zeros(3, 3)) == 0
+    assert np.isnan(effective_rank(torch.full((3, 3), float("nan"))))
+
+
+def test_knn_accuracy_equals_a_count_by_hand():
+    features = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(30) % 3
+    rows = torch.nn.functional.normalize(features, dim=1)
+    right = 0
+    for i, row in enumerate(rows):
+        nearest = sorted((j for j in range(30) if j != i), key=lambda j, row=row: -float(row @ rows[j]))[:4]
+        votes = [sum(np.exp(float(row @ rows[j]) / 0.07) for j in nearest if labels[j] == c) for c in range(3)]
+        right += int(np.argmax(votes)) == int(labels[i])
+    assert knn_accuracy(features, labels, k=4) == pytest.approx(right / 30)
+
+
+def test_a_monitor_without_label_is_refused():
+    with pytest.raises(ConfigError, match=r"monitor\.label"):
+        small_config("monitor.every_epochs=1")
+    for wrong, key in itertools.product(["-1"], ["every_epochs", "neighbours", "min_rank"]):
+        with pytest.raises(ConfigError, match=f"monitor.{key}"):
+            small_config(f"monitor.{key}={wrong}")
