@@ -99,7 +99,7 @@ def _text(value: Any) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _table(runs: Sequence[Run], rows: dict[str, list[str]]) -> str:

@@ -139,7 +139,6 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 def _has_something(panel: Panel, runs: Sequence[Run]) -> bool:
     present = [run.curves[metric][1] for run in runs for metric, _ in panel.curves if metric in run.curves]
-    # The first curve is what the panel is about; the others compare with it.
     if not panel.nonzero:
         return any(np.isfinite(values).any() for values in present)
     return any((np.isfinite(values) & (values != 0)).any() for values in present)
@@ -166,7 +165,7 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
 
 
 def _dress(axis: Axes, panel: Panel) -> None:
-    axis.set_title(panel.title, loc="left")
+    axis.set_title(_plain(panel.title), loc="left")
     axis.grid(color="#E3E3E3", linewidth=0.7)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -182,8 +181,13 @@ def _dress(axis: Axes, panel: Panel) -> None:
 
 
 def _head(figure: Figure, runs: Sequence[Run], title: str) -> None:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=15, fontweight="bold")
     handles = [Line2D([], [], color=colour, linewidth=3) for colour in colours(len(runs))]
-    # "$" would start a formula; a leading "_" would hide the entry.
-    names = [(" " + run.name).replace("$", r"\$") for run in runs]
+    # A leading "_" would hide the entry.
+    names = [" " + _plain(run.name) for run in runs]
     figure.legend(handles, names, loc="outside upper right", ncols=min(len(runs), 5), frameon=False, fontsize=11)
+
+
+def _plain(text: str) -> str:
+    """Text from outside, in which "$" must not start a formula."""
+    return text.replace("$", r"\$")
