@@ -112,7 +112,7 @@ class DecordLoader(ClipLoader):
             nearer_before = wanted - shown_at[after - 1] <= shown_at[after.clip(max=len(shown_at) - 1)] - wanted
             nearest = np.where(nearer_before, after - 1, after).clip(max=len(shown_at) - 1)
             return torch.from_numpy(reader.get_batch(nearest.tolist()).asnumpy())
-        except (decord.DECORDError, IndexError, ValueError) as error:
+        except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
             raise RawVideoError(f"decord cannot decode the video of {self._path(i)}: {error}") from error
 
     def _augmented(self, frames: torch.Tensor, plan: ClipPlan, b: int) -> torch.Tensor:

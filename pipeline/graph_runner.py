@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from nvidia.dali import Pipeline
 
-Inputs = Mapping[str, object]
+Inputs = Mapping[str, Sequence[Any] | np.ndarray]
 """Name of an external source -> a batch for it: an array with the batch in front, or a list of arrays."""
 
 
@@ -26,9 +28,7 @@ class Run:
     """A batch that was handed to the graph."""
 
     inputs: Inputs
-    output: torch.Tensor | DecodeError | None = None
-    warms_up: Run | None = None
-    """The batch before which this one was run only to fill the pipeline; they fail together."""
+    output: torch.Tensor | RuntimeError | None = None
 
 
 class GraphRunner:
@@ -38,8 +38,7 @@ class GraphRunner:
     the run of an iterator that has gone away goes with it.
 
     Args:
-        build: makes the pipeline, without `source` callbacks; it has one output. Called again after a failure,
-            which leaves a DALI pipeline unusable.
+        build: makes the pipeline, when the first batch comes: without `source` callbacks and with one output.
         depth: the pipeline's prefetch_queue_depth.
     """
 
@@ -54,30 +53,27 @@ class GraphRunner:
         while len(self._pending) >= self._depth:
             self._collect()
         run = Run(inputs)
-        self._schedule(run)
+        if self._pipe is None:
+            self._pipe = self._build()
+            # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: spend them on single
+            # samples, whose results nobody waits for.
+            for _ in range(self._depth - 1):
+                self._feed(Run(_only(inputs, 0)))
+        self._feed(run)
+        self._pipe.schedule_run()
         return run
 
     def result(self, run: Run) -> torch.Tensor:
         """Waits for a batch; the tensor is the caller's own.
 
         Raises:
-            DecodeError: DALI could not decode it. The runner stays usable.
+            DecodeError: DALI could not decode it. Only this batch is lost.
         """
         while run.output is None:
             self._collect()
-        if isinstance(run.output, DecodeError):
-            raise run.output
+        if isinstance(run.output, RuntimeError):
+            raise DecodeError(str(run.output), self._culprit(run.inputs))
         return run.output
-
-    def _schedule(self, run: Run) -> None:
-        if self._pipe is None:
-            self._pipe = self._build()
-            # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: spend them on single
-            # samples, whose results nobody waits for.
-            for _ in range(self._depth - 1):
-                self._feed(Run({name: batch[:1] for name, batch in run.inputs.items()}, warms_up=run))
-        self._feed(run)
-        self._pipe.schedule_run()
 
     def _feed(self, run: Run) -> None:
         for name, batch in run.inputs.items():
@@ -88,31 +84,24 @@ class GraphRunner:
         run = self._pending.popleft()
         try:
             run.output = _own_tensor(self._pipe)
+            run.inputs = {}
         except RuntimeError as error:
-            self._recover(run.warms_up or run, error)
-        run.inputs = {}
-
-    def _recover(self, failed: Run, error: RuntimeError) -> None:
-        """Finds what failed, and runs what was queued behind it in a new pipeline."""
-        later = [run for run in self._pending if run is not failed and run.warms_up is None]
-        self._pending.clear()
-        self._pipe = None
-        failed.output = DecodeError(str(error), self._culprit(failed.inputs))
-        for run in later:
-            self._schedule(run)
+            # DALI says that the pipeline is no longer valid, but a decoder's failure costs its own batch only.
+            run.output = error
 
     def _culprit(self, inputs: Inputs) -> int | None:
+        """The first sample of a batch that fails alone."""
         for sample in range(len(next(iter(inputs.values())))):
-            pipe = self._build()
-            try:
-                for _ in range(self._depth):
-                    for name, batch in inputs.items():
-                        pipe.feed_input(name, batch[sample : sample + 1])
-                pipe.schedule_run()
-                pipe.outputs()
-            except RuntimeError:
+            run = self.submit(_only(inputs, sample))
+            while run.output is None:
+                self._collect()
+            if isinstance(run.output, RuntimeError):
                 return sample
         return None
+
+
+def _only(inputs: Inputs, sample: int) -> Inputs:
+    return {name: batch[sample : sample + 1] for name, batch in inputs.items()}
 
 
 def _own_tensor(pipe: Pipeline) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import weakref
@@ -53,11 +54,13 @@ class ShardReader:
         end = np.minimum(plan.start_frame + span, m.frames[ids])
         begin_byte = m.frame_offsets[first + key_frame].astype(np.int64)
         end_byte = m.frame_offsets[first + end].astype(np.int64)
-        frame_bytes = m.frame_offsets[first + key_frame + 1] - begin_byte - IVF_FRAME_HEADER_BYTES
         blobs = self._read(ids, m.video_offset[ids] + begin_byte, end_byte - begin_byte, room=IVF_HEADER_BYTES)
-        for i, blob, size in zip(ids.tolist(), blobs, frame_bytes.tolist(), strict=True):
-            if struct.unpack_from("<I", blob, IVF_HEADER_BYTES)[0] != size:
-                raise self._mismatch(i, "there is no VP9 frame of that size where the manifest says")
+        for i, blob, begin, stop in zip(
+            ids.tolist(), blobs, (first + key_frame).tolist(), (first + end).tolist(), strict=True
+        ):
+            offsets = m.frame_offsets[begin : stop + 1].astype(np.int64)
+            if not _is_vp9(blob, (offsets - offsets[0] + IVF_HEADER_BYTES).tolist()):
+                raise self._mismatch(i, "there is no VP9 video where the manifest says")
             blob[:IVF_HEADER_BYTES] = np.frombuffer(self._ivf_header(i), dtype=np.uint8)
         return blobs, (plan.start_frame - key_frame).astype(np.int32)
 
@@ -76,7 +79,8 @@ class ShardReader:
             ids.tolist(), blobs, (begin - offset[:, None]).tolist(), (end - offset[:, None]).tolist(), strict=True
         ):
             clip = [blob[start:stop] for start, stop in zip(b, e, strict=True)]
-            if any(image[0] != 0xFF or image[1] != 0xD8 for image in clip):
+            size = (int(m.height[i]), int(m.width[i]))
+            if not all(_is_jpeg(image, size) for image in clip):
                 raise self._mismatch(i, "there is no JPEG image where the manifest says")
             images += clip
         return images
@@ -141,6 +145,40 @@ class ShardReader:
             f"shard {self._path(i)} is damaged or not the one that the manifest describes: {what}, "
             f"for sample {i} ({self.manifest.source(i)}). Copy the shard again, or run pipeline.prepare again"
         )
+
+
+def _is_vp9(blob: np.ndarray, offsets: list[int]) -> bool:
+    """Whether frames of an IVF file lie at the offsets and the first is a key frame.
+
+    DALI never returns from a file whose last frame is shorter than its header says.
+    """
+    for offset, end in itertools.pairwise(offsets):
+        if offset + IVF_FRAME_HEADER_BYTES + struct.unpack_from("<I", blob, offset)[0] != end:
+            return False
+    start = offsets[0] + IVF_FRAME_HEADER_BYTES
+    # Frame marker, profile 0, no repeated frame, key frame; then the sync code.
+    return blob[start] & 0xFC == 0x80 and blob[start + 1 : start + 4].tobytes() == b"\x49\x83\x42"
+
+
+def _is_jpeg(image: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether the segments of a baseline JPEG of that (height, width) follow one another up to its picture.
+
+    A file whose segments do not parse makes DALI's image decoder crash some batches later (seen in 2.4.0).
+    """
+    data = memoryview(image)
+    place, found = 2, False
+    if bytes(data[:2]) != b"\xff\xd8":
+        return False
+    while place + 4 <= len(data):
+        marker, kind, length = struct.unpack_from(">BBH", data, place)
+        if marker != 0xFF or length < 2:
+            return False
+        if kind == 0xC0:
+            found = length == 17 and struct.unpack_from(">BHHB", data, place + 4) == (8, *size, 3)
+        if kind == 0xDA:
+            return found
+        place += 2 + length
+    return False
 
 
 def _close_all(descriptors: OrderedDict[int, int]) -> None:
