@@ -240,12 +240,20 @@ class _Normaliser:
             flags |= track.flags if track is not None else {}
         if errors := sum(self._errors.values()):
             flags["decode_errors"] = errors
-        stream = self._streams[0]
-        declared = (self._container.duration or 0) / av.time_base
-        if stream.duration is not None:
-            declared = float(stream.duration * stream.time_base)
-        if "cut_at_max_seconds" not in flags:
-            missing = declared - seconds
-            if missing > max(0.5, 0.1 * seconds):
-                flags["ends_early_seconds"] = round(missing, 3)
+        missing = self._missing(seconds)
+        if "cut_at_max_seconds" not in flags and missing > max(0.5, 0.1 * seconds):
+            flags["ends_early_seconds"] = round(missing, 3)
         return flags
+
+    def _missing(self, seconds: float) -> float:
+        """Seconds that the file promises and does not hold."""
+        stream, container = self._streams[0], self._container
+        if stream.duration is not None:
+            return float(stream.duration * stream.time_base) - seconds
+        if container.duration is None:
+            return 0.0
+        # Matroska promises an end for all tracks together.
+        ends = [self._sound.end] if self._sound is not None else []
+        if self._picture is not None and self._picture.start is not None:
+            ends.append(self._picture.start + seconds)
+        return ((container.start_time or 0) + container.duration) / av.time_base - max(ends)

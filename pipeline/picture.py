@@ -147,10 +147,11 @@ class PictureTrack:
             hold_until: seconds; the last frame is held at least that long (a still picture under sound).
         """
         end = max(self.end, hold_until or 0.0)
-        ticks = min(max(1, round(end * self._rate)), self._max_ticks)
-        if round(end * self._rate) > self._max_ticks:
+        begun = int((self._held_time + _TIME_TOLERANCE) * self._rate) + 1
+        ticks = max(begun, round(end * self._rate))
+        if ticks > self._max_ticks:
             self.flags["cut_at_max_seconds"] = True
-        while self._ticks < ticks:
+        while self._ticks < min(ticks, self._max_ticks):
             self._emit()
         assert self._encoder is not None
         return self._encoder.finish()

@@ -27,7 +27,7 @@ def sample_bytes(
     facts: dict[str, Any] = {"source": source, "labels": dict(labels), "flags": media.flags}
     members = b""
     if media.video is not None:
-        video, fps = media.video, config.storage.fps
+        video, fps = media.video, float(config.storage.fps)
         members += _member(f"{key}.{SUFFIX[config.storage.codec]}", video.data)
         facts |= {"seconds": len(video.frame_bytes) / fps, "fps": fps, "frames": len(video.frame_bytes)}
         facts |= {"width": video.width, "height": video.height}

@@ -51,9 +51,17 @@ class Staging:
         except OSError as error:
             raise PrepareError(f"cannot write to {out}: {error.strerror}") from None
         try:
+            self._read_state(config, labels)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _read_state(self, config: PrepareConfig, labels: str) -> None:
+        out = self.out
+        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            message = f"another pipeline.prepare is working on {out} ({self._part}); wait for it or stop it"
+            message = f"another pipeline.prepare works on {out} ({self._part}); wait for it or stop it"
             raise PrepareError(message) from None
         _check_recipe(out, config, labels)
         self._packed = {row["key"]: (row["size"], row["mtime_ns"]) for _, row in index_rows(out)}
@@ -63,6 +71,10 @@ class Staging:
             if entry["limits"] == self._limits
         }
         self._staged = self._tidy()
+        if self._journal.exists() and not self._journal.read_bytes().endswith(b"\n"):
+            # A kill cut the last line short: the next one must not be joined to it.
+            with self._journal.open("a", encoding="utf-8") as journal:
+                journal.write("\n")
 
     def close(self) -> None:
         """Gives the part free; the folder of the part goes away when nothing waits in it."""
