@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from config.load import from_dict, pick
+from sampler.auto import Auto
 from sampler.base import Candidates, Sampler, Selection
 from sampler.fifo import Fifo
+from sampler.grad_norm import GradNorm
+from sampler.hard import Hard
+from sampler.kcenter import KCenter
 from sampler.kmeanspp import KMeansPP
+from sampler.kmeanspp_faiss import KMeansPPFaiss
+from sampler.kmeanspp_greedy import KMeansPPGreedy
 from sampler.kmeanspp_sequential import KMeansPPSequential
+from sampler.kmeanspp_sketch import KMeansPPSketch
+from sampler.ohem import Ohem
+from sampler.ring import Ring
 from sampler.uniform import Uniform
 
 __all__ = ["SAMPLERS", "Candidates", "Sampler", "Selection", "build_sampler"]
@@ -17,8 +26,17 @@ __all__ = ["SAMPLERS", "Candidates", "Sampler", "Selection", "build_sampler"]
 SAMPLERS: dict[str, type] = {
     "fifo": Fifo,
     "uniform": Uniform,
-    "kmeanspp": KMeansPP,
     "kmeanspp_sequential": KMeansPPSequential,
+    "kmeanspp": KMeansPP,
+    "kmeanspp_faiss": KMeansPPFaiss,
+    "kmeanspp_sketch": KMeansPPSketch,
+    "kmeanspp_greedy": KMeansPPGreedy,
+    "kcenter": KCenter,
+    "grad_norm": GradNorm,
+    "ohem": Ohem,
+    "hard": Hard,
+    "ring": Ring,
+    "auto": Auto,
 }
 """`sampler.name` -> class; the fields of the class are what `sampler.options` may hold."""
 

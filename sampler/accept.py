@@ -15,19 +15,25 @@ from sampler.distance import squared_distances
 from sampler.proposals import Proposals
 
 
-def accepted_proposals(proposals: Proposals, d2: Tensor, uniforms: Tensor) -> Tensor:
-    """Which proposals are accepted, [B] bool.
+def accepted_proposals(proposals: Proposals, d2: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Decides on a block.
 
     Args:
         proposals: B draws, in the order in which they are decided on.
         d2: [B] D² of each before this block, at most its bound.
         uniforms: [B] float64 in [0, 1), one decision each.
+
+    Returns:
+        The places of the accepted in the block, ascending (int64), and the D² of each when it was accepted.
     """
     threshold = uniforms * proposals.bound
     between = squared_distances(proposals.rows, proposals.norms, proposals.rows, proposals.norms)
     same_row = proposals.index[:, None] == proposals.index
-    blocked_by = ((between <= threshold[:, None]) | same_row).tril_(-1)
-    return settle(d2 > threshold, blocked_by)
+    accepted = settle(d2 > threshold, ((between <= threshold[:, None]) | same_row).tril_(-1))
+    places = accepted.nonzero().squeeze(1)
+    later = torch.arange(len(accepted), device=places.device) >= places[:, None]
+    among = between[places].masked_fill_(later | ~accepted, torch.inf)
+    return places, torch.minimum(d2[places], among.amin(1))
 
 
 def settle(eligible: Tensor, blocked_by: Tensor) -> Tensor:

@@ -144,6 +144,14 @@ class ActiveDictionary(nn.Module):
         if self.pool_config.source == "stream":
             self.pool.add(keys, ids)
 
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """What the sampler keeps from step to step (the quantiser of an index)."""
+        return self.sampler.state_dict() if hasattr(self.sampler, "state_dict") else {}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        if hasattr(self.sampler, "load_state_dict"):
+            self.sampler.load_state_dict(state)
+
     def _embed(
         self, ring: KeyRing, valid: Tensor, *, queries: Tensor, hidden: Tensor | None, positives: Tensor | None
     ) -> Candidates:

@@ -79,3 +79,14 @@ class Sampler(Protocol):
                 ignore it.
         """
         ...
+
+
+def required(score: Tensor | None, name: str) -> Tensor:
+    """A score that a rule cannot do without; [N].
+
+    Raises:
+        ValueError: the candidates came without it.
+    """
+    if score is None:
+        raise ValueError(f"this sampler needs Candidates.{name} ([N] float32), which was not given")
+    return score

@@ -7,6 +7,7 @@ U is not D² itself, the true D² of each proposal is computed before the decisi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from sampler.accept import accepted_proposals
 from sampler.base import Candidates, Selection
 from sampler.d2_law import First, first_weight, starting_distances
-from sampler.degenerate import make_selection, uniform_rest
+from sampler.degenerate import make_selection, uniform_rest, usable_rows
 from sampler.distance import RELATIVE_FLOOR, squared_distances, squared_norms
 from sampler.proposals import Proposals, Shard
 
@@ -33,6 +34,51 @@ class Bounds(Protocol):
     def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
         """Lowers u [n_local] in place, staying >= D², after new centres; returns the pairs evaluated."""
         ...
+
+
+def select_blocked(
+    candidates: Candidates,
+    k: int,
+    *,
+    make_bounds: Callable[[Candidates, Tensor, Tensor], Bounds],
+    first: First,
+    generator: torch.Generator,
+    dictionary: Candidates | None,
+    sharded: bool = False,
+) -> Selection:
+    """A whole selection by blocks.
+
+    Args:
+        make_bounds: called with this process's rows, their |g|² [n_local] and which of them are usable [n_local].
+        sharded: under torch.distributed, each rank works on its share of the rows; all get the same picks.
+    """
+    shard = Shard(len(candidates), sharded=sharded)
+    rows = candidates.rows(shard.rows) if shard.sharded else candidates
+    norms = squared_norms(rows)
+    all_norms = shard.gather_rows(norms)
+    usable, invalid = usable_rows(candidates, all_norms)
+    sampling = BlockedSampling(
+        rows=rows,
+        norms=norms,
+        usable=usable,
+        bounds=make_bounds(rows, norms, usable[shard.rows]),
+        shard=shard,
+        generator=generator,
+    )
+    k_possible = min(k, int(usable.sum()))
+    picks, distances = sampling.run(k_possible, first=first, all_norms=all_norms, dictionary=dictionary)
+    rest = uniform_rest(usable, picks, k_possible - len(picks), generator)
+    return make_selection(
+        torch.cat([picks, rest]),
+        torch.cat([distances, distances.new_zeros(len(rest))]),
+        k,
+        invalid=invalid,
+        uniform_fill=len(rest),
+        rounds=sampling.rounds,
+        proposals=sampling.proposed,
+        accepted_share=len(picks) / max(sampling.proposed, 1),
+        pairs=sampling.pairs,
+    )
 
 
 class BlockedSampling:
@@ -100,10 +146,10 @@ class BlockedSampling:
             d2 = torch.minimum(d2, centres.nearest(proposals)[0])
             self.pairs += block * centres.count
             self._set_bound(proposals.index, d2)
-        accepted = accepted_proposals(proposals, d2, self._uniforms(block)).nonzero().squeeze(1)[:left]
+        accepted, at_pick = (part[:left] for part in accepted_proposals(proposals, d2, self._uniforms(block)))
         self.rounds += 1
         self.proposed += block
-        self.distances[centres.count : centres.count + len(accepted)] = d2[accepted]
+        self.distances[centres.count : centres.count + len(accepted)] = at_pick
         rows, norms = proposals.rows.rows(accepted), proposals.norms[accepted]
         self._chosen(proposals.index[accepted], rows, norms, lower=centres.count + len(accepted) < target)
         return True
@@ -158,7 +204,9 @@ class Centres:
         nearest = torch.zeros_like(proposals.index)
         for start in range(0, self.count, _CENTRE_CHUNK):
             chunk = slice(start, min(start + _CENTRE_CHUNK, self.count))
-            d2, which = squared_distances(proposals.rows, proposals.norms, self.factors(chunk), self.norms[chunk]).min(1)
+            d2, which = squared_distances(proposals.rows, proposals.norms, self.factors(chunk), self.norms[chunk]).min(
+                1
+            )
             nearest = torch.where(d2 < best, which + start, nearest)
             best = torch.minimum(best, d2)
         return best.masked_fill_(best < RELATIVE_FLOOR * proposals.norms, 0.0), nearest

@@ -7,6 +7,7 @@ whatever the number of ranks, and the picks are the same bit for bit.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -108,7 +109,7 @@ class Shard:
         return mine, index[mine] - self.rows.start
 
     def _gather(self, local: Tensor, limits: list[int]) -> Tensor:
-        lengths = [stop - start for start, stop in zip(limits[:-1], limits[1:], strict=True)]
+        lengths = [stop - start for start, stop in itertools.pairwise(limits)]
         longest = max(lengths)
         buffer = local.new_zeros(longest)
         buffer[: len(local)] = local

@@ -1,0 +1,34 @@
+"""The fastest of the exact D² samplers for the size at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sampler.base import Candidates, Selection
+from sampler.d2_law import First
+from sampler.kmeanspp import KMeansPP
+from sampler.kmeanspp_faiss import KMeansPPFaiss
+
+INDEX_FROM = {"cpu": (512, 16_384), "cuda": (4_096, 262_144)}
+"""(picks, candidates) from which the index wins, by device. CPU: benchmarks/results/sampling.json; CUDA: estimated."""
+
+
+@dataclass(kw_only=True)
+class Auto:
+    """`kmeanspp` or `kmeanspp_faiss`: the same law either way, so only the time changes."""
+
+    first: First = "uniform"
+    """Law of the first pick."""
+
+    def __post_init__(self) -> None:
+        self._dense = KMeansPP(first=self.first)
+        self._indexed = KMeansPPFaiss(first=self.first, index_on="sketch")
+
+    def select(
+        self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
+    ) -> Selection:
+        picks, rows = INDEX_FROM["cuda" if candidates.a.is_cuda else "cpu"]
+        sampler = self._indexed if k >= picks and len(candidates) >= rows else self._dense
+        return sampler.select(candidates, k, generator=generator, dictionary=dictionary)

@@ -1,0 +1,83 @@
+"""Upper bounds on D² that are lowered only where a new centre is likely to matter.
+
+The rows are partitioned into cells, each with one of its rows as representative. A new centre is compared with the
+representatives; only the cells whose representative it comes nearer to are evaluated, and in them only the rows that
+still carry mass. Whatever is left out leaves a bound too high, which costs a wasted proposal now and then, never the
+law.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sampler.base import Candidates
+from sampler.dense_bounds import DenseBounds
+from sampler.distance import RELATIVE_FLOOR, squared_distances
+
+_MASS_SHARE = 0.25
+"""Rows whose bound is below this share of the mean bound are left alone: together they hold little of the mass."""
+_DENSE_SHARE = 0.5
+"""When more than this share of all pairs would be evaluated, one dense pass is faster than many small ones."""
+
+
+class IndexedBounds:
+    """Bounds over cells that some index has made; any partition is valid, a good one is fast."""
+
+    exact = False
+
+    def __init__(self, rows: Candidates, norms: Tensor, cell: Tensor) -> None:
+        """
+        Args:
+            rows: N rows.
+            norms: [N] |g|².
+            cell: [N] int64, the cell of each row, at least 0.
+        """
+        self.rows, self.norms, self.dense = rows, norms, DenseBounds(rows, norms)
+        self.order = cell.argsort(stable=True)
+        sizes = torch.bincount(cell)
+        self.cell_of = (sizes > 0).cumsum(0)[cell] - 1
+        sizes = sizes[sizes > 0]
+        self.cells = len(sizes)
+        self.representative = self.order[sizes.cumsum(0) - (sizes + 1) // 2]
+        self._representatives = rows.rows(self.representative)
+
+    def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+        """u <- min(u, D² to the centres) in the cells that the centres come near; see `Bounds.lower`."""
+        bound = u[self.representative]
+        to_representative = squared_distances(
+            self._representatives, self.norms[self.representative], centres, centre_norms
+        )
+        probed = to_representative < bound[:, None]
+        alive = (u > _MASS_SHARE * u.mean()) if torch.isfinite(u.sum()) else torch.ones_like(u, dtype=torch.bool)
+        sizes = torch.bincount(self.cell_of, weights=alive, minlength=self.cells).long()
+        pairs = int((probed.sum(1) * sizes).sum())
+        if pairs > _DENSE_SHARE * len(u) * len(centre_norms):
+            return self.dense.lower(u, centres, centre_norms)
+        alive_rows = self.order[alive[self.order]].split(sizes.tolist())
+        visited = probed.any(1).nonzero().squeeze(1).tolist()
+        if visited:
+            self._evaluate(u, centres, centre_norms, probed, visited, alive_rows)
+        return pairs + probed.numel()
+
+    def _evaluate(
+        self,
+        u: Tensor,
+        centres: Candidates,
+        centre_norms: Tensor,
+        probed: Tensor,
+        visited: list[int],
+        alive_rows: tuple[Tensor, ...],
+    ) -> None:
+        nearest = []
+        for cell in visited:
+            rows, near = self.rows.rows(alive_rows[cell]), probed[cell].nonzero().squeeze(1)
+            inner = rows.a @ centres.a[near].T
+            if rows.b is not None:
+                inner.mul_(rows.b @ centres.b[near].T)
+            nearest.append(inner.mul_(-2).add_(centre_norms[near]).amin(1))
+        index = torch.cat([alive_rows[cell] for cell in visited])
+        norms = self.norms[index]
+        bound = torch.cat(nearest).add_(norms)
+        bound.masked_fill_(bound < RELATIVE_FLOOR * norms, 0.0)
+        u[index] = torch.fmin(u[index], bound)

@@ -1,0 +1,84 @@
+"""Farthest-first traversal (Gonzalez, 1985): each pick is the row farthest from the picks so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sampler.base import Candidates, Selection
+from sampler.d2_law import First, condition, draw_rows, first_weight, starting_distances
+from sampler.degenerate import make_selection, uniform_rest, usable_rows
+from sampler.dense_bounds import DenseBounds
+from sampler.distance import floor_to_zero, squared_distances, squared_norms
+
+_BLOCK = 256
+
+
+@dataclass(kw_only=True)
+class KCenter:
+    """Greedy k-center, exactly: covers the pool, outliers first.
+
+    Stale distances are upper bounds, so the farthest of a block of the stalely farthest rows is the farthest of all as
+    long as it is farther than the best row outside the block: many picks share one pass over the pool.
+    """
+
+    first: First = "uniform"
+    """Law of the first pick, the only random one."""
+
+    def select(
+        self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
+    ) -> Selection:
+        norms = squared_norms(candidates)
+        usable, invalid = usable_rows(candidates, norms)
+        k_possible = min(k, int(usable.sum()))
+        bounds, pairs = DenseBounds(candidates, norms), 0
+        d2 = condition(starting_distances(norms, usable), candidates, norms, dictionary)
+        indices = torch.empty(0, dtype=torch.int64, device=norms.device)
+        distances = torch.empty(0, device=norms.device)
+        if k_possible and torch.isinf(d2).any():
+            uniform = torch.rand(1, dtype=torch.float64, generator=generator).to(norms.device)
+            picks, at_pick = draw_rows(first_weight(self.first, norms, usable), uniform), d2.new_full((1,), torch.inf)
+        else:
+            picks, at_pick = indices, distances
+        while True:
+            indices, distances = torch.cat([indices, picks]), torch.cat([distances, at_pick])
+            if len(indices) == k_possible:
+                break
+            if len(picks):
+                pairs += bounds.lower(d2, candidates.rows(picks), norms[picks])
+                d2[picks] = 0.0
+            picks, at_pick = _farthest(candidates, norms, d2, k_possible - len(indices))
+            if len(picks) == 0:
+                break
+        rest = uniform_rest(usable, indices, k_possible - len(indices), generator)
+        return make_selection(
+            torch.cat([indices, rest]),
+            torch.cat([distances, torch.zeros(len(rest), device=norms.device)]),
+            k,
+            invalid=invalid,
+            uniform_fill=len(rest),
+            pairs=pairs,
+        )
+
+
+def _farthest(candidates: Candidates, norms: Tensor, d2: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Up to k rows in farthest-first order and their D², as many as one block can decide; none if all D² are 0."""
+    bound, rows = d2.topk(min(_BLOCK + 1, len(d2)))
+    outside = float(bound[-1]) if len(rows) < len(d2) else 0.0
+    block = candidates.rows(rows)
+    between = squared_distances(block, norms[rows], block, norms[rows])
+    picks, at_pick = [], []
+    current = bound.clone()
+    while len(picks) < k:
+        value, place = current.max(0)
+        if value <= 0 or (value < outside and picks):
+            break
+        picks.append(place)
+        at_pick.append(value)
+        current = floor_to_zero(torch.fmin(current, between[place]), norms[rows])
+        current[place] = 0.0
+    if not picks:
+        return rows[:0], bound[:0]
+    return rows[torch.stack(picks)], torch.stack(at_pick)

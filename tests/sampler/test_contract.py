@@ -1,0 +1,161 @@
+"""What holds for every backend, on ordinary and on hopeless inputs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sampler import SAMPLERS, build_sampler
+from tests.sampler.law import dense_d2, make_candidates, random_pool
+
+D2_SAMPLERS = ("kmeanspp_sequential", "kmeanspp", "kmeanspp_faiss", "kmeanspp_sketch", "kcenter")
+
+
+def scored(pool):
+    generator = torch.Generator().manual_seed(9)
+    return replace(
+        pool,
+        loss=torch.rand(len(pool), generator=generator),
+        similarity=torch.rand(len(pool), generator=generator),
+    )
+
+
+def select(name, pool, k, seed=0, **arguments):
+    return build_sampler(name).select(scored(pool), k, generator=torch.Generator().manual_seed(seed), **arguments)
+
+
+@pytest.fixture(params=SAMPLERS)
+def name(request):
+    return request.param
+
+
+def test_picks_are_as_many_as_asked_for_all_different_and_all_valid(name):
+    pool = random_pool(300)
+    pool = replace(pool, valid=torch.arange(300) % 3 > 0)
+    selection = select(name, pool, 50)
+    assert selection.indices.dtype == torch.int64
+    assert len(set(selection.indices.tolist())) == 50
+    assert pool.valid[selection.indices].all()
+    assert selection.distances.shape == (50,)
+    assert selection.stats["selected"] == 50
+    assert selection.stats["missing"] == 0
+
+
+def test_equal_seeds_give_equal_picks(name):
+    pool = random_pool(300)
+    assert torch.equal(select(name, pool, 40, seed=5).indices, select(name, pool, 40, seed=5).indices)
+
+
+def test_the_candidates_are_not_changed(name):
+    pool = scored(random_pool(100))
+    before = {key: None if value is None else value.clone() for key, value in vars(pool).items()}
+    build_sampler(name).select(pool, 20, generator=torch.Generator().manual_seed(0))
+    assert all(value is None or torch.equal(value, getattr(pool, key)) for key, value in before.items())
+
+
+def test_more_than_there_is_gives_all_there_is_and_says_so(name):
+    pool = replace(random_pool(20), valid=torch.arange(20) < 7)
+    selection = select(name, pool, 10)
+    assert sorted(selection.indices.tolist()) == list(range(7))
+    assert selection.stats["missing"] == 3
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_nothing_and_a_single_row_can_be_asked_for(name, k):
+    assert len(select(name, random_pool(10), k).indices) == k
+
+
+def test_an_empty_pool_gives_nothing(name):
+    pool = random_pool(10)
+    assert len(select(name, replace(pool, valid=torch.zeros(10, dtype=torch.bool)), 3).indices) == 0
+    assert len(select(name, pool.rows(slice(0, 0)), 3).indices) == 0
+
+
+def hopeless(kind):
+    pool = random_pool(30)
+    a, b = pool.a.clone(), pool.b.clone()
+    if kind == "all zero":
+        a, b = a * 0, b * 0
+    if kind == "identical":
+        a, b = a[:1].expand_as(a).contiguous(), b[:1].expand_as(b).contiguous()
+    if kind == "two distinct":
+        a, b = a[:2].repeat(15, 1), b[:2].repeat(15, 1)
+    if kind == "not finite":
+        a[3, 0], b[5, 1], b[7] = torch.nan, torch.inf, -torch.inf
+    if kind == "huge":
+        a = a * 1e15
+    if kind == "tiny":
+        b = b * 1e-18
+    return make_candidates(a, b)
+
+
+@pytest.mark.parametrize("kind", ["all zero", "identical", "two distinct", "not finite", "huge", "tiny"])
+def test_hopeless_inputs_still_give_different_finite_rows(name, kind):
+    pool = hopeless(kind)
+    selection = select(name, pool, 12)
+    norms = (pool.a.square().sum(1).sqrt() * pool.b.square().sum(1).sqrt()).square()
+    usable = torch.isfinite(norms)
+    assert len(set(selection.indices.tolist())) == min(12, int(usable.sum()))
+    assert usable[selection.indices].all()
+    assert selection.stats["invalid"] == int((~usable).sum())
+
+
+@pytest.mark.parametrize("name", D2_SAMPLERS)
+def test_copies_of_a_pick_come_last(name):
+    pool = random_pool(10)
+    pool = make_candidates(pool.a.repeat(4, 1), pool.b.repeat(4, 1))
+    selection = select(name, pool, 15)
+    assert sorted(i % 10 for i in selection.indices[:10].tolist()) == list(range(10))
+    assert selection.stats["uniform_fill"] == 5
+
+
+@pytest.mark.parametrize("name", ["kmeanspp_sequential", "kmeanspp", "kmeanspp_faiss", "kcenter"])
+def test_distances_are_those_at_the_time_of_the_pick(name):
+    pool = random_pool(200)
+    selection = select(name, pool, 30)
+    d2 = dense_d2(pool)[selection.indices][:, selection.indices]
+    expected = torch.stack([d2[i, :i].amin() for i in range(1, 30)]).float()
+    assert selection.distances[0] == torch.inf
+    # A rough bound may stand in for the last digits of a distance, never for its size.
+    assert torch.allclose(selection.distances[1:], expected, rtol=1e-3, atol=1e-4 * float(expected.amax()))
+
+
+def test_kcenter_takes_the_farthest_row_each_time():
+    pool = random_pool(200)
+    picks = select("kcenter", pool, 60).indices
+    d2 = dense_d2(pool)
+    for n in range(1, 60):
+        nearest = d2[:, picks[:n]].amin(1)
+        assert nearest[picks[n]] >= nearest.amax() * (1 - 1e-4)
+
+
+def test_the_rankings_take_the_top_of_their_score():
+    pool = scored(random_pool(100))
+    norms = pool.a.square().sum(1) * pool.b.square().sum(1)
+    for name, score in (("grad_norm", norms), ("ohem", pool.loss), ("hard", pool.similarity), ("fifo", pool.stamps)):
+        assert select(name, pool, 10).indices.tolist() == score.argsort(descending=True)[:10].tolist()
+
+
+def test_ring_stays_between_its_percentiles_and_widens_when_it_is_too_small():
+    pool = scored(random_pool(200))
+    rank = pool.similarity.argsort().argsort()
+    sampler = build_sampler("ring", {"low": 40, "high": 60})
+    generator = torch.Generator().manual_seed(0)
+    inside = rank[sampler.select(pool, 30, generator=generator).indices]
+    assert inside.min() >= 80
+    assert inside.max() < 120
+    assert rank[sampler.select(pool, 100, generator=generator).indices].max() < 120
+
+
+def test_auto_takes_the_index_for_many_picks_from_a_large_pool(monkeypatch):
+    monkeypatch.setattr("sampler.auto.INDEX_FROM", {"cpu": (20, 100)})
+    pool = random_pool(200)
+    generator = torch.Generator().manual_seed
+    auto, few = build_sampler("auto"), build_sampler("kmeanspp")
+    many = build_sampler("kmeanspp_faiss", {"index_on": "sketch"})
+    assert auto.select(pool, 40, generator=generator(0)).indices.equal(
+        many.select(pool, 40, generator=generator(0)).indices
+    )
+    assert auto.select(pool, 10, generator=generator(0)).indices.equal(
+        few.select(pool, 10, generator=generator(0)).indices
+    )
