@@ -398,7 +398,7 @@ class MonitorConfig:
     """Labelled samples looked at, the same ones every time; each is classified by its neighbours among the others."""
     neighbours: int = 20
     """k of the kNN classifier."""
-    min_rank: float = 0.1
+    min_rank: float = 0.05
     """Warn when the embeddings' effective rank is below this share of model.dim (of the samples, if they are fewer)."""
 
     def __post_init__(self) -> None:

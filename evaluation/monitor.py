@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from config import Config, ConfigError
+from evaluation.features import extract
+from model.encoder import CrossModalModel
 from pipeline.loader import make_loader
 from pipeline.order import global_order
-
-MODALITIES = ("video", "audio")
-VOTE_TEMPERATURE = 0.07
-"""Of the neighbours' votes, as Wu et al. 2018 (instance discrimination) weigh them."""
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +68,10 @@ class Monitor:
                 f"than monitor.neighbours={config.monitor.neighbours}"
             )
         self._mine = ids[rank::world_size]
-        self._labels = torch.from_numpy(labels.astype(np.int64))
+        self._labels = labels
 
-    def measure(self, query: nn.ModuleDict) -> dict[str, float]:
-        """Accuracy of the features and effective rank of the embeddings of `query["video"]` and `query["audio"]`.
+    def measure(self, model: CrossModalModel) -> dict[str, float]:
+        """Accuracy of the query encoders' features, and effective rank of their embeddings.
 
         To be called by all ranks at once. Warns (on rank 0) of embeddings whose rank is too low.
 
@@ -82,29 +80,21 @@ class Monitor:
             class; monitor/rank_video, monitor/rank_audio; monitor/seconds. The same on all ranks.
         """
         began = time.perf_counter()
-        shares = self._gather(self._encode(query))
-        seen = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-        labels = self._labels[seen["ids"]]
-        numbers = {"monitor/majority": float(torch.bincount(labels).max()) / len(labels)}
-        for modality in MODALITIES:
-            features, embedding = seen[f"{modality} features"], seen[f"{modality} embedding"]
+        with _eval_mode(model):
+            clips = self._loader.uniform_clips(self._mine, clips=1)
+            mine = extract({"": model}, clips, self._mine)[""]
+        # A rank without a sample (fewer samples than ranks) has no features either.
+        shares = [share for share in self._gather((self._mine, mine)) if len(share[0])]
+        labels = self._labels[np.concatenate([ids for ids, _ in shares])]
+        numbers = {"monitor/majority": float(np.bincount(labels).max()) / len(labels)}
+        for modality in shares[0][1].pooled:
+            features = np.concatenate([share.pooled[modality] for _, share in shares])
+            embedding = np.concatenate([share.embedding[modality] for _, share in shares])
             numbers[f"monitor/knn_{modality}"] = knn_accuracy(features, labels, k=self._settings.neighbours)
             numbers[f"monitor/rank_{modality}"] = rank = effective_rank(embedding)
             if self._rank == 0:
                 self._warn_of_collapse(modality, rank, min(embedding.shape))
         return numbers | {"monitor/seconds": time.perf_counter() - began}
-
-    @torch.no_grad()
-    def _encode(self, query: nn.ModuleDict) -> dict[str, torch.Tensor]:
-        columns: dict[str, list[torch.Tensor]] = {"ids": []}
-        with _eval_mode(query):
-            for batch in self._loader.uniform_clips(self._mine, clips=1):
-                columns["ids"].append(batch.ids)
-                for modality, clips in (("video", batch.video), ("audio", batch.audio)):
-                    output = query[modality](clips)
-                    columns.setdefault(f"{modality} features", []).append(output.features.float().cpu())
-                    columns.setdefault(f"{modality} embedding", []).append(output.embedding.float().cpu())
-        return {name: torch.cat(parts) for name, parts in columns.items()}
 
     def _warn_of_collapse(self, modality: str, rank: float, largest: int) -> None:
         # Not "rank <": embeddings that are not finite have no rank, and are worth a word too.
@@ -121,40 +111,33 @@ class Monitor:
             )
 
 
-def knn_accuracy(features: torch.Tensor, labels: torch.Tensor, *, k: int) -> float:
-    """Share of the rows whose k nearest other rows vote for their label (cosine similarity, Wu et al. 2018).
+def knn_accuracy(features: np.ndarray, labels: np.ndarray, *, k: int) -> float:
+    """Share of the rows whose k nearest other rows (by cosine, one vote each) name their label.
 
     Args:
-        features: [n, F] float32, n > k.
-        labels: [n] int64, at least 0.
+        features: float32 [n, F], n > k. NaN is returned if they are not all finite.
+        labels: int [n].
     """
-    features = F.normalize(features, dim=1)
-    classes = int(labels.max()) + 1
-    right = 0
-    for first in range(0, len(features), 1024):
-        block = features[first : first + 1024]
-        similarity = block @ features.T
-        rows = torch.arange(len(block))
-        similarity[rows, rows + first] = -torch.inf
-        nearest, index = similarity.topk(k, dim=1)
-        votes = torch.zeros(len(block), classes).scatter_add_(1, labels[index], (nearest / VOTE_TEMPERATURE).exp())
-        right += int((votes.argmax(dim=1) == labels[first : first + 1024]).sum())
-    return right / len(features)
+    if not np.isfinite(features).all():
+        return float("nan")
+    neighbours = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute").fit(features, labels)
+    # None: each row is classified by the others.
+    return float(np.mean(neighbours.predict(None) == labels))
 
 
-def effective_rank(embedding: torch.Tensor) -> float:
+def effective_rank(embedding: np.ndarray) -> float:
     """exp of the entropy of the singular values' shares (Roy and Vetterli, 2007); NaN for rows that are not finite.
 
     1 when all rows of [n, D] lie on one line, min(n, D) when all directions carry the same. The mean is not taken
     away: rows that are all alike would else leave their noise, which has full rank.
     """
-    if not torch.isfinite(embedding).all():
+    if not np.isfinite(embedding).all():
         return float("nan")
-    values = torch.linalg.svdvals(embedding.double())
+    values = np.linalg.svd(embedding.astype(np.float64), compute_uv=False)
     if values.sum() == 0:
         return 0.0
-    shares = values / values.sum()
-    return float(torch.special.entr(shares).sum().exp())
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 @contextmanager

@@ -25,6 +25,8 @@ FREE_KEYS = (
     "train.threads",
     "train.log_every",
     "checkpoint.",
+    "log.",
+    "monitor.",
 )
 
 log = logging.getLogger(__name__)

@@ -71,7 +71,7 @@ def train(config, monitor=None):
     for step in range(4):
         learner.step(random_batch(config, step), step)
         if monitor is not None:
-            monitor.measure(learner.model.query)
+            monitor.measure(learner.model)
     return learner
 
 
@@ -95,16 +95,17 @@ def test_a_watched_run_is_bit_for_bit_the_run_that_was_not_watched(new_monitor):
 
 
 def test_modes_come_back_as_they_were(new_monitor):
-    query = new_learner(small_config()).model.query
-    query.train()
+    model = new_learner(small_config()).model
+    query = model.query
+    model.train()
     query["audio"].eval()
-    before = [part.training for part in query.modules()]
-    new_monitor().measure(query)
-    assert [part.training for part in query.modules()] == before
+    before = [part.training for part in model.modules()]
+    new_monitor().measure(model)
+    assert [part.training for part in model.modules()] == before
 
 
 def test_classes_that_differ_are_found_and_the_numbers_are_named(new_monitor):
-    numbers = new_monitor().measure(new_learner(small_config()).model.query)
+    numbers = new_monitor().measure(new_learner(small_config()).model)
     assert numbers.keys() == {
         "monitor/knn_video", "monitor/knn_audio", "monitor/majority",
         "monitor/rank_video", "monitor/rank_audio", "monitor/seconds",
@@ -115,15 +116,15 @@ def test_classes_that_differ_are_found_and_the_numbers_are_named(new_monitor):
 
 
 def test_ranks_share_the_samples_and_see_what_one_process_sees(new_monitor):
-    query = new_learner(small_config()).model.query
-    alone = new_monitor().measure(query)
+    model = new_learner(small_config()).model
+    alone = new_monitor().measure(model)
     shares = []
     for rank in range(2):
-        new_monitor(rank=rank, world_size=2, gather=lambda share: (shares.append(share), [share])[1]).measure(query)
-    ids = [set(share["ids"].tolist()) for share in shares]
+        new_monitor(rank=rank, world_size=2, gather=lambda share: (shares.append(share), [share])[1]).measure(model)
+    ids = [set(share[0].tolist()) for share in shares]
     assert not ids[0] & ids[1]
     assert len(ids[0] | ids[1]) == 40
-    together = new_monitor(world_size=2, gather=lambda share: shares).measure(query)
+    together = new_monitor(world_size=2, gather=lambda share: shares).measure(model)
     for name in alone.keys() - {"monitor/seconds"}:
         assert together[name] == pytest.approx(alone[name], rel=1e-4)
 
@@ -144,6 +145,18 @@ def test_a_label_that_is_not_there_is_named(new_monitor):
         new_monitor("monitor.samples=900", "monitor.neighbours=44")
 
 
+def test_more_ranks_than_samples_leave_some_without_work(new_monitor):
+    shares = []
+    model = new_learner(small_config()).model
+    for rank in range(7):
+        settings = ("monitor.samples=6", "monitor.neighbours=2")
+        last = new_monitor(*settings, rank=rank, world_size=7, gather=lambda share: [*shares, share][:7])
+        if rank < 6:
+            new_monitor(*settings, rank=rank, world_size=7, gather=lambda s: shares.append(s) or [s] * 3).measure(model)
+    assert len(last._mine) == 0
+    assert last.measure(model)["monitor/rank_video"] > 0
+
+
 class Collapsed(nn.Module):
     def forward(self, clips):
         same = torch.ones(len(clips), 16) / 4
@@ -151,36 +164,39 @@ class Collapsed(nn.Module):
 
 
 def test_collapse_is_warned_of_on_rank_0_only(new_monitor, caplog):
-    query = nn.ModuleDict({"video": Collapsed(), "audio": new_learner(small_config()).model.query["audio"]})
-    numbers = new_monitor("monitor.min_rank=0.1").measure(query)
+    model = new_learner(small_config()).model
+    model.query["video"] = Collapsed()
+    numbers = new_monitor("monitor.min_rank=0.1").measure(model)
     assert numbers["monitor/rank_video"] == pytest.approx(1)
     assert "the video embeddings collapse: their effective rank is 1.0 of at most 16" in caplog.text
     assert "the audio embeddings" not in caplog.text
     caplog.clear()
-    new_monitor(rank=1).measure(query)
+    new_monitor(rank=1).measure(model)
     assert not caplog.text
 
 
 def test_effective_rank_of_known_matrices():
-    assert effective_rank(torch.eye(7)) == pytest.approx(7)
-    assert effective_rank(torch.ones(9, 4) + 1e-6 * torch.randn(9, 4)) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(np.eye(7)) == pytest.approx(7)
+    assert effective_rank(np.ones((9, 4)) + 1e-6 * np.random.default_rng(0).normal(size=(9, 4))) == pytest.approx(
+        1, abs=1e-3
+    )
     # Singular values 3 and 1: shares 3/4 and 1/4.
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0, 0.0]))) == pytest.approx(np.exp(entropy))
-    assert effective_rank(torch.zeros(3, 3)) == 0
-    assert np.isnan(effective_rank(torch.full((3, 3), float("nan"))))
+    assert effective_rank(np.diag([3.0, 1.0, 0.0])) == pytest.approx(np.exp(entropy))
+    assert effective_rank(np.zeros((3, 3))) == 0
+    assert np.isnan(effective_rank(np.full((3, 3), float("nan"))))
 
 
 def test_knn_accuracy_equals_a_count_by_hand():
-    features = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(30) % 3
-    rows = torch.nn.functional.normalize(features, dim=1)
+    features = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    labels = np.arange(30) % 3
+    rows = features / np.linalg.norm(features, axis=1, keepdims=True)
     right = 0
     for i, row in enumerate(rows):
-        nearest = sorted((j for j in range(30) if j != i), key=lambda j, row=row: -float(row @ rows[j]))[:4]
-        votes = [sum(np.exp(float(row @ rows[j]) / 0.07) for j in nearest if labels[j] == c) for c in range(3)]
-        right += int(np.argmax(votes)) == int(labels[i])
-    assert knn_accuracy(features, labels, k=4) == pytest.approx(right / 30)
+        nearest = sorted((j for j in range(30) if j != i), key=lambda j, row=row: -row @ rows[j])[:5]
+        right += np.bincount(labels[nearest], minlength=3).argmax() == labels[i]
+    assert knn_accuracy(features, labels, k=5) == pytest.approx(right / 30)
+    assert np.isnan(knn_accuracy(np.full_like(features, np.nan), labels, k=5))
 
 
 def test_a_monitor_without_label_is_refused():
