@@ -1,8 +1,8 @@
 """The demo corpus's little world: what one video shows and how it sounds, both following from the same causes.
 
-A shape flies straight through a room and bounces off its walls. Its kind decides the timbre of its hum, its speed the
-pitch, and each bounce is heard as a stroke. Everything else (colours, size, rotation, background, motionless shapes
-that make no sound, loudness, noise) is drawn independently of kind and speed.
+A shape flies straight through a room and bounces off its walls. Its kind (outline and pattern) decides the timbre of
+its hum, its speed the pitch, and each bounce is heard as a stroke. Everything else (colours, size, rotation,
+background, motionless shapes that make no sound, loudness, noise) is drawn independently of kind and speed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def render(kind: int, speed: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np
     """One video: frames uint8 [FPS·SECONDS, HEIGHT, WIDTH, 3], sound float32 [SAMPLE_RATE·SECONDS] within [-1, 1] and
     the times of its impacts in seconds."""
     rng = np.random.default_rng(seed)
-    radius = rng.uniform(17, 24)
+    radius = rng.uniform(20, 28)
     flight = Flight.draw(rng, pixels_per_second=PIXELS_PER_SECOND[speed] * rng.uniform(0.9, 1.1), radius=radius)
     frames = _picture(rng, kind, radius, flight)
     return frames, _sound(rng, kind, PITCHES[speed], flight.impacts()), flight.impacts()
@@ -108,9 +108,12 @@ def _draw(canvas: np.ndarray, kind: int, centre: np.ndarray, radius: float, angl
     x = (np.arange(left, right) - centre[0])[None, :] / radius
     y = (np.arange(top, bottom) - centre[1])[:, None] / radius
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    coverage = np.clip(0.5 - radius * SHAPES[KINDS[kind]](u, v), 0, 1)[..., None]
+    shape, pattern = LOOKS[KINDS[kind]]
+    coverage = np.clip(0.5 - radius * shape(u, v), 0, 1)[..., None]
+    # The pattern darkens the shape's own colour, so that it adds no hue that would tell the kind.
+    shade = 1 - 0.7 * pattern(u, v)[..., None]
     patch = canvas[top:bottom, left:right]
-    patch += coverage * (colour - patch)
+    patch += coverage * (shade * colour - patch)
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -118,20 +121,41 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return 0.8 * (np.hypot(u, v) - (0.45 + 0.65 * (np.abs(turn) / (np.pi / 5)) ** 1.5))
 
 
-# Signed distance to the outline, about, in units of the radius: negative inside.
-SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "disc": lambda u, v: np.hypot(u, v) - 0.85,
-    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.75,
-    "triangle": lambda u, v: np.maximum(-u, np.maximum(0.5 * u - 0.866 * v, 0.5 * u + 0.866 * v)) - 0.52,
-    "star": _star,
-    "cross": lambda u, v: np.minimum(
-        np.maximum(np.abs(u) - 0.95, np.abs(v) - 0.3), np.maximum(np.abs(v) - 0.95, np.abs(u) - 0.3)
+def _plain(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.zeros(np.broadcast_shapes(u.shape, v.shape))
+
+
+def _stripes(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.sin(9 * u + 0 * v) > 0
+
+
+def _checks(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.sin(7 * u) * np.sin(7 * v) > 0
+
+
+def _target(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.sin(10 * np.hypot(u, v)) < 0
+
+
+def _half(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return u + 0 * v > 0
+
+
+# kind -> (signed distance to the outline in radii, about, negative inside; share of shade in [0, 1]) of points (u, v).
+LOOKS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
+    "disc": (lambda u, v: np.hypot(u, v) - 0.85, _target),
+    "square": (lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.75, _checks),
+    "triangle": (lambda u, v: np.maximum(-u, np.maximum(0.5 * u - 0.866 * v, 0.5 * u + 0.866 * v)) - 0.52, _stripes),
+    "star": (_star, _plain),
+    "cross": (
+        lambda u, v: np.minimum(
+            np.maximum(np.abs(u) - 0.95, np.abs(v) - 0.3), np.maximum(np.abs(v) - 0.95, np.abs(u) - 0.3)
+        ),
+        _plain,
     ),
-    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.22,
-    "bar": lambda u, v: np.maximum(np.abs(u) - 1.05, np.abs(v) - 0.33),
-    "dumbbell": lambda u, v: np.minimum(
-        np.hypot(np.abs(u) - 0.62, v) - 0.42, np.maximum(np.abs(v) - 0.1, np.abs(u) - 0.6)
-    ),
+    "ring": (lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.22, _plain),
+    "bar": (lambda u, v: np.maximum(np.abs(u) - 1.05, np.abs(v) - 0.33), _stripes),
+    "dumbbell": (lambda u, v: np.hypot(np.abs(u) - 0.55, v) - 0.45, _half),
 }
 
 

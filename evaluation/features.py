@@ -1,0 +1,57 @@
+"""Frozen features of whole samples: the mean over evenly spaced test clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from model.encoder import CrossModalModel
+from pipeline.batch import Batch
+
+MODALITIES = ("video", "audio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What one model gives for n samples, by modality; a modality that the data lack is absent."""
+
+    pooled: dict[str, np.ndarray] = field(default_factory=dict)
+    """float32 [n, F] backbone features."""
+    embedding: dict[str, np.ndarray] = field(default_factory=dict)
+    """float32 [n, D] embeddings, the unit vectors of the clips averaged."""
+
+
+@torch.no_grad()
+def extract(models: Mapping[str, CrossModalModel], batches: Iterable[Batch], ids: np.ndarray) -> dict[str, Features]:
+    """Features of `ids` (distinct) under several models, in one pass over their test clips.
+
+    Args:
+        models: name -> model in eval mode, on the device of the batches.
+        batches: `loader.uniform_clips(ids, clips=...)`.
+        ids: int64 [n]; row i of the features is sample ids[i].
+    """
+    order = np.argsort(ids)
+    sums: dict[tuple[str, str, str], torch.Tensor] = {}
+    clips = torch.zeros(len(ids))
+    for batch in batches:
+        rows = torch.from_numpy(order[np.searchsorted(ids[order], batch.ids.numpy())])
+        clips.index_add_(0, rows, torch.ones(len(rows)))
+        for modality in MODALITIES:
+            stream = getattr(batch, modality)
+            if stream is None:
+                continue
+            for name, model in models.items():
+                out = model.query[modality](stream)
+                for kind, values in (("pooled", out.features), ("embedding", out.embedding)):
+                    values = values.float().cpu()
+                    key = (name, modality, kind)
+                    if key not in sums:
+                        sums[key] = torch.zeros(len(ids), values.shape[1])
+                    sums[key].index_add_(0, rows, values)
+    features = {name: Features() for name in models}
+    for (name, modality, kind), total in sums.items():
+        getattr(features[name], kind)[modality] = (total / clips[:, None]).numpy()
+    return features

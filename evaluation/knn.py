@@ -1,0 +1,26 @@
+"""Nearest neighbours by cosine, each neighbour one vote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sklearn.neighbors import KNeighborsClassifier
+
+from evaluation.features import Features
+from evaluation.settings import EvaluationConfig
+from evaluation.statistics import accuracy_row, majority_row
+from evaluation.task import Task
+
+
+def run_knn(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
+    """Test accuracy of each modality and encoder, and of the majority class; k is at most the training samples."""
+    k = min(config.k, int(task.train.sum()))
+    rows = []
+    for name, given in features.items():
+        for modality, pooled in given.pooled.items():
+            neighbours = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute")
+            neighbours.fit(pooled[task.train], task.codes[task.train])
+            correct = neighbours.predict(pooled[task.test]) == task.codes[task.test]
+            rows.append(accuracy_row(name, modality, correct) | {"k": k})
+    return [*rows, majority_row(task)]

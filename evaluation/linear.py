@@ -1,0 +1,52 @@
+"""Linear probe: logistic regression on standardised frozen features."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from evaluation.features import Features
+from evaluation.settings import EvaluationConfig
+from evaluation.statistics import accuracy_row, majority_row
+from evaluation.task import Task
+
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+def run_linear(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
+    """Test accuracy of a probe for each modality and encoder, and of the majority class."""
+    rows = []
+    for name, given in features.items():
+        for modality, pooled in given.pooled.items():
+            probe, c = fit_probe(pooled[task.train], task.codes[task.train], folds=config.folds, seed=config.seed)
+            correct = probe.predict(pooled[task.test]) == task.codes[task.test]
+            rows.append(accuracy_row(name, modality, correct) | {"C": c})
+    return [*rows, majority_row(task)]
+
+
+def fit_probe(x: np.ndarray, y: np.ndarray, *, folds: int, seed: int) -> tuple[Pipeline, float]:
+    """Fits a probe on [n, F] features and [n] classes; its C has the best cross-validated accuracy (ties: smallest).
+
+    The folds keep the classes' shares where every class has a sample for each fold; otherwise they are plain. Where
+    a plain fold would leave a single class to fit, too few samples are there to choose by, and C is 1.
+    """
+    folds = min(folds, len(y))
+    fewest = np.unique(y, return_counts=True)[1].min()
+    cv = (StratifiedKFold if fewest >= folds else KFold)(folds, shuffle=True, random_state=seed)
+    can_choose = all(len(np.unique(y[fit])) > 1 for fit, _ in cv.split(x, y))
+    with warnings.catch_warnings():
+        # Separable classes under weak regularisation have no finite optimum; such a C wins only if it predicts well.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+        if not can_choose:
+            return pipeline.set_params(logisticregression__C=1.0).fit(x, y), 1.0
+        search = GridSearchCV(pipeline, {"logisticregression__C": list(CS)}, cv=cv).fit(x, y)
+    return search.best_estimator_, float(search.best_params_["logisticregression__C"])

@@ -1,0 +1,44 @@
+"""Results as JSON beside the checkpoint and as a table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+FORMATS = {"accuracy": "{:.3f}", "standard_error": "±{:.3f}", "C": "{:g}", "k": "{:d}", "median_rank": "{:.1f}"}
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Writes the result whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def print_table(result: dict[str, Any], console: Console) -> None:
+    """One line a row of `result["rows"]`, columns in the order in which rows bring them up."""
+    columns = list(dict.fromkeys(column for row in result["rows"] for column in row))
+    table = Table(title=result["title"], caption=result["caption"])
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="left" if column in ("encoder", "modality") else "right")
+    for row in result["rows"]:
+        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+    console.print(table)
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run folder that a run folder or a checkpoint file within it belongs to."""
+    if checkpoint.is_dir():
+        return checkpoint
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else FORMATS.get(column, "{:.3f}").format(value)

@@ -1,0 +1,132 @@
+"""What is predicted, and which samples are fitted and tested."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from config import ConfigError
+
+SPLIT_COLUMN = "split"
+TRAIN_SHARE = 0.8
+
+
+class LabelledData(Protocol):
+    """The part of a data set that evaluation reads (pipeline.manifest.Manifest has it)."""
+
+    label_columns: list[str]
+
+    def __len__(self) -> int: ...
+    def source(self, index: int) -> str: ...
+    def labels(self, column: str) -> np.ndarray: ...
+    def label_names(self, column: str) -> list[str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which samples are fitted and which tested; what is in neither is left out."""
+
+    train: np.ndarray
+    """bool [n]."""
+    test: np.ndarray
+    """bool [n]."""
+    origin: str
+    """Where the split is from, for people."""
+
+    def rows(self, ids: np.ndarray) -> Split:
+        """The split of these samples alone, in this order."""
+        return replace(self, train=self.train[ids], test=self.test[ids])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A label column over the samples of a split."""
+
+    label: str
+    codes: np.ndarray
+    """int32 [n], -1 where the label is unknown."""
+    split: Split
+
+    @property
+    def train(self) -> np.ndarray:
+        """bool [n], training samples whose label is known."""
+        return self.split.train & (self.codes >= 0)
+
+    @property
+    def test(self) -> np.ndarray:
+        """bool [n], test samples whose label is known."""
+        return self.split.test & (self.codes >= 0)
+
+    def rows(self, ids: np.ndarray) -> Task:
+        """The task over these samples alone, in this order."""
+        return replace(self, codes=self.codes[ids], split=self.split.rows(ids))
+
+    def majority_accuracy(self) -> float:
+        """Accuracy on the test part of always answering the training part's most frequent class."""
+        return float(np.mean(self.codes[self.test] == np.bincount(self.codes[self.train]).argmax()))
+
+
+def make_split(data: LabelledData, *, seed: int) -> Split:
+    """The label column `split` (train, test) if there is one, else 80/20 by a hash of (seed, source path).
+
+    Raises:
+        ConfigError: a `split` column without train or without test samples.
+    """
+    if SPLIT_COLUMN in data.label_columns:
+        codes, names = data.labels(SPLIT_COLUMN), data.label_names(SPLIT_COLUMN)
+        parts = {name: codes == names.index(name) for name in ("train", "test") if name in names}
+        if len(parts) < 2:
+            raise ConfigError(
+                f"the label column split holds {', '.join(names) or 'nothing'}; evaluation needs train and test in it"
+            )
+        return Split(train=parts["train"], test=parts["test"], origin="label column split")
+    shares = np.array([_share(f"{seed} {data.source(index)}") for index in range(len(data))])
+    origin = f"hash of seed {seed} and source path, {TRAIN_SHARE:.0%} train (there is no label column split)"
+    return Split(train=shares < TRAIN_SHARE, test=shares >= TRAIN_SHARE, origin=origin)
+
+
+def make_task(data: LabelledData, label: str, split: Split) -> Task:
+    """The task of predicting a label column.
+
+    Raises:
+        ConfigError: no such column, fewer than two classes to learn, or nothing to test on.
+    """
+    columns = [column for column in data.label_columns if column != SPLIT_COLUMN]
+    if label not in columns:
+        raise ConfigError(f"--label {label}: the data set has no such label column; it has {_listing(columns)}")
+    task = Task(label=label, codes=np.asarray(data.labels(label)), split=split)
+    classes = np.unique(task.codes[task.train])
+    if len(classes) < 2 or not task.test.any():
+        raise ConfigError(
+            f"--label {label}: a probe needs two classes in the training part and samples in the test part; there are "
+            f"{len(classes)} classes in {task.train.sum()} training samples and {task.test.sum()} test samples"
+        )
+    return task
+
+
+def choose_labels(data: LabelledData, wanted: str | None) -> list[str]:
+    """The columns of `--label a,b`; without it the data set's only one.
+
+    Raises:
+        ConfigError: no label given and more than one column, or none, to choose from.
+    """
+    if wanted is not None:
+        return list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
+    columns = [column for column in data.label_columns if column != SPLIT_COLUMN]
+    if len(columns) != 1:
+        raise ConfigError(f"choose what to predict with --label: the data set has {_listing(columns)}")
+    return columns
+
+
+def _listing(columns: list[str]) -> str:
+    return "the label columns " + ", ".join(columns) if columns else "no label columns"
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return (
+        int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big") / 2**64
+    )

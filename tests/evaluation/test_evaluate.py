@@ -1,0 +1,125 @@
+"""evaluate.py end to end on a prepared demo corpus: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+from config import ClipConfig, Config, DataConfig, ModelConfig, PrepareConfig, StorageConfig
+from evaluation.features import extract
+from evaluation.report import run_folder
+from model import build_model
+from pipeline.batch import Batch
+from pipeline.demo import make_demo
+from pipeline.prepare import prepare
+
+CONFIG = Config(
+    data=DataConfig(path="elsewhere", split="train", shuffle_pairs=True),
+    clip=ClipConfig(frames=4, fps=8.0, size=32),
+    model=ModelConfig(video="tiny", audio="tiny", dim=16),
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    make_demo(folder / "videos", videos=30, seed=0)
+    settings = PrepareConfig(storage=StorageConfig(fps=8.0, short_side=48))
+    prepare(folder / "videos", folder / "shards", config=settings, labels_path=folder / "videos" / "labels.csv")
+    return folder / "shards"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    model = build_model(CONFIG.model, audio=CONFIG.audio, seed=CONFIG.seed).eval()
+    monkeypatch.setattr(evaluate, "load_model", lambda path: (CONFIG, model))
+    return tmp_path
+
+
+def call(run, shards, *arguments):
+    return evaluate.main(["--checkpoint", str(run), "--data", str(shards), "clips=2", "device=cpu", *arguments])
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn"])
+def test_probes_put_random_encoder_and_chance_beside_the_checkpoint(run, shards, capsys, protocol):
+    assert call(run, shards, "--protocol", protocol, "--label", "kind,speed") == 0
+    printed = capsys.readouterr().out
+    for label in ("kind", "speed"):
+        result = json.loads((run / f"evaluation-{protocol}-{label}.json").read_text())
+        encoders = [(row["encoder"], row["modality"]) for row in result["rows"]]
+        assert encoders == [
+            ("pre-trained", "video"),
+            ("pre-trained", "audio"),
+            ("random-initialised", "video"),
+            ("random-initialised", "audio"),
+            ("chance", "majority class"),
+        ]
+        assert "24 train and 6 test samples; split: label column split; 2 clips" in result["caption"]
+        assert {"accuracy", "standard_error"} <= result["rows"][0].keys()
+    assert all(text in printed for text in ("pre-trained", "random-initialised", "chance"))
+
+
+def test_retrieval_reports_both_directions(run, shards):
+    assert call(run, shards, "--protocol", "retrieval") == 0
+    rows = json.loads((run / "evaluation-retrieval.json").read_text())["rows"]
+    assert [row["modality"] for row in rows] == ["video to audio", "audio to video"] * 2 + ["random order"]
+    assert rows[-1]["median_rank"] == 3.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--protocol", "linear", "--label", "colour"], "no such label column; it has the label columns kind, speed"),
+        (["--protocol", "linear"], "choose what to predict with --label"),
+        (["--protocol", "retrieval", "--label", "kind"], "--label means nothing to --protocol retrieval"),
+        (["--protocol", "knn", "--label", "kind", "clipz=2"], "unknown key clipz; did you mean clips"),
+        (["--protocol", "knn", "--label", "kind", "clips=0"], "clips must be at least 1, not 0"),
+    ],
+)
+def test_mistakes_are_named_and_end_with_status_two(run, shards, capsys, arguments, message):
+    assert call(run, shards, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(run.iterdir())
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path, capsys, shards):
+    assert call(tmp_path, shards, "--protocol", "retrieval") == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_results_of_a_checkpoint_file_go_into_its_run_folder(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    assert run_folder(tmp_path / "checkpoints" / "step-000000001.pt") == tmp_path
+    assert run_folder(tmp_path / "model.pt") == tmp_path
+    assert run_folder(tmp_path) == tmp_path
+
+
+def test_features_are_means_over_clips_in_the_order_of_ids():
+    model = build_model(replace(CONFIG.model), audio=CONFIG.audio, seed=0).eval()
+    video, audio = torch.randn(6, 3, 4, 32, 32), torch.randn(6, 1, 80, 51)
+    ids = np.array([9, 2])
+    start = torch.zeros(3, dtype=torch.float64)
+    batches = [
+        Batch(video[:3], audio[:3], torch.tensor([9, 9, 9]), start),
+        Batch(video[3:], audio[3:], torch.tensor([2, 2, 2]), start),
+    ]
+    features = extract({"m": model}, batches, ids)["m"]
+    with torch.no_grad():
+        out = model.query["video"](video)
+    for row, clips in ((0, slice(0, 3)), (1, slice(3, 6))):
+        np.testing.assert_allclose(features.pooled["video"][row], out.features[clips].mean(dim=0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            features.embedding["video"][row], out.embedding[clips].mean(dim=0), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_stream_that_the_data_lack_is_left_out():
+    model = build_model(CONFIG.model, audio=CONFIG.audio, seed=0).eval()
+    batch = Batch(torch.randn(1, 3, 4, 32, 32), None, torch.tensor([0]), torch.zeros(1, dtype=torch.float64))
+    features = extract({"m": model}, [batch], np.array([0]))["m"]
+    assert list(features.pooled) == ["video"]
