@@ -14,9 +14,11 @@ from config.schema import DictionaryConfig, PoolConfig, SamplerConfig
 from sampler import build_sampler
 from sampler.base import Candidates
 from sampler.dictionary import Dictionary
+from sampler.distance import squared_norms
 from sampler.exclusion import allowed_rows
 from sampler.gradient import gradient_factors
 from sampler.pool import Pool
+from sampler.quality import near_duplicate_share, phi
 from sampler.storage import KeyRing
 
 
@@ -62,6 +64,7 @@ class ActiveDictionary(nn.Module):
         self.temperature, self.seed, self.purpose = temperature, seed, purpose
         self.pool = Pool(size=pool.size, dim=dim)
         self.dictionary = Dictionary(size=dictionary.size, dim=dim)
+        self._last: tuple[Candidates, Tensor] | None = None
 
     @property
     def keys(self) -> Tensor:
@@ -118,12 +121,14 @@ class ActiveDictionary(nn.Module):
         staying = self.dictionary.staying(k)
         allowed = allowed_rows(self.pool.ids, self.ids[staying], batch_ids.to(self.ids.device))
         embed = partial(self._embed, queries=queries, hidden=hidden, positives=positives)
+        candidates = embed(self.pool, allowed)
         selection = self.sampler.select(
-            embed(self.pool, allowed),
+            candidates,
             k,
             generator=self._generator("select", step),
             dictionary=embed(self.dictionary, staying) if self.config.condition_on_dictionary else None,
         )
+        self._last = candidates, selection.indices
         self.dictionary.enqueue(self.pool.keys[selection.indices], self.pool.ids[selection.indices])
         if self.pool_config.remove_selected:
             self.pool.forget(selection.indices)
@@ -143,6 +148,31 @@ class ActiveDictionary(nn.Module):
         """
         if self.pool_config.source == "stream":
             self.pool.add(keys, ids)
+
+    @torch.no_grad()
+    def diagnostics(self, labels: Tensor | None = None) -> dict[str, float]:
+        """What costs too much for every step: about one more selection.
+
+        Args:
+            labels: [n] int64 class of each sample id, -1 = unknown; without it no classes are counted.
+
+        Returns:
+            phi (of the last selection, as a share of the pool's sum of squared norms), near_duplicates (share of its
+            picks), distinct_ids and, with labels, distinct_classes of the dictionary. No phi before the first update.
+        """
+        held = self.ids[self.ids >= 0]
+        found = {"distinct_ids": float(len(held))}
+        if labels is not None:
+            classes = labels.to(held.device)[held]
+            found["distinct_classes"] = float(len(classes[classes >= 0].unique()))
+        if self._last is not None:
+            candidates, picks = self._last
+            usable = candidates.rows(candidates.valid)
+            norms = squared_norms(usable)
+            total = float(norms[torch.isfinite(norms)].sum(dtype=torch.float64))
+            found["phi"] = phi(candidates, picks) / total if total > 0 and len(picks) else 0.0
+            found["near_duplicates"] = near_duplicate_share(candidates, picks)
+        return found
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """What the sampler keeps from step to step (the quantiser of an index)."""

@@ -136,3 +136,29 @@ def test_remove_selected_takes_the_picks_out_of_the_pool():
     newest = active.ids[active.dictionary.stamps >= 12]
     assert len(newest) == M
     assert not torch.isin(newest, active.pool.ids).any()
+
+
+def test_diagnostics_count_classes_and_measure_the_last_selection():
+    active = make()
+    active.fill(*clips(range(30)))
+    labels = torch.arange(2000) % 3
+    labels[:30] = -1
+    labels[active.ids[0]] = 2
+    assert active.diagnostics(labels) == {"distinct_ids": 12.0, "distinct_classes": 1.0}
+    step(active, 0)
+    found = active.diagnostics()
+    assert 0 < found["phi"] < 2
+    assert 0 <= found["near_duplicates"] <= 1
+
+
+def test_the_quantiser_of_an_index_is_part_of_the_checkpoint(tmp_path):
+    one = make(name="kmeanspp_faiss", options={"cells": 4})
+    one.fill(*clips(range(30)))
+    step(one, 0)
+    one.add(*clips([40, 41]))
+    torch.save(one.state_dict(), tmp_path / "state.pt")
+    other = make(name="kmeanspp_faiss", options={"cells": 4})
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for active in (one, other):
+        step(active, 1)
+    assert torch.equal(one.ids, other.ids)
