@@ -68,10 +68,10 @@ PANELS = (
     Panel("Gradient norm", (("grad_norm", ""),), log=True),
     Panel("Steps skipped (not finite)", (("skipped_steps", ""),), smooth=False, nonzero=True),
     Panel("Clips a second", (("samples_per_second", ""),)),
-    Panel("Seconds a step", (("step_seconds", "mean of the ranks"), ("step_seconds_max", "slowest rank"))),
+    Panel("Seconds a step", (("step_seconds", "rank 0"), ("step_seconds_max", "slowest rank"))),
     Panel(
         "Share of the step spent waiting for data",
-        (("data_wait", "mean of the ranks"), ("data_wait_max", "slowest rank")),
+        (("data_wait", "rank 0"), ("data_wait_max", "slowest rank")),
         percent=True,
     ),
     Panel("Seconds a selection", (("video/seconds", "video"), ("audio/seconds", "audio"))),
