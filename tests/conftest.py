@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from config import PrepareConfig, load_config
+from pipeline.demo import make_demo
+from pipeline.prepare import prepare
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -15,3 +19,18 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("CMACC_DATA names no folder of real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty videos of the demo corpus, prepared small."""
+    folder = tmp_path_factory.mktemp("demo")
+    make_demo(folder / "videos", videos=30, seed=0)
+    prepare(
+        folder / "videos",
+        folder / "shards",
+        config=load_config(PrepareConfig, overrides=["storage.short_side=64", "storage.codec=jpeg", "shard_samples=8"]),
+        labels_path=folder / "videos" / "labels.csv",
+        workers=1,
+    )
+    return folder / "shards"

@@ -12,12 +12,18 @@ EXIT_PREEMPTED = 75
 
 
 class Preemption:
-    """Notes SIGTERM, and lets all ranks agree on the step they stop at."""
+    """While entered, notes SIGTERM and lets all ranks agree on the step they stop at."""
 
     def __init__(self) -> None:
         self._signalled = False
         self.requested = False
-        signal.signal(signal.SIGTERM, self._note)
+
+    def __enter__(self) -> Preemption:
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True

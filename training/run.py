@@ -1,22 +1,134 @@
-"""The run folder: what was run, with what, and where to go on."""
+"""One run: its folder, where it goes on, what it logs, when it saves and when it stops."""
 
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import sys
-from importlib.metadata import version
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from config import Config, ConfigError, to_dict, to_yaml
+from pipeline.batch import Batch
 from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
-from training.distributed import World, from_main
+from training.distributed import World, from_main, mean_over_ranks, spread_over_ranks
+from training.environment import environment
+from training.metrics import MetricsWriter, StepTimer, Watch
+from training.preemption import Preemption
+from training.profiling import StepProfiler
+from training.step import Learner, Metrics
 
-ROOT = Path(__file__).resolve().parent.parent
+
+class Run:
+    """What surrounds the steps of a training run; used as a context.
+
+    Args:
+        config: the whole run's configuration.
+        world: this process among all.
+        learner: what is trained, saved and restored.
+        fingerprint: identity of the data set.
+        total_steps: where the run ends.
+        profile: steps of this process to profile.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        world: World,
+        learner: Learner,
+        fingerprint: str,
+        total_steps: int,
+        profile: range = range(0),
+    ) -> None:
+        self.config, self.world, self.learner = config, world, learner
+        self.fingerprint, self.total_steps = fingerprint, total_steps
+        self.folder = Path(config.run_dir)
+        kept = config.checkpoint
+        self.store = CheckpointStore(self.folder / "checkpoints", keep=kept.keep, milestone_every=kept.milestone_every)
+        self.step = 0
+        self._preemption = Preemption()
+        self._profiler = StepProfiler(self.folder, profile, rank=world.rank)
+        self._metrics: MetricsWriter | None = None
+
+    def resume(self, resume: str) -> None:
+        """Goes to where the run folder ends, if `resume` and the folder say so (see `find_start`)."""
+        start = find_start(self.config, resume=resume, store=self.store, world=self.world)
+        if start is not None:
+            state = load_start(start, self.config, fingerprint=self.fingerprint, device=self.world.device)
+            self.learner.load_state_dict(state)
+            self.step = state["step"]
+
+    def __enter__(self) -> Run:
+        if self.world.is_main:
+            (self.folder / "config.yaml").write_text(to_yaml(self.config))
+            (self.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+            self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
+            self._say(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
+        self._watch = Watch(total=self.total_steps, start=self.step, shown=self.world.is_main)
+        self._timer = StepTimer()
+        self._preemption.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._preemption.__exit__()
+        self._profiler.close()
+        self.store.wait()
+        self._watch.close()
+        if self._metrics is not None:
+            self._metrics.close()
+            self._say(f"{'finished' if self.finished else 'stopped'} at step {self.step}")
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total_steps
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run has reached its end, or was asked to stop before it."""
+        return self.finished or self._preemption.requested
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches up to the run's end, the time that each is waited for being noted."""
+        while not self.stopping:
+            self._profiler.step()
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self._timer.waited(time.perf_counter() - asked)
+            yield batch
+
+    def record(self, values: Metrics, *, epoch: int) -> None:
+        """A step is done: logs and saves where that is due, and lets all ranks agree on whether to stop."""
+        self.step += 1
+        numbers = None
+        if self.step % self.config.train.log_every == 0 or self.finished:
+            self.learner.guard.check(self.folder, rank=self.world.rank)
+            speed = self._timer.read(self.config.train.batch_size)
+            spread = spread_over_ranks({name: speed[name] for name in ("step_seconds", "data_wait")})
+            numbers = mean_over_ranks(values) | speed | spread
+            self.write({"epoch": epoch, **numbers})
+        self._watch.advance(self.step, numbers)
+        stopping = self._preemption.check() or self.finished
+        if self.world.is_main and (stopping or self.step % self.config.checkpoint.every_steps == 0):
+            state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
+            self.store.save(state, step=self.step)
+
+    def write(self, numbers: Mapping[str, float]) -> None:
+        """A line of metrics under the step that was done last."""
+        if self._metrics is not None:
+            self._metrics.write(self.step - 1, numbers)
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that is not the steps' own, as for a measurement between two epochs."""
+        self._timer.leave_out(seconds)
+
+    def _say(self, text: str) -> None:
+        print(f"{self.folder}: {text}", file=sys.stderr, flush=True)
 
 
 def find_start(config: Config, *, resume: str, store: CheckpointStore, world: World) -> Path | None:
@@ -63,48 +175,3 @@ def load_start(path: Path, config: Config, *, fingerprint: str, device: torch.de
             "give the same shards, or start anew with another run_dir"
         )
     return state
-
-
-def write_run_files(config: Config, run_dir: Path) -> None:
-    """`config.yaml` (resolved) and `environment.json` (command, git revision, versions, hardware)."""
-    (run_dir / "config.yaml").write_text(to_yaml(config))
-    (run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
-
-
-def environment() -> dict[str, Any]:
-    """What made a result: command, code, versions, hardware."""
-    packages = ("torch", "torchvision", "torchaudio", "nvidia-dali-cuda130", "faiss-gpu", "numpy")
-    return {
-        "command": sys.argv,
-        "git": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def save_state(config: Config, learner_state: dict[str, Any], *, fingerprint: str) -> dict[str, Any]:
-    """What goes into a checkpoint beside its step and format."""
-    return {"config": to_dict(config), "data": fingerprint, **learner_state}
-
-
-def _git(*arguments: str) -> str:
-    try:
-        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()

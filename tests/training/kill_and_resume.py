@@ -45,18 +45,17 @@ def start(run_dir: Path, arguments: list[str], **kwargs: int) -> subprocess.Pope
         )
 
 
-def progress(run_dir: Path) -> tuple[int, ...]:
-    """Changes whenever the run has logged a step or finished a checkpoint."""
-    lines = read_metrics(run_dir / "metrics.jsonl") if run_dir.exists() else []
-    return (len(lines), *sorted(hash(path.name) for path in (run_dir / "checkpoints").glob("step-*.pt")))
+def saved(run_dir: Path) -> list[str]:
+    """Names of the checkpoints that are there; changes whenever the run has saved again."""
+    return sorted(path.name for path in (run_dir / "checkpoints").glob("step-*.pt"))
 
 
 def wait_for_moment(process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> bool:
-    """Waits for a random moment after some progress, or for a checkpoint being written; False if the run ended."""
-    before, during_write = progress(run_dir), rng.random() < 0.4
-    extra, moved_at = rng.uniform(0, 2.0), None
+    """Waits for a random moment after the next checkpoint, or until one is being written; False if the run ended."""
+    before, during_write = saved(run_dir), rng.random() < 0.4
+    extra, moved_at = rng.uniform(0, 1.0), None
     while process.poll() is None:
-        if moved_at is None and progress(run_dir) != before:
+        if moved_at is None and saved(run_dir) != before:
             moved_at = time.monotonic()
         writing = any((run_dir / "checkpoints").glob("*.partial"))
         if moved_at is not None and (writing if during_write else time.monotonic() - moved_at > extra):

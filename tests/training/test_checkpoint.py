@@ -12,7 +12,6 @@ from config import ConfigError, to_dict
 from tests.training.small_run import new_learner, small_config
 from training import checkpoint
 from training.checkpoint import CheckpointError, CheckpointStore, find, load_model, read, require_same_config
-from training.run import save_state
 
 
 def saved(folder, steps, **kwargs):
@@ -108,7 +107,7 @@ def test_an_unknown_format_is_refused(tmp_path, monkeypatch):
 def test_model_and_config_come_back(tmp_path, config):
     learner = new_learner(config)
     store = CheckpointStore(tmp_path / "checkpoints", keep=1)
-    store.save(save_state(config, learner.state_dict(), fingerprint="data"), step=3)
+    store.save({"config": to_dict(config), "data": "data", **learner.state_dict()}, step=3)
     store.wait()
     loaded_config, model = load_model(tmp_path)
     assert loaded_config == config

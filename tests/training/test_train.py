@@ -1,0 +1,132 @@
+"""train.py as people start it: a run folder at the end, and the same run whatever happened on the way."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import train
+from config import load_config
+from config.schema import Config
+from sampler import SAMPLERS
+from tests.training import kill_and_resume as kills
+from tests.training.small_run import OVERRIDES, alone
+from training.metrics import read_metrics
+
+SMALL = [
+    *OVERRIDES,
+    "data.split=train",
+    "data.threads=1",
+    "train.threads=1",
+    "train.batch_size=4",
+    "train.steps=14",
+    "train.log_every=2",
+    "checkpoint.every_steps=3",
+    "dictionary.size=8",
+    "pool.size=20",
+]
+
+
+def arguments(shards, *more):
+    return [*SMALL, f"data.path={shards}", *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(demo_shards, tmp_path_factory):
+    """A run that nothing happened to."""
+    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    config = load_config(Config, overrides=arguments(demo_shards, f"run_dir={run_dir}"))
+    assert train.train(config, alone(), resume="never")
+    return run_dir
+
+
+def test_a_run_leaves_config_environment_metrics_and_checkpoints(undisturbed):
+    assert load_config(Config, undisturbed / "config.yaml").train.steps == 14
+    assert {"command", "git", "versions", "processor"} <= json.loads(
+        (undisturbed / "environment.json").read_text()
+    ).keys()
+    lines = read_metrics(undisturbed / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 3, 5, 7, 9, 11, 13]
+    wanted = {"loss_v2a", "loss_a2v", "retrieval_v2a", "retrieval_a2v", "lr", "samples_per_second", "data_wait"}
+    assert wanted | {"video/seconds", "audio/distinct_ids"} <= lines[0].keys()
+    assert [path.name for path in sorted((undisturbed / "checkpoints").glob("*.pt"))] == [
+        "step-000000012.pt",
+        "step-000000014.pt",
+    ]
+    assert list((undisturbed / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_every_sampler_trains(demo_shards, tmp_path, name):
+    overrides = arguments(demo_shards, f"run_dir={tmp_path / 'run'}", f"sampler.name={name}", "train.steps=4")
+    assert train.train(load_config(Config, overrides=overrides), alone(), resume="never")
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["loss"] == pytest.approx(last["loss_v2a"] + last["loss_a2v"])
+    assert last["video/distinct_ids"] == 8
+
+
+@pytest.mark.parametrize("source", ["stream", "epoch"])
+def test_killed_twice_a_run_ends_as_if_nothing_had_happened(demo_shards, tmp_path, source):
+    more = arguments(demo_shards, f"pool.source={source}")
+    kills.finish(kills.start(tmp_path / "left-alone", more), tmp_path / "left-alone")
+    assert kills.run_with_kills(tmp_path / "killed", more, kills=2, seed=1) >= 1
+    assert kills.differences(tmp_path / "left-alone", tmp_path / "killed") == []
+
+
+def test_asked_to_stop_a_run_saves_says_so_and_goes_on(demo_shards, tmp_path, undisturbed):
+    run_dir = tmp_path / "stopped"
+    process = kills.start(run_dir, arguments(demo_shards))
+    while len(read_metrics(run_dir / "metrics.jsonl")) < 2:
+        assert process.poll() is None, run_dir.with_suffix(".log").read_text()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    assert "stopped at step" in run_dir.with_suffix(".log").read_text()
+    kills.finish(kills.start(run_dir, arguments(demo_shards)), run_dir)
+    assert kills.differences(undisturbed, run_dir) == []
+
+
+def test_a_rank_that_dies_is_restarted_and_the_run_ends_as_if_it_had_not(demo_shards, tmp_path):
+    kills.finish(kills.start(tmp_path / "left-alone", arguments(demo_shards), processes=2), tmp_path / "left-alone")
+    hits = kills.run_with_rank_kills(tmp_path / "killed", arguments(demo_shards), kills=1, processes=2, seed=2)
+    assert hits == 1
+    assert kills.differences(tmp_path / "left-alone", tmp_path / "killed") == []
+
+
+def run_train(*more):
+    return subprocess.run(
+        [sys.executable, "train.py", *more], cwd=kills.ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["optim.lrr=1"], "unknown key optim.lrr; did you mean lr?"),
+        (["data.path=nowhere"], "nowhere"),
+        (["train.batch_size=1000"], "train.batch_size=1000 is larger than the data set"),
+        (["sampler.name=kmeans"], "sampler.name='kmeans' is not known"),
+        (["model.video=resnet"], "model.video='resnet' is not known"),
+        (["--resume", "nowhere.pt"], "no checkpoint at nowhere.pt"),
+    ],
+)
+def test_mistakes_end_with_one_line(demo_shards, tmp_path, more, message):
+    result = run_train(*arguments(demo_shards, f"run_dir={tmp_path / 'run'}", *more))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(demo_shards, undisturbed):
+    result = run_train(*arguments(demo_shards, f"run_dir={undisturbed}"))
+    assert result.returncode == 2
+    assert "go on with --resume auto" in result.stderr
+
+
+def test_other_data_or_settings_are_not_mixed_into_a_run(demo_shards, undisturbed):
+    result = run_train(*arguments(demo_shards, f"run_dir={undisturbed}", "--resume", "auto", "optim.lr=0.5"))
+    assert result.returncode == 2
+    assert "optim.lr: 0.01 in the checkpoint, 0.5 now" in result.stderr
