@@ -120,7 +120,9 @@ def audio_graph(*, config: Config, device: torch.device, threads: int, batch: in
 
 
 def _pipeline(device: torch.device, threads: int, batch: int, prefetch: int) -> Pipeline:
-    device_id = None if device.type == "cpu" else (device.index or 0)
+    device_id = None
+    if device.type == "cuda":
+        device_id = torch.cuda.current_device() if device.index is None else device.index
     return Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=prefetch)
 
 

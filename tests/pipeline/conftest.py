@@ -83,6 +83,12 @@ class Corpus:
 
 
 @pytest.fixture(scope="session")
+def video_writer() -> Callable[..., None]:
+    """`write_video`, for test modules that make videos of their own."""
+    return write_video
+
+
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Prepares a folder of videos with the given settings."""
 
