@@ -31,7 +31,9 @@ class NormalisedMedia:
     Attributes:
         video: encoded track, None with streams=audio.
         pcm: int16 [samples] mono, None with streams=video; samples == round(frames / fps * sample_rate) with both.
-        flags: what is unusual about the source, by name; empty for an ordinary one.
+        flags: what is unusual about the source; empty for an ordinary one. decode_errors (packets), ends_early_seconds,
+            cut_at_max_seconds, still_picture, picture_held_seconds, silence_added_seconds, stamps_run_backwards,
+            interlaced, size_changes, cropped_to_aspect.
     """
 
     video: VideoBlob | None

@@ -7,6 +7,11 @@ from pathlib import Path
 
 _MAGIC = [
     (b"version https://git-lfs", "a git-LFS pointer, the file itself was never fetched (git lfs pull)"),
+    # FFmpeg would open what these lists name, other files of the user among it.
+    (b"ffconcat", "a list of files (FFmpeg concat script)"),
+    (b"#EXTM3U", "a playlist (m3u8)"),
+    (b"<?xml", "XML text"),
+    (b"<MPD", "a playlist (DASH)"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"%PDF", "a PDF document"),
     (b"\x1f\x8b", "a gzip archive"),

@@ -236,6 +236,8 @@ def test_a_bomb_behind_a_modest_header_is_refused_before_it_is_held(media, tmp_p
         (b"<!DOCTYPE html>\n<html><body>404</body></html>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"),
         (b"PK\x03\x04" + bytes(50), "a ZIP archive"),
+        (b"ffconcat version 1.0\nfile 'other.mp4'\n", "a list of files"),
+        (b"#EXTM3U\n#EXTINF:10,\nhttp://localhost/x.ts\n", "a playlist"),
         (struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0) + struct.pack(">I4s", 90000, b"mdat"), "without its index"),
         (bytes(range(1, 255)) * 40, "FFmpeg does not recognise it"),
     ],
