@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from config import Config, ConfigError, load_config
+from evaluation.monitor import Monitor
 from model.encoder import build_model
 from pipeline.loader import make_loader
 from pipeline.manifest import ManifestError
@@ -56,6 +57,10 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
     total_steps = min(config.train.epochs * len(loader), config.train.steps or sys.maxsize)
     model = build_model(config.model, audio=config.audio, seed=config.seed)
     learner = Learner(model=model, config=config, world=world, total_steps=total_steps)
+    monitor = None
+    if config.monitor.every_epochs:
+        ranks = {"rank": world.rank, "world_size": world.size, "gather": distributed.gather_objects}
+        monitor = Monitor(config, device=world.device, **ranks)
     run = Run(
         config=config,
         world=world,
@@ -63,6 +68,8 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
         fingerprint=loader.dataset.fingerprint,
         total_steps=total_steps,
         profile=profile,
+        measure=monitor.measure if monitor else None,
+        measure_every=config.monitor.every_epochs * len(loader),
     )
     run.resume(resume)
     with run:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from config import Config, ConfigError, to_dict, to_yaml
+from model.encoder import CrossModalModel
 from pipeline.batch import Batch
 from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
 from training.distributed import World, from_main, mean_over_ranks, spread_over_ranks
@@ -32,6 +33,8 @@ class Run:
         fingerprint: identity of the data set.
         total_steps: where the run ends.
         profile: steps of this process to profile.
+        measure: looks at the model without touching it; its numbers go into the metrics.
+        measure_every: steps between two of these measurements.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class Run:
         fingerprint: str,
         total_steps: int,
         profile: range = range(0),
+        measure: Callable[[CrossModalModel], dict[str, float]] | None = None,
+        measure_every: int = 0,
     ) -> None:
         self.config, self.world, self.learner = config, world, learner
         self.fingerprint, self.total_steps = fingerprint, total_steps
@@ -50,6 +55,7 @@ class Run:
         kept = config.checkpoint
         self.store = CheckpointStore(self.folder / "checkpoints", keep=kept.keep, milestone_every=kept.milestone_every)
         self.step = 0
+        self._measure, self._measure_every = measure, measure_every
         self._preemption = Preemption()
         self._profiler = StepProfiler(self.folder, profile, rank=world.rank)
         self._metrics: MetricsWriter | None = None
@@ -113,6 +119,10 @@ class Run:
             numbers = mean_over_ranks(values) | speed | spread
             self.write({"epoch": epoch, **numbers})
         self._watch.advance(self.step, numbers)
+        if self._measure is not None and self.step % self._measure_every == 0:
+            seen = self._measure(self.learner.model)
+            self.write({"epoch": epoch, **seen})
+            self.leave_out(seen["monitor/seconds"])
         stopping = self._preemption.check() or self.finished
         if self.world.is_main and (stopping or self.step % self.config.checkpoint.every_steps == 0):
             state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
