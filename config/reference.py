@@ -32,16 +32,24 @@ What is not given keeps its default. An unknown key, a wrong type or a value tha
 the key, what was given and what is allowed. The resolved configuration is saved as `config.yaml` in the run folder and
 can be given to `--config` again.
 """
-TREES = (
-    ("Training", Config, "Settings of `train.py`."),
-    ("Preparation", PrepareConfig, "Settings of `python -m pipeline.prepare SRC OUT`, given as `key=value`."),
-)
+
+
+def trees() -> list[tuple[str, type, str]]:
+    """Title, dataclass and introduction of each command's settings."""
+    # Here, because all else in config knows nothing of the packages that use it.
+    from evaluation.settings import EvaluationConfig
+
+    return [
+        ("Training", Config, "Settings of `train.py`."),
+        ("Preparation", PrepareConfig, "Settings of `python -m pipeline.prepare SRC OUT`, given as `key=value`."),
+        ("Evaluation", EvaluationConfig, "Settings of `evaluate.py`, given as `key=value`."),
+    ]
 
 
 def markdown() -> str:
     """The reference as Markdown, ending with a newline."""
     parts = [HEAD]
-    for title, cls, text in TREES:
+    for title, cls, text in trees():
         parts.append(f"## {title}\n\n{text}\n")
         for prefix, section in sections(cls):
             if prefix:

@@ -17,6 +17,7 @@ class EvaluationConfig:
     batch_size: int = 32
     """Clips that are decoded and encoded together."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU, if there is one."""
     loader: str = ""
     """dali or decord; empty takes the checkpoint's."""
     labels: str = ""

@@ -10,11 +10,11 @@ from typing import Literal
 import pytest
 import yaml
 
-from config import Config, PrepareConfig, from_dict
-from config.reference import field_docstrings, markdown, sections
+from config import Config, from_dict
+from config.reference import field_docstrings, markdown, sections, trees
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-EVERY_SECTION = [section for tree in (Config, PrepareConfig) for section in sections(tree)]
+EVERY_SECTION = [section for _, tree, _ in trees() for section in sections(tree)]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from config import Config, PrepareConfig, load_config, to_dict
+from evaluation.settings import EvaluationConfig
 from pipeline.checks import PYTHONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +85,8 @@ def test_commands_exist_with_these_options(words):
         load_config(PrepareConfig, None, overrides)
     elif program == ("train.py",):
         load_config(Config, None, overrides)
+    elif program == ("evaluate.py",):
+        load_config(EvaluationConfig, None, overrides)
 
 
 def _program(words: list[str]) -> tuple[str, ...] | None:
