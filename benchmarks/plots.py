@@ -1,0 +1,28 @@
+"""The chart of benchmarks/sampling.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def plot_times(records: list[dict[str, Any]], path: Path) -> None:
+    """One panel for every kind and size: seconds of each backend, logarithmic, fastest at the bottom."""
+    panels: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    for record in records:
+        panels.setdefault((record["kind"], record["rows"], record["picks"]), []).append(record)
+    figure, axes = plt.subplots(len(panels), 1, squeeze=False, figsize=(8, 1 + 0.35 * len(records) + 0.6 * len(panels)))
+    for axis, ((kind, rows, picks), bars) in zip(axes[:, 0], panels.items(), strict=True):
+        bars = sorted(bars, key=lambda record: record["seconds"])
+        drawn = axis.barh([bar["backend"] for bar in bars], [bar["seconds"] for bar in bars])
+        axis.bar_label(drawn, [f"{bar['seconds']:.3g} s" for bar in bars], padding=3)
+        axis.set(xscale="log", title=f"{kind}, {picks:,} from {rows:,}", xlabel="seconds")
+        axis.margins(x=0.2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
