@@ -112,7 +112,7 @@ class BlockedSampling:
         Args:
             all_norms: [N] |g|² of the whole pool.
         """
-        held = _held_rows(dictionary)
+        held = held_rows(dictionary)
         start = 0 if held is None else len(held)
         self.centres = Centres(self.rows, start + k)
         self.distances = torch.zeros(start + k, device=self.u.device)
@@ -168,7 +168,7 @@ class BlockedSampling:
         self.u[local] = bound[mine]
 
 
-def _held_rows(dictionary: Candidates | None) -> Candidates | None:
+def held_rows(dictionary: Candidates | None) -> Candidates | None:
     """The dictionary's usable rows with ids that name no row of the pool; None if there are none."""
     if dictionary is None:
         return None

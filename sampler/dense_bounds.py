@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sampler.base import Candidates
-from sampler.distance import RELATIVE_FLOOR
+from sampler.distance import RELATIVE_FLOOR, product
 from sampler.proposals import CHUNK
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -36,21 +36,19 @@ class DenseBounds:
             centre_norms: [C] their |g|².
         """
         nearest = torch.empty_like(d2)
-        centre_factors = [f.T for f in (centres.a, centres.b) if f is not None]
-        factors = [f for f in (self.rows.a, self.rows.b) if f is not None]
         for start in range(0, len(d2), self.chunk):
             rows = slice(start, start + self.chunk)
-            inner = self._inner([f[rows] for f in factors], centre_factors)
-            torch.amin(inner.mul_(-2).add_(centre_norms), 1, out=nearest[rows])
+            inner = self._product(self.rows.a[rows], centres.a)
+            if centres.b is not None:
+                inner.mul_(self._product(self.rows.b[rows], centres.b))
+            torch.amin(inner.float().mul_(-2).add_(centre_norms), 1, out=nearest[rows])
         nearest.add_(self.norms)
         nearest.masked_fill_(nearest < RELATIVE_FLOOR * self.norms, 0.0)
         # fmin, because rows that are not finite start at 0 and must stay there.
         torch.fmin(d2, nearest, out=d2)
         return len(d2) * len(centre_norms)
 
-    def _inner(self, factors: list[Tensor], centre_factors: list[Tensor]) -> Tensor:
-        first, *rest = (f @ c for f, c in zip(factors, centre_factors, strict=True))
-        return (first.mul_(rest[0]) if rest else first).float()
+    _product = staticmethod(product)
 
 
 class RoughBounds(DenseBounds):
@@ -73,3 +71,7 @@ class RoughBounds(DenseBounds):
     def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
         short = replace(centres, a=centres.a.bfloat16(), b=None if centres.b is None else centres.b.bfloat16())
         return super().lower(d2, short, centre_norms * self.inflate)
+
+    @staticmethod
+    def _product(rows: Tensor, centres: Tensor) -> Tensor:
+        return rows @ centres.T

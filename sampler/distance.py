@@ -24,11 +24,20 @@ def squared_norms(candidates: Candidates) -> Tensor:
     return norms.square()
 
 
+def product(rows: Tensor, centres: Tensor) -> Tensor:
+    """rows @ centresᵀ in float32, [N, D], [C, D] -> [N, C]; bf16 factors are multiplied exactly, not rounded again."""
+    if rows.dtype != torch.bfloat16:
+        return rows @ centres.T
+    if rows.is_cuda:
+        return torch.mm(rows, centres.T, out_dtype=torch.float32)
+    return rows.float() @ centres.float().T
+
+
 def squared_distances(rows: Candidates, norms: Tensor, centres: Candidates, centre_norms: Tensor) -> Tensor:
     """|g_n - g_m|² of N rows to K centres, [N, K] float32; `norms` and `centre_norms` are their squared norms."""
-    inner = rows.a @ centres.a.T
+    inner = product(rows.a, centres.a)
     if rows.b is not None:
-        inner.mul_(rows.b @ centres.b.T)
+        inner.mul_(product(rows.b, centres.b))
     return inner.mul_(-2).add_(norms[:, None]).add_(centre_norms)
 
 

@@ -11,6 +11,7 @@ from sampler.base import Candidates, Selection
 from sampler.blocked import select_blocked
 from sampler.d2_law import First
 from sampler.dense_bounds import DenseBounds, Precision, RoughBounds
+from sampler.device_rounds import select_on_device
 
 
 @dataclass(kw_only=True)
@@ -20,14 +21,23 @@ class KMeansPP:
     first: First = "uniform"
     """Law of the first pick."""
     precision: Precision = "auto"
-    """Of the dense products. bf16 never changes the law: it gives bounds that are verified in float32. auto takes it
-    where the processor multiplies it faster."""
+    """Of the dense products; auto takes bf16 where it is faster. On a CPU bf16 never changes the law: it gives bounds
+    that are verified in float32. On a GPU the law is that of the factors rounded to bf16."""
     sharded: bool = False
     """Under torch.distributed, each rank works on its share of the rows; all ranks get the same picks."""
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        if candidates.a.is_cuda and not self.sharded:
+            return select_on_device(
+                candidates,
+                k,
+                bf16=self.precision != "fp32",
+                first=self.first,
+                generator=generator,
+                dictionary=dictionary,
+            )
         return select_blocked(
             candidates,
             k,
@@ -39,6 +49,5 @@ class KMeansPP:
         )
 
     def _bounds(self, rows: Candidates, norms: Tensor, usable: Tensor) -> DenseBounds:
-        fast = norms.is_cuda or torch.cpu._is_avx512_bf16_supported()
-        rough = self.precision == "bf16" or (self.precision == "auto" and fast)
+        rough = self.precision == "bf16" or (self.precision == "auto" and torch.cpu._is_avx512_bf16_supported())
         return (RoughBounds if rough else DenseBounds)(rows, norms)

@@ -7,6 +7,7 @@ from scipy import stats
 from sampler import build_sampler
 from sampler.blocked import select_blocked
 from sampler.degenerate import make_selection
+from sampler.device_rounds import select_on_device
 from sampler.indexed_bounds import IndexedBounds
 from tests.sampler.law import (
     chi_square,
@@ -37,6 +38,13 @@ class RandomIndex:
         )
 
 
+class OnDevice:
+    """The layout for GPUs, which is the same on a CPU."""
+
+    def select(self, candidates, k, *, generator, dictionary=None):
+        return select_on_device(candidates, k, bf16=False, first="uniform", generator=generator, dictionary=dictionary)
+
+
 class NaiveBatch:
     """The control: after the first pick, a whole batch from the stale law, only repeats left out."""
 
@@ -54,6 +62,7 @@ EXACT = {
     "blocked bf16": lambda: build_sampler("kmeanspp", {"precision": "bf16"}),
     "index": lambda: build_sampler("kmeanspp_faiss", {"cells": 3}),
     "random index": RandomIndex,
+    "on device": OnDevice,
 }
 
 
@@ -87,7 +96,7 @@ def test_conditioning_on_a_dictionary_is_sampling_after_its_rows():
     dictionary = pool.rows(torch.tensor([1, 4]))
     d2 = dense_d2(pool, dictionary).amin(1)
     expected = d2.masked_fill(d2 < 1e-9, 0) / d2.sum()
-    for name in ("sequential", "blocked bf16", "index"):
+    for name in ("sequential", "blocked bf16", "index", "on device"):
         sampler, generator = EXACT[name](), torch.Generator().manual_seed(1)
         picks = [int(sampler.select(pool, 1, generator=generator, dictionary=dictionary).indices) for _ in range(1500)]
         counts = torch.bincount(torch.tensor(picks), minlength=len(pool))
@@ -96,7 +105,7 @@ def test_conditioning_on_a_dictionary_is_sampling_after_its_rows():
         assert stats.chisquare(counts[possible], expected[possible] * 1500).pvalue > 0.01
 
 
-@pytest.mark.parametrize("name", ["blocked fp32", "blocked bf16", "index", "random index"])
+@pytest.mark.parametrize("name", ["blocked fp32", "blocked bf16", "index", "random index", "on device"])
 def test_phi_has_the_distribution_of_sequential_sampling(name):
     pool = random_pool(400)
 
