@@ -16,13 +16,15 @@ from torch import Tensor
 
 from sampler.accept import accepted_proposals
 from sampler.base import Candidates, Selection
+from sampler.centres import Centres
 from sampler.d2_law import First, first_weight, starting_distances
 from sampler.degenerate import make_selection, uniform_rest, usable_rows
-from sampler.distance import RELATIVE_FLOOR, squared_distances, squared_norms
-from sampler.proposals import Proposals, Shard
+from sampler.distance import squared_norms
+from sampler.proposals import Shard
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 8, 512
-_CENTRE_CHUNK = 2048
+SMALLEST_BLOCK, LARGEST_BLOCK, GROWTH = 32, 1024, 8
+"""Proposals of a round: GROWTH times what is chosen, within these limits. Large blocks waste proposals, which is cheap;
+small ones pass over the pool more often."""
 
 
 class Bounds(Protocol):
@@ -137,13 +139,13 @@ class BlockedSampling:
         """Proposes and decides on one block; False when no mass is left."""
         centres = self.centres
         left = target - centres.count
-        block = min(max(centres.count, SMALLEST_BLOCK), LARGEST_BLOCK, left + left // 4 + SMALLEST_BLOCK)
+        block = min(max(GROWTH * centres.count, SMALLEST_BLOCK), LARGEST_BLOCK, left + left // 4 + SMALLEST_BLOCK)
         proposals = self.shard.draw(self.u, self._uniforms(block), self.rows, self.norms)
         if not (proposals.bound > 0).any():
             return False
         d2 = proposals.bound
         if not self.bounds.exact:
-            d2 = torch.minimum(d2, centres.nearest(proposals)[0])
+            d2 = centres.nearest(proposals)
             self.pairs += block * centres.count
             self._set_bound(proposals.index, d2)
         accepted, at_pick = (part[:left] for part in accepted_proposals(proposals, d2, self._uniforms(block)))
@@ -174,39 +176,3 @@ def held_rows(dictionary: Candidates | None) -> Candidates | None:
         return None
     held = (dictionary.valid & torch.isfinite(squared_norms(dictionary))).nonzero().squeeze(1)
     return replace(dictionary.rows(held), ids=torch.full_like(held, -1)) if len(held) else None
-
-
-class Centres:
-    """What has been chosen so far, with factors, in arrays that are allocated once."""
-
-    def __init__(self, like: Candidates, capacity: int) -> None:
-        self.count = 0
-        self.index = torch.empty(capacity, dtype=torch.int64, device=like.a.device)
-        self.norms = torch.empty(capacity, device=like.a.device)
-        self._a = like.a.new_empty(capacity, like.a.shape[1])
-        self._b = None if like.b is None else like.b.new_empty(capacity, like.b.shape[1])
-
-    def append(self, index: Tensor, rows: Candidates, norms: Tensor) -> None:
-        new = slice(self.count, self.count + len(norms))
-        self.index[new], self.norms[new], self._a[new] = index, norms, rows.a
-        if self._b is not None:
-            self._b[new] = rows.b
-        self.count = new.stop
-
-    def factors(self, which: slice) -> Candidates:
-        index = self.index[which]
-        b = None if self._b is None else self._b[which]
-        return Candidates(a=self._a[which], b=b, ids=index, valid=index >= 0, stamps=index)
-
-    def nearest(self, proposals: Proposals) -> tuple[Tensor, Tensor]:
-        """D² of each proposal to all centres and which of them is nearest: [B] float32, [B] int64."""
-        best = torch.full_like(proposals.bound, torch.inf)
-        nearest = torch.zeros_like(proposals.index)
-        for start in range(0, self.count, _CENTRE_CHUNK):
-            chunk = slice(start, min(start + _CENTRE_CHUNK, self.count))
-            d2, which = squared_distances(proposals.rows, proposals.norms, self.factors(chunk), self.norms[chunk]).min(
-                1
-            )
-            nearest = torch.where(d2 < best, which + start, nearest)
-            best = torch.minimum(best, d2)
-        return best.masked_fill_(best < RELATIVE_FLOOR * proposals.norms, 0.0), nearest

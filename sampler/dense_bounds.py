@@ -18,6 +18,20 @@ _ROUNDING = 2.0**-9
 """Largest relative error of rounding a number to bf16."""
 
 
+def rounding_error(factors: int) -> float:
+    """Largest error of 2 <g_n, g_m> from bf16 products of one or two factors, as a share of |g_n|² + |g_m|².
+
+    Each factor is rounded three times (row, centre, product), the product of two factors once more; and
+    |g_n||g_m| <= (|g_n|² + |g_m|²) / 2.
+    """
+    return (1 + 3.01 * _ROUNDING) ** factors * (1 + _ROUNDING) - 1
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether this processor multiplies bf16 faster than float32."""
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
 class DenseBounds:
     """Keeps D² of every row in float32, exactly."""
 
@@ -61,10 +75,7 @@ class RoughBounds(DenseBounds):
     exact = False
 
     def __init__(self, rows: Candidates, norms: Tensor) -> None:
-        # Per factor three roundings (row, centre, product), then one of the product of the two factors. Relative to
-        # |g_n||g_m| <= (|g_n|² + |g_m|²) / 2, so that the error of 2 <g_n, g_m> is a share of the norms.
-        factors = 1 if rows.b is None else 2
-        self.inflate = (1 + 3.01 * _ROUNDING) ** factors * (1 + _ROUNDING)
+        self.inflate = 1 + rounding_error(1 if rows.b is None else 2)
         short = replace(rows, a=rows.a.bfloat16(), b=None if rows.b is None else rows.b.bfloat16())
         super().__init__(short, norms * self.inflate)
 

@@ -15,7 +15,7 @@ from sampler.base import Candidates
 from sampler.dense_bounds import DenseBounds
 from sampler.distance import RELATIVE_FLOOR, squared_distances
 
-_MASS_SHARE = 0.25
+_MASS_SHARE = 0.5
 """Rows whose bound is below this share of the mean bound are left alone: together they hold little of the mass."""
 _DENSE_SHARE = 0.5
 """When more than this share of all pairs would be evaluated, one dense pass is faster than many small ones."""
@@ -71,10 +71,10 @@ class IndexedBounds:
     ) -> None:
         nearest = []
         for cell in visited:
-            rows, near = self.rows.rows(alive_rows[cell]), probed[cell].nonzero().squeeze(1)
-            inner = rows.a @ centres.a[near].T
-            if rows.b is not None:
-                inner.mul_(rows.b @ centres.b[near].T)
+            rows, near = alive_rows[cell], probed[cell].nonzero().squeeze(1)
+            inner = self.rows.a[rows] @ centres.a[near].T
+            if centres.b is not None:
+                inner.mul_(self.rows.b[rows] @ centres.b[near].T)
             nearest.append(inner.mul_(-2).add_(centre_norms[near]).amin(1))
         index = torch.cat([alive_rows[cell] for cell in visited])
         norms = self.norms[index]

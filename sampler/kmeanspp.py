@@ -10,7 +10,7 @@ from torch import Tensor
 from sampler.base import Candidates, Selection
 from sampler.blocked import select_blocked
 from sampler.d2_law import First
-from sampler.dense_bounds import DenseBounds, Precision, RoughBounds
+from sampler.dense_bounds import DenseBounds, Precision, RoughBounds, fast_bf16
 from sampler.device_rounds import select_on_device
 
 
@@ -49,5 +49,5 @@ class KMeansPP:
         )
 
     def _bounds(self, rows: Candidates, norms: Tensor, usable: Tensor) -> DenseBounds:
-        rough = self.precision == "bf16" or (self.precision == "auto" and torch.cpu._is_avx512_bf16_supported())
+        rough = self.precision == "bf16" or (self.precision == "auto" and fast_bf16(norms.device))
         return (RoughBounds if rough else DenseBounds)(rows, norms)

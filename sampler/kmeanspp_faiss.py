@@ -31,7 +31,7 @@ class KMeansPPFaiss:
     on a sketch of the gradient embeddings, which change with every batch; wins where many are picked at once."""
     cells: int = 0
     """Cells of the partition; 0 takes one for about 300 rows."""
-    sketch_dim: int = 64
+    sketch_dim: int = 32
     """Length of the sketch."""
 
     def __post_init__(self) -> None:
