@@ -14,7 +14,7 @@ setup: .venv/installed ## make .venv and install requirements.txt
 
 train: $(DEMO)/shards/manifest/meta.json ## demo corpus, shards, training, linear probe (10 minutes on 2 cores)
 	$(BIN)/torchrun --standalone --nproc_per_node=1 train.py --config configs/quickstart.yaml --resume auto run_dir=$(RUN)
-	$(BIN)/python evaluate.py --checkpoint $(RUN) --protocol linear --data $(DEMO)/shards --label kind
+	$(BIN)/python evaluate.py --checkpoint $(RUN) --protocol linear --data $(DEMO)/shards --label kind,speed
 	@echo "run folder: $(RUN)"
 
 test: .venv/installed-tests ## run the tests
@@ -39,7 +39,7 @@ clean: ## remove the environment; data and runs stay
 	touch $@
 
 $(DEMO)/videos/labels.csv: | .venv/installed
-	$(BIN)/python -m pipeline.demo $(DEMO)/videos
+	$(BIN)/python -m pipeline.demo $(DEMO)/videos --videos 800
 
 $(DEMO)/shards/manifest/meta.json: $(DEMO)/videos/labels.csv
-	$(BIN)/python -m pipeline.prepare $(DEMO)/videos $(DEMO)/shards --labels $(DEMO)/videos/labels.csv
+	$(BIN)/python -m pipeline.prepare $(DEMO)/videos $(DEMO)/shards --labels $(DEMO)/videos/labels.csv storage.short_side=96

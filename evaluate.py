@@ -22,8 +22,11 @@ from evaluation.report import print_table, run_folder, write_json
 from evaluation.settings import EvaluationConfig
 from evaluation.task import choose_labels, make_split, make_task
 from model.encoder import CrossModalModel, build_model
+from pipeline.decord_loader import RawVideoError
+from pipeline.labels import LabelError
 from pipeline.loader import make_loader
 from pipeline.manifest import ManifestError
+from pipeline.shard_reader import ShardError
 from training.checkpoint import CheckpointError, load_model
 
 PRETRAINED, RANDOM = "pre-trained", "random-initialised"
@@ -40,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_config(EvaluationConfig, None, args.overrides)
         evaluate(args.checkpoint, args.protocol, args.data, args.label, settings)
-    except (ConfigError, CheckpointError, ManifestError) as error:
+    except (ConfigError, CheckpointError, LabelError, ManifestError, RawVideoError, ShardError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     return 0
@@ -64,7 +67,8 @@ def evaluate(
         tasks, used = [split], split.test
     models = {name: m.to(device).eval() for name, m in _encoders(config, model).items()}
     ids = np.flatnonzero(used)
-    features = extract(models, loader.uniform_clips(ids, clips=settings.clips), ids)
+    slots = settings.clips if settings.pooling == "concat" else 1
+    features = extract(models, loader.uniform_clips(ids, clips=settings.clips), ids, slots=slots)
 
     results = []
     for task in tasks:
@@ -75,7 +79,7 @@ def evaluate(
         results.append(
             {
                 "title": name.replace("-", " of ", 1),
-                "caption": f"{counts}; split: {split.origin}; {settings.clips} clips a sample",
+                "caption": f"{counts}; split: {split.origin}; {settings.clips} clips a sample ({settings.pooling})",
                 "checkpoint": str(checkpoint),
                 "data": data,
                 "fingerprint": dataset.fingerprint,

@@ -16,6 +16,8 @@ import torch
 from config import Config, ConfigError, load_config
 from evaluation.monitor import Monitor
 from model.encoder import build_model
+from pipeline.decord_loader import RawVideoError
+from pipeline.labels import LabelError
 from pipeline.loader import make_loader
 from pipeline.manifest import ManifestError
 from pipeline.order import global_order
@@ -40,7 +42,7 @@ def main() -> int:
         config = load_config(Config, args.config, args.overrides)
         world = distributed.start(config.train.device, config.train.threads)
         finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
-    except (ConfigError, ManifestError, ShardError, CheckpointError, TrainingError) as error:
+    except (ConfigError, CheckpointError, LabelError, ManifestError, RawVideoError, ShardError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as error:

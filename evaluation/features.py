@@ -1,4 +1,4 @@
-"""Frozen features of whole samples: the mean over evenly spaced test clips."""
+"""Frozen features of whole samples, from evenly spaced test clips."""
 
 from __future__ import annotations
 
@@ -19,26 +19,33 @@ class Features:
     """What one model gives for n samples, by modality; a modality that the data lack is absent."""
 
     pooled: dict[str, np.ndarray] = field(default_factory=dict)
-    """float32 [n, F] backbone features."""
+    """float32 [n, F] backbone features, the clips averaged; [n, slots F] with slots, one after the other in time."""
     embedding: dict[str, np.ndarray] = field(default_factory=dict)
     """float32 [n, D] embeddings, the unit vectors of the clips averaged."""
 
 
 @torch.no_grad()
-def extract(models: Mapping[str, CrossModalModel], batches: Iterable[Batch], ids: np.ndarray) -> dict[str, Features]:
+def extract(
+    models: Mapping[str, CrossModalModel], batches: Iterable[Batch], ids: np.ndarray, *, slots: int = 1
+) -> dict[str, Features]:
     """Features of `ids` (distinct) under several models, in one pass over their test clips.
 
     Args:
         models: name -> model in eval mode, on the device of the batches.
         batches: `loader.uniform_clips(ids, clips=...)`.
         ids: int64 [n]; row i of the features is sample ids[i].
+        slots: 1 averages a sample's clips; as many as there are clips keeps them apart, in the order they come in.
     """
     order = np.argsort(ids)
     sums: dict[tuple[str, str, str], torch.Tensor] = {}
-    clips = torch.zeros(len(ids))
+    clips = torch.zeros(len(ids), dtype=torch.int64)
     for batch in batches:
-        rows = torch.from_numpy(order[np.searchsorted(ids[order], batch.ids.numpy())])
-        clips.index_add_(0, rows, torch.ones(len(rows)))
+        rows = order[np.searchsorted(ids[order], batch.ids.numpy())].tolist()
+        places = []
+        for row in rows:
+            places.append(row * slots + int(clips[row]) % slots)
+            clips[row] += 1
+        where = torch.tensor(places)
         for modality in MODALITIES:
             stream = getattr(batch, modality)
             if stream is None:
@@ -49,9 +56,11 @@ def extract(models: Mapping[str, CrossModalModel], batches: Iterable[Batch], ids
                     values = values.float().cpu()
                     key = (name, modality, kind)
                     if key not in sums:
-                        sums[key] = torch.zeros(len(ids), values.shape[1])
-                    sums[key].index_add_(0, rows, values)
+                        sums[key] = torch.zeros(len(ids) * slots, values.shape[1])
+                    sums[key].index_add_(0, where, values)
     features = {name: Features() for name in models}
     for (name, modality, kind), total in sums.items():
-        getattr(features[name], kind)[modality] = (total / clips[:, None]).numpy()
+        by_sample = total.view(len(ids), slots, -1) * (slots / clips[:, None, None])
+        rows_of = by_sample.flatten(1) if kind == "pooled" else by_sample.mean(dim=1)
+        getattr(features[name], kind)[modality] = rows_of.numpy()
     return features

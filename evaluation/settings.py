@@ -13,7 +13,10 @@ class EvaluationConfig:
     """How test clips are taken and probes fitted; encoders and clip sizes come from the checkpoint."""
 
     clips: int = 4
-    """Evenly spaced test clips of a sample, whose features are averaged."""
+    """Evenly spaced test clips of a sample."""
+    pooling: Literal["mean", "concat"] = "mean"
+    """mean averages the clips' features. concat puts them one after the other: for labels that are tied to a place in
+    time, as words in a sentence."""
     batch_size: int = 32
     """Clips that are decoded and encoded together."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

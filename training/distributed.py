@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from config import ConfigError
+
 T = TypeVar("T")
 
 
@@ -37,7 +39,7 @@ def start(device: str = "auto", threads: int = 0) -> World:
         threads: threads torch computes with on a CPU; 0 shares the cores among this machine's processes.
 
     Raises:
-        RuntimeError: device is "cuda" and there is none for this process.
+        ConfigError: device is "cuda" and there is none for this process.
     """
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     size = int(os.environ.get("WORLD_SIZE", 1))
@@ -46,7 +48,7 @@ def start(device: str = "auto", threads: int = 0) -> World:
         device = "cuda" if gpus else "cpu"
     if device == "cuda":
         if local_rank >= gpus:
-            raise RuntimeError(
+            raise ConfigError(
                 f"train.device=cuda, but process {local_rank} of this machine has no GPU (found {gpus}); "
                 f"start torchrun with --nproc_per_node={max(gpus, 1)} or set train.device=cpu"
             )

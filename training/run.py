@@ -15,7 +15,7 @@ from config import Config, ConfigError, to_dict, to_yaml
 from model.encoder import CrossModalModel
 from pipeline.batch import Batch
 from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
-from training.distributed import World, from_main, mean_over_ranks, spread_over_ranks
+from training.distributed import World, any_rank, from_main, mean_over_ranks, spread_over_ranks
 from training.environment import environment
 from training.metrics import MetricsWriter, StepTimer, Watch
 from training.preemption import Preemption
@@ -79,10 +79,13 @@ class Run:
         self._preemption.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._preemption.__exit__()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._profiler.close()
+        # Still under our SIGTERM handler: a second signal must not cut the last checkpoint short.
         self.store.wait()
+        if kind is None:
+            any_rank(False)  # nobody leaves, and so lets the launcher end everybody, before rank 0 has saved
+        self._preemption.__exit__()
         self._watch.close()
         if self._metrics is not None:
             self._metrics.close()

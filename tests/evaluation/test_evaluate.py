@@ -118,6 +118,18 @@ def test_features_are_means_over_clips_in_the_order_of_ids():
         )
 
 
+def test_slots_keep_the_clips_of_a_sample_apart_in_their_order():
+    model = build_model(CONFIG.model, audio=CONFIG.audio, seed=0).eval()
+    video, audio = torch.randn(4, 3, 4, 32, 32), torch.randn(4, 1, 80, 51)
+    batch = Batch(video, audio, torch.tensor([5, 5, 3, 3]), torch.zeros(4, dtype=torch.float64))
+    features = extract({"m": model}, [batch], np.array([5, 3]), slots=2)["m"]
+    with torch.no_grad():
+        out = model.query["video"](video)
+    np.testing.assert_allclose(features.pooled["video"], out.features.reshape(2, -1), rtol=1e-4, atol=1e-5)
+    means = out.embedding.view(2, 2, -1).mean(dim=1)
+    np.testing.assert_allclose(features.embedding["video"], means, rtol=1e-4, atol=1e-5)
+
+
 def test_a_stream_that_the_data_lack_is_left_out():
     model = build_model(CONFIG.model, audio=CONFIG.audio, seed=0).eval()
     batch = Batch(torch.randn(1, 3, 4, 32, 32), None, torch.tensor([0]), torch.zeros(1, dtype=torch.float64))
