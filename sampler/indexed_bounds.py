@@ -1,6 +1,6 @@
 """Upper bounds on D² that are lowered only where a new centre is likely to matter.
 
-The rows are partitioned into cells, each with one of its rows as representative. A new centre is compared with the
+The rows are partitioned into cells, and one row of each represents it. A new centre is compared with the
 representatives; only the cells whose representative it comes nearer to are evaluated, and in them only the rows that
 still carry mass. Whatever is left out leaves a bound too high, which costs a wasted proposal now and then, never the
 law.
@@ -34,30 +34,25 @@ class IndexedBounds:
             cell: [N] int64, the cell of each row, at least 0.
         """
         self.rows, self.norms, self.dense = rows, norms, DenseBounds(rows, norms)
+        self.cell = cell
         self.order = cell.argsort(stable=True)
-        sizes = torch.bincount(cell)
-        self.cell_of = (sizes > 0).cumsum(0)[cell] - 1
-        sizes = sizes[sizes > 0]
-        self.cells = len(sizes)
-        self.representative = self.order[sizes.cumsum(0) - (sizes + 1) // 2]
-        self._representatives = rows.rows(self.representative)
 
     def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
         """u <- min(u, D² to the centres) in the cells that the centres come near; see `Bounds.lower`."""
-        bound = u[self.representative]
-        to_representative = squared_distances(
-            self._representatives, self.norms[self.representative], centres, centre_norms
-        )
-        probed = to_representative < bound[:, None]
-        alive = (u > _MASS_SHARE * u.mean()) if torch.isfinite(u.sum()) else torch.ones_like(u, dtype=torch.bool)
-        sizes = torch.bincount(self.cell_of, weights=alive, minlength=self.cells).long()
+        alive = (u > _MASS_SHARE * u.mean()) if torch.isfinite(u.sum()) else u > 0
+        listed = self.order[alive[self.order]]
+        sizes = torch.bincount(self.cell[listed])
+        sizes = sizes[sizes > 0]
+        # A new representative every time: one that was picked itself would never be come nearer to.
+        representative = listed[sizes.cumsum(0) - (sizes + 1) // 2]
+        near = squared_distances(self.rows.rows(representative), self.norms[representative], centres, centre_norms)
+        probed = near < u[representative][:, None]
         pairs = int((probed.sum(1) * sizes).sum())
         if pairs > _DENSE_SHARE * len(u) * len(centre_norms):
             return self.dense.lower(u, centres, centre_norms)
-        alive_rows = self.order[alive[self.order]].split(sizes.tolist())
         visited = probed.any(1).nonzero().squeeze(1).tolist()
         if visited:
-            self._evaluate(u, centres, centre_norms, probed, visited, alive_rows)
+            self._evaluate(u, centres, centre_norms, probed, visited, listed.split(sizes.tolist()))
         return pairs + probed.numel()
 
     def _evaluate(
