@@ -77,7 +77,8 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
     with run:
         while not run.stopping:
             epoch, offset = divmod(run.step, len(loader))
-            if offset == 0 and (epoch == 0 or config.pool.source == "epoch"):
+            redraw = config.pool.source == "epoch" and epoch % config.pool.refresh_every == 0
+            if offset == 0 and (epoch == 0 or redraw):
                 began = time.perf_counter()
                 ids = pool_ids(config, loader.ids, epoch, world)
                 learner.fill(loader.clips(ids, epoch=epoch, purpose="pool"), epoch=epoch)
