@@ -27,28 +27,28 @@ def accepted_proposals(proposals: Proposals, d2: Tensor, uniforms: Tensor) -> tu
         The places of the accepted in the block, ascending (int64), and the D² of each when it was accepted.
     """
     threshold = uniforms * proposals.bound
-    between = squared_distances(proposals.rows, proposals.norms, proposals.rows, proposals.norms)
-    same_row = proposals.index[:, None] == proposals.index
-    accepted = settle(d2 > threshold, ((between <= threshold[:, None]) | same_row).tril_(-1))
-    places = accepted.nonzero().squeeze(1)
-    later = torch.arange(len(accepted), device=places.device) >= places[:, None]
-    among = between[places].masked_fill_(later | ~accepted, torch.inf)
-    return places, torch.minimum(d2[places], among.amin(1))
+    eligible = (d2 > threshold).nonzero().squeeze(1)
+    rows, norms, index = proposals.rows.rows(eligible), proposals.norms[eligible], proposals.index[eligible]
+    between = squared_distances(rows, norms, rows, norms)
+    same_row = index[:, None] == index
+    accepted = settle(((between <= threshold[eligible, None]) | same_row).tril_(-1))
+    earlier = torch.ones_like(same_row).tril_(-1) & accepted
+    at_pick = torch.cat([d2[eligible, None], between.masked_fill_(~earlier, torch.inf)], 1).amin(1)
+    return eligible[accepted], at_pick[accepted]
 
 
-def settle(eligible: Tensor, blocked_by: Tensor) -> Tensor:
-    """Accepts in order whatever is eligible and not blocked by something accepted earlier.
+def settle(blocked_by: Tensor) -> Tensor:
+    """Accepts in order whatever is not blocked by something accepted earlier, [B] bool.
 
     The serial loop's answer is the only fixed point of one vectorised pass, and pass n settles all whose chain of
     earlier conflicts is shorter than n: a handful of passes in practice.
 
     Args:
-        eligible: [B] bool.
         blocked_by: [B, B] bool, strictly lower triangular; row i names the earlier ones that exclude i.
     """
-    accepted = eligible
+    accepted = blocked_by.new_ones(len(blocked_by))
     while True:
-        settled = eligible & ~(blocked_by & accepted).any(1)
+        settled = ~(blocked_by & accepted).any(1)
         if torch.equal(settled, accepted):
             return accepted
         accepted = settled
