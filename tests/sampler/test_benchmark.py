@@ -1,0 +1,34 @@
+"""The benchmark runs, compares with the oracle and says what it extrapolated."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.baselines import BASELINES, Baseline
+from benchmarks.sampling import main
+from tests.sampler.law import random_pool
+
+
+def run(tmp_path, *arguments):
+    main([*arguments, "--device", "cpu", "--seeds", "1", "--json", str(tmp_path / "out.json")])
+    return {record["backend"]: record for record in json.loads((tmp_path / "out.json").read_text())["records"]}
+
+
+def test_records_are_compared_with_the_sequential_oracle(tmp_path):
+    records = run(tmp_path, "--sizes", "300x10", "--quality", "--backends", "kmeanspp_sequential", "kmeanspp", "badge")
+    assert records["kmeanspp_sequential"]["times_faster"] == 1.0
+    assert records["kmeanspp"]["phi_ratio"] > 0
+    assert records["badge"]["stats"]["distinct"] == 10
+
+
+def test_an_extrapolated_oracle_says_so(tmp_path):
+    records = run(tmp_path, "--sizes", "300x10", "--sequential-picks", "4", "--backends", "kmeanspp_sequential", "fifo")
+    assert records["kmeanspp_sequential"]["extrapolated_from_picks"] == 4
+    assert "extrapolated_from_picks" not in records["fifo"]
+
+
+@pytest.mark.parametrize("name", sorted(set(BASELINES) - {"facility_location"}))
+def test_every_baseline_picks_k_rows(name):
+    picks = Baseline(pick=BASELINES[name]).select(random_pool(60), 5, generator=torch.Generator().manual_seed(0))
+    assert len(picks.indices.unique()) == 5
