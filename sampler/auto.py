@@ -12,7 +12,8 @@ from sampler.kmeanspp import KMeansPP
 from sampler.kmeanspp_faiss import KMeansPPFaiss
 
 INDEX_FROM = {"cpu": (512, 16_384), "cuda": (4_096, 262_144)}
-"""(picks, candidates) from which the index wins, by device. CPU: benchmarks/results/sampling.json; CUDA: estimated."""
+"""(picks, candidates) from which the index wins, by device. CPU: from
+benchmarks/results/sampling_crossover.json; CUDA: estimated, not measured."""
 
 
 @dataclass(kw_only=True)
