@@ -186,8 +186,14 @@ class DataConfig:
     """Decode threads a process; 0 shares the machine's cores among its processes."""
     prefetch: int = 2
     """Batches prepared ahead."""
+    max_bad_fraction: float = 0.001
+    """A sample that cannot be decoded is replaced by another one, and the run stops with their list once more than this
+    share of the samples is bad; 0 stops at the first."""
 
     def __post_init__(self) -> None:
+        _require(
+            0 <= self.max_bad_fraction <= 1, f"data.max_bad_fraction must be in [0, 1], not {self.max_bad_fraction}"
+        )
         _require(self.threads >= 0, f"data.threads must be at least 0, not {self.threads}")
         _require(self.prefetch >= 1, f"data.prefetch must be at least 1, not {self.prefetch}")
         _require(self.window >= 1, f"data.window must be at least 1, not {self.window}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +13,10 @@ import torch
 
 from config.load import ConfigError
 from config.schema import Config
+from pipeline.bad_samples import BadSamples
 from pipeline.batch import Batch
-from pipeline.clips import ClipPlan, ClipPlanner, Timelines
+from pipeline.batch_plan import BatchPlan, Replacement
+from pipeline.clips import ClipPlanner, Timelines
 from pipeline.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
 
 
@@ -43,6 +45,9 @@ class ClipLoader(ABC):
         device: where the tensors go.
         rank, world_size: this process among those that share the global batch.
 
+    Attributes:
+        bad_samples: what could not be read so far, of the batches that were handed out.
+
     Raises:
         ConfigError: settings that do not fit together or not the data set.
     """
@@ -68,6 +73,7 @@ class ClipLoader(ABC):
             partners = np.arange(len(dataset))
             partners[self.ids] = derangement(self.ids, seed=config.seed)
         self.planner = ClipPlanner(config=config, dataset=dataset, fps=fps, partners=partners)
+        self.bad_samples = BadSamples(samples=len(self.ids), max_fraction=config.data.max_bad_fraction)
 
     def __len__(self) -> int:
         """Steps an epoch, the same on all ranks.
@@ -80,45 +86,59 @@ class ClipLoader(ABC):
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """This rank's share of each training step of an epoch, from `start_step` on.
 
+        Other samples take the place of those that cannot be read; `Batch.ids` and `bad_samples` say so.
+
         Raises:
             ConfigError: the data set is smaller than a batch, or samples lack a stream.
+            TooManyBadSamples: more of them than data.max_bad_fraction allows (from the iterator).
         """
         steps = range(start_step, len(self))
         self._require_both_streams(self.ids)
-        return self._batches(self._epoch_plans(epoch, steps))
+        return self._batches(self._train_plans(self._epoch_ids(epoch, steps), epoch=epoch, purpose="train"))
 
     def clips(self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str) -> Iterator[Batch]:
         """Training clips of `ids` in that order, not shared over ranks; `purpose` names the stream of randomness.
 
-        The last batch may be short.
+        The last batch may be short. Samples that cannot be read are replaced as in `epoch`.
 
         Raises:
             ValueError: an id that the data set does not have.
             ConfigError: samples that lack a stream.
+            TooManyBadSamples: as `epoch`.
         """
         ids = self._checked(ids)
         self._require_both_streams(ids)
-        return self._batches(
-            self.planner.train(block, epoch=epoch, purpose=purpose) for block in _blocks(ids, self.batch_size)
-        )
+        return self._batches(self._train_plans(_blocks(ids, self.batch_size), epoch=epoch, purpose=purpose))
 
     def uniform_clips(self, ids: np.ndarray | torch.Tensor, *, clips: int) -> Iterator[Batch]:
         """`clips` evenly spaced test clips of each of `ids`, sample after sample, not shared over ranks.
 
-        The last batch may be short. A stream that the data set lacks is None in the batch.
+        The last batch may be short. A stream that the data set lacks is None in the batch. No sample is ever replaced.
 
         Raises:
             ValueError: clips < 1, or an id that the data set does not have.
+            SampleError: a sample that cannot be read (from the iterator).
         """
         if clips < 1:
             raise ValueError(f"clips must be at least 1, not {clips}")
         return self._batches(self._uniform_plans(self._checked(ids), clips))
 
     @abstractmethod
-    def _batches(self, plans: Iterator[ClipPlan]) -> Iterator[Batch]:
-        """Carries out plans of at most `batch_size` clips, in order."""
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
+        """Carries out plans of at most `batch_size` clips, in order.
 
-    def _epoch_plans(self, epoch: int, steps: range) -> Iterator[ClipPlan]:
+        What is bad is noted when its batch is handed out, not when it is prepared: so the count at a step does not
+        depend on how far the loader is ahead.
+        """
+
+    def _train_plans(self, blocks: Iterable[np.ndarray], *, epoch: int, purpose: str) -> Iterator[BatchPlan]:
+        replacement = Replacement(
+            planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
+        )
+        for ids in blocks:
+            yield BatchPlan(self.planner.train(ids, epoch=epoch, purpose=purpose), replacement)
+
+    def _epoch_ids(self, epoch: int, steps: range) -> Iterator[np.ndarray]:
         data, seed = self.config.data, self.config.seed
         if data.order == "shards":
             order = shard_order(self.dataset.shard[self.ids], window=data.window, seed=seed, epoch=epoch)
@@ -127,14 +147,14 @@ class ClipLoader(ABC):
         size = self.config.train.batch_size
         for step in steps:
             places = order[step * size : (step + 1) * size][self._share]
-            yield self.planner.train(self.ids[places], epoch=epoch, purpose="train")
+            yield self.ids[places]
 
-    def _uniform_plans(self, ids: np.ndarray, clips: int) -> Iterator[ClipPlan]:
+    def _uniform_plans(self, ids: np.ndarray, clips: int) -> Iterator[BatchPlan]:
         # A block of batch_size samples makes exactly `clips` batches: only the last block's last batch is short.
         for block in _blocks(ids, self.batch_size):
             plan = self.planner.uniform(block, clips=clips)
             for first in range(0, len(plan), self.batch_size):
-                yield plan[first : first + self.batch_size]
+                yield BatchPlan(plan[first : first + self.batch_size])
 
     def _checked(self, ids: np.ndarray | torch.Tensor) -> np.ndarray:
         ids = np.asarray(ids, dtype=np.int64)

@@ -69,6 +69,13 @@ class ClipPlan:
     def __getitem__(self, rows: slice) -> ClipPlan:
         return ClipPlan(**{name: value[rows] for name, value in vars(self).items()})
 
+    def with_rows(self, rows: list[int], other: ClipPlan) -> ClipPlan:
+        """This plan with `rows` taken from `other`, whose clips come in that order."""
+        changed = {name: value.copy() for name, value in vars(self).items()}
+        for name, value in changed.items():
+            value[rows] = getattr(other, name)
+        return ClipPlan(**changed)
+
 
 def uniforms(ids: np.ndarray, draws: int, *, seed: int, epoch: int, purpose: str) -> np.ndarray:
     """Uniform numbers in [0, 1), float64 [len(ids), draws]; a row depends on its own id only.

@@ -12,6 +12,7 @@ import torch
 
 from config.schema import Config
 from pipeline.batch import Batch
+from pipeline.batch_plan import BatchPlan
 from pipeline.clip_loader import ClipLoader, decode_threads
 from pipeline.clips import ClipPlan
 from pipeline.graph import audio_graph, video_arguments, video_graph
@@ -59,10 +60,10 @@ class DaliLoader(ClipLoader):
         # One thread: the shard reader's table of open files is not shared, and reads of a batch overlap in the kernel.
         self._io = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-reader")
 
-    def _batches(self, plans: Iterator[ClipPlan]) -> Iterator[Batch]:
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         depth = self.config.data.prefetch
         reading = deque(self._io.submit(self._read_next, plans) for _ in range(depth))
-        running: deque[tuple[ClipPlan, Run | None, Run | None]] = deque()
+        running: deque[tuple[BatchPlan, Run | None, Run | None]] = deque()
         try:
             while True:
                 while reading and len(running) < depth:
@@ -79,10 +80,34 @@ class DaliLoader(ClipLoader):
             for future in reading:
                 future.cancel()
 
-    def _read_next(self, plans: Iterator[ClipPlan]) -> tuple[ClipPlan, Inputs | None, Inputs | None] | None:
-        plan = next(plans, None)
-        if plan is None:
-            return None
+    def _read_next(self, plans: Iterator[BatchPlan]) -> tuple[BatchPlan, Inputs | None, Inputs | None] | None:
+        batch = next(plans, None)
+        return None if batch is None else self._read(batch)
+
+    def _read(self, batch: BatchPlan) -> tuple[BatchPlan, Inputs | None, Inputs | None]:
+        """What the graphs need for a batch, samples that cannot be read having been replaced."""
+        while True:
+            try:
+                return batch, *self._inputs(batch.plan)
+            except ShardError as error:
+                if not batch.may_change:
+                    raise
+                # The first error hides the others.
+                errors = self._unreadable(batch.plan)
+                if not errors:
+                    raise ShardError(f"{error} (a second attempt to read it succeeded: check the disk)") from error
+                batch.replace(errors)
+
+    def _unreadable(self, plan: ClipPlan) -> dict[int, ShardError]:
+        errors = {}
+        for row in range(len(plan)):
+            try:
+                self._inputs(plan[row : row + 1])
+            except ShardError as error:
+                errors[row] = error
+        return errors
+
+    def _inputs(self, plan: ClipPlan) -> tuple[Inputs | None, Inputs | None]:
         video = audio = None
         if self.has_video:
             if self._codec == "vp9":
@@ -93,37 +118,52 @@ class DaliLoader(ClipLoader):
                 video = {"encoded": self._reader.jpeg(plan), **video_arguments(plan, frames_per_sample=frames)}
         if self.has_audio:
             audio = {"pcm": self._reader.pcm(plan)}
-        return plan, video, audio
+        return video, audio
 
-    def _submit(self, plan: ClipPlan, video: Inputs | None, audio: Inputs | None):
+    def _submit(
+        self, batch: BatchPlan, video: Inputs | None, audio: Inputs | None
+    ) -> tuple[BatchPlan, Run | None, Run | None]:
         return (
-            plan,
+            batch,
             None if video is None else self._video.submit(video),
             None if audio is None else self._audio.submit(audio),
         )
 
-    def _finish(self, plan: ClipPlan, video: Run | None, audio: Run | None) -> Batch:
+    def _finish(self, batch: BatchPlan, video: Run | None, audio: Run | None) -> Batch:
         clip = self.config.clip
         pictures = None
-        if video is not None:
+        while video is not None:
             try:
                 frames = self._video.result(video)
             except DecodeError as error:
-                raise self._explained(plan, error) from error
-            pictures = frames.view(len(plan), clip.frames, clip.size, clip.size, 3).permute(0, 4, 1, 2, 3)
+                batch.replace(self._explained(batch.plan, error))
+                # DALI gives nothing of a batch that fails: all of it runs again.
+                batch, video, audio = self._submit(*self._io.submit(self._read, batch).result())
+            else:
+                pictures = frames.view(len(batch.plan), clip.frames, clip.size, clip.size, 3).permute(0, 4, 1, 2, 3)
+                break
+        self.bad_samples.note(batch.bad)
         return Batch(
             video=pictures,
             audio=None if audio is None else self._audio.result(audio).unsqueeze(1),
-            ids=torch.from_numpy(plan.ids),
-            start=torch.from_numpy(plan.start),
+            ids=torch.from_numpy(batch.plan.ids),
+            start=torch.from_numpy(batch.plan.start),
         )
 
-    def _explained(self, plan: ClipPlan, error: DecodeError) -> ShardError:
-        if error.sample is None:
-            return ShardError(f"DALI failed on a batch, though on none of its samples alone: {error}")
-        i = int(plan.ids[error.sample if self._codec == "vp9" else error.sample // self.config.clip.frames])
-        shard = self.dataset.root / self.dataset.shards[int(self.dataset.shard[i])]
-        return ShardError(
-            f"sample {i} ({self.dataset.source(i)}) in shard {shard} does not decode. Copy the shard again, or run "
-            f"pipeline.prepare again. DALI says: {error}"
-        )
+    def _explained(self, plan: ClipPlan, error: DecodeError) -> dict[int, ShardError]:
+        """Which clips (by row) do not decode, and what to say of each."""
+        if not error.samples:
+            raise ShardError(f"DALI failed on a batch, though on none of its samples alone: {error}") from error
+        errors = {}
+        for place in error.samples:
+            row = place if self._codec == "vp9" else place // self.config.clip.frames
+            i = int(plan.ids[row])
+            shard = self.dataset.root / self.dataset.shards[int(self.dataset.shard[i])]
+            errors[row] = ShardError(
+                f"sample {i} ({self.dataset.source(i)}) in shard {shard} does not decode. Copy the shard again, or run "
+                f"pipeline.prepare again. DALI says: {error}",
+                sample=i,
+                file=str(shard),
+                reason="it does not decode",
+            )
+        return errors

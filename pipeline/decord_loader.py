@@ -19,7 +19,9 @@ import torchaudio
 from torch.nn.functional import interpolate
 
 from config.schema import Config
+from pipeline.bad_samples import SampleError
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
+from pipeline.batch_plan import BatchPlan
 from pipeline.clip_loader import ClipLoader, decode_threads
 from pipeline.clips import ClipPlan
 from pipeline.raw_dataset import RawDataset
@@ -28,7 +30,7 @@ SEEK_BACK_SECONDS = 1.0
 """Audio is decoded from this much before the window: codecs need a run-up, and seeking lands near its aim only."""
 
 
-class RawVideoError(RuntimeError):
+class RawVideoError(SampleError):
     """A raw video could not be decoded; the message names the file."""
 
 
@@ -64,26 +66,37 @@ class DecordLoader(ClipLoader):
         self._decibels = torchaudio.transforms.AmplitudeToDB()
         self._pool = ThreadPoolExecutor(decode_threads(config.data.threads), thread_name_prefix="decord")
 
-    def _batches(self, plans: Iterator[ClipPlan]) -> Iterator[Batch]:
-        pending: deque[tuple[ClipPlan, list[Future]]] = deque()
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
+        pending: deque[tuple[BatchPlan, list[Future]]] = deque()
 
         def submit_next() -> None:
-            plan = next(plans, None)
-            if plan is not None:
-                pending.append((plan, [self._pool.submit(self._clip, plan, b) for b in range(len(plan))]))
+            batch = next(plans, None)
+            if batch is not None:
+                rows = range(len(batch.plan))
+                pending.append((batch, [self._pool.submit(self._clip, batch.plan, b) for b in rows]))
 
         try:
             for _ in range(self.config.data.prefetch):
                 submit_next()
             while pending:
-                clips = [future.result() for future in pending[0][1]]
-                plan, _ = pending.popleft()
+                clips = [self._result(pending[0][0], b, future) for b, future in enumerate(pending[0][1])]
+                batch, _ = pending.popleft()
                 submit_next()
-                yield self._collate(plan, clips)
+                self.bad_samples.note(batch.bad)
+                yield self._collate(batch.plan, clips)
         finally:
             for _, futures in pending:
                 for future in futures:
                     future.cancel()
+
+    def _result(self, batch: BatchPlan, b: int, future: Future) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Clip b of the batch, or the one that takes its place."""
+        while True:
+            try:
+                return future.result()
+            except RawVideoError as error:
+                batch.replace({b: error})
+                future = self._pool.submit(self._clip, batch.plan, b)
 
     def _collate(self, plan: ClipPlan, clips: list[tuple[torch.Tensor, torch.Tensor | None]]) -> Batch:
         video = torch.stack([video for video, _ in clips]).contiguous(memory_format=torch.channels_last_3d)
@@ -113,7 +126,7 @@ class DecordLoader(ClipLoader):
             nearest = np.where(nearer_before, after - 1, after).clip(max=len(shown_at) - 1)
             return torch.from_numpy(reader.get_batch(nearest.tolist()).asnumpy())
         except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
-            raise RawVideoError(f"decord cannot decode the video of {self._path(i)}: {error}") from error
+            raise self._error(i, "decord cannot decode the video", error) from error
 
     def _augmented(self, frames: torch.Tensor, plan: ClipPlan, b: int) -> torch.Tensor:
         """float32 [3, T, H, W]: crop, resize, flip, colour, normalisation."""
@@ -148,13 +161,16 @@ class DecordLoader(ClipLoader):
                     if place >= length:
                         break
         except (av.error.FFmpegError, IndexError) as error:
-            raise RawVideoError(f"PyAV cannot decode the audio of {self._path(i)}: {error}") from error
+            raise self._error(i, "PyAV cannot decode the audio", error) from error
         return torch.from_numpy(window).float() / 32768
 
     def _log_mel(self, pcm: torch.Tensor) -> torch.Tensor:
         """float32 [1, n_mels, F], normalised."""
         decibels = self._decibels(self._mel(pcm))
         return ((decibels - self.config.audio.mean_db) / self.config.audio.std_db).unsqueeze(0)
+
+    def _error(self, i: int, what: str, error: Exception) -> RawVideoError:
+        return RawVideoError(f"{what} of {self._path(i)}: {error}", sample=i, file=self._path(i), reason=what)
 
     def _path(self, i: int) -> str:
         return str(self.dataset.sources[i].path)

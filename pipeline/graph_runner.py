@@ -16,11 +16,11 @@ Inputs = Mapping[str, Sequence[Any] | np.ndarray]
 
 
 class DecodeError(RuntimeError):
-    """DALI could not run a batch; `sample` is the place of the first culprit in it, None if none fails alone."""
+    """DALI could not run a batch; `samples` are the places in it of those that fail alone."""
 
-    def __init__(self, message: str, sample: int | None) -> None:
+    def __init__(self, message: str, samples: list[int]) -> None:
         super().__init__(message)
-        self.sample = sample
+        self.samples = samples
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class GraphRunner:
             # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: spend them on single
             # samples, whose results nobody waits for.
             for _ in range(self._depth - 1):
-                self._feed(Run(_only(inputs, 0)))
+                self._feed(Run(_only(inputs, slice(0, 1))))
         self._feed(run)
         self._pipe.schedule_run()
         return run
@@ -72,7 +72,7 @@ class GraphRunner:
         while run.output is None:
             self._collect()
         if isinstance(run.output, RuntimeError):
-            raise DecodeError(str(run.output), self._culprit(run.inputs))
+            raise DecodeError(str(run.output), self._culprits(run.inputs))
         return run.output
 
     def _feed(self, run: Run) -> None:
@@ -89,19 +89,24 @@ class GraphRunner:
             # DALI says that the pipeline is no longer valid, but a decoder's failure costs its own batch only.
             run.output = error
 
-    def _culprit(self, inputs: Inputs) -> int | None:
-        """The first sample of a batch that fails alone."""
-        for sample in range(len(next(iter(inputs.values())))):
-            run = self.submit(_only(inputs, sample))
+    def _culprits(self, inputs: Inputs) -> list[int]:
+        """The samples that fail alone, of a batch that fails; found by halving it."""
+        count = len(next(iter(inputs.values())))
+        if count == 1:
+            return [0]
+        middle = count // 2
+        culprits = []
+        for half in (slice(0, middle), slice(middle, count)):
+            run = self.submit(_only(inputs, half))
             while run.output is None:
                 self._collect()
             if isinstance(run.output, RuntimeError):
-                return sample
-        return None
+                culprits += [half.start + sample for sample in self._culprits(run.inputs)]
+        return culprits
 
 
-def _only(inputs: Inputs, sample: int) -> Inputs:
-    return {name: batch[sample : sample + 1] for name, batch in inputs.items()}
+def _only(inputs: Inputs, samples: slice) -> Inputs:
+    return {name: batch[samples] for name, batch in inputs.items()}
 
 
 def _own_tensor(pipe: Pipeline) -> torch.Tensor:

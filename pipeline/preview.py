@@ -18,15 +18,17 @@ import numpy as np
 
 from config.load import ConfigError, load_config
 from config.schema import Config
+from pipeline.bad_samples import SampleError
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
+from pipeline.batch_plan import BatchPlan
 from pipeline.clip_loader import ClipLoader
 from pipeline.clips import ClipPlan
 from pipeline.contact_sheet import ShownClip, View, write_page, write_picture
 from pipeline.dali_loader import DaliLoader
-from pipeline.decord_loader import DecordLoader, RawVideoError
+from pipeline.decord_loader import DecordLoader
 from pipeline.manifest import ManifestError
 from pipeline.order import global_order
-from pipeline.shard_reader import ShardError, ShardReader
+from pipeline.shard_reader import ShardReader
 
 
 def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compare: Path | None) -> list[ShownClip]:
@@ -39,10 +41,12 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
         compare: folder of the raw videos that were prepared; None leaves the decord loader out.
 
     Raises:
-        ConfigError, ManifestError, ShardError, RawVideoError, ValueError: each with what is wrong.
+        ConfigError, ManifestError, SampleError, ValueError: each with what is wrong.
     """
     chosen = len(ids) or count
-    loader = DaliLoader(config=replace(config, train=replace(config.train, batch_size=max(2, chosen))))
+    # What is shown must be what was asked for: a bad sample is an error here.
+    data = replace(config.data, max_bad_fraction=0.0)
+    loader = DaliLoader(config=replace(config, data=data, train=replace(config.train, batch_size=max(2, chosen))))
     if not len(ids):
         ids = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
     ids = np.asarray(ids, dtype=np.int64)
@@ -107,7 +111,7 @@ def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path)
             audio_ids=np.array([id_of[link_of[name]] for name in heard]),
             window=_scaled_windows(plan, loader, raw, ids),
         )
-        (batch,) = raw._batches(iter([translated]))
+        (batch,) = raw._batches(iter([BatchPlan(translated)]))
     return batch
 
 
@@ -184,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = [write_picture(clips, options.out)]
         if options.html:
             written.append(write_page(clips, options.out.with_suffix(".html")))
-    except (ConfigError, ManifestError, ShardError, RawVideoError, ValueError, OSError) as error:
+    except (ConfigError, ManifestError, SampleError, ValueError, OSError) as error:
         print(f"preview: {error}", file=sys.stderr)
         return 2
     print(*written, sep="\n")

@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 import numpy as np
 
+from pipeline.bad_samples import SampleError
 from pipeline.clips import ClipPlan
 from pipeline.manifest import Manifest
 
@@ -19,7 +20,7 @@ OPEN_SHARDS = 256
 """File descriptors a reader keeps; the usual limit of a process is 1,024."""
 
 
-class ShardError(RuntimeError):
+class ShardError(SampleError):
     """A shard does not hold what the manifest promises; the message names shard, sample and remedy."""
 
 
@@ -119,7 +120,10 @@ class ShardReader:
             os.posix_fadvise(self._descriptor(i), offset, size, os.POSIX_FADV_WILLNEED)
 
     def _fill(self, i: int, target: np.ndarray, offset: int) -> None:
-        got = os.preadv(self._descriptor(i), [target], offset)
+        try:
+            got = os.preadv(self._descriptor(i), [target], offset)
+        except OSError as error:
+            raise self._mismatch(i, f"it cannot be read ({error.strerror})") from None
         if got != target.nbytes:
             raise self._mismatch(i, f"it ends {target.nbytes - got} bytes short of byte {offset + target.nbytes}")
 
@@ -143,7 +147,10 @@ class ShardReader:
     def _mismatch(self, i: int, what: str) -> ShardError:
         return ShardError(
             f"shard {self._path(i)} is damaged or not the one that the manifest describes: {what}, "
-            f"for sample {i} ({self.manifest.source(i)}). Copy the shard again, or run pipeline.prepare again"
+            f"for sample {i} ({self.manifest.source(i)}). Copy the shard again, or run pipeline.prepare again",
+            sample=i,
+            file=self._path(i),
+            reason=what,
         )
 
 

@@ -43,7 +43,8 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 def clips_of(loader, ids: list[int]) -> list:
-    return list(loader.clips(ids, epoch=0, purpose="train"))
+    """Test clips: training replaces what cannot be read (test_bad_samples.py)."""
+    return list(loader.uniform_clips(ids, clips=1))
 
 
 def test_a_shard_that_vanishes_is_named(damaged) -> None:
@@ -189,7 +190,7 @@ def test_the_reference_names_a_raw_video_that_does_not_decode(corpus, tmp_path: 
     loader = make_loader(corpus.config("decord", data={"path": str(tmp_path), "labels": ""}))
     (tmp_path / "a.mp4").write_bytes(b"replaced after the scan")
     with pytest.raises(RawVideoError, match=r"decord cannot decode the video of .*a\.mp4"):
-        list(loader.clips([0], epoch=0, purpose="train"))
+        list(loader.uniform_clips([0], clips=1))
 
 
 def test_both_backends_agree_on_ids_and_labels(corpus) -> None:
