@@ -16,12 +16,11 @@ import torch
 from config import Config, ConfigError, load_config
 from evaluation.monitor import Monitor
 from model.encoder import build_model
-from pipeline.decord_loader import RawVideoError
+from pipeline.bad_samples import SampleError
 from pipeline.labels import LabelError
 from pipeline.loader import make_loader
 from pipeline.manifest import ManifestError
 from pipeline.order import global_order
-from pipeline.shard_reader import ShardError
 from training import distributed
 from training.checkpoint import CheckpointError
 from training.faults import TrainingError, explain_out_of_memory
@@ -42,7 +41,7 @@ def main() -> int:
         config = load_config(Config, args.config, args.overrides)
         world = distributed.start(config.train.device, config.train.threads)
         finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
-    except (ConfigError, CheckpointError, LabelError, ManifestError, RawVideoError, ShardError, TrainingError) as error:
+    except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as error:
@@ -68,6 +67,7 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
         world=world,
         learner=learner,
         fingerprint=loader.dataset.fingerprint,
+        bad_samples=loader.bad_samples,
         total_steps=total_steps,
         profile=profile,
         measure=monitor.measure if monitor else None,

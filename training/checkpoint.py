@@ -21,6 +21,7 @@ FREE_KEYS = (
     "data.path",
     "data.threads",
     "data.prefetch",
+    "data.max_bad_fraction",
     "train.device",
     "train.threads",
     "train.log_every",

@@ -13,14 +13,18 @@ import torch
 
 from config import Config, ConfigError, to_dict, to_yaml
 from model.encoder import CrossModalModel
+from pipeline.bad_samples import BadSamples, TooManyBadSamples
 from pipeline.batch import Batch
 from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
-from training.distributed import World, any_rank, from_main, mean_over_ranks, spread_over_ranks
+from training.distributed import World, any_rank, from_main, gather_objects, mean_over_ranks, spread_over_ranks
 from training.environment import environment
 from training.metrics import MetricsWriter, StepTimer, Watch
 from training.preemption import Preemption
 from training.profiling import StepProfiler
 from training.step import Learner, Metrics
+
+BAD_SAMPLES = "bad_samples.jsonl"
+"""The samples that could not be read, in the run's folder."""
 
 
 class Run:
@@ -31,6 +35,7 @@ class Run:
         world: this process among all.
         learner: what is trained, saved and restored.
         fingerprint: identity of the data set.
+        bad_samples: where the loader notes what it could not read.
         total_steps: where the run ends.
         profile: steps of this process to profile.
         measure: looks at the model without touching it; its numbers go into the metrics.
@@ -44,13 +49,14 @@ class Run:
         world: World,
         learner: Learner,
         fingerprint: str,
+        bad_samples: BadSamples,
         total_steps: int,
         profile: range = range(0),
         measure: Callable[[CrossModalModel], dict[str, float]] | None = None,
         measure_every: int = 0,
     ) -> None:
         self.config, self.world, self.learner = config, world, learner
-        self.fingerprint, self.total_steps = fingerprint, total_steps
+        self.fingerprint, self.bad_samples, self.total_steps = fingerprint, bad_samples, total_steps
         self.folder = Path(config.run_dir)
         kept = config.checkpoint
         self.store = CheckpointStore(self.folder / "checkpoints", keep=kept.keep, milestone_every=kept.milestone_every)
@@ -66,6 +72,7 @@ class Run:
         if start is not None:
             state = load_start(start, self.config, fingerprint=self.fingerprint, device=self.world.device)
             self.learner.load_state_dict(state)
+            self.bad_samples.restore(state.get("bad_samples", []))
             self.step = state["step"]
 
     def __enter__(self) -> Run:
@@ -83,6 +90,8 @@ class Run:
         self._profiler.close()
         # Still under our SIGTERM handler: a second signal must not cut the last checkpoint short.
         self.store.wait()
+        if kind is TooManyBadSamples:
+            self.bad_samples.write(self.folder / BAD_SAMPLES)
         if kind is None:
             any_rank(False)  # nobody leaves, and so lets the launcher end everybody, before rank 0 has saved
         self._preemption.__exit__()
@@ -116,10 +125,11 @@ class Run:
         self.step += 1
         numbers = None
         if self.step % self.config.train.log_every == 0 or self.finished:
+            self._share_bad_samples()
             self.learner.guard.check(self.folder, rank=self.world.rank)
             speed = self._timer.read(self.config.train.batch_size)
             spread = spread_over_ranks({name: speed[name] for name in ("step_seconds", "data_wait")})
-            numbers = mean_over_ranks(values) | speed | spread
+            numbers = mean_over_ranks(values) | speed | spread | {"bad_samples": len(self.bad_samples)}
             self.write({"epoch": epoch, **numbers})
         self._watch.advance(self.step, numbers)
         if self._measure is not None and self.step % self._measure_every == 0:
@@ -127,9 +137,17 @@ class Run:
             self.write({"epoch": epoch, **seen})
             self.leave_out(seen["monitor/seconds"])
         stopping = self._preemption.check() or self.finished
-        if self.world.is_main and (stopping or self.step % self.config.checkpoint.every_steps == 0):
+        if not (stopping or self.step % self.config.checkpoint.every_steps == 0):
+            return
+        self._share_bad_samples()
+        if self.world.is_main:
             state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
+            state["bad_samples"] = self.bad_samples.state()
             self.store.save(state, step=self.step)
+
+    def _share_bad_samples(self) -> None:
+        if self.bad_samples.share(any_rank=any_rank, gather=gather_objects) and self.world.is_main:
+            self.bad_samples.write(self.folder / BAD_SAMPLES)
 
     def write(self, numbers: Mapping[str, float]) -> None:
         """A line of metrics under the step that was done last."""
