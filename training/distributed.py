@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from config import ConfigError
 
@@ -58,7 +59,7 @@ def start(device: str = "auto", threads: int = 0) -> World:
     if size > 1 and not dist.is_initialized():
         # gloo beside NCCL: a word between hosts must not wait for the GPU's queue.
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        _join(backend, size=size, local_size=local_size)
     return World(
         rank=int(os.environ.get("RANK", 0)),
         size=size,
@@ -66,6 +67,21 @@ def start(device: str = "auto", threads: int = 0) -> World:
         local_size=local_size,
         device=torch.device(device, local_rank) if device == "cuda" else torch.device("cpu"),
     )
+
+
+def _join(backend: str, *, size: int, local_size: int) -> None:
+    """Joins the process group, on a store that no earlier attempt of torchrun has written to."""
+    timeout = timedelta(minutes=10)
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    if restarts is None or size > local_size:
+        # Machines count their restarts apart, so the count cannot name the attempt: docs/running.md says what to set.
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    # torchrun serves one store to all its restarts: without a name of its own, a process that starts early finds the
+    # addresses of the processes that died ("Gloo connectFullMesh failed ... Connection refused").
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    store = dist.PrefixStore(f"attempt {restarts}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def stop() -> None:
