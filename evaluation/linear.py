@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from evaluation.features import Features
 from evaluation.settings import EvaluationConfig
@@ -42,7 +43,8 @@ def fit_probe(x: np.ndarray, y: np.ndarray, *, folds: int, seed: int) -> tuple[P
     fewest = np.unique(y, return_counts=True)[1].min()
     cv = (StratifiedKFold if fewest >= folds else KFold)(folds, shuffle=True, random_state=seed)
     can_choose = all(len(np.unique(y[fit])) > 1 for fit, _ in cv.split(x, y))
-    with warnings.catch_warnings():
+    # The products are small: threads of the BLAS would spend five times the time on waiting for each other.
+    with threadpool_limits(1), warnings.catch_warnings():
         # Separable classes under weak regularisation have no finite optimum; such a C wins only if it predicts well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
