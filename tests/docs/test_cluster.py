@@ -75,4 +75,7 @@ def test_the_kubernetes_job_is_consistent():
     assert service["spec"] == {"clusterIP": "None", "selector": {"job-name": name}}
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
-    assert container["env"] == [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility,video"}]
+    assert container["env"] == [
+        {"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"},
+        {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility,video"},
+    ]
