@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config import Config
-from model.encoder import CrossModalModel
+from model.encoder import OTHER_MODALITY, CrossModalModel
 from model.loss import info_nce
 from pipeline.batch import Batch
 from sampler.active import ActiveDictionary
@@ -21,8 +21,7 @@ from training.encode import EncoderPair, ShuffledShare, recompute_activations, u
 from training.faults import NonFiniteGuard, restore_where
 from training.optim import build_optimizer, learning_rate, update
 
-OTHER = {"video": "audio", "audio": "video"}
-MODALITIES = tuple(OTHER)
+MODALITIES = tuple(OTHER_MODALITY)
 
 Metrics = dict[str, torch.Tensor | float]
 
@@ -75,7 +74,7 @@ class Learner:
             dictionary=config.dictionary,
             dim=config.model.dim,
             temperature=config.loss.temperature,
-            hidden=self.model.query[OTHER[modality]].head.last.in_features if self._needs_hidden else None,
+            hidden=self.model.query[OTHER_MODALITY[modality]].head.last.in_features if self._needs_hidden else None,
             seed=config.seed,
             purpose=modality,
         ).to(self.world.device)
@@ -159,12 +158,12 @@ class Learner:
             metrics = self._select({m: getattr(outputs, m).embedding for m in MODALITIES}, hidden, keys, ids, step)
         losses = {}
         for modality, name in (("video", "v2a"), ("audio", "a2v")):
-            negatives = self.active[OTHER[modality]]
+            negatives = self.active[OTHER_MODALITY[modality]]
             # Empty places and the query's own clip are no negatives.
             mask = (negatives.ids < 0)[None, :] | (negatives.ids[None, :] == ids[:, None])
             losses[modality], metrics[f"accuracy_{name}"] = info_nce(
                 getattr(outputs, modality).embedding.float(),
-                keys[OTHER[modality]],
+                keys[OTHER_MODALITY[modality]],
                 negatives.keys,
                 temperature=self.config.loss.temperature,
                 mask=mask,
@@ -217,7 +216,7 @@ class Learner:
         all_hidden = dict(zip(MODALITIES, rows[4:] or (None, None), strict=True))
         metrics: Metrics = {}
         for modality in MODALITIES:
-            other, active = OTHER[modality], self.active[modality]
+            other, active = OTHER_MODALITY[modality], self.active[modality]
             # Visual candidates are scored by what they do to the audio queries, and the other way round.
             stats = active.update(
                 all_queries[other], all_hidden[other], batch_ids=all_ids, step=step, positives=all_keys[modality]
@@ -248,6 +247,6 @@ def batch_retrieval(queries: dict[str, torch.Tensor], keys: dict[str, torch.Tens
     """Share of the global batch whose paired key is the nearest of all the batch's keys, both ways."""
     right = torch.arange(len(queries["video"]), device=queries["video"].device)
     return {
-        f"retrieval_{name}": ((queries[m] @ keys[OTHER[m]].T).argmax(dim=1) == right).float().mean()
+        f"retrieval_{name}": ((queries[m] @ keys[OTHER_MODALITY[m]].T).argmax(dim=1) == right).float().mean()
         for m, name in (("video", "v2a"), ("audio", "a2v"))
     }
