@@ -32,7 +32,7 @@ import torch
 from benchmarks.baselines import BASELINES, Baseline
 from benchmarks.plots import plot_times
 from benchmarks.pools import make_pool
-from config.schema import DictionaryConfig, PoolConfig, SamplerConfig
+from config import DictionaryConfig, PoolConfig, SamplerConfig
 from sampler import SAMPLERS, build_sampler
 from sampler.active import ActiveDictionary
 from sampler.base import Candidates, Sampler

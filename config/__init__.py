@@ -1,25 +1,10 @@
 """Typed configuration: one tree of frozen dataclasses, filled from YAML and `key=value`."""
 
-from config.load import ConfigError, from_dict, load_config, pick, to_dict, to_yaml
-from config.schema import (
-    AudioConfig,
-    AugmentConfig,
-    CheckpointConfig,
-    ClipConfig,
-    Config,
-    DataConfig,
-    DictionaryConfig,
-    LogConfig,
-    LossConfig,
-    ModelConfig,
-    MonitorConfig,
-    OptimConfig,
-    PoolConfig,
-    PrepareConfig,
-    SamplerConfig,
-    StorageConfig,
-    TrainConfig,
-)
+from config.data import AudioConfig, AugmentConfig, ClipConfig, DataConfig, PrepareConfig, StorageConfig
+from config.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig
+from config.load import ConfigError, from_dict, load_config, pick, require, to_dict, to_yaml
+from config.running import CheckpointConfig, LogConfig, MonitorConfig, TrainConfig
+from config.schema import Config
 
 __all__ = [
     "AudioConfig",
@@ -43,6 +28,7 @@ __all__ = [
     "from_dict",
     "load_config",
     "pick",
+    "require",
     "to_dict",
     "to_yaml",
 ]

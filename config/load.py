@@ -19,6 +19,12 @@ class ConfigError(ValueError):
     """A configuration mistake; the message is meant for the person who wrote the YAML."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError(message) unless `condition` holds: how a settings class checks a value."""
+    if not condition:
+        raise ConfigError(message)
+
+
 def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
     """Builds `cls` from a YAML file and dotted `key=value` overrides, the overrides last.
 

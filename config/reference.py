@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 import yaml
 
-from config.schema import Config, PrepareConfig
+from config.data import PrepareConfig
+from config.schema import Config
 
 HEAD = """\
 # Configuration
 
-Made from `config/schema.py` by `python -m config.reference > docs/configuration.md`; do not edit it by hand.
+Made from the dataclasses in `config/` by `python -m config.reference > docs/configuration.md`; do not edit it by hand.
 
 A run takes a YAML file and, after it, `key=value` pairs whose key is the dotted path of a setting:
 

@@ -224,7 +224,7 @@ def decode_with_dali(codec: str, *, gpu: bool) -> None:
     from av.video.frame import VideoFrame
     from nvidia.dali import Pipeline, fn
 
-    from config.schema import StorageConfig
+    from config import StorageConfig
     from pipeline.storage import BlobEncoder
 
     size, count = 144, 8

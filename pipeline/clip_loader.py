@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from config import Config
 from config.load import ConfigError
-from config.schema import Config
 from pipeline.bad_samples import BadSamples
 from pipeline.batch import Batch
 from pipeline.batch_plan import BatchPlan, Replacement

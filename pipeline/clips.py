@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from config import Config
 from config.load import ConfigError
-from config.schema import Config
 from pipeline.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows
 from pipeline.order import random_key
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from config.schema import Config
+from config import Config
 from pipeline.batch import Batch
 from pipeline.batch_plan import BatchPlan
 from pipeline.clip_loader import ClipLoader, decode_threads

@@ -18,7 +18,7 @@ import torch
 import torchaudio
 from torch.nn.functional import interpolate
 
-from config.schema import Config
+from config import Config
 from pipeline.bad_samples import SampleError
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.batch_plan import BatchPlan

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, types
 
-from config.schema import AudioConfig, Config
+from config import AudioConfig, Config
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.clips import ClipPlan
 

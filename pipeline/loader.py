@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from config import Config
 from config.load import pick
-from config.schema import Config
 from pipeline.clip_loader import ClipLoader
 from pipeline.dali_loader import DaliLoader
 from pipeline.decord_loader import DecordLoader

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from config import StorageConfig
 from config.load import from_dict
-from config.schema import StorageConfig
 
 FORMAT = 1
 COLUMNS = {

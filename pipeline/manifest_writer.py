@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from config.schema import StorageConfig
+from config import StorageConfig
 from pipeline.manifest import COLUMNS, FORMAT
 
 

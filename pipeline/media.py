@@ -14,7 +14,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from config.schema import PrepareConfig
+from config import PrepareConfig
 from pipeline.picture import PictureTrack
 from pipeline.sound import SoundTrack
 from pipeline.storage import VideoBlob, frame_rate

@@ -11,7 +11,7 @@ from typing import Any
 import av.filter
 from av.video.frame import VideoFrame
 
-from config.schema import StorageConfig
+from config import StorageConfig
 from pipeline.storage import BlobEncoder, VideoBlob, frame_rate
 
 MAX_ASPECT = 4

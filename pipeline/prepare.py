@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from config import PrepareConfig
 from config.load import ConfigError, load_config
-from config.schema import PrepareConfig
 from pipeline.labels import LabelError, Labels, folder_labels, read_labels
 from pipeline.media import normalise
 from pipeline.progress import print_summary, show_progress

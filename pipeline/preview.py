@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from config import Config
 from config.load import ConfigError, load_config
-from config.schema import Config
 from pipeline.bad_samples import SampleError
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.batch_plan import BatchPlan

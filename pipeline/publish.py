@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.schema import PrepareConfig
+from config import PrepareConfig
 from pipeline.labels import Labels
 from pipeline.manifest_writer import write_manifest
 from pipeline.staging import index_rows, read_journal, write_atomically

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from config.schema import PrepareConfig
+from config import PrepareConfig
 from pipeline.media import NormalisedMedia
 from pipeline.storage import SUFFIX
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from config import PrepareConfig
 from config.load import to_dict
-from config.schema import PrepareConfig
 from pipeline.shards import write_shard
 from pipeline.sources import Source
 from pipeline.unusable import Unusable

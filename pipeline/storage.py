@@ -11,7 +11,7 @@ import av
 import av.error
 from av.video.frame import PictureType, VideoFrame
 
-from config.schema import StorageConfig
+from config import StorageConfig
 
 IVF_HEADER_BYTES = 32
 _IVF_FRAME_HEADER = struct.Struct("<IQ")

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from config import DictionaryConfig, PoolConfig, SamplerConfig
 from config.load import ConfigError
-from config.schema import DictionaryConfig, PoolConfig, SamplerConfig
 from sampler import build_sampler
 from sampler.base import Candidates
 from sampler.dictionary import Dictionary

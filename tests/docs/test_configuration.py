@@ -1,4 +1,4 @@
-"""docs/configuration.md says what config/schema.py holds."""
+"""docs/configuration.md says what the dataclasses in config/ hold."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pytest
 
+from config import Config, PrepareConfig
 from config.load import from_dict
-from config.schema import Config, PrepareConfig
 from pipeline.prepare import prepare
 
 RATE = 16000

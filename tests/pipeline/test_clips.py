@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
+from config import Config
 from config.load import ConfigError, from_dict
-from config.schema import Config
 from pipeline.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows
 from pipeline.clips import ClipPlan, ClipPlanner, frame_stride, uniforms
 

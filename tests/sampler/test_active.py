@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from config import DictionaryConfig, PoolConfig, SamplerConfig
 from config.load import ConfigError
-from config.schema import DictionaryConfig, PoolConfig, SamplerConfig
 from sampler import SAMPLERS
 from sampler.active import ActiveDictionary
 

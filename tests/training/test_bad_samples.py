@@ -8,8 +8,7 @@ import shutil
 import pytest
 
 import train
-from config import load_config
-from config.schema import Config
+from config import Config, load_config
 from pipeline.bad_samples import TooManyBadSamples
 from pipeline.manifest import Manifest
 from tests.training import kill_and_resume as kills

@@ -10,8 +10,7 @@ import sys
 import pytest
 
 import train
-from config import load_config
-from config.schema import Config
+from config import Config, load_config
 from sampler import SAMPLERS
 from tests.training import kill_and_resume as kills
 from tests.training.small_run import OVERRIDES, alone

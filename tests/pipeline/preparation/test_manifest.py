@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from config.schema import StorageConfig
+from config import StorageConfig
 from pipeline.manifest import Manifest, ManifestError
 from pipeline.manifest_writer import write_manifest
 

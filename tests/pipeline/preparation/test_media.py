@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from config.schema import PrepareConfig, StorageConfig
+from config import PrepareConfig, StorageConfig
 from pipeline.media import normalise
 from pipeline.picture import PictureTrack, plan_geometry
 from pipeline.unusable import Unusable

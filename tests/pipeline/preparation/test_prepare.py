@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from webdataset import tariterators
 
-from config.schema import PrepareConfig, StorageConfig
+from config import PrepareConfig, StorageConfig
 from pipeline.manifest import Manifest
 from pipeline.prepare import main, prepare
 from pipeline.staging import PrepareError, Staging

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from config.schema import PrepareConfig, StorageConfig
+from config import PrepareConfig, StorageConfig
 from pipeline.manifest import Manifest
 from pipeline.prepare import prepare
 
