@@ -11,19 +11,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from config import Config, ConfigError, load_config
 from evaluation.monitor import Monitor
 from model.encoder import build_model
 from pipeline.bad_samples import SampleError
+from pipeline.clip_loader import ClipLoader
 from pipeline.labels import LabelError
 from pipeline.loader import make_loader
 from pipeline.manifest import ManifestError
 from pipeline.order import global_order
 from training import distributed
+from training.check import check
 from training.checkpoint import CheckpointError
-from training.faults import TrainingError, explain_out_of_memory
+from training.faults import TrainingError
+from training.memory import explain_out_of_memory, is_out_of_memory
 from training.preemption import EXIT_PREEMPTED
 from training.profiling import DEFAULT_STEPS, parse_steps
 from training.run import Run
@@ -35,16 +37,23 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="YAML file; without it, the defaults")
     parser.add_argument("--resume", default="never", help="auto (go on where the run folder ends), never, or a path")
     parser.add_argument("--profile", nargs="?", const=DEFAULT_STEPS, metavar="FIRST:LAST", help="trace these steps")
+    parser.add_argument("--check", action="store_true", help="two steps, to see memory and throughput; writes nothing")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in optim.lr=0.001")
     args = parser.parse_intermixed_args()
     try:
         config = load_config(Config, args.config, args.overrides)
         world = distributed.start(config.train.device, config.train.threads)
+        if args.check:
+            loader, learner, _ = build(config, world)
+            check(config, world, loader=loader, learner=learner)
+            return 0
         finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         print(f"train.py: {explain_out_of_memory(config, error)}", file=sys.stderr)
         return 2
     finally:
@@ -52,8 +61,8 @@ def main() -> int:
     return 0 if finished else EXIT_PREEMPTED
 
 
-def train(config: Config, world: distributed.World, *, resume: str, profile: range = range(0)) -> bool:
-    """Trains to the end of the run; False if it was asked to stop before (and has saved)."""
+def build(config: Config, world: distributed.World) -> tuple[ClipLoader, Learner, Monitor | None]:
+    """What a run consists of: the data, what learns from it, and what looks at that now and then."""
     loader = make_loader(config, device=world.device, rank=world.rank, world_size=world.size)
     total_steps = min(config.train.epochs * len(loader), config.train.steps or sys.maxsize)
     model = build_model(config.model, audio=config.audio, seed=config.seed)
@@ -62,13 +71,19 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
     if config.monitor.every_epochs:
         ranks = {"rank": world.rank, "world_size": world.size, "gather": distributed.gather_objects}
         monitor = Monitor(config, device=world.device, **ranks)
+    return loader, learner, monitor
+
+
+def train(config: Config, world: distributed.World, *, resume: str, profile: range = range(0)) -> bool:
+    """Trains to the end of the run; False if it was asked to stop before (and has saved)."""
+    loader, learner, monitor = build(config, world)
     run = Run(
         config=config,
         world=world,
         learner=learner,
         fingerprint=loader.dataset.fingerprint,
         bad_samples=loader.bad_samples,
-        total_steps=total_steps,
+        total_steps=learner.total_steps,
         profile=profile,
         measure=monitor.measure if monitor else None,
         measure_every=config.monitor.every_epochs * len(loader),

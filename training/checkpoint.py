@@ -138,6 +138,13 @@ def read(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
     return state
 
 
+def saved_bytes(state: dict[str, Any]) -> int:
+    """Size of the checkpoint that `state` would make; nothing is written."""
+    counting = _CountingFile()
+    torch.save(state, counting)
+    return counting.count
+
+
 def find(path: str | Path) -> Path:
     """The checkpoint that `path` means: a file, or the newest whole one of a run folder.
 
@@ -216,6 +223,20 @@ class _HashingFile:
     @property
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+
+class _CountingFile:
+    """Takes what torch.save writes for its length only."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def write(self, data: bytes) -> int:
+        self.count += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
 
 
 def _sha256(file: BinaryIO) -> str:

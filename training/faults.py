@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from config import Config
-
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; the message is for the person who started it."""
@@ -59,15 +57,3 @@ def restore_where(finite: torch.Tensor, buffers: list[torch.Tensor], before: lis
     """Takes the buffers back to `before` unless `finite`: one bad batch must not poison BatchNorm for good."""
     for buffer, old in zip(buffers, before, strict=True):
         buffer.copy_(torch.where(finite, buffer, old))
-
-
-def explain_out_of_memory(config: Config, error: torch.OutOfMemoryError) -> str:
-    """Which knobs help, with what was used at the peak."""
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    return (
-        f"out of GPU memory (peak {peak:.1f} GiB held by tensors): {str(error).splitlines()[0]}\n"
-        f"lower train.batch_size (now {config.train.batch_size} over all processes), clip.frames "
-        f"(now {config.clip.frames}) or clip.size (now {config.clip.size}), start more processes, "
-        "or lower data.prefetch (now "
-        f"{config.data.prefetch})"
-    )

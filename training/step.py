@@ -58,7 +58,7 @@ class Learner:
         self.guard = NonFiniteGuard(limit=config.train.max_nonfinite_steps).to(world.device)
         self._float_buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         precision = config.train.precision
-        self._bf16 = precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
+        self.bf16 = precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
 
     def _wrap(self, pair: EncoderPair) -> nn.Module:
         if self.world.size == 1:
@@ -124,7 +124,7 @@ class Learner:
         return learning_rate(step, peak=optim.lr, warmup=optim.warmup_steps, total=self.total_steps)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     @torch.no_grad()
     def _keys(self, batch: Batch, *, step: int) -> dict[str, torch.Tensor]:

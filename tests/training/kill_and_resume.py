@@ -2,7 +2,8 @@
 
     python -m tests.training.kill_and_resume --config configs/quickstart.yaml --kills 20 [--processes 2] [key=value ...]
 
-With several processes one of them is killed at a time and torchrun restarts them all (--max-restarts).
+With several processes one of them is killed at a time and torchrun restarts them all (--max-restarts). Kills need
+checkpoints between them: checkpoint.every_steps=20 gives a run of 500 steps room for twenty.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import random
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from training.checkpoint import find, read
 from training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+STARTING_SECONDS = 8.0
+"""What a start with its imports may take."""
 TIMING = re.compile(r"(seconds|samples_per_second|data_wait)(_min|_max|_max_rank)?$")
 
 
@@ -51,46 +56,56 @@ def saved(run_dir: Path) -> list[str]:
     return sorted(path.name for path in (run_dir / "checkpoints").glob("step-*.pt"))
 
 
-def wait_for_moment(process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> bool:
-    """Waits for a random moment after the next checkpoint, or until one is being written; False if the run ended."""
-    before, during_write = saved(run_dir), rng.random() < 0.4
-    extra, moved_at = rng.uniform(0, 1.0), None
+def wait_for_moment(process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random, *, spread: float) -> str:
+    """Waits for a random moment and says of what kind it is; "" if the run ended before.
+
+    One in five comes within the first seconds, while the run starts or resumes; the others after the next checkpoint:
+    while one is being written, or up to `spread` seconds later. So a run gets on however often it is killed.
+    """
+    kind = rng.choices(["starting", "writing", "training"], weights=[1, 2, 2])[0]
+    before, begun, moved_at = saved(run_dir), time.monotonic(), None
+    extra = rng.uniform(0, STARTING_SECONDS if kind == "starting" else spread)
     while process.poll() is None:
-        if moved_at is None and saved(run_dir) != before:
-            moved_at = time.monotonic()
-        writing = any((run_dir / "checkpoints").glob("*.partial"))
-        if moved_at is not None and (writing if during_write else time.monotonic() - moved_at > extra):
-            return True
+        now = time.monotonic()
+        if moved_at is None and (kind == "starting" or saved(run_dir) != before):
+            moved_at = begun if kind == "starting" else now
+        writing = kind == "writing" and any((run_dir / "checkpoints").glob("*.partial"))
+        if moved_at is not None and (writing if kind == "writing" else now - moved_at > extra):
+            return kind
         time.sleep(0.002)
-    return False
+    return ""
 
 
-def run_with_kills(run_dir: Path, arguments: list[str], *, kills: int, seed: int = 0) -> int:
-    """Kills the run `kills` times with SIGKILL, then lets it end. Returns how many kills hit it alive."""
-    rng, hits = random.Random(seed), 0
+def run_with_kills(run_dir: Path, arguments: list[str], *, kills: int, seed: int = 0, spread: float = 1.0) -> list[str]:
+    """Kills the run `kills` times with SIGKILL, then lets it end. Returns the kinds of the kills that hit it alive."""
+    rng, hits = random.Random(seed), []
     for _ in range(kills):
         process = start(run_dir, arguments)
-        if not wait_for_moment(process, run_dir, rng):
+        kind = wait_for_moment(process, run_dir, rng, spread=spread)
+        if not kind:
             break
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        hits += 1
+        hits.append(kind)
     finish(start(run_dir, arguments), run_dir)
     return hits
 
 
-def run_with_rank_kills(run_dir: Path, arguments: list[str], *, kills: int, processes: int, seed: int = 0) -> int:
-    """Kills one of torchrun's processes `kills` times; torchrun restarts them. Returns how many kills hit."""
-    rng, hits = random.Random(seed), 0
+def run_with_rank_kills(
+    run_dir: Path, arguments: list[str], *, kills: int, processes: int, seed: int = 0, spread: float = 1.0
+) -> list[str]:
+    """Kills one of torchrun's processes `kills` times; torchrun restarts them. Returns the kinds of the kills."""
+    rng, hits = random.Random(seed), []
     # Two to spare: on a busy machine a restart may itself fail to connect, and that is not what is tested.
     agent = start(run_dir, arguments, processes=processes, restarts=kills + 2)
-    for _ in range(kills):
-        if not wait_for_moment(agent, run_dir, rng):
+    while len(hits) < kills:
+        kind = wait_for_moment(agent, run_dir, rng, spread=spread)
+        if not kind:
             break
         workers = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True).stdout.split()
         if workers:
             os.kill(int(rng.choice(workers)), signal.SIGKILL)
-            hits += 1
+            hits.append(kind)
     finish(agent, run_dir)
     return hits
 
@@ -117,6 +132,13 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
+def seconds_between_checkpoints(run_dir: Path) -> float:
+    """Of a finished run, from the pace that it noted."""
+    state, lines = read(find(run_dir)), read_metrics(run_dir / "metrics.jsonl")
+    pace = statistics.median(line["step_seconds"] for line in lines if "step_seconds" in line)
+    return pace * state["config"]["checkpoint"]["every_steps"]
+
+
 def _compare(one: Any, other: Any, name: str) -> list[str]:
     if isinstance(one, torch.Tensor):
         return [] if torch.equal(one, other) else [name]
@@ -134,6 +156,7 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=Path("runs/kill-and-resume"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
@@ -141,13 +164,15 @@ def main() -> int:
     arguments = ["--config", args.config, *args.overrides]
     left_alone, killed = args.out / "left-alone", args.out / "killed"
     finish(start(left_alone, arguments, processes=args.processes), left_alone)
+    how = {"kills": args.kills, "seed": args.seed, "spread": seconds_between_checkpoints(left_alone)}
     if args.processes == 1:
-        hits = run_with_kills(killed, arguments, kills=args.kills)
+        hits = run_with_kills(killed, arguments, **how)
     else:
-        hits = run_with_rank_kills(killed, arguments, kills=args.kills, processes=args.processes)
+        hits = run_with_rank_kills(killed, arguments, processes=args.processes, **how)
     found = differences(left_alone, killed)
-    print(f"{hits} kills, {len(found)} differences" + "".join(f"\n  {line}" for line in found[:20]))
-    return 1 if found else 0
+    kinds = ", ".join(f"{count} while {kind}" for kind, count in sorted(Counter(hits).items()))
+    print(f"{len(hits)} kills ({kinds}), {len(found)} differences" + "".join(f"\n  {line}" for line in found[:20]))
+    return 1 if found or len(hits) < args.kills else 0
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_every_sampler_trains(demo_shards, tmp_path, name):
 def test_killed_twice_a_run_ends_as_if_nothing_had_happened(demo_shards, tmp_path, source):
     more = arguments(demo_shards, f"pool.source={source}")
     kills.finish(kills.start(tmp_path / "left-alone", more), tmp_path / "left-alone")
-    assert kills.run_with_kills(tmp_path / "killed", more, kills=2, seed=1) >= 1
+    assert kills.run_with_kills(tmp_path / "killed", more, kills=2, seed=0)
     assert kills.differences(tmp_path / "left-alone", tmp_path / "killed") == []
 
 
@@ -91,7 +91,7 @@ def test_asked_to_stop_a_run_saves_says_so_and_goes_on(demo_shards, tmp_path, un
 def test_a_rank_that_dies_is_restarted_and_the_run_ends_as_if_it_had_not(demo_shards, tmp_path):
     kills.finish(kills.start(tmp_path / "left-alone", arguments(demo_shards), processes=2), tmp_path / "left-alone")
     hits = kills.run_with_rank_kills(tmp_path / "killed", arguments(demo_shards), kills=1, processes=2, seed=2)
-    assert hits == 1
+    assert len(hits) == 1
     assert kills.differences(tmp_path / "left-alone", tmp_path / "killed") == []
 
 

@@ -1,0 +1,79 @@
+"""Out of memory: the run ends with the peak and with what to turn, wherever the memory ran out."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+import torch
+
+import train
+from tests.training.small_run import OVERRIDES, small_config
+from training.memory import explain_out_of_memory, is_out_of_memory
+from training.step import Learner
+
+
+def gpu_is_full():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of ...")
+
+
+def torch_on_a_cpu():
+    torch.empty(2**50, dtype=torch.uint8)
+
+
+def python():
+    raise MemoryError
+
+
+def dali_on_a_gpu():
+    raise RuntimeError("CUDA allocation failed\nCan't allocate 33554432 on device 0: out of memory")
+
+
+def something_else():
+    raise RuntimeError("shapes do not fit")
+
+
+def main_with(monkeypatch, shards, run_dir, failure):
+    def step(*args):
+        failure()
+
+    small = ["train.batch_size=4", "data.threads=1", "train.threads=1", "dictionary.size=8", "pool.size=20"]
+    more = [*OVERRIDES, *small, f"data.path={shards}", f"run_dir={run_dir}"]
+    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(sys, "argv", ["train.py", *more])
+    return train.main()
+
+
+@pytest.mark.parametrize("failure", [gpu_is_full, torch_on_a_cpu, python, dali_on_a_gpu])
+def test_ends_with_the_peak_and_the_settings_to_turn(demo_shards, tmp_path, monkeypatch, capsys, failure):
+    assert main_with(monkeypatch, demo_shards, tmp_path / "run", failure) == 2
+    said = capsys.readouterr().err.partition("train.py: ")[2]
+    assert float(re.match(r"out of memory \(peak ([\d.]+) GiB resident of", said)[1]) > 0.1
+    for knob in ("train.recompute=true", "data.prefetch=1 (now 2)", "clip.frames=2 (now 4)", "pool.size=10 (now 20)"):
+        assert f"\n  {knob}" in said
+
+
+def test_other_errors_keep_their_traceback(demo_shards, tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        main_with(monkeypatch, demo_shards, tmp_path / "run", something_else)
+
+
+def test_the_first_line_of_the_reason_is_kept():
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        gpu_is_full()
+    assert is_out_of_memory(caught.value)
+    said = explain_out_of_memory(small_config(), caught.value)
+    assert "): CUDA out of memory. Tried to allocate 2.00 GiB.\n" in said
+    assert "total capacity" not in said
+
+
+def test_only_what_can_still_be_turned_is_named():
+    free = explain_out_of_memory(small_config("train.precision=fp32"), MemoryError())
+    assert "train.accumulate=2 (now 1)" in free
+    assert "train.precision=bf16 (now fp32)" in free
+    turned = small_config("train.recompute=true", "data.prefetch=1", "train.accumulate=4", "train.batch_size=8")
+    said = explain_out_of_memory(turned, MemoryError())
+    for knob in ("train.recompute", "data.prefetch", "train.accumulate", "train.precision"):
+        assert knob not in said
+    assert "train.batch_size=4 (now 8" in said
