@@ -14,6 +14,9 @@ RELATIVE_FLOOR = 4e-6
 """D² below this share of |g_n|² is rounding noise of the difference above, and counts as 0: an exact duplicate of a
 pick can then not be picked. It corresponds to two embeddings within 0.2 % of each other."""
 
+_CACHE_LINE = 16
+"""Numbers of float32 in a line of a CPU's cache."""
+
 
 def squared_norms(candidates: Candidates) -> Tensor:
     """|g_n|², [N] float32; not finite where a factor is not."""
@@ -27,10 +30,19 @@ def squared_norms(candidates: Candidates) -> Tensor:
 def product(rows: Tensor, centres: Tensor) -> Tensor:
     """rows @ centresᵀ in float32, [N, D], [C, D] -> [N, C]; bf16 factors are multiplied exactly, not rounded again."""
     if rows.dtype != torch.bfloat16:
-        return rows @ centres.T
+        return _aligned_product(rows, centres)
     if rows.is_cuda:
         return torch.mm(rows, centres.T, out_dtype=torch.float32)
-    return rows.float() @ centres.float().T
+    return _aligned_product(rows.float(), centres.float())
+
+
+def _aligned_product(rows: Tensor, centres: Tensor) -> Tensor:
+    # Whole cache lines a row: with any other length of row MKL multiplies at two thirds of its speed.
+    width = -(-len(centres) // _CACHE_LINE) * _CACHE_LINE
+    if width == len(centres) or len(centres) == 1 or rows.is_cuda:
+        return rows @ centres.T
+    padded = rows.new_empty(len(rows), width)[:, : len(centres)]
+    return torch.mm(rows, centres.T, out=padded)
 
 
 def squared_distances(rows: Candidates, norms: Tensor, centres: Candidates, centre_norms: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ from torch import Tensor
 
 EMBEDDINGS = ("gradient", "query_gradient", "negative_gradient", "feature")
 
+_CHUNK = 1024
+"""Rows whose logits, posterior and gradient stay in a CPU's cache between the passes over them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
@@ -60,37 +63,46 @@ def gradient_factors(
         positives: [M, D] keys of the queries' own clips, in the softmax of negative_gradient.
         negatives: [K, D] the present dictionary, likewise.
     """
-    logits = keys @ queries.T / temperature
-    logsumexp = logits.logsumexp(1)
-    loss, similarity = logsumexp - logits.amax(1), temperature * logsumexp
-    if embedding == "feature":
-        return Factors(a=keys, b=None, loss=loss, similarity=similarity)
+    scaled = queries.T / temperature
+    b = None if embedding == "feature" else keys.new_empty(len(keys), len(queries))
+    basis = None
+    if embedding in ("gradient", "negative_gradient"):
+        basis = _short_basis(hidden) / temperature
+        b = keys.new_empty(len(keys), basis.shape[1])
     if embedding == "negative_gradient":
-        weight = _negative_weight(logits, queries, positives, negatives, temperature)
-    else:
-        weight = _posterior_residual(logits, logsumexp)
-    if embedding != "query_gradient":
-        weight = weight @ _short_basis(hidden)
-    return Factors(a=keys, b=weight / temperature, loss=loss, similarity=similarity)
+        present = _present_logsumexp(queries, positives, negatives, temperature)
+    loss, similarity = keys.new_empty(2, len(keys)).unbind()
+    chunk = len(keys) if keys.is_cuda else _CHUNK
+    for start in range(0, len(keys), chunk):
+        rows = slice(start, start + chunk)
+        logits = keys[rows] @ scaled
+        posterior = logits.softmax(1)
+        top, label = posterior.max(1)
+        loss[rows] = -top.log()
+        similarity[rows] = (logits.amax(1) + loss[rows]) * temperature
+        if b is None:
+            continue
+        if embedding == "negative_gradient":
+            weight = torch.sigmoid(logits - present)
+        else:
+            weight = posterior.scatter_add_(1, label[:, None], -torch.ones_like(top)[:, None])
+        if basis is None:
+            torch.div(weight, temperature, out=b[rows])
+        else:
+            torch.mm(weight, basis, out=b[rows])
+    return Factors(a=keys, b=b, loss=loss, similarity=similarity)
 
 
-def _posterior_residual(logits: Tensor, logsumexp: Tensor) -> Tensor:
-    """p_n - e_ŷ, [N, M]."""
-    residual = torch.exp(logits - logsumexp[:, None])
-    residual.scatter_add_(1, logits.argmax(1, keepdim=True), torch.full_like(residual[:, :1], -1.0))
-    return residual
-
-
-def _negative_weight(
-    logits: Tensor, queries: Tensor, positives: Tensor | None, negatives: Tensor | None, temperature: float
+def _present_logsumexp(
+    queries: Tensor, positives: Tensor | None, negatives: Tensor | None, temperature: float
 ) -> Tensor:
-    """Softmax weight that candidate n would get against query j, [N, M]."""
-    present = torch.full((len(queries),), -math.inf, device=queries.device, dtype=logits.dtype)
+    """Log of what the softmax of each query sums to without the candidate, [M]."""
+    present = torch.full((len(queries),), -math.inf, device=queries.device, dtype=queries.dtype)
     if negatives is not None and len(negatives):
         present = (queries @ negatives.T / temperature).logsumexp(1)
     if positives is not None:
         present = torch.logaddexp(present, (queries * positives).sum(1) / temperature)
-    return torch.sigmoid(logits - present)
+    return present
 
 
 def _short_basis(hidden: Tensor) -> Tensor:

@@ -116,3 +116,17 @@ def test_a_hidden_wider_than_the_batch_is_shortened_to_the_batch(problem):
     keys, hidden, weight = problem
     factors = gradient_factors(keys, hidden @ weight.T, hidden, embedding="gradient", temperature=TEMPERATURE)
     assert factors.b.shape == (5, 4)
+
+
+@pytest.mark.parametrize("embedding", ["gradient", "query_gradient", "negative_gradient", "feature"])
+def test_rows_have_the_same_factors_in_whatever_chunks_they_are_computed(problem, embedding, monkeypatch):
+    keys, hidden, weight = problem
+
+    def factors():
+        return gradient_factors(keys, hidden @ weight.T, hidden, embedding=embedding, temperature=TEMPERATURE)
+
+    whole = factors()
+    monkeypatch.setattr("sampler.gradient._CHUNK", 2)
+    for name, value in vars(factors()).items():
+        expected = getattr(whole, name)
+        assert value is expected or torch.allclose(value, expected)
