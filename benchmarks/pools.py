@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_sample_image
@@ -18,12 +21,13 @@ _PATCH = 16
 def make_pool(kind: str, count: int, *, seed: int = 0) -> Candidates:
     """N candidates.
 
-    heavy: 90 % in 10 clusters, half near-duplicates of the other half, heavy-tailed gradient norms; D + H = 640.
+    heavy: 90 % in 10 clusters, half near-duplicates of the other half, lognormal gradient norms; D + H = 640.
+    pareto: the same with norms of a Pareto law, whose squares have no mean: a few rows hold most of the mass.
     real: patches of two photographs as keys, gradients against 128 queries; D + H = 256.
     iso: isotropic directions of norm 1, the hardest case for any index; D + H = 640.
     """
     generator = torch.Generator().manual_seed(seed)
-    a, b = {"heavy": _heavy, "real": _real, "iso": _iso}[kind](count, generator)
+    a, b = KINDS[kind](count, generator)
     ids = torch.arange(count)
     return Candidates(a=a, b=b, ids=ids, valid=torch.ones(count, dtype=torch.bool), stamps=ids.clone())
 
@@ -37,11 +41,21 @@ def _iso(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return _directions(count, KEY_DIM, generator), _directions(count, HIDDEN_DIM, generator)
 
 
-def _heavy(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _lognormal(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(count, 1, generator=generator).exp_()
+
+
+def _pareto(count: int, generator: torch.Generator) -> Tensor:
+    return (1 - torch.rand(count, 1, generator=generator)).clamp_(min=1e-6).pow_(-0.5)
+
+
+def _clustered(
+    count: int, generator: torch.Generator, *, norms_law: Callable[[int, torch.Generator], Tensor]
+) -> tuple[Tensor, Tensor]:
     originals = -(-count // 2)
     cluster = torch.randint(10, (originals,), generator=generator)
     clustered = torch.rand(originals, 1, generator=generator) < 0.9
-    norms = (1 - torch.rand(originals, 1, generator=generator)).clamp_(min=1e-6).pow_(-0.5)  # Pareto, exponent 2
+    norms = norms_law(originals, generator)
     source = torch.cat([torch.arange(originals), torch.randint(originals, (count - originals,), generator=generator)])
     factors = []
     for dim in (KEY_DIM, HIDDEN_DIM):
@@ -81,3 +95,12 @@ def _patches(images: list[Tensor], count: int, generator: torch.Generator) -> Te
 
 def _embed(patches: Tensor, projection: Tensor) -> Tensor:
     return F.normalize((patches - patches.mean(1, keepdim=True)) @ projection, dim=1)
+
+
+KINDS = {
+    "heavy": partial(_clustered, norms_law=_lognormal),
+    "pareto": partial(_clustered, norms_law=_pareto),
+    "real": _real,
+    "iso": _iso,
+}
+"""Name -> function (count, generator) -> factors a, b."""

@@ -23,7 +23,7 @@ class KMeansPPGreedy:
 
     first: First = "uniform"
     """Law of the first pick."""
-    oversample: float = 2.0
+    oversample: float = 3.0
     """How many times k are sampled before the reduction."""
 
     def __post_init__(self) -> None:
