@@ -13,8 +13,21 @@ _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263],
 
 def centre_windows(width: np.ndarray, height: np.ndarray) -> np.ndarray:
     """The largest centred squares of frames, int64 [B, 4] as (top, left, height, width)."""
-    side = np.minimum(width, height)
-    return np.stack([(height - side) // 2, (width - side) // 2, side, side], axis=1)
+    return spread_windows(width, height, crops=1)[:, 0]
+
+
+def spread_windows(width: np.ndarray, height: np.ndarray, *, crops: int) -> np.ndarray:
+    """The largest squares of frames, evenly spaced along the longer side from end to end; a single one is centred.
+
+    Returns:
+        int64 [B, crops, 4] as (top, left, height, width).
+    """
+    side = np.minimum(width, height)[:, None]
+    place = np.linspace(0, 1, crops) if crops > 1 else np.array([0.5])
+    top = np.floor(place * (height[:, None] - side)).astype(np.int64)
+    left = np.floor(place * (width[:, None] - side)).astype(np.int64)
+    side = np.broadcast_to(side, top.shape)
+    return np.stack([top, left, side, side], axis=2)
 
 
 def random_resized_windows(

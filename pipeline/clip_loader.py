@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,8 @@ from pipeline.batch import Batch
 from pipeline.batch_plan import BatchPlan, Replacement
 from pipeline.clips import ClipPlanner, Timelines
 from pipeline.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
+
+BOTH = ("video", "audio")
 
 
 class Dataset(Timelines, Protocol):
@@ -93,13 +95,16 @@ class ClipLoader(ABC):
             TooManyBadSamples: more of them than data.max_bad_fraction allows (from the iterator).
         """
         steps = range(start_step, len(self))
-        self._require_both_streams(self.ids)
+        self._require_streams(self.ids, BOTH)
         return self._batches(self._train_plans(self._epoch_ids(epoch, steps), epoch=epoch, purpose="train"))
 
-    def clips(self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str) -> Iterator[Batch]:
+    def clips(
+        self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str, streams: Sequence[str] = BOTH
+    ) -> Iterator[Batch]:
         """Training clips of `ids` in that order, not shared over ranks; `purpose` names the stream of randomness.
 
-        The last batch may be short. Samples that cannot be read are replaced as in `epoch`.
+        The last batch may be short. Samples that cannot be read are replaced as in `epoch`. `streams` are those that
+        every one of `ids` must have.
 
         Raises:
             ValueError: an id that the data set does not have.
@@ -107,21 +112,22 @@ class ClipLoader(ABC):
             TooManyBadSamples: as `epoch`.
         """
         ids = self._checked(ids)
-        self._require_both_streams(ids)
+        self._require_streams(ids, streams)
         return self._batches(self._train_plans(_blocks(ids, self.batch_size), epoch=epoch, purpose=purpose))
 
-    def uniform_clips(self, ids: np.ndarray | torch.Tensor, *, clips: int) -> Iterator[Batch]:
+    def uniform_clips(self, ids: np.ndarray | torch.Tensor, *, clips: int, crops: int = 1) -> Iterator[Batch]:
         """`clips` evenly spaced test clips of each of `ids`, sample after sample, not shared over ranks.
 
+        Each comes with the centre crop, or with `crops` squares from one end of the frame's longer side to the other.
         The last batch may be short. A stream that the data set lacks is None in the batch. No sample is ever replaced.
 
         Raises:
-            ValueError: clips < 1, or an id that the data set does not have.
+            ValueError: clips or crops < 1, or an id that the data set does not have.
             SampleError: a sample that cannot be read (from the iterator).
         """
-        if clips < 1:
-            raise ValueError(f"clips must be at least 1, not {clips}")
-        return self._batches(self._uniform_plans(self._checked(ids), clips))
+        if clips < 1 or crops < 1:
+            raise ValueError(f"clips and crops must be at least 1, not {clips} and {crops}")
+        return self._batches(self._uniform_plans(self._checked(ids), clips, crops))
 
     @abstractmethod
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
@@ -149,10 +155,10 @@ class ClipLoader(ABC):
             places = order[step * size : (step + 1) * size][self._share]
             yield self.ids[places]
 
-    def _uniform_plans(self, ids: np.ndarray, clips: int) -> Iterator[BatchPlan]:
-        # A block of batch_size samples makes exactly `clips` batches: only the last block's last batch is short.
+    def _uniform_plans(self, ids: np.ndarray, clips: int, crops: int) -> Iterator[BatchPlan]:
+        # A block of batch_size samples makes a whole number of batches: only the last block's last batch is short.
         for block in _blocks(ids, self.batch_size):
-            plan = self.planner.uniform(block, clips=clips)
+            plan = self.planner.uniform(block, clips=clips, crops=crops)
             for first in range(0, len(plan), self.batch_size):
                 yield BatchPlan(plan[first : first + self.batch_size])
 
@@ -163,14 +169,15 @@ class ClipLoader(ABC):
             raise ValueError(f"id {wrong[0]} is not in the data set, which has {len(self.dataset)} samples")
         return ids
 
-    def _require_both_streams(self, ids: np.ndarray) -> None:
-        for stream, lengths in (("video", self.dataset.frames), ("audio", self.dataset.audio_samples)):
-            lacking = ids[lengths[ids] == 0]
+    def _require_streams(self, ids: np.ndarray, streams: Sequence[str]) -> None:
+        lengths = {"video": self.dataset.frames, "audio": self.dataset.audio_samples}
+        for stream in streams:
+            lacking = ids[lengths[stream][ids] == 0]
             if len(lacking):
                 raise ConfigError(
-                    f"training needs video and audio, but {len(lacking)} of {len(ids)} samples of "
+                    f"training needs {' and '.join(streams)}, but {len(lacking)} of {len(ids)} samples of "
                     f"{self.config.data.path} have no {stream}, the first {self.dataset.source(int(lacking[0]))}: "
-                    "prepare the data with streams=both"
+                    f"prepare the data with streams={streams[0] if len(streams) == 1 else 'both'}"
                 )
 
 

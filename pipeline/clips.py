@@ -13,7 +13,7 @@ import numpy as np
 
 from config import Config
 from config.load import ConfigError
-from pipeline.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows
+from pipeline.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows, spread_windows
 from pipeline.order import random_key
 
 _DRAWS = {
@@ -107,14 +107,16 @@ class ClipPlanner:
         partners: int64 [n], the sample whose audio each sample gets; None gives each its own.
 
     Raises:
-        ConfigError: fps is no integer multiple of clip.fps.
+        ConfigError: fps is no integer multiple of clip.fps, though there are pictures.
     """
 
     def __init__(self, *, config: Config, dataset: Timelines, fps: float, partners: np.ndarray | None = None) -> None:
         self.config = config
         self.dataset = dataset
         self.fps = fps
-        self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps)
+        # Sound alone has no frame rate that clip.fps would have to fit.
+        seen = bool((np.asarray(dataset.frames) > 0).any())
+        self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps) if seen else 1
         self.partners = partners
 
     @property
@@ -128,9 +130,11 @@ class ClipPlanner:
         draws = self._draws(ids, epoch=epoch, purpose=purpose)
         start_frame = (draws["start"] * self._starts(ids)).astype(np.int64)
         audio_ids = ids if self.partners is None else self.partners[ids]
+        start_sample = (draws["start"] * (self._last_audio_start(audio_ids) + 1)).astype(np.int64)
+        starts = {"start_frame": start_frame, "start_sample": start_sample, "audio_ids": audio_ids}
         augment = self.config.augment
         if not augment.enabled:
-            return self._plan(ids, start_frame, centre_windows(*self._frame_size(ids)), audio_ids=audio_ids)
+            return self._plan(ids, centre_windows(*self._frame_size(ids)), **starts)
         window = random_resized_windows(
             *self._frame_size(ids),
             area=draws["area"],
@@ -146,35 +150,39 @@ class ClipPlanner:
             hue=augment.hue * (2 * draws["hue"] - 1),
         )
         flip = draws["flip"] < augment.flip
-        return self._plan(ids, start_frame, window, flip=flip, color=color, audio_ids=audio_ids)
+        return self._plan(ids, window, flip=flip, color=color, **starts)
 
-    def uniform(self, ids: np.ndarray, *, clips: int) -> ClipPlan:
-        """`clips` test clips a sample, sample after sample: evenly spaced starts, centre crop, each with its own audio.
+    def uniform(self, ids: np.ndarray, *, clips: int, crops: int = 1) -> ClipPlan:
+        """Test clips, sample after sample: `clips` evenly spaced starts, each with `crops` squares one after the other.
 
-        The first clip starts with the sample and the last ends with it; a single clip is the middle one.
+        The first clip starts with the sample and the last ends with it; a single clip is the middle one. The squares
+        are spread over the longer side of the frame likewise. Each clip has its own audio.
         """
         ids = np.asarray(ids, dtype=np.int64)
-        place = np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])
-        last = (self._starts(ids) - 1)[:, None]
-        start_frame = np.floor(place * last + 0.5).astype(np.int64).reshape(-1)
-        ids = ids.repeat(clips)
-        return self._plan(ids, start_frame, centre_windows(*self._frame_size(ids)))
+        place = (np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])).repeat(crops)
+        start_frame = np.floor(place * (self._starts(ids) - 1)[:, None] + 0.5).astype(np.int64).reshape(-1)
+        start_sample = np.floor(place * self._last_audio_start(ids)[:, None] + 0.5).astype(np.int64).reshape(-1)
+        window = spread_windows(*self._frame_size(ids), crops=crops)
+        window = np.tile(window, (1, clips, 1)).reshape(-1, 4)
+        ids = ids.repeat(clips * crops)
+        return self._plan(ids, window, start_frame=start_frame, start_sample=start_sample, audio_ids=ids)
 
     def _draws(self, ids: np.ndarray, *, epoch: int, purpose: str) -> dict[str, np.ndarray]:
         numbers = uniforms(ids, sum(_DRAWS.values()), seed=self.config.seed, epoch=epoch, purpose=purpose)
         columns = np.split(numbers, np.cumsum(list(_DRAWS.values()))[:-1], axis=1)
         return {name: c[:, 0] if c.shape[1] == 1 else c for name, c in zip(_DRAWS, columns, strict=True)}
 
-    def _plan(self, ids, start_frame, window, *, flip=None, color=None, audio_ids=None) -> ClipPlan:
+    def _plan(self, ids, window, *, start_frame, start_sample, audio_ids, flip=None, color=None) -> ClipPlan:
+        """`start_sample` is where the audio starts of a sample without a picture; others follow their picture."""
         n = len(ids)
-        audio_ids = ids if audio_ids is None else audio_ids
-        start = start_frame / self.fps
+        seen = self.dataset.frames[ids] > 0
+        start = np.where(seen, start_frame / self.fps, start_sample / self.config.audio.sample_rate)
         return ClipPlan(
             ids=ids,
             audio_ids=audio_ids,
             start_frame=start_frame,
             start=start,
-            audio_start=self._audio_starts(audio_ids, start),
+            audio_start=np.where(seen, self._audio_starts(audio_ids, start), start_sample),
             window=window,
             flip=np.zeros(n, dtype=bool) if flip is None else flip,
             color=np.tile(np.eye(3, 4), (n, 1, 1)) if color is None else color,
@@ -192,8 +200,11 @@ class ClipPlanner:
         config = self.config
         earliest = start + (config.clip.seconds - config.audio_seconds) / 2
         wanted = np.floor(earliest * config.audio.sample_rate + 0.5).astype(np.int64)
-        latest = self.dataset.audio_samples[audio_ids].astype(np.int64) - config.audio_samples
-        return np.clip(wanted, 0, np.maximum(latest, 0))
+        return np.clip(wanted, 0, self._last_audio_start(audio_ids))
+
+    def _last_audio_start(self, audio_ids: np.ndarray) -> np.ndarray:
+        """The last PCM sample of each that a whole window starts at; 0 where the sound is shorter than a window."""
+        return np.maximum(self.dataset.audio_samples[audio_ids].astype(np.int64) - self.config.audio_samples, 0)
 
 
 def frame_stride(*, stored_fps: float, clip_fps: float) -> int:

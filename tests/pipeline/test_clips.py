@@ -11,7 +11,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from config import Config
 from config.load import ConfigError, from_dict
-from pipeline.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows
+from pipeline.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows, spread_windows
 from pipeline.clips import ClipPlan, ClipPlanner, frame_stride, uniforms
 
 N = 4000
@@ -213,3 +213,33 @@ def test_no_augmentation_factor_means_no_change() -> None:
     plan = planner(augment=still).train(np.arange(100), epoch=0, purpose="train")
     assert np.allclose(plan.color, np.eye(3, 4), atol=1e-12)
     assert not plan.flip.any()
+
+
+def test_three_crops_are_the_ends_and_the_middle_of_the_longer_side() -> None:
+    plan = planner().uniform(np.arange(2), clips=2, crops=3)
+    assert plan.ids.tolist() == [0] * 6 + [1] * 6
+    assert plan.window[:6].tolist() == [[0, 0, 144, 144], [0, 24, 144, 144], [0, 48, 144, 144]] * 2
+    assert plan.start_frame[:6].tolist() == np.repeat(planner().uniform([0], clips=2).start_frame, 3).tolist()
+    upright = spread_windows(np.array([100]), np.array([160]), crops=3)
+    assert upright.tolist() == [[[0, 0, 100, 100], [30, 0, 100, 100], [60, 0, 100, 100]]]
+
+
+def test_samples_without_a_picture_are_heard_from_end_to_end() -> None:
+    config = from_dict(Config, {"clip": {"frames": 40, "fps": 25}})
+    table = SimpleNamespace(
+        frames=np.zeros(N, int),
+        width=np.zeros(N, int),
+        height=np.zeros(N, int),
+        audio_samples=np.full(N, 80_000),
+    )
+    silent = ClipPlanner(config=config, dataset=table, fps=10.0)
+    plan = silent.uniform([3], clips=5)
+    assert plan.audio_start.tolist() == [0, 13_600, 27_200, 40_800, 54_400]
+    assert np.allclose(plan.start, plan.audio_start / 16000)
+    starts = silent.train(np.arange(N), epoch=0, purpose="train").audio_start
+    assert starts.min() < 1000
+    assert 53_000 < starts.max() <= 54_400
+    short = ClipPlanner(
+        config=config, dataset=SimpleNamespace(**{**vars(table), "audio_samples": np.full(N, 9)}), fps=10.0
+    )
+    assert not short.uniform([0], clips=3).audio_start.any()
