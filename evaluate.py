@@ -1,26 +1,26 @@
-"""Evaluates the frozen encoders of a checkpoint:
+"""Evaluates the encoders of a checkpoint, beside encoders of random weights and chance (docs/evaluation.md):
 
-python evaluate.py --checkpoint RUN --protocol linear|knn|retrieval --data SHARDS [--label a,b] [key=value ...]
+python evaluate.py --checkpoint RUN --protocol P --data SHARDS [--config configs/eval/P.yaml] [--label a,b] [key=value]
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
-from config import Config, ConfigError, load_config
-from evaluation import LABEL_PROTOCOLS, PROTOCOLS
-from evaluation.features import extract
+from config import Config, ConfigError, load_config, to_dict
+from evaluation.official_splits import describe_coverage
+from evaluation.protocols import PROTOCOLS, Subject
+from evaluation.reference import reference_model
 from evaluation.report import print_table, run_folder, write_json
 from evaluation.settings import EvaluationConfig
-from evaluation.task import choose_labels, make_split, make_task
 from model.encoder import CrossModalModel, build_model
 from pipeline.decord_loader import RawVideoError
 from pipeline.labels import LabelError
@@ -29,7 +29,7 @@ from pipeline.manifest import ManifestError
 from pipeline.shard_reader import ShardError
 from training.checkpoint import CheckpointError, load_model
 
-PRETRAINED, RANDOM = "pre-trained", "random-initialised"
+PRETRAINED, RANDOM, REFERENCE = "pre-trained", "random-initialised", "Kinetics-400 labels (torchvision)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,10 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), required=True)
     parser.add_argument("--data", required=True, help="folder of shards (of raw videos with loader=decord)")
     parser.add_argument("--label", help="label columns to predict, with commas between; not needed if there is one")
+    parser.add_argument("--config", type=Path, help="YAML of settings, as in configs/eval")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in clips=10 (evaluation/settings.py)")
     args = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        settings = load_config(EvaluationConfig, None, args.overrides)
+        settings = load_config(EvaluationConfig, args.config, args.overrides)
         evaluate(args.checkpoint, args.protocol, args.data, args.label, settings)
     except (ConfigError, CheckpointError, LabelError, ManifestError, RawVideoError, ShardError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
@@ -56,39 +58,23 @@ def evaluate(
     config, model = load_model(checkpoint)
     loader_config, device = _loader_config(config, data, settings)
     loader = make_loader(loader_config, device=device)
-    dataset = loader.dataset
-    split = make_split(dataset, seed=settings.seed)
-    if protocol in LABEL_PROTOCOLS:
-        tasks = [make_task(dataset, name, split) for name in choose_labels(dataset, label)]
-        used = np.logical_or.reduce([task.train | task.test for task in tasks])
-    elif label is not None:
-        raise ConfigError(f"--label means nothing to --protocol {protocol}: it pairs video with audio; leave it out")
-    else:
-        tasks, used = [split], split.test
-    models = {name: m.to(device).eval() for name, m in _encoders(config, model).items()}
-    ids = np.flatnonzero(used)
-    slots = settings.clips if settings.pooling == "concat" else 1
-    features = extract(models, loader.uniform_clips(ids, clips=settings.clips), ids, slots=slots)
-
+    models = {name: m.to(device).eval() for name, m in _encoders(config, model, settings).items()}
+    subject = Subject(models=models, loader=loader, settings=settings, label=label)
     results = []
-    for task in tasks:
-        given = task.rows(ids)
-        rows = PROTOCOLS[protocol](features, given, settings)
-        name = f"{protocol}-{task.label}" if protocol in LABEL_PROTOCOLS else protocol
-        counts = f"{given.train.sum()} train and " * (protocol in LABEL_PROTOCOLS) + f"{given.test.sum()} test samples"
-        results.append(
-            {
-                "title": name.replace("-", " of ", 1),
-                "caption": f"{counts}; split: {split.origin}; {settings.clips} clips a sample ({settings.pooling})",
-                "checkpoint": str(checkpoint),
-                "data": data,
-                "fingerprint": dataset.fingerprint,
-                "settings": vars(settings),
-                "rows": rows,
-            }
-        )
-        write_json(run_folder(checkpoint) / f"evaluation-{name}.json", results[-1])
-        print_table(results[-1], Console())
+    for table in PROTOCOLS[protocol](subject):
+        result = {
+            "title": table.name.replace("-", " of ", 1),
+            "caption": "\n".join([table.caption, *describe_coverage(table.coverage)]),
+            "checkpoint": str(checkpoint),
+            "data": data,
+            "fingerprint": loader.dataset.fingerprint,
+            "settings": to_dict(settings),
+            "rows": table.rows,
+            "coverage": list(table.coverage),
+        }
+        write_json(run_folder(checkpoint) / f"evaluation-{table.name}.json", result)
+        print_table(result, Console())
+        results.append(result)
     return results
 
 
@@ -104,13 +90,28 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig) -> tup
         labels=settings.labels or config.data.labels,
         split="",
         shuffle_pairs=False,
+        # The default puts other samples, of the test part too, in the place of bad ones: no probe may train on those.
+        max_bad_fraction=0.0,
     )
-    return replace(config, data=source, train=replace(config.train, batch_size=max(2, settings.batch_size))), device
+    clip = replace(config.clip, frames=settings.frames or config.clip.frames, size=settings.size or config.clip.size)
+    wanted = replace(
+        config,
+        seed=settings.seed,
+        data=source,
+        clip=clip,
+        augment=settings.finetune.augment,
+        train=replace(config.train, batch_size=max(2, settings.batch_size)),
+    )
+    return wanted, device
 
 
-def _encoders(config: Config, model: CrossModalModel) -> dict[str, CrossModalModel]:
-    """The checkpoint's model, and one of the same architecture that has seen nothing (weights of another seed)."""
-    return {PRETRAINED: model, RANDOM: build_model(config.model, audio=config.audio, seed=config.seed + 1)}
+def _encoders(config: Config, model: CrossModalModel, settings: EvaluationConfig) -> dict[str, CrossModalModel]:
+    """The checkpoint's model, one of the same architecture that has seen nothing (weights of another seed), and the
+    reference, if one is asked for."""
+    models = {PRETRAINED: model, RANDOM: build_model(config.model, audio=config.audio, seed=config.seed + 1)}
+    if settings.reference:
+        models[REFERENCE] = reference_model(model, architecture=config.model.video, weights=settings.reference)
+    return models
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ MODALITIES = ("video", "audio")
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What one model gives for n samples, by modality; a modality that the data lack is absent."""
+    """What one model gives for n samples, by modality; one that the data or the model lack is absent."""
 
     pooled: dict[str, np.ndarray] = field(default_factory=dict)
     """float32 [n, F] backbone features, the clips averaged; [n, slots F] with slots, one after the other in time."""
@@ -51,6 +51,8 @@ def extract(
             if stream is None:
                 continue
             for name, model in models.items():
+                if modality not in model.query:
+                    continue
                 out = model.query[modality](stream)
                 for kind, values in (("pooled", out.features), ("embedding", out.embedding)):
                     values = values.float().cpu()

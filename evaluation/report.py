@@ -10,7 +10,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-FORMATS = {"accuracy": "{:.3f}", "standard_error": "±{:.3f}", "C": "{:g}", "k": "{:d}", "median_rank": "{:.1f}"}
+FORMATS = {
+    "accuracy": "{:.3f}",
+    "standard_error": "±{:.3f}",
+    "accuracy_sd": "±{:.3f}",
+    "clip_accuracy_sd": "±{:.3f}",
+    "C": "{:g}",
+    "k": "{:d}",
+    "median_rank": "{:.1f}",
+}
+
+TEXT = ("encoder", "training", "modality")
+"""Columns of words."""
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
@@ -25,7 +36,7 @@ def print_table(result: dict[str, Any], console: Console) -> None:
     columns = list(dict.fromkeys(column for row in result["rows"] for column in row))
     table = Table(title=result["title"], caption=result["caption"])
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if column in ("encoder", "modality") else "right")
+        table.add_column(column.replace("_", " "), justify="left" if column in TEXT else "right")
     for row in result["rows"]:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     console.print(table)
@@ -41,4 +52,6 @@ def run_folder(checkpoint: Path) -> Path:
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):
+        return " ".join(f"{item:.3f}" for item in value)
     return value if isinstance(value, str) else FORMATS.get(column, "{:.3f}").format(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,3 +38,17 @@ def majority_row(task: Task) -> dict[str, Any]:
         "accuracy": accuracy,
         "standard_error": standard_error(accuracy, int(task.test.sum())),
     }
+
+
+def over_splits(each: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) of each figure over the splits, and `each`: the first one split by split."""
+    row: dict[str, Any] = {}
+    for name in each[0]:
+        values = [float(figures[name]) for figures in each]
+        row[name] = float(np.mean(values))
+        if len(values) > 1:
+            row[f"{name}_sd"] = float(np.std(values, ddof=1))
+    if len(each) > 1:
+        first = next(iter(each[0]))
+        row["each"] = [float(figures[first]) for figures in each]
+    return row

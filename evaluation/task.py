@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,6 +12,8 @@ import numpy as np
 from config import ConfigError
 
 SPLIT_COLUMN = "split"
+TEST_NAMES = ("test", "validation", "validate", "val")
+"""What the tested part is called, the first that there is: Kinetics withholds the labels of its test part."""
 TRAIN_SHARE = 0.8
 
 
@@ -76,16 +79,36 @@ def make_split(data: LabelledData, *, seed: int) -> Split:
         ConfigError: a `split` column without train or without test samples.
     """
     if SPLIT_COLUMN in data.label_columns:
-        codes, names = data.labels(SPLIT_COLUMN), data.label_names(SPLIT_COLUMN)
-        parts = {name: codes == names.index(name) for name in ("train", "test") if name in names}
-        if len(parts) < 2:
-            raise ConfigError(
-                f"the label column split holds {', '.join(names) or 'nothing'}; evaluation needs train and test in it"
-            )
-        return Split(train=parts["train"], test=parts["test"], origin="label column split")
+        return _column_split(data, SPLIT_COLUMN)
     shares = np.array([_share(f"{seed} {data.source(index)}") for index in range(len(data))])
     origin = f"hash of seed {seed} and source path, {TRAIN_SHARE:.0%} train (there is no label column split)"
     return Split(train=shares < TRAIN_SHARE, test=shares >= TRAIN_SHARE, origin=origin)
+
+
+def make_splits(data: LabelledData, *, seed: int) -> list[Split]:
+    """`make_split`, and after it the label columns split2, split3, ...
+
+    Raises:
+        ConfigError: a column of these without train or without test samples.
+    """
+    further = [column for column in data.label_columns if _is_split(column) and column != SPLIT_COLUMN]
+    further.sort(key=lambda column: int(column.removeprefix(SPLIT_COLUMN)))
+    return [make_split(data, seed=seed), *(_column_split(data, column) for column in further)]
+
+
+def _column_split(data: LabelledData, column: str) -> Split:
+    codes, names = data.labels(column), data.label_names(column)
+    test = next((name for name in TEST_NAMES if name in names), None)
+    if "train" not in names or test is None:
+        raise ConfigError(
+            f"the label column {column} holds {', '.join(names) or 'nothing'}; evaluation needs train and test in it"
+        )
+    origin = f"label column {column}" if test == "test" else f"label column {column}, tested on {test}"
+    return Split(train=codes == names.index("train"), test=codes == names.index(test), origin=origin)
+
+
+def _is_split(column: str) -> bool:
+    return re.fullmatch(rf"{SPLIT_COLUMN}\d*", column) is not None
 
 
 def make_task(data: LabelledData, label: str, split: Split) -> Task:
@@ -94,7 +117,7 @@ def make_task(data: LabelledData, label: str, split: Split) -> Task:
     Raises:
         ConfigError: no such column, fewer than two classes to learn, or nothing to test on.
     """
-    columns = [column for column in data.label_columns if column != SPLIT_COLUMN]
+    columns = [column for column in data.label_columns if not _is_split(column)]
     if label not in columns:
         raise ConfigError(f"--label {label}: the data set has no such label column; it has {_listing(columns)}")
     task = Task(label=label, codes=np.asarray(data.labels(label)), split=split)
@@ -115,7 +138,7 @@ def choose_labels(data: LabelledData, wanted: str | None) -> list[str]:
     """
     if wanted is not None:
         return list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
-    columns = [column for column in data.label_columns if column != SPLIT_COLUMN]
+    columns = [column for column in data.label_columns if not _is_split(column)]
     if len(columns) != 1:
         raise ConfigError(f"choose what to predict with --label: the data set has {_listing(columns)}")
     return columns

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import evaluate
-from config import ClipConfig, Config, DataConfig, ModelConfig, PrepareConfig, StorageConfig
+from config import ClipConfig, Config, DataConfig, ModelConfig, PrepareConfig, StorageConfig, load_config
 from evaluation.features import extract
+from evaluation.protocols import PROTOCOLS
 from evaluation.report import run_folder
+from evaluation.settings import EvaluationConfig
 from model import build_model
 from pipeline.batch import Batch
 from pipeline.demo import make_demo
@@ -71,12 +75,20 @@ def test_retrieval_reports_both_directions(run, shards):
     assert rows[-1]["median_rank"] == 3.5
 
 
+def test_retrieval_of_a_label_looks_among_the_training_samples_of_each_modality(run, shards):
+    assert call(run, shards, "--protocol", "retrieval", "--label", "kind") == 0
+    rows = json.loads((run / "evaluation-retrieval-kind.json").read_text())["rows"]
+    assert [row["modality"] for row in rows] == ["video to video", "audio to audio"] * 2 + ["random order"]
+    assert {"R@1", "R@5", "R@20"} <= rows[-1].keys()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--protocol", "linear", "--label", "colour"], "no such label column; it has the label columns kind, speed"),
         (["--protocol", "linear"], "choose what to predict with --label"),
-        (["--protocol", "retrieval", "--label", "kind"], "--label means nothing to --protocol retrieval"),
+        (["--protocol", "finetune", "--label", "kind,speed"], "finetune trains for one label at a time"),
+        (["--protocol", "esc50"], "need the label columns fold and category; there is no category and no fold"),
         (["--protocol", "knn", "--label", "kind", "clipz=2"], "unknown key clipz; did you mean clips"),
         (["--protocol", "knn", "--label", "kind", "clips=0"], "clips must be at least 1, not 0"),
     ],
@@ -85,6 +97,31 @@ def test_mistakes_are_named_and_end_with_status_two(run, shards, capsys, argumen
     assert call(run, shards, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(run.iterdir())
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "eval").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_protocol_files_load_and_their_commands_fit(path):
+    load_config(EvaluationConfig, path)
+    text = path.read_text()
+    (protocol,) = set(re.findall(r"--protocol (\w+)", text))
+    assert protocol in PROTOCOLS
+    assert f"--config configs/eval/{path.name}" in text
+    assert "Comparable with" in text
+
+
+def test_every_protocol_but_the_probes_of_any_label_has_a_file():
+    shipped = {re.search(r"--protocol (\w+)", path.read_text())[1] for path in SHIPPED}
+    assert shipped == PROTOCOLS.keys() - {"linear"}
+
+
+def test_a_file_of_settings_is_read_and_overridden(run, shards, tmp_path):
+    (tmp_path / "settings.yaml").write_text("clips: 5\nk: 3\n")
+    assert call(run, shards, "--protocol", "knn", "--label", "kind", "--config", str(tmp_path / "settings.yaml")) == 0
+    result = json.loads((run / "evaluation-knn-kind.json").read_text())
+    assert (result["settings"]["clips"], result["settings"]["k"]) == (2, 3)
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path, capsys, shards):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from config import ConfigError
-from evaluation.task import choose_labels, make_split, make_task
+from evaluation.task import choose_labels, make_split, make_splits, make_task
 
 
 class Table:
@@ -37,8 +37,22 @@ def test_the_split_column_decides_and_other_values_are_left_out():
 
 
 def test_a_split_column_without_test_is_an_error_that_says_what_it_holds():
-    with pytest.raises(ConfigError, match="holds train, val; evaluation needs train and test"):
-        make_split(Table(2, split=["train", "val"]), seed=0)
+    with pytest.raises(ConfigError, match="holds dev, train; evaluation needs train and test"):
+        make_split(Table(2, split=["train", "dev"]), seed=0)
+
+
+def test_without_test_samples_the_validation_part_is_tested_and_it_says_so():
+    split = make_split(Table(3, split=["train", "validate", ""]), seed=0)
+    assert split.test.tolist() == [False, True, False]
+    assert split.origin == "label column split, tested on validate"
+
+
+def test_further_split_columns_come_in_the_order_of_their_numbers_and_are_no_labels():
+    parts = {f"split{number}": [""] * 9 + ["train", "test"] for number in (10, 2)}
+    table = Table(11, kind=list("ab" * 5 + "a"), **parts, split=["train"] * 6 + ["test"] * 5)
+    origins = [split.origin for split in make_splits(table, seed=0)]
+    assert origins == ["label column split", "label column split2", "label column split10"]
+    assert choose_labels(table, None) == ["kind"]
 
 
 def test_without_a_split_column_a_hash_of_the_source_takes_about_a_fifth():

@@ -1,0 +1,219 @@
+"""Full fine-tuning of an encoder, beside the same recipe from scratch and on frozen features.
+
+The protocol of the field for UCF101 and HMDB51: each official split is trained and tested on its own, clips are cut as
+in pre-training, a test video is the average of the softmax over its clips and crops, and what is reported is the last
+epoch, not the one that does best on the test part.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import ConfigError
+from evaluation.settings import EvaluationConfig, FinetuneConfig
+from evaluation.statistics import CHANCE, over_splits
+from evaluation.task import Task
+from model.encoder import CrossModalModel
+from pipeline.clip_loader import ClipLoader
+from pipeline.order import global_order, random_key
+
+FULL, LINEAR = "fine-tuned", "linear"
+PURPOSE = "finetune"
+
+log = logging.getLogger(__name__)
+
+
+class Classifier(nn.Module):
+    """A backbone with a new last layer.
+
+    Args:
+        backbone: clips to features [B, F].
+        frozen: the backbone stays as it is, its BatchNorm statistics included, and gets no gradient.
+    """
+
+    def __init__(self, *, backbone: nn.Module, features: int, classes: int, dropout: float, frozen: bool) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(not frozen)
+        self.frozen = frozen
+        # Features of different encoders differ in scale by orders of magnitude; one recipe must suit them all.
+        self.head = nn.Sequential(
+            nn.BatchNorm1d(features, affine=False), nn.Dropout(dropout), nn.Linear(features, classes)
+        )
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """[B, ...] to logits [B, classes]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.backbone(clips)
+        return self.head(features)
+
+
+def run_finetune(
+    models: Mapping[str, CrossModalModel],
+    loader: ClipLoader,
+    tasks: Sequence[Task],
+    settings: EvaluationConfig,
+    *,
+    modality: str,
+    kinds: Sequence[str] = (FULL, LINEAR),
+    top5: bool = False,
+) -> list[dict[str, Any]]:
+    """Mean and deviation over `tasks` (splits of one label) of the accuracy of whole samples and of single clips.
+
+    By the same recipe, each encoder is fine-tuned (the random one: trained from scratch) and gets a linear layer on
+    its frozen features.
+
+    Args:
+        kinds: FULL, LINEAR or both.
+        top5: whether rows also say how often the class is among the five most probable.
+
+    Raises:
+        ConfigError: data without the modality, or a training part smaller than a batch.
+    """
+    models = {name: model for name, model in models.items() if modality in model.query}
+    results: dict[tuple[str, str], list[dict[str, float]]] = {}
+    majority = []
+    for number, task in enumerate(tasks, 1):
+        train = np.flatnonzero(task.train)
+        if len(train) < loader.batch_size:
+            raise ConfigError(f"batch_size={loader.batch_size} is larger than the training part, {len(train)} samples")
+        classifiers = {}
+        for name, model in models.items():
+            for kind in kinds:
+                backbone = copy.deepcopy(model.query[modality].backbone)
+                log.info("split %d of %d: %s, %s", number, len(tasks), name, kind)
+                classifiers[name, kind] = fit(
+                    backbone, loader, train, task.codes, settings, modality=modality, frozen=kind == LINEAR
+                )
+        test = np.flatnonzero(task.test)
+        for key, (probabilities, clips_right) in classify(
+            classifiers, loader, test, task.codes, settings, modality=modality
+        ).items():
+            figures = {"accuracy": top_k(probabilities, task.codes[test], 1), "clip_accuracy": clips_right.mean()}
+            if top5:
+                figures["top5_accuracy"] = top_k(probabilities, task.codes[test], 5)
+            results.setdefault(key, []).append(figures)
+        majority.append({"accuracy": task.majority_accuracy()})
+    rows = [{"encoder": name, "training": kind} | over_splits(each) for (name, kind), each in results.items()]
+    return [*rows, {"encoder": CHANCE, "training": "majority class"} | over_splits(majority)]
+
+
+def fit(
+    backbone: nn.Module,
+    loader: ClipLoader,
+    ids: np.ndarray,
+    codes: np.ndarray,
+    settings: EvaluationConfig,
+    *,
+    modality: str,
+    frozen: bool,
+) -> Classifier:
+    """A classifier of the training samples `ids`, on the loader's device, after the last epoch.
+
+    Args:
+        codes: int [n] classes, by sample id.
+    """
+    recipe, device = settings.finetune, loader.device
+    (probe,) = loader.uniform_clips(ids[:1], clips=1)
+    with torch.no_grad():
+        features = backbone(getattr(probe, modality)).shape[1]
+    steps = len(ids) // loader.batch_size
+    # fork_rng: the caller's random state stays as it was; the new layer and dropout depend on the seed alone.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(random_key(settings.seed, 0, PURPOSE) % 2**63)
+        classifier = Classifier(
+            backbone=backbone, features=features, classes=int(codes.max()) + 1, dropout=recipe.dropout, frozen=frozen
+        ).to(device)
+        optimizer, schedule = _optimizer(classifier, recipe, steps_per_epoch=steps)
+        classifier.train()
+        for epoch in range(recipe.epochs):
+            order = global_order(len(ids), seed=settings.seed, epoch=epoch, purpose=PURPOSE)
+            kept = ids[order[: steps * loader.batch_size]]
+            total = torch.zeros((), device=device)
+            for batch in loader.clips(kept, epoch=epoch, purpose=PURPOSE, streams=(modality,)):
+                with _autocast(device):
+                    logits = classifier(getattr(batch, modality))
+                loss = F.cross_entropy(logits.float(), torch.from_numpy(codes[batch.ids.numpy()]).long().to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                total += loss.detach()
+            log.info("epoch %d of %d: loss %.3f", epoch + 1, recipe.epochs, total.item() / steps)
+    return classifier.eval()
+
+
+@torch.no_grad()
+def classify(
+    classifiers: Mapping[Any, nn.Module],
+    loader: ClipLoader,
+    ids: np.ndarray,
+    codes: np.ndarray,
+    settings: EvaluationConfig,
+    *,
+    modality: str,
+) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    """Several classifiers over the same test clips, decoded once.
+
+    Returns:
+        By classifier: float64 [n, classes], the softmax averaged over the clips and crops of ids[i]; and bool [clips
+        of all], whether each single one is right.
+    """
+    order = np.argsort(ids)
+    sums: dict[Any, np.ndarray] = {}
+    right: dict[Any, list[np.ndarray]] = {key: [] for key in classifiers}
+    for batch in loader.uniform_clips(ids, clips=settings.clips, crops=settings.crops):
+        sample = batch.ids.numpy()
+        rows = order[np.searchsorted(ids[order], sample)]
+        for key, classifier in classifiers.items():
+            with _autocast(loader.device):
+                logits = classifier(getattr(batch, modality))
+            probabilities = logits.double().softmax(dim=1).cpu().numpy()
+            sums.setdefault(key, np.zeros((len(ids), probabilities.shape[1])))
+            np.add.at(sums[key], rows, probabilities)
+            right[key].append(probabilities.argmax(axis=1) == codes[sample])
+    clips = settings.clips * settings.crops
+    return {key: (sums[key] / clips, np.concatenate(right[key])) for key in classifiers}
+
+
+def top_k(probabilities: np.ndarray, codes: np.ndarray, k: int) -> float:
+    """Share of the rows of [n, classes] whose class, int [n], is among the k most probable."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return float(np.mean((best == codes[:, None]).any(axis=1)))
+
+
+def _optimizer(
+    classifier: Classifier, recipe: FinetuneConfig, *, steps_per_epoch: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    groups = []
+    for module, rate in ((classifier.backbone, recipe.lr), (classifier.head, recipe.head_lr)):
+        for matrices, decay in ((True, recipe.weight_decay), (False, 0.0)):
+            parameters = [p for p in module.parameters() if p.requires_grad and (p.dim() > 1) == matrices]
+            groups.append({"params": parameters, "lr": rate, "weight_decay": decay})
+    total, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

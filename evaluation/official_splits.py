@@ -1,0 +1,180 @@
+"""The official train and test lists of UCF101 and HMDB51, as they are distributed, met with a prepared data set."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from config import ConfigError
+from evaluation.task import LabelledData, Split, Task
+
+HMDB51_PARTS = {"0": None, "1": "train", "2": "test"}
+PARTS = ("train", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialSplits:
+    """What the lists say. Paths are CLASS/FILE.avi."""
+
+    name: str
+    """ucf101 or hmdb51."""
+    splits: dict[int, dict[str, str]] = field(default_factory=dict)
+    """Number of the split -> path -> train or test."""
+
+
+def read_official_splits(folder: str | Path) -> OfficialSplits:
+    """Reads ucfTrainTestlist/ (trainlist01.txt, testlist01.txt) or testTrainMulti_7030_splits/ (CLASS_test_split1.txt).
+
+    Raises:
+        ConfigError: no such lists there, or a line that is not of their format.
+    """
+    folder = Path(folder)
+    if lists := sorted(folder.glob("trainlist*.txt")):
+        return OfficialSplits(name="ucf101", splits=dict(_read_ucf101(path) for path in lists))
+    if lists := sorted(folder.glob("*_test_split*.txt")):
+        splits: dict[int, dict[str, str]] = {}
+        for path in lists:
+            number, parts = _read_hmdb51(path)
+            splits.setdefault(number, {}).update(parts)
+        return OfficialSplits(name="hmdb51", splits=dict(sorted(splits.items())))
+    raise ConfigError(
+        f"splits={str(folder)!r} holds neither trainlist01.txt (UCF101's ucfTrainTestlist) nor CLASS_test_split1.txt "
+        "(HMDB51's testTrainMulti_7030_splits)"
+    )
+
+
+def _read_ucf101(train: Path) -> tuple[int, dict[str, str]]:
+    """Lines of `Class/video.avi 1` for training (the class's number last), of `Class/video.avi` for testing."""
+    test = train.with_name(train.name.replace("trainlist", "testlist"))
+    parts = {}
+    for part, path in (("train", train), ("test", test)):
+        for number, line in _lines(path):
+            name = re.sub(r"\s+\d+$", "", line)
+            if "/" not in name:
+                raise ConfigError(f"{path}, line {number}: expected CLASS/VIDEO.avi, found {line!r}")
+            parts[name] = part
+    return _number(train), parts
+
+
+def _read_hmdb51(path: Path) -> tuple[int, dict[str, str]]:
+    """Lines of `video.avi 1`: 1 trains, 2 tests, 0 is left out. File names may hold spaces, brackets and the like."""
+    label = path.stem.rpartition("_test_split")[0]
+    parts = {}
+    for number, line in _lines(path):
+        name, _, code = line.rpartition(" ")
+        if code not in HMDB51_PARTS or not name:
+            raise ConfigError(f"{path}, line {number}: expected VIDEO.avi and 0, 1 or 2, found {line!r}")
+        if HMDB51_PARTS[code]:
+            parts[f"{label}/{name.strip()}"] = HMDB51_PARTS[code]
+    return _number(path), parts
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigError(f"cannot read the official list {path}: {error.strerror}") from None
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _number(path: Path) -> int:
+    digits = re.search(r"(\d+)$", path.stem)
+    if digits is None:
+        raise ConfigError(f"the name of the official list {path} does not end in its number")
+    return int(digits[1])
+
+
+def official_tasks(
+    official: OfficialSplits, data: LabelledData, *, rejected: Mapping[str, str]
+) -> tuple[list[Task], list[dict[str, Any]]]:
+    """The splits as tasks over `data`, and how much of each list is there.
+
+    A video is found by class folder and file name, wherever these lie below the prepared folder; capitals do not
+    matter (UCF101's lists and folders disagree on HandstandPushups in some copies).
+
+    Args:
+        rejected: source path -> why preparation left it out (`read_rejected`).
+
+    Returns:
+        A task a split, and coverage rows with the keys split, part, listed, found, unreadable, missing (counts) and
+        absent (the first 20 that are not there, with the reason if there is one).
+
+    Raises:
+        ConfigError: a split of which a part is not there at all.
+    """
+    ids = {_key(data.source(index)): index for index in range(len(data))}
+    unreadable = {_key(source): reason for source, reason in rejected.items()}
+    paths = {path for parts in official.splits.values() for path in parts}
+    classes = {label: code for code, label in enumerate(sorted({PurePosixPath(path).parent.name for path in paths}))}
+    codes = np.full(len(data), -1, dtype=np.int32)
+    for path in paths:
+        if _key(path) in ids:
+            codes[ids[_key(path)]] = classes[PurePosixPath(path).parent.name]
+    tasks, coverage = [], []
+    for number, parts in official.splits.items():
+        masks = {part: np.zeros(len(data), dtype=bool) for part in PARTS}
+        for part in PARTS:
+            listed = [path for path, its_part in parts.items() if its_part == part]
+            found = [ids[_key(path)] for path in listed if _key(path) in ids]
+            masks[part][found] = True
+            coverage.append(_coverage_row(number, part, listed, ids, unreadable))
+            if not found:
+                raise ConfigError(
+                    f"none of the {len(listed)} {part} videos of {official.name} split {number} is in the data, as "
+                    f"{listed[0] if listed else 'nothing is listed'}: check --data and splits"
+                )
+        split = Split(train=masks["train"], test=masks["test"], origin=f"official split {number} of {official.name}")
+        tasks.append(Task(label=official.name, codes=codes, split=split))
+    return tasks, coverage
+
+
+def describe_coverage(coverage: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Coverage rows in words, a line a split."""
+    lines = []
+    for number in dict.fromkeys(row["split"] for row in coverage):
+        count = {
+            name: sum(row[name] for row in coverage if row["split"] == number)
+            for name in ("listed", "found", "unreadable", "missing")
+        }
+        lines.append(
+            f"split {number}: {count['found']} of {count['listed']} listed videos found, "
+            f"{count['unreadable']} unreadable, {count['missing']} missing"
+        )
+    return lines
+
+
+def read_rejected(folder: str | Path) -> dict[str, str]:
+    """Source path -> reason, of what preparation left out; empty where there is no rejected.jsonl."""
+    path = Path(folder) / "rejected.jsonl"
+    if not path.is_file():
+        return {}
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {entry["source"]: entry["reason"] for entry in entries}
+
+
+def _coverage_row(
+    number: int, part: str, listed: list[str], ids: Mapping[str, int], unreadable: Mapping[str, str]
+) -> dict[str, Any]:
+    absent = {path: unreadable.get(_key(path), "missing") for path in listed if _key(path) not in ids}
+    missing = sum(reason == "missing" for reason in absent.values())
+    return {
+        "split": number,
+        "part": part,
+        "listed": len(listed),
+        "found": len(listed) - len(absent),
+        "unreadable": len(absent) - missing,
+        "missing": missing,
+        "absent": dict(list(absent.items())[:20]),
+    }
+
+
+def _key(path: str) -> str:
+    """Class folder and file name, in small letters: what a listed path and a source path have in common."""
+    parts = PurePosixPath(path).parts[-2:]
+    return "/".join(parts).casefold()

@@ -1,0 +1,87 @@
+"""The official lists of UCF101 and HMDB51 against folders laid out as they are distributed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from config import ConfigError
+from evaluation.official_splits import official_tasks, read_official_splits, read_rejected
+from pipeline.manifest import Manifest
+
+
+def tasks_of(corpus):
+    data = Manifest.open(corpus.shards)
+    official = read_official_splits(corpus.lists)
+    return data, *official_tasks(official, data, rejected=read_rejected(corpus.shards))
+
+
+def test_ucf101_splits_are_those_of_the_lists(ucf_like):
+    data, tasks, _ = tasks_of(ucf_like)
+    assert len(tasks) == 3
+    for number, task in enumerate(tasks, 1):
+        groups = np.array([int(data.source(i).rpartition("_g")[2][:2]) for i in range(len(data))])
+        assert set(groups[task.test]) == {2 * number - 1, 2 * number}
+        assert set(groups[task.train]) == set(range(1, 7)) - {2 * number - 1, 2 * number}
+        assert not (task.train & task.test).any()
+
+
+def test_classes_are_the_folders_of_the_lists(ucf_like):
+    data, (task, *_), _ = tasks_of(ucf_like)
+    labels = [data.source(i).partition("/")[0] for i in range(len(data))]
+    assert [sorted(set(labels)).index(label) for label in labels] == task.codes.tolist()
+
+
+def test_coverage_tells_missing_from_unreadable(ucf_like):
+    _, _, coverage = tasks_of(ucf_like)
+    rows = {(row["split"], row["part"]): row for row in coverage}
+    tested_missing, trained_missing = rows[1, "test"], rows[2, "train"]
+    assert (tested_missing["listed"], tested_missing["found"], tested_missing["missing"]) == (6, 5, 1)
+    assert tested_missing["absent"] == {"ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi": "missing"}
+    assert (trained_missing["missing"], trained_missing["unreadable"]) == (1, 0)
+    (name,) = rows[2, "test"]["absent"]
+    assert name == "HandstandPushups/v_HandStandPushups_g03_c01.avi"
+    assert rows[2, "test"]["unreadable"] == 1
+    assert all(row["listed"] == row["found"] + row["unreadable"] + row["missing"] for row in coverage)
+
+
+def test_capitals_do_not_matter(ucf_like, tmp_path):
+    for path in ucf_like.lists.glob("*list0*.txt"):
+        (tmp_path / path.name).write_text(path.read_text().replace("HandstandPushups/", "HandStandPushups/"))
+    data = Manifest.open(ucf_like.shards)
+    tasks, _ = official_tasks(read_official_splits(tmp_path), data, rejected={})
+    assert (tasks[0].train | tasks[0].test).all()
+
+
+def test_hmdb51_names_of_all_kinds_are_found(hmdb_like):
+    _, tasks, coverage = tasks_of(hmdb_like)
+    assert [(task.train.sum(), task.test.sum()) for task in tasks] == [(6, 2)] * 3
+    assert all(row["found"] == row["listed"] for row in coverage)
+    assert len({tuple(task.test) for task in tasks}) == 3
+
+
+def test_what_the_lists_leave_out_is_in_no_part(hmdb_like):
+    _, tasks, _ = tasks_of(hmdb_like)
+    assert [(~(task.train | task.test)).sum() for task in tasks] == [2, 2, 2]
+
+
+def test_a_folder_without_lists_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"neither trainlist01\.txt"):
+        read_official_splits(tmp_path)
+
+
+def test_a_line_that_is_no_entry_is_named_with_its_number(tmp_path):
+    (tmp_path / "clap_test_split1.txt").write_text("a.avi 1\nb.avi 3\n")
+    with pytest.raises(ConfigError, match=r"clap_test_split1.txt, line 2: expected VIDEO.avi and 0, 1 or 2"):
+        read_official_splits(tmp_path)
+
+
+def test_a_test_list_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "trainlist01.txt").write_text("A/v_A_g01_c01.avi 1\n")
+    with pytest.raises(ConfigError, match=r"cannot read the official list .*testlist01.txt"):
+        read_official_splits(tmp_path)
+
+
+def test_lists_of_another_data_set_are_refused(ucf_like, hmdb_like):
+    with pytest.raises(ConfigError, match="none of the 6 train videos of hmdb51 split 1 is in the data"):
+        official_tasks(read_official_splits(hmdb_like.lists), Manifest.open(ucf_like.shards), rejected={})
