@@ -1,0 +1,254 @@
+"""From stored videos to training batches: our loader beside what people use today, in one run.
+
+    python benchmarks/decode.py --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
+
+Every row gives the same clips (16 frames at 10 a second, random crop to 112 pixels, colour, normalisation, and the
+log-mel spectrogram of the sound) of the same source videos. A row runs in a process of its own; rounds are interleaved
+and figures are medians over them. Without --videos a demo corpus is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, usable_sources
+from benchmarks.environment import environment
+from benchmarks.usage import usage
+from config import ClipConfig, Config, DataConfig, TrainConfig
+
+PEERS = ("decord", "pyav", "torchcodec_exact", "torchcodec_approximate", "spdl")
+ROWS = [
+    *((peer, recipe) for recipe in ("h264_256", "h264_144", "h264_144_gop250") for peer in PEERS),
+    *((peer, "mjpeg_144") for peer in PEERS if peer != "torchcodec_exact"),
+    *(("ours", storage) for storage in SHARDS),
+]
+"""(loader, storage). MJPEG has no GOPs: exact and approximate seeking are the same there."""
+WARM_UP_BATCHES = 3
+
+
+def config_of(options: argparse.Namespace, storage: str) -> Config:
+    return Config(
+        data=DataConfig(path=str(options.work / storage / "shards"), threads=options.workers, prefetch=2),
+        clip=ClipConfig(frames=options.frames, fps=10, size=112),
+        train=TrainConfig(batch_size=options.batch_size),
+    )
+
+
+def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> Iterator[Any]:
+    """More than `options.clips` clips of one loader over one form of storage."""
+    config = config_of(options, storage)
+    wanted = options.clips + (WARM_UP_BATCHES + 1) * options.batch_size
+    if loader == "ours":
+        from pipeline.loader import make_loader
+
+        ours = make_loader(config)
+        return ours.clips(np.resize(np.arange(len(ours.dataset)), wanted), epoch=epoch, purpose="benchmark")
+    from benchmarks.peers.loaders import PeerClips, data_loader, threads
+
+    videos = recordings(options.work / storage)
+    ids = np.resize(np.arange(len(videos)), wanted)
+    clips = PeerClips(config=config, recordings=videos, ids=ids, epoch=epoch, decoder=loader)
+    return (threads if loader == "spdl" else data_loader)(clips, workers=options.workers)
+
+
+def measure(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
+    """One row, once, in this process."""
+    torch.set_num_threads(1)
+    source = batches(loader, storage, options=options, epoch=epoch)
+    for _ in range(WARM_UP_BATCHES):
+        next(source)
+    before, began, clips = usage(), time.perf_counter(), 0
+    for batch in source:
+        clips += len(batch[0])
+        if clips >= options.clips:
+            break
+    seconds, used = time.perf_counter() - began, usage().since(before)
+    return {
+        "clips_per_second": clips / seconds,
+        "cpu_ms_per_clip": 1e3 * used.cpu_seconds / clips,
+        "kilobytes_read_per_clip": used.bytes_read / clips / 1e3,
+        "peak_megabytes": used.peak_bytes / 1e6,
+    }
+
+
+def measure_apart(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
+    """One row, once, in a process of its own; what it says when it fails is an error here."""
+    command = [sys.executable, __file__, "--row", loader, storage, "--epoch", str(epoch), "--work", str(options.work)]
+    for name in ("frames", "batch_size", "clips", "workers"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{loader} on {storage}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Medians over interleaved rounds, one record a row; a library that is absent is a row that says so."""
+    found: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows}
+    failed: dict[tuple[str, str], str] = {}
+    for epoch, row in itertools.product(range(options.rounds), rows):
+        if row in failed:
+            continue
+        try:
+            found[row].append(measure_apart(*row, options=options, epoch=epoch))
+        except RuntimeError as error:
+            failed[row] = str(error)
+        print(f"round {epoch + 1}: {' '.join(row)}: {failed.get(row) or found[row][-1]}", file=sys.stderr)
+    records = []
+    for row in rows:
+        record: dict[str, Any] = {"loader": row[0], "storage": row[1], "workers": options.workers}
+        if row in failed:
+            record["failed"] = failed[row]
+        else:
+            names = found[row][0]
+            record |= {name: statistics.median(run[name] for run in found[row]) for name in names}
+            rates = [run["clips_per_second"] for run in found[row]]
+            record["clips_per_second_range"] = [min(rates), max(rates)]
+        records.append(record)
+    return records
+
+
+def storage_quality(sources: list[Path], options: argparse.Namespace, names: set[str]) -> dict[str, dict[str, float]]:
+    """Of each form: kilobytes a second of video, and PSNR of the luma against the source scaled to the same size."""
+    return {name: _quality(sources, options.work / name, name) for name in sorted(names)}
+
+
+def _quality(sources: list[Path], folder: Path, name: str) -> dict[str, float]:
+    from benchmarks.quality import psnr_to_source, shard_frames
+
+    if name in SHARDS:
+        stored, seconds, size = shard_frames(folder / "shards", count=16)
+        fps = 10.0
+    else:
+        videos = recordings(folder)
+        fps = RECIPES[name].fps or 25.0
+        stored = [frames_of(video.video, fps=fps, count=16) for video in videos]
+        seconds, size = sum(v.seconds for v in videos), sum(v.video.stat().st_size for v in videos)
+    values = [psnr_to_source(source, frames, fps=fps) for source, frames in zip(sources, stored, strict=True)]
+    return {"kilobytes_per_second": size / seconds / 1e3, "psnr_db": statistics.median(values)}
+
+
+def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Our two storages against the fastest peer on each of theirs, as ratios of clips/s."""
+    done = [record for record in records if "failed" not in record]
+    ours = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == "ours"}
+    peers = [record for record in done if record["loader"] != "ours"]
+    kinds = {
+        "files_as_people_have_them": ["h264_256"],
+        "same_size_h264": ["h264_144", "h264_144_gop250"],
+        "same_size_any_storage": ["h264_144", "h264_144_gop250", "mjpeg_144"],
+    }
+    found = {}
+    for kind, storages in kinds.items():
+        rows = [record for record in peers if record["storage"] in storages]
+        if rows and ours:
+            best = max(rows, key=lambda record: record["clips_per_second"])
+            ratios = {storage: rate / best["clips_per_second"] for storage, rate in ours.items()}
+            found[kind] = {"fastest_peer": f"{best['loader']} on {best['storage']}", "ratio": ratios}
+    return found
+
+
+def with_ffmpeg_libraries() -> None:
+    """Starts this program again with FFmpeg's libraries on its path, where the system has none of its own.
+
+    torchcodec and SPDL load them by their usual names; PyAV brings the same ones under names of its own.
+    """
+    import ctypes.util
+
+    import av
+
+    bundled = Path(av.__file__).resolve().parents[1] / "av.libs"
+    if os.environ.get("CMACC_FFMPEG") or ctypes.util.find_library("avcodec") or not bundled.is_dir():
+        return
+    links = Path(tempfile.mkdtemp(prefix="ffmpeg-"))
+    for stem in ("avcodec", "avdevice", "avfilter", "avformat", "avutil", "swresample", "swscale"):
+        path = next(bundled.glob(f"lib{stem}-*.so.*"))
+        major = path.name.split(".so.")[1].split(".")[0]
+        (links / f"lib{stem}.so.{major}").symlink_to(path)
+    paths = [str(links), str(bundled), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    environ = os.environ | {"LD_LIBRARY_PATH": ":".join(paths), "CMACC_FFMPEG": str(links)}
+    os.execve(sys.executable, [sys.executable, *sys.argv], environ)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", type=Path, help="folder of videos with sound; without it a demo corpus is made")
+    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="where the stored forms are kept")
+    parser.add_argument("--rows", nargs="+", metavar="LOADER:STORAGE", help="only these; e.g. ours:shards_vp9_144")
+    parser.add_argument("--clips", type=int, default=256, help="a row and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes or threads")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--epoch", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    options = replace_paths(options)
+    if options.row:
+        print(json.dumps(measure(*options.row, options=options, epoch=options.epoch)))
+        return
+    rows = [tuple(row.split(":")) for row in options.rows] if options.rows else ROWS
+    sources = usable_sources(options.videos or demo(options.work), seconds=options.frames / 10)
+    names = {storage for _, storage in rows}
+    make_corpus(sources, options.work, sorted(names))
+    records = all_rows(rows, options=options)
+    result = {
+        "environment": environment("torchcodec", "decord", "av", "spdl-io", "nvidia-dali-cuda130"),
+        "setting": {
+            "videos": len(sources),
+            **{name: getattr(options, name) for name in ("frames", "batch_size", "clips", "rounds", "workers")},
+        },
+        "storage": storage_quality(sources, options, names),
+        "comparisons": comparisons(records),
+        "records": records,
+    }
+    print(json.dumps(result, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if options.plot:
+        from benchmarks.plots import plot_loaders
+
+        plot_loaders(records, options.plot)
+
+
+def demo(work: Path) -> Path:
+    """A folder of demo videos, made once."""
+    folder = work / "demo"
+    if not folder.is_dir():
+        command = [sys.executable, "-m", "pipeline.demo", str(folder), "--videos", "32"]
+        subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=sys.stderr)
+    return folder
+
+
+def replace_paths(options: argparse.Namespace) -> argparse.Namespace:
+    """Absolute paths: the rows' processes run elsewhere."""
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+if __name__ == "__main__":
+    with_ffmpeg_libraries()
+    main()

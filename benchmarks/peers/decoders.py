@@ -1,0 +1,80 @@
+"""How each library gets the frames of a clip: (file, seconds of the frames wanted) -> uint8 [T, 3, H, W]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+Decode = Callable[[Path, np.ndarray], torch.Tensor]
+
+
+def decord(path: Path, seconds: np.ndarray) -> torch.Tensor:
+    import decord as library
+
+    reader = library.VideoReader(str(path), num_threads=1)
+    frames = np.rint(seconds * reader.get_avg_fps()).astype(int).clip(max=len(reader) - 1)
+    return torch.from_numpy(reader.get_batch(frames.tolist()).asnumpy()).permute(0, 3, 1, 2)
+
+
+def pyav(path: Path, seconds: np.ndarray) -> torch.Tensor:
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        container.seek(int(seconds[0] / stream.time_base), stream=stream)
+        pictures: list[np.ndarray] = []
+        before = None
+        for frame in container.decode(stream):
+            while len(pictures) < len(seconds) and frame.time >= seconds[len(pictures)]:
+                nearer_before = (
+                    before is not None and seconds[len(pictures)] - before.time < frame.time - seconds[len(pictures)]
+                )
+                pictures.append((before if nearer_before else frame).to_ndarray(format="rgb24"))
+            if len(pictures) == len(seconds):
+                break
+            before = frame
+        while len(pictures) < len(seconds):
+            pictures.append(before.to_ndarray(format="rgb24"))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def torchcodec_exact(path: Path, seconds: np.ndarray) -> torch.Tensor:
+    return _torchcodec(path, seconds, "exact")
+
+
+def torchcodec_approximate(path: Path, seconds: np.ndarray) -> torch.Tensor:
+    return _torchcodec(path, seconds, "approximate")
+
+
+def _torchcodec(path: Path, seconds: np.ndarray, seek_mode: str) -> torch.Tensor:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, seek_mode=seek_mode, num_ffmpeg_threads=1)
+    return decoder.get_frames_played_at(seconds=(seconds + 1e-3).tolist()).data
+
+
+def spdl(path: Path, seconds: np.ndarray) -> torch.Tensor:
+    import spdl.io as library
+
+    step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+    window = (float(seconds[0]), float(seconds[-1] + step))
+    packets = library.demux_video(str(path), timestamp=window)
+    # The filter graph gives the frame rate, so frames that are not wanted are never converted to RGB.
+    description = library.get_video_filter_desc(
+        timestamp=window, frame_rate=(round(1 / step * 1000), 1000), num_frames=len(seconds), pix_fmt="rgb24"
+    )
+    frames = library.decode_packets(packets, filter_desc=description)
+    return library.to_torch(library.convert_frames(frames)).permute(0, 3, 1, 2)
+
+
+DECODERS: dict[str, Decode] = {
+    "decord": decord,
+    "pyav": pyav,
+    "torchcodec_exact": torchcodec_exact,
+    "torchcodec_approximate": torchcodec_approximate,
+    "spdl": spdl,
+}

@@ -1,0 +1,124 @@
+"""A torch DataLoader (or SPDL's threads) around one of the decoders, with everything else as cheap as we can make it.
+
+Sound comes from PCM files beside the videos, and colour and normalisation are one affine map as in our own graph: what
+is compared is the way from a stored video to frames, not how carefully the rest was written.
+"""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+from torchvision.transforms.v2.functional import resize
+
+from benchmarks.corpus import Recording
+from benchmarks.peers.decoders import DECODERS
+from config import Config
+from pipeline.batch import VIDEO_MEAN, VIDEO_STD
+from pipeline.clips import ClipPlanner
+
+
+class PeerClips(torch.utils.data.Dataset):
+    """Clips of recorded videos, by the same plans as our loaders.
+
+    Args:
+        config: clip, audio, augment and seed are read.
+        recordings: the videos, in the order of their ids.
+        ids: int64, the clips to give, one after the other.
+        decoder: a key of DECODERS.
+    """
+
+    def __init__(self, *, config: Config, recordings: list[Recording], ids: np.ndarray, epoch: int, decoder: str):
+        self.config, self.recordings, self.decode = config, recordings, DECODERS[decoder]
+        planner = ClipPlanner(config=config, dataset=Geometry(recordings, config), fps=config.clip.fps)
+        self.plan = planner.train(ids, epoch=epoch, purpose="benchmark")
+        audio = config.audio
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=audio.sample_rate,
+            n_fft=audio.n_fft,
+            win_length=audio.window,
+            hop_length=audio.hop,
+            f_min=audio.f_min,
+            f_max=audio.f_max,
+            n_mels=audio.n_mels,
+        )
+        self.decibels = torchaudio.transforms.AmplitudeToDB()
+        self.mean, self.std = torch.tensor(VIDEO_MEAN), torch.tensor(VIDEO_STD)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, b: int) -> tuple[torch.Tensor, torch.Tensor]:
+        recording, clip = self.recordings[self.plan.ids[b]], self.config.clip
+        seconds = self.plan.start[b] + np.arange(clip.frames) / clip.fps
+        top, left, height, width = self.plan.window[b].tolist()
+        frames = self.decode(recording.video, seconds)[:, :, top : top + height, left : left + width]
+        frames = resize(frames, [clip.size, clip.size], antialias=True)
+        if self.plan.flip[b]:
+            frames = frames.flip(-1)
+        color = torch.from_numpy(self.plan.color[b]).float()
+        matrix, offset = color[:, :3] / (255 * self.std[:, None]), (color[:, 3] - self.mean) / self.std
+        video = torch.addmm(offset[:, None], matrix, frames.transpose(0, 1).reshape(3, -1).float())
+        return video.view(3, clip.frames, clip.size, clip.size), self._log_mel(
+            recording.sound, self.plan.audio_start[b]
+        )
+
+    def _log_mel(self, path: Path, start: int) -> torch.Tensor:
+        wanted = self.config.audio_samples
+        with wave.open(str(path)) as sound:
+            sound.setpos(min(int(start), sound.getnframes()))
+            pcm = np.frombuffer(sound.readframes(wanted), dtype=np.int16)
+        samples = torch.from_numpy(np.pad(pcm, (0, wanted - len(pcm)))).float() / 32768
+        audio = self.config.audio
+        return ((self.decibels(self.mel(samples)) - audio.mean_db) / audio.std_db).unsqueeze(0)
+
+
+class Geometry:
+    """What ClipPlanner asks of a data set, for recordings."""
+
+    def __init__(self, recordings: list[Recording], config: Config) -> None:
+        seconds = np.array([recording.seconds for recording in recordings])
+        self.frames = np.floor(seconds * config.clip.fps + 1e-6).astype(np.int64)
+        self.width = np.array([recording.width for recording in recordings])
+        self.height = np.array([recording.height for recording in recordings])
+        self.audio_samples = np.rint(self.frames / config.clip.fps * config.audio.sample_rate).astype(np.int64)
+
+
+def data_loader(clips: PeerClips, *, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches from torch's DataLoader."""
+    return iter(
+        torch.utils.data.DataLoader(
+            clips,
+            batch_size=clips.config.train.batch_size,
+            num_workers=workers,
+            prefetch_factor=2,
+            worker_init_fn=_one_thread,
+        )
+    )
+
+
+def threads(clips: PeerClips, *, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches from an SPDL pipeline: threads instead of processes, since its decoding releases the GIL."""
+    from spdl.pipeline import PipelineBuilder
+
+    executor = ThreadPoolExecutor(workers)
+    pipeline = (
+        PipelineBuilder()
+        .add_source(range(len(clips)))
+        .pipe(clips.__getitem__, executor=executor, concurrency=workers, output_order="input")
+        .aggregate(clips.config.train.batch_size)
+        .pipe(torch.utils.data.default_collate)
+        .add_sink(2)
+        .build(num_threads=1)
+    )
+    with pipeline.auto_stop():
+        yield from pipeline
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

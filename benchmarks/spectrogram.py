@@ -1,0 +1,167 @@
+"""Log-mel spectrograms a second: our DALI graph beside torchaudio and librosa, on the same waveforms.
+
+    python benchmarks/spectrogram.py --json out.json
+
+Rounds are interleaved, figures are medians; the largest difference to torchaudio stands beside each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import torchaudio
+
+from benchmarks.environment import environment
+from config import Config
+from pipeline.graph import audio_graph
+from pipeline.graph_runner import GraphRunner
+
+Compute = Callable[[np.ndarray], torch.Tensor]
+"""int16 [B, samples] to float32 [B, 1, n_mels, F], normalised."""
+
+
+def with_dali(config: Config, options: argparse.Namespace) -> Compute:
+    device = torch.device(options.device)
+    runner = GraphRunner(
+        lambda: audio_graph(config=config, device=device, threads=options.threads, batch=options.batch_size), depth=2
+    )
+    return lambda pcm: runner.result(runner.submit({"pcm": pcm})).unsqueeze(1)
+
+
+def with_torchaudio(config: Config, options: argparse.Namespace) -> Compute:
+    audio = config.audio
+    mel = torchaudio.transforms.MelSpectrogram(
+        sample_rate=audio.sample_rate,
+        n_fft=audio.n_fft,
+        win_length=audio.window,
+        hop_length=audio.hop,
+        f_min=audio.f_min,
+        f_max=audio.f_max,
+        n_mels=audio.n_mels,
+    ).to(options.device)
+    decibels = torchaudio.transforms.AmplitudeToDB().to(options.device)
+
+    def compute(pcm: np.ndarray) -> torch.Tensor:
+        values = decibels(mel(torch.from_numpy(pcm).to(options.device).float() / 32768))
+        return ((values - audio.mean_db) / audio.std_db).unsqueeze(1)
+
+    return compute
+
+
+def with_librosa(config: Config, options: argparse.Namespace) -> Compute:
+    import librosa
+
+    audio = config.audio
+
+    def compute(pcm: np.ndarray) -> torch.Tensor:
+        power = librosa.feature.melspectrogram(
+            y=pcm.astype(np.float32) / 32768,
+            sr=audio.sample_rate,
+            n_fft=audio.n_fft,
+            win_length=audio.window,
+            hop_length=audio.hop,
+            fmin=audio.f_min,
+            fmax=audio.f_max,
+            n_mels=audio.n_mels,
+            htk=True,
+            norm=None,
+            pad_mode="reflect",
+        )
+        values = librosa.power_to_db(power, amin=1e-10, top_db=None)
+        return torch.from_numpy((values - audio.mean_db) / audio.std_db).unsqueeze(1)
+
+    return compute
+
+
+LIBRARIES: dict[str, Callable[[Config, argparse.Namespace], Compute]] = {
+    "ours (DALI)": with_dali,
+    "torchaudio": with_torchaudio,
+    "librosa": with_librosa,
+}
+
+
+def waveforms(count: int, samples: int) -> np.ndarray:
+    """Tones that glide, with a little noise: int16 [count, samples]."""
+    rng = np.random.default_rng(0)
+    time_axis = np.arange(samples) / 16000
+    pitch = rng.uniform(100, 4000, (count, 1)) * (
+        1 + 0.3 * np.sin(2 * np.pi * rng.uniform(0.5, 3, (count, 1)) * time_axis)
+    )
+    wave = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch, axis=1) / 16000) + 0.05 * rng.standard_normal((count, samples))
+    return (wave.clip(-1, 1) * 32767).astype(np.int16)
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    config = Config()
+    pcm = waveforms(options.batch_size, config.audio_samples)
+    computes = {}
+    for name, make in LIBRARIES.items():
+        try:
+            computes[name] = make(config, options)
+            computes[name](pcm)
+        except ImportError as error:
+            print(f"{name}: left out, {error}", file=sys.stderr)
+    reference = computes["torchaudio"](pcm).cpu()
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in computes}
+    for _ in range(options.rounds):
+        for name, compute in computes.items():
+            seconds[name].append(timed(compute, pcm, options))
+    records = []
+    for name, compute in computes.items():
+        wall, cpu = (statistics.median(values) for values in zip(*seconds[name], strict=True))
+        difference = (compute(pcm).cpu() - reference).abs().max() * config.audio.std_db
+        records.append(
+            {
+                "library": name,
+                "windows_per_second": options.batch_size / wall,
+                "cpu_ms_per_window": 1e3 * cpu / options.batch_size,
+                "largest_difference_db": float(difference),
+            }
+        )
+    return records
+
+
+def timed(compute: Compute, pcm: np.ndarray, options: argparse.Namespace) -> tuple[float, float]:
+    """Wall-clock and CPU seconds of a batch, over some batches."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(options.batches):
+        result = compute(pcm)
+    if result.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - wall) / options.batches, (time.process_time() - cpu) / options.batches
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batches", type=int, default=10, help="a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    records = measure(options)
+    result = {
+        "environment": environment("torchaudio", "librosa", "nvidia-dali-cuda130"),
+        "setting": {name: getattr(options, name) for name in ("batch_size", "batches", "rounds", "threads", "device")},
+        "records": records,
+    }
+    print(json.dumps(result, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The training step taken apart, and beside the same step fed from memory.
+
+    python benchmarks/step.py --config configs/quickstart.yaml --against sampler.name=fifo --json out.json
+
+Three measurements in one run. *Efficiency*: blocks of steps fed by the loader and blocks fed from memory take turns;
+the ratio of their medians is what the data pipeline leaves of the limit. *Parts*: the time of each part of a step (on a
+GPU with a synchronisation after each, so that they add up to more than an undisturbed step). *Against*: the same step
+under other settings, taking turns, both from memory. Settings are given as key=value, as to train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import training.step
+from benchmarks.environment import environment
+from config import Config, load_config
+from model.encoder import build_model
+from pipeline.batch import Batch
+from pipeline.clip_loader import ClipLoader
+from pipeline.loader import make_loader
+from train import pool_ids
+from training.distributed import World, start
+from training.step import Learner
+
+PARTS = {
+    "key encoding": (Learner, "_keys"),
+    "selection": (Learner, "_select"),
+    "forward, loss and backward": (Learner, "_backward"),
+    "optimiser": (training.step, "update"),
+}
+"""Parts of Learner.step; selection happens within forward, loss and backward and is taken off there."""
+
+
+def endless(loader: ClipLoader) -> Iterator[Batch]:
+    epoch = 0
+    while True:
+        yield from loader.epoch(epoch)
+        epoch += 1
+
+
+def make_learner(config: Config, world: World, loader: ClipLoader) -> Learner:
+    model = build_model(config.model, audio=config.audio, seed=config.seed)
+    learner = Learner(model=model, config=config, world=world, total_steps=1_000_000)
+    ids = pool_ids(config, loader.ids, 0, world)
+    learner.fill(loader.clips(ids, epoch=0, purpose="pool"), epoch=0)
+    return learner
+
+
+def synchronise(world: World) -> None:
+    if world.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def block(learner: Learner, source: Iterator[Batch], *, steps: int, first: int) -> tuple[float, float]:
+    """Seconds a step, and the share of them spent waiting for the next batch."""
+    synchronise(learner.world)
+    began, waited = time.perf_counter(), 0.0
+    for number in range(steps):
+        asked = time.perf_counter()
+        batch = next(source)
+        waited += time.perf_counter() - asked
+        learner.step(batch, first + number)
+    synchronise(learner.world)
+    seconds = time.perf_counter() - began
+    return seconds / steps, waited / seconds
+
+
+def efficiency(
+    learner: Learner, loader: ClipLoader, batches: list[Batch], *, rounds: int, steps: int
+) -> dict[str, Any]:
+    """The step fed by the loader against the step fed from memory."""
+    live, count = endless(loader), 0
+    fed, limit, waits = [], [], []
+    for _ in range(rounds):
+        # What was decoded while the other kind of block ran is thrown away.
+        for _ in range(loader.config.data.prefetch + 1):
+            next(live)
+        seconds, wait = block(learner, live, steps=steps, first=count)
+        fed.append(seconds)
+        waits.append(wait)
+        limit.append(block(learner, cycle(batches), steps=steps, first=count + steps)[0])
+        count += 2 * steps
+    return {
+        "seconds_fed_by_loader": statistics.median(fed),
+        "seconds_fed_from_memory": statistics.median(limit),
+        "efficiency": statistics.median(limit) / statistics.median(fed),
+        "data_wait": statistics.median(waits),
+    }
+
+
+def cycle(batches: list[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from batches
+
+
+def parts(learner: Learner, batches: list[Batch], *, steps: int) -> dict[str, float]:
+    """Seconds a step of each part, from memory."""
+    seconds: dict[str, float] = defaultdict(float)
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(work)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            synchronise(learner.world)
+            began = time.perf_counter()
+            result = work(*args, **kwargs)
+            synchronise(learner.world)
+            seconds[name] += time.perf_counter() - began
+            return result
+
+        return wrapped
+
+    originals = {name: getattr(owner, attribute) for name, (owner, attribute) in PARTS.items()}
+    try:
+        for name, (owner, attribute) in PARTS.items():
+            setattr(owner, attribute, timed(name, originals[name]))
+        whole = block(learner, cycle(batches), steps=steps, first=0)[0]
+    finally:
+        for name, (owner, attribute) in PARTS.items():
+            setattr(owner, attribute, originals[name])
+    found = {name: value / steps for name, value in seconds.items()}
+    found["forward, loss and backward"] -= found["selection"]
+    return found | {"rest": whole - sum(found.values()), "whole step": whole}
+
+
+def against(learners: dict[str, Learner], batches: list[Batch], *, rounds: int, steps: int) -> dict[str, float]:
+    """Median seconds a step of each learner, taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in learners}
+    for number in range(rounds):
+        for name, learner in learners.items():
+            seconds[name].append(block(learner, cycle(batches), steps=steps, first=number * steps)[0])
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def flops(learner: Learner, batch: Batch) -> int:
+    """Floating-point operations of one step's convolutions and matrix products, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        learner.step(batch, 0)
+    return counter.get_total_flops()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    config = load_config(Config, options.config, options.overrides)
+    world = start(config.train.device, config.train.threads)
+    loader = make_loader(config, device=world.device)
+    source = endless(loader)
+    batches = [next(source) for _ in range(8)]
+    learner = make_learner(config, world, loader)
+    block(learner, cycle(batches), steps=5, first=0)
+    result: dict[str, Any] = {
+        "environment": environment("torchvision", "nvidia-dali-cuda130", "faiss-gpu"),
+        "setting": {"config": options.config.name, "overrides": options.overrides, "threads": torch.get_num_threads()}
+        | {"rounds": options.rounds, "steps": options.steps},
+        "flops_per_step": flops(learner, batches[0]),
+        "parts": parts(learner, batches, steps=options.steps),
+        "efficiency": efficiency(learner, loader, batches, rounds=options.rounds, steps=options.steps),
+    }
+    if options.peak_tflops:
+        rate = result["flops_per_step"] / result["efficiency"]["seconds_fed_by_loader"]
+        result["model_flop_utilisation"] = rate / (options.peak_tflops * 1e12)
+    if options.against:
+        other = make_learner(load_config(Config, options.config, options.overrides + options.against), world, loader)
+        block(other, cycle(batches), steps=5, first=0)
+        names = {"as configured": learner, " ".join(options.against): other}
+        seconds = against(names, batches, rounds=options.rounds, steps=options.steps)
+        first, second = seconds.values()
+        result["against"] = {"seconds": seconds, "ratio": first / second}
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
+    parser.add_argument("--against", nargs="+", default=[], metavar="key=value", help="compare with these settings")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="of a block")
+    parser.add_argument("--peak-tflops", type=float, default=0.0, help="of the GPU, for model FLOP utilisation")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_intermixed_args(arguments)
+    result = measure(options)
+    print(json.dumps(result, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
