@@ -5,70 +5,35 @@
     python benchmarks/sampling.py --sizes 4096x256 --seeds 100 --backends kmeanspp_sequential kmeanspp --quality
 
 Repeats are interleaved and medians are of CPU time on a CPU (one thread: other work on the machine disturbs it little)
-and of CUDA events on a GPU. The sequential oracle costs the same for every pick: with --sequential-picks n it is timed
-over n picks and extrapolated, which the output says.
+and of CUDA events on a GPU. The sequential oracle and BADGE's routine cost the same for every pick: with
+--sequential-picks n they are timed over n picks and extrapolated, which the output says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import faiss
-import sklearn
 import torch
 
-from benchmarks.baselines import BASELINES, Baseline
+from benchmarks.baselines import BASELINES
+from benchmarks.clock import hold_threads, timed
+from benchmarks.environment import environment
 from benchmarks.plots import plot_times
-from benchmarks.pools import make_pool
-from config import DictionaryConfig, PoolConfig, SamplerConfig
-from sampler import SAMPLERS, build_sampler
-from sampler.active import ActiveDictionary
+from benchmarks.pools import KINDS, make_pool
+from benchmarks.sampling_backends import DEFAULT_BACKENDS, LINEAR, ORACLE, VARIANTS, make_backend
+from benchmarks.sampling_step import measure_step
+from sampler import SAMPLERS
 from sampler.base import Candidates, Sampler
 from sampler.quality import near_duplicate_share, phi
-
-ORACLE = "kmeanspp_sequential"
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "kmeanspp_fp32": ("kmeanspp", {"precision": "fp32"}),
-    "kmeanspp_bf16": ("kmeanspp", {"precision": "bf16"}),
-    "kmeanspp_faiss_sketch": ("kmeanspp_faiss", {"index_on": "sketch"}),
-    "kmeanspp_faiss_persistent": ("kmeanspp_faiss", {}),
-    "kmeanspp_sketch64": ("kmeanspp_sketch", {"dim": 64}),
-}
-"""Names of a backend with options. persistent: the same sampler over all repeats, its index built in the warm-up."""
-DEFAULT_BACKENDS = [ORACLE, "kmeanspp_fp32", "kmeanspp_bf16", "kmeanspp_faiss_sketch", "kmeanspp_sketch64"]
-
-
-def make_backend(name: str) -> Sampler:
-    if name in BASELINES:
-        return Baseline(pick=BASELINES[name])
-    backend, options = VARIANTS.get(name, (name, {}))
-    return build_sampler(backend, options)
-
-
-def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Seconds of `work` (CPU time of this process, or CUDA events) and its result."""
-    if device == "cpu":
-        start = time.process_time()
-        result = work()
-        return time.process_time() - start, result
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    result = work()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1e3, result
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, Candidates]]:
@@ -87,10 +52,10 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         persistent = {name: make_backend(name) for name in arguments.backends if name.endswith("_persistent")}
         for name in arguments.backends:
             warm_up(persistent.get(name) or make_backend(name), name, pool, picks)
-        runs: dict[str, list[tuple[float, Any]]] = {name: [] for name in arguments.backends}
+        runs: dict[str, list[tuple[float, float | None, Any]]] = {name: [] for name in arguments.backends}
         for seed in range(arguments.seeds):
             for name in arguments.backends:
-                if (name == ORACLE or name in BASELINES) and seed >= arguments.slow_repeats:
+                if name in (ORACLE, *BASELINES) and seed >= arguments.slow_repeats:
                     continue
                 runs[name].append(one_run(persistent.get(name), name, pool, picks, seed, arguments))
         here = [summary(name, runs[name], pool, picks, arguments) for name in arguments.backends]
@@ -103,7 +68,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def warm_up(sampler: Sampler, name: str, pool: Candidates, picks: int) -> None:
     """Libraries compile kernels at the first call of each shape; a persistent index is built on the whole pool."""
-    if name in BASELINES or name == ORACLE:
+    if name in (ORACLE, *BASELINES):
         return
     table = pool if name.endswith("_persistent") else pool.rows(slice(0, 8192))
     sampler.select(table, min(picks, 1024), generator=torch.Generator().manual_seed(0))
@@ -111,32 +76,39 @@ def warm_up(sampler: Sampler, name: str, pool: Candidates, picks: int) -> None:
 
 def one_run(
     sampler: Sampler | None, name: str, pool: Candidates, picks: int, seed: int, arguments: argparse.Namespace
-) -> tuple[float, Any]:
-    """Seconds (the oracle's extrapolated) and the selection; its index, where there is one, is built anew."""
-    k = min(picks, arguments.sequential_picks or picks) if name == ORACLE else picks
+) -> tuple[float, float | None, Any]:
+    """Seconds (extrapolated where so asked), peak memory and the selection; its index, if any, is built anew."""
+    k = min(picks, arguments.sequential_picks or picks) if name in LINEAR else picks
     sampler = sampler or make_backend(name)
     generator = torch.Generator().manual_seed(seed)
-    seconds, selection = timed(lambda: sampler.select(pool, k, generator=generator), arguments.device)
-    return seconds * picks / k, selection
+    seconds, memory, selection = timed(
+        lambda: sampler.select(pool, k, generator=generator), device=arguments.device, threads=arguments.threads
+    )
+    return seconds * picks / k, memory, selection
 
 
 def summary(
-    name: str, runs: list[tuple[float, Any]], pool: Candidates, picks: int, arguments: argparse.Namespace
+    name: str,
+    runs: list[tuple[float, float | None, Any]],
+    pool: Candidates,
+    picks: int,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    last = runs[-1][1]
+    last = runs[-1][-1]
     record = {
         "backend": name,
-        "seconds": statistics.median(seconds for seconds, _ in runs),
+        "seconds": statistics.median(seconds for seconds, _, _ in runs),
+        "peak_memory_gib": max((memory for _, memory, _ in runs if memory is not None), default=None),
         "repeats": len(runs),
         "stats": {key: float(value) for key, value in last.stats.items()},
     }
     if len(last.indices) < picks:
         record["extrapolated_from_picks"] = len(last.indices)
     elif arguments.quality:
-        phis = [phi(pool, selection.indices) for _, selection in runs]
+        phis = [phi(pool, selection.indices) for _, _, selection in runs]
         error = statistics.stdev(phis) / len(phis) ** 0.5 if len(phis) > 1 else 0.0
         record |= {"phi": statistics.mean(phis), "phi_error": error}
-        record["near_duplicates"] = statistics.mean(near_duplicate_share(pool, s.indices) for _, s in runs)
+        record["near_duplicates"] = statistics.mean(near_duplicate_share(pool, s.indices) for _, _, s in runs)
     return record
 
 
@@ -165,89 +137,29 @@ def line(record: dict[str, Any]) -> str:
     return text
 
 
-def measure_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Posterior, gradient factors, selection and enqueue of one modality, at the paper's sizes."""
-    rows, batch, dim, width = 38_400, 128, 128, 512
-    generator = torch.Generator().manual_seed(0)
-    pool = make_pool("real", rows)
-    queries = torch.nn.functional.normalize(torch.randn(batch, dim, generator=generator), dim=1).to(arguments.device)
-    hidden = torch.relu(torch.randn(batch, width, generator=generator)).to(arguments.device)
-    dictionaries = {name: step_dictionary(name, rows, pool, arguments.device) for name in arguments.backends}
-    seconds: dict[str, list[float]] = {name: [] for name in dictionaries}
-    for step in range(arguments.seeds + 1):
-        ids = torch.arange(batch) + rows + step * batch
-        for name, active in dictionaries.items():
-
-            def work(active: ActiveDictionary = active, ids: torch.Tensor = ids, step: int = step) -> None:
-                active.update(queries, hidden, batch_ids=ids, step=step)
-                active.add(queries, ids)
-
-            seconds[name].append(timed(work, arguments.device)[0])
-    # The first step of each builds what lasts (the index), and is not counted.
-    records = [
-        {
-            "kind": "step",
-            "rows": rows,
-            "picks": batch,
-            "backend": name,
-            "seconds": statistics.median(values[1:]),
-            "repeats": arguments.seeds,
-        }
-        for name, values in seconds.items()
-    ]
-    for record in records:
-        print(line(record), flush=True)
-    return records
-
-
-def step_dictionary(name: str, rows: int, pool: Candidates, device: str) -> ActiveDictionary:
-    backend, options = VARIANTS.get(name, (name, {}))
-    active = ActiveDictionary(
-        sampler=SamplerConfig(name=backend, options=options),
-        pool=PoolConfig(size=rows),
-        dictionary=DictionaryConfig(size=3840),
-        dim=pool.a.shape[1],
-        hidden=512,
-        temperature=0.1,
-    ).to(device)
-    active.fill(pool.a.to(device), pool.ids.to(device))
-    return active
-
-
-def environment(arguments: argparse.Namespace) -> dict[str, Any]:
+def conditions(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    cpu = next((row for row in _cpuinfo() if row.startswith("model name")), platform.processor())
     return {
         "arguments": {key: value for key, value in vars(arguments).items() if key not in ("json", "plot")},
         "clock": "CPU time of the process" if arguments.device == "cpu" else "CUDA events",
-        "cpu": cpu.split(":")[-1].strip(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "faiss": faiss.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-        "commit": commit.stdout.strip() or None,
+        **environment("numpy", "scipy", "faiss-cpu", "faiss-gpu", "scikit-learn", "apricot-select", "numba"),
     }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = sorted({*SAMPLERS, *VARIANTS, *BASELINES})
     parser.add_argument("--sizes", nargs="+", default=["4096x128", "38400x128"], help="rows x picks, as in 38400x3840")
-    parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=["heavy", "real", "iso"])
+    parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=sorted(KINDS))
     parser.add_argument("--backends", nargs="+", default=DEFAULT_BACKENDS, choices=known, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3, help="interleaved repeats")
     parser.add_argument("--slow-repeats", type=int, default=sys.maxsize, help=f"of {ORACLE} and the baselines at most")
-    parser.add_argument("--sequential-picks", type=int, default=0, help=f"picks that {ORACLE} is timed over; 0 = all")
+    parser.add_argument(
+        "--sequential-picks",
+        type=int,
+        default=0,
+        help="picks that backends of constant cost a pick are timed over; 0 = all",
+    )
     parser.add_argument("--quality", action="store_true", help="also phi and near-duplicates of every selection")
     parser.add_argument("--step", action="store_true", help="time the selection inside a training step instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
@@ -259,12 +171,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
-    faiss.omp_set_num_threads(options.threads)
+    hold_threads(options.threads)
     records = measure_step(options) if options.step else measure(options)
+    for record in records if options.step else ():
+        print(line(record))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"environment": environment(options), "records": records}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"environment": conditions(options), "records": records}, indent=1) + "\n")
     if options.plot:
         plot_times(records, options.plot)
 
