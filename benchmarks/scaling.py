@@ -1,0 +1,186 @@
+"""One to n processes on this machine, bytes in each collective, and what they would cost on eight nodes of eight GPUs.
+
+    python benchmarks/scaling.py --processes 1 2 4 --json out.json [key=value ...]
+
+Every process trains on clips from memory with the same local batch ("weak" scaling: the ideal is a flat line as long as
+each process has a core of its own). The bytes are counted where the collectives are called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.distributed as dist
+
+import training.batchnorm
+from benchmarks.environment import environment
+from config import Config, load_config
+from model.encoder import build_model
+from pipeline.batch import Batch
+from training import distributed
+from training.step import Learner
+
+NODES, GPUS_A_NODE = 8, 8
+NVLINK, NETWORK, LATENCY = 360e9, 40e9, 20e-6
+"""Assumed, a GPU and direction: 80 % of NVLink 4's 450 GB/s, 80 % of 400 Gbit/s, and seconds a collective."""
+
+
+class Counter:
+    """Counts calls and bytes of the collectives of a step."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}
+        self.bytes: dict[str, int] = {}
+
+    def note(self, name: str, tensor: torch.Tensor, times: int = 1) -> None:
+        self.calls[name] = self.calls.get(name, 0) + times
+        self.bytes[name] = self.bytes.get(name, 0) + times * tensor.numel() * tensor.element_size()
+
+    def install(self) -> None:
+        gather, reduce, reduce_with_gradient = (
+            dist.all_gather_into_tensor,
+            dist.all_reduce,
+            training.batchnorm.all_reduce,
+        )
+
+        def counted_gather(output: torch.Tensor, local: torch.Tensor, **kwargs: Any) -> Any:
+            self.note("all-gather of queries, keys and hidden", local)
+            return gather(output, local, **kwargs)
+
+        def counted_reduce(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.note("all-reduce of BatchNorm statistics", tensor)
+            return reduce(tensor, *args, **kwargs)
+
+        def counted_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+            # Its backward pass sums the gradients of the statistics in the same way.
+            self.note("all-reduce of BatchNorm statistics", tensor, times=2)
+            return reduce_with_gradient(tensor)
+
+        dist.all_gather_into_tensor, dist.all_reduce = counted_gather, counted_reduce
+        training.batchnorm.all_reduce = counted_with_gradient
+
+
+def random_batch(config: Config, first_id: int) -> Batch:
+    generator = torch.Generator().manual_seed(first_id)
+    size, clip, audio = config.train.batch_size, config.clip, config.audio
+    return Batch(
+        video=torch.randn(size, 3, clip.frames, clip.size, clip.size, generator=generator),
+        audio=torch.randn(size, 1, audio.n_mels, config.audio_frames, generator=generator),
+        ids=torch.arange(first_id, first_id + size),
+        start=torch.zeros(size, dtype=torch.float64),
+    )
+
+
+def worker(options: argparse.Namespace) -> None:
+    """One process of a run: trains, and rank 0 prints what it found."""
+    config = load_config(Config, options.config, options.overrides)
+    world = distributed.start(config.train.device, options.threads)
+    local = config.train.batch_size
+    learner = Learner(
+        model=build_model(config.model, audio=config.audio, seed=config.seed),
+        config=replace(config, train=replace(config.train, batch_size=local * world.size)),
+        world=world,
+        total_steps=1_000_000,
+    )
+    batches = [random_batch(config, (2 * world.rank + n) * local) for n in range(2)]
+    learner.fill(iter(batches), epoch=0)
+    for step in range(3):
+        learner.step(batches[step % 2], step)
+    counter = Counter()
+    if world.size > 1:
+        counter.install()
+        learner.step(batches[0], 3)
+        counter.note("all-reduce of gradients", _flat(learner))
+        dist.barrier()
+    calls, sizes = dict(counter.calls), dict(counter.bytes)
+    began = time.perf_counter()
+    for step in range(4, 4 + options.steps):
+        learner.step(batches[step % 2], step)
+    seconds = (time.perf_counter() - began) / options.steps
+    if world.is_main:
+        clips = local * world.size / seconds
+        print(json.dumps({"processes": world.size, "seconds_per_step": seconds, "clips_per_second": clips,
+                          "calls_per_step": calls, "bytes_per_step": sizes}))  # fmt: skip
+    distributed.stop()
+
+
+def _flat(learner: Learner) -> torch.Tensor:
+    count = sum(p.numel() for p in learner.model.query.parameters() if p.requires_grad)
+    return torch.empty(count, device="meta")
+
+
+def cluster(record: dict[str, Any]) -> dict[str, Any]:
+    """Seconds a step in collectives on NODES x GPUS_A_NODE GPUs, each with the same local batch.
+
+    Assumptions: rings; a reduction moves 2 (n - 1) / n of its bytes through each GPU, a gather (n - 1) times the
+    local bytes; nodes reduce within over NVLink first, then between over the network, of which each GPU has a link of
+    its own; a gather is bound by the network; each call costs LATENCY; nothing overlaps with computing (DDP hides most
+    of the gradients' part, so this is an upper bound).
+    """
+    ranks = NODES * GPUS_A_NODE
+    found = {}
+    for name, size in record["bytes_per_step"].items():
+        latency = record["calls_per_step"][name] * LATENCY
+        if "gather" in name:
+            found[name] = latency + (ranks - 1) * size / NETWORK
+        else:
+            within = 2 * (GPUS_A_NODE - 1) / GPUS_A_NODE * size / NVLINK
+            between = 2 * (NODES - 1) / NODES * size / GPUS_A_NODE / NETWORK
+            found[name] = latency + within + between
+    total = sum(found.values())
+    return {"nodes": NODES, "gpus": ranks, "seconds": found, "total_seconds": total,
+            "step_seconds_for_95_percent": 19 * total}  # fmt: skip
+
+
+def launch(processes: int, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", __file__]
+    command += ["--worker", "--config", str(options.config), "--steps", str(options.steps)]
+    command += ["--threads", str(options.threads), *options.overrides]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise SystemExit(f"{processes} processes: the run failed, see above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_intermixed_args(arguments)
+    if options.worker:
+        worker(options)
+        return
+    records = [launch(processes, options) for processes in options.processes]
+    base = records[0]["clips_per_second"] / records[0]["processes"]
+    for record in records:
+        record["efficiency"] = record["clips_per_second"] / record["processes"] / base
+    result = {
+        "environment": environment(),
+        "setting": {"config": options.config.name, "overrides": options.overrides, "steps": options.steps},
+        "records": records,
+    }
+    if records[-1]["bytes_per_step"]:
+        result["cluster"] = cluster(records[-1])
+    print(json.dumps(result, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
