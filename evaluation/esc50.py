@@ -22,7 +22,7 @@ from evaluation.task import LabelledData, Split, Task
 from model.encoder import CrossModalModel, EncoderOutput
 from pipeline.clip_loader import ClipLoader
 
-CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+CS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 BASELINE = "log-mel mean and deviation"
 
 
