@@ -1,0 +1,191 @@
+"""Puts the figures of benchmark results into the documents: python benchmarks/report.py results/
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->` in README.md and docs/performance.md; what is between
+them is replaced by what the JSON says. A document whose JSON is not in the folder keeps its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.plots import plot_loaders
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "docs/performance.md")
+PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Result = dict[str, Any]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in [head, *rows]]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
+
+
+def sampling(result: Result) -> str:
+    labels = {
+        "kmeanspp_sequential": "k-means++, one pick at a time",
+        "badge": "BADGE's routine",
+        "kmeanspp_fp32": "`kmeanspp`, fp32",
+        "kmeanspp_bf16": "`kmeanspp`, bf16 products",
+        "kmeanspp_faiss_sketch": "`kmeanspp_faiss`, index build included",
+    }
+    rows = [
+        [label, f"{record['seconds']:.3g}", f"{record['times_faster']:.2g}"]
+        for name, label in labels.items()
+        for record in result["records"]
+        if record["backend"] == name
+    ]
+    return table(["", "seconds", "times faster"], rows)
+
+
+def decode(result: Result) -> str:
+    rows = []
+    for record in result["records"]:
+        stored = result["storage"][record["storage"]]
+        cells = [record["loader"], record["storage"]]
+        if "failed" in record:
+            cells += ["failed", "", "", ""]
+        else:
+            cells += [
+                f"{record['clips_per_second']:.0f}",
+                f"{record['cpu_ms_per_clip']:.1f}",
+                f"{record['kilobytes_read_per_clip']:.0f}",
+                f"{record['peak_megabytes']:.0f}",
+            ]
+        rows.append([*cells, f"{stored['kilobytes_per_second']:.0f}", f"{stored['psnr_db']:.1f}"])
+    head = ["loader", "storage", "clips/s", "CPU ms a clip", "kB read a clip", "peak MB", "kB a second", "PSNR dB"]
+    return table(head, rows)
+
+
+def ratios(result: Result) -> str:
+    names = {
+        "files_as_people_have_them": "H.264, 256 pixels, GOP 250",
+        "same_size_h264": "H.264 of our size and frame rate",
+        "same_size_any_storage": "any storage of our size and frame rate",
+    }
+    rows = [
+        [names[kind], found["fastest_peer"]]
+        + [f"{found['ratio'][storage]:.2f}" for storage in ("shards_vp9_144", "shards_jpeg_144")]
+        for kind, found in result["comparisons"].items()
+    ]
+    return table(["the peer reads", "fastest peer", "ours, VP9", "ours, JPEG"], rows)
+
+
+def spectrogram(result: Result) -> str:
+    rows = [
+        [
+            record["library"],
+            f"{record['windows_per_second']:.0f}",
+            f"{record['cpu_ms_per_window']:.2f}",
+            f"{record['largest_difference_db']:.4f}",
+        ]
+        for record in result["records"]
+    ]
+    return table(["", "windows/s", "CPU ms a window", "largest difference to torchaudio, dB"], rows)
+
+
+def step(result: Result) -> str:
+    whole = result["parts"]["whole step"]
+    rows = [[name, f"{1e3 * value:.1f}", f"{value / whole:.1%}"] for name, value in result["parts"].items()]
+    return table(["part", "ms", "share"], rows)
+
+
+def efficiency(result: Result) -> str:
+    found = result["efficiency"]
+    rows = [
+        ["fed by the loader", f"{1e3 * found['seconds_fed_by_loader']:.1f} ms"],
+        ["fed from memory", f"{1e3 * found['seconds_fed_from_memory']:.1f} ms"],
+        ["efficiency", f"{found['efficiency']:.1%}"],
+        ["waiting for data", f"{found['data_wait']:.1%}"],
+    ]
+    if "against" in result:
+        rows.append([f"against {list(result['against']['seconds'])[1]}", f"{result['against']['ratio']:.3f} times"])
+    return table(["", ""], rows)
+
+
+def scaling(result: Result) -> str:
+    rows = [
+        [
+            str(record["processes"]),
+            f"{record['clips_per_second']:.0f}",
+            f"{record['efficiency']:.0%}",
+            *(f"{record['bytes_per_step'].get(name, 0) / 1e3:.0f}" for name in COLLECTIVES),
+        ]
+        for record in result["records"]
+    ]
+    return table(["processes", "clips/s", "efficiency", *(f"{name}, kB" for name in COLLECTIVES)], rows)
+
+
+def growth(result: Result) -> str:
+    rows = [
+        [
+            f"{record['samples']:,}",
+            f"{record['shards']:,}",
+            f"{record['clips_per_second']:.0f}",
+            f"{record['start_up_seconds']:.2f}",
+            f"{record['megabytes_above_imports']:.0f}",
+        ]
+        for record in result["records"]
+    ]
+    return table(["samples", "shards", "clips/s", "start-up, s", "MB above the imports"], rows)
+
+
+COLLECTIVES = (
+    "all-gather of queries, keys and hidden",
+    "all-reduce of BatchNorm statistics",
+    "all-reduce of gradients",
+)
+TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
+    "sampling": ("sampling_38400x3840", sampling),
+    "decode": ("decode", decode),
+    "decode_ratios": ("decode", ratios),
+    "spectrogram": ("spectrogram", spectrogram),
+    "step": ("step", step),
+    "efficiency": ("step", efficiency),
+    "growth": ("growth", growth),
+    "scaling": ("scaling", scaling),
+}
+"""Name of the place -> (name of the JSON, what makes the table)."""
+
+
+def fill(text: str, folder: Path) -> str:
+    """`text` with every table made anew whose result is in `folder`.
+
+    Raises:
+        SystemExit: a place whose name is unknown.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        if name not in TABLES:
+            raise SystemExit(f"unknown table {name!r}; there are: {', '.join(TABLES)}")
+        source, make = TABLES[name]
+        path = folder / f"{source}.json"
+        return begin + make(json.loads(path.read_text())) + end if path.exists() else match.group(0)
+
+    return PLACE.sub(replaced, text)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder with the JSON of benchmarks/run_all.py")
+    options = parser.parse_args(arguments)
+    for name in DOCUMENTS:
+        path = ROOT / name
+        path.write_text(fill(path.read_text(), options.results))
+    decoded = options.results / "decode.json"
+    if decoded.exists():
+        plot_loaders(json.loads(decoded.read_text())["records"], options.results / "decode.png")
+
+
+if __name__ == "__main__":
+    main()

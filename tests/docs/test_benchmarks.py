@@ -1,0 +1,27 @@
+"""The tables of the documents come from results, and the small benchmarks run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import DOCUMENTS, PLACE, ROOT, TABLES, fill
+
+
+def test_every_place_in_the_documents_has_a_table_and_is_made_again_as_it_is() -> None:
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text()
+        assert {match[1] for match in PLACE.findall(text)} <= set(TABLES)
+        assert fill(text, ROOT / "benchmarks" / "results") == text, f"run python benchmarks/report.py: {name} is behind"
+
+
+def test_a_result_that_is_not_there_leaves_the_table_alone(tmp_path: Path) -> None:
+    text = "<!-- table step -->\n| old |\n<!-- end -->"
+    assert fill(text, tmp_path) == text
+    (tmp_path / "step.json").write_text(json.dumps({"parts": {"selection": 0.25, "whole step": 1.0}}))
+    assert "| selection | 250.0 | 25.0% |" in fill(text, tmp_path)
+
+
+def test_an_unknown_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="unknown table 'stepp'; there are: sampling, decode"):
+        fill("<!-- table stepp -->\n<!-- end -->", tmp_path)
