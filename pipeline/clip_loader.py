@@ -125,8 +125,9 @@ class ClipLoader(ABC):
             ValueError: clips or crops < 1, or an id that the data set does not have.
             SampleError: a sample that cannot be read (from the iterator).
         """
-        if clips < 1 or crops < 1:
-            raise ValueError(f"clips and crops must be at least 1, not {clips} and {crops}")
+        for name, value in (("clips", clips), ("crops", crops)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         return self._batches(self._uniform_plans(self._checked(ids), clips, crops))
 
     @abstractmethod
