@@ -84,7 +84,7 @@ class CheckpointStore:
         try:
             with open(partial, "wb") as file:
                 hashing = _HashingFile(file)
-                torch.save(state, hashing)
+                hashing.save(state)
                 file.flush()
                 os.fsync(file.fileno())
             checksum = _checksum_path(path)
@@ -219,6 +219,14 @@ class _HashingFile:
 
     def flush(self) -> None:
         self._file.flush()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """torch.save into this file; raises OSError where the disk does."""
+        try:
+            torch.save(state, self)
+        except RuntimeError as error:
+            # torch reports a write that failed as a position that it did not expect.
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
     @property
     def digest(self) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -15,9 +19,13 @@ from torch.utils.tensorboard import SummaryWriter
 from config import Config
 from training.wandb_sink import WandbSink
 
+log = logging.getLogger(__name__)
+
 
 class MetricsWriter:
     """Appends to `run_dir/metrics.jsonl` and `run_dir/tensorboard`.
+
+    A full disk costs the lines that do not fit, and TensorBoard's file, but not the run; a warning says so.
 
     Args:
         run_dir: the run's folder.
@@ -37,21 +45,43 @@ class MetricsWriter:
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(self.path)
-        self._file = open(self.path, "a")  # noqa: SIM115 (lives as long as the run)
-        self._tensorboard = SummaryWriter(run_dir / "tensorboard", purge_step=start_step)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        self._tensorboard: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=start_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line, on disk when this returns."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, step)
+        self._append(json.dumps({"step": step, **metrics}) + "\n")
+        self._plot(step, metrics)
         if self._wandb is not None:
             self._wandb.write(step, metrics)
 
+    def _plot(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._tensorboard is None:
+            return
+        try:
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
+        except OSError as error:
+            # Its writing thread has died, and there is no starting it again.
+            log.warning("TensorBoard's file cannot be written (%s): no more of it in this run", error)
+            self._tensorboard = None
+
+    def _append(self, line: str) -> None:
+        whole = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line.encode())
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            # Half a line would hide those after it.
+            os.ftruncate(self._file, whole)
+            log.warning("could not write a line of %s: %s; training goes on", self.path, error)
+
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        os.close(self._file)
+        if self._tensorboard is not None:
+            with suppress(OSError):
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.close()
 

@@ -1,0 +1,55 @@
+"""A disk that takes no more bytes, made with the kernel's limit on the size of a file: the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+
+import pytest
+import torch
+
+from training.checkpoint import CheckpointStore
+from training.metrics import MetricsWriter, read_metrics
+
+
+@contextlib.contextmanager
+def room_for(size):
+    """Files of this process may not grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_checkpoint_that_does_not_fit_is_reported_and_the_last_good_one_stays(tmp_path, caplog):
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save({"value": torch.zeros(10)}, step=1)
+    store.wait()
+    with room_for(100_000):
+        # torch.save fails in the middle of the second tensor.
+        store.save({"one": torch.zeros(20_000), "other": torch.zeros(20_000)}, step=2)
+        store.wait()
+    assert "could not write the checkpoint" in caplog.text
+    assert "training goes on" in caplog.text
+    assert not list(tmp_path.glob("*.partial"))
+    assert store.newest().name == "step-000000001.pt"
+    store.save({"value": torch.zeros(10)}, step=3)
+    store.wait()
+    assert store.newest().name == "step-000000003.pt"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own writer dies
+def test_metrics_that_do_not_fit_are_left_out_and_later_ones_are_written(tmp_path, caplog):
+    writer = MetricsWriter(tmp_path, start_step=0)
+    writer.write(0, {"loss": 1.0})
+    with room_for(40):
+        for step in (1, 2):
+            writer.write(step, {"loss": 2.0})
+            time.sleep(0.1)  # TensorBoard writes in a thread of its own
+    writer.write(3, {"loss": 3.0})
+    writer.close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 3]
+    assert "could not write a line of" in caplog.text
