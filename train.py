@@ -16,7 +16,7 @@ from config import Config, ConfigError, load_config
 from evaluation.monitor import Monitor
 from model.encoder import build_model
 from pipeline.bad_samples import SampleError
-from pipeline.clip_loader import ClipLoader
+from pipeline.clip_loader import ClipLoader, Dataset
 from pipeline.labels import LabelError
 from pipeline.loader import make_loader
 from pipeline.manifest import ManifestError
@@ -87,6 +87,7 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
         profile=profile,
         measure=monitor.measure if monitor else None,
         measure_every=config.monitor.every_epochs * len(loader),
+        labels=known_labels(config, loader.dataset),
     )
     run.resume(resume)
     with run:
@@ -102,6 +103,13 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
                 values = learner.step(batch, run.step)
                 run.record(values, epoch=epoch)
     return run.finished
+
+
+def known_labels(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """[n] class of each sample in the column that the monitor looks at; None if the data has none."""
+    if config.monitor.label not in dataset.label_columns:
+        return None
+    return np.asarray(dataset.labels(config.monitor.label))
 
 
 def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: distributed.World) -> np.ndarray:

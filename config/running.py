@@ -89,23 +89,27 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """Features of the query encoders looked at while they train; the run itself is not touched."""
+    """Features of the query encoders, and the dictionaries, looked at while they train; the run is not touched."""
 
     every_epochs: int = 0
     """Measure after every n-th epoch; 0 never does."""
     data: str = ""
     """Folder of prepared shards with labels (raw videos for data.loader=decord); empty takes data.path."""
     label: str = ""
-    """Label column whose classes the nearest neighbours vote for."""
+    """Label column whose classes the nearest neighbours vote for, and are counted in the dictionaries."""
     samples: int = 2000
     """Labelled samples looked at, the same ones every time; each is classified by its neighbours among the others."""
     neighbours: int = 20
     """k of the kNN classifier."""
     min_rank: float = 0.05
     """Warn when the embeddings' effective rank is below this share of model.dim (of the samples, if they are fewer)."""
+    dictionary_every: int = 200
+    """Steps between two measurements of the dictionaries (phi, near-duplicates, classes; see docs/samplers.md), each at
+    the cost of about one selection; 0 never does."""
 
     def __post_init__(self) -> None:
         require(self.every_epochs >= 0, f"monitor.every_epochs must be at least 0, not {self.every_epochs}")
+        require(self.dictionary_every >= 0, f"monitor.dictionary_every must be at least 0, not {self.dictionary_every}")
         require(
             bool(self.label) or not self.every_epochs,
             "monitor.label must name a label column of the data when monitor.every_epochs > 0",

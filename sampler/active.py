@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -64,7 +65,7 @@ class ActiveDictionary(nn.Module):
         self.temperature, self.seed, self.purpose = temperature, seed, purpose
         self.pool = Pool(size=pool.size, dim=dim)
         self.dictionary = Dictionary(size=dictionary.size, dim=dim)
-        self._last: tuple[Candidates, Tensor] | None = None
+        self._last: tuple[Candidates, Tensor, Tensor] | None = None
 
     @property
     def keys(self) -> Tensor:
@@ -128,7 +129,7 @@ class ActiveDictionary(nn.Module):
             generator=self._generator("select", step),
             dictionary=embed(self.dictionary, staying) if self.config.condition_on_dictionary else None,
         )
-        self._last = candidates, selection.indices
+        self._last = candidates, selection.indices, self.pool.stamps.clone()
         self.dictionary.enqueue(self.pool.keys[selection.indices], self.pool.ids[selection.indices])
         if self.pool_config.remove_selected:
             self.pool.forget(selection.indices)
@@ -166,7 +167,10 @@ class ActiveDictionary(nn.Module):
             classes = labels.to(held.device)[held]
             found["distinct_classes"] = float(len(classes[classes >= 0].unique()))
         if self._last is not None:
-            candidates, picks = self._last
+            candidates, picks, stamps = self._last
+            # Rows that the pool has overwritten since have another key than the one they were selected by.
+            unchanged = self.pool.stamps <= stamps
+            candidates, picks = replace(candidates, valid=candidates.valid & unchanged), picks[unchanged[picks]]
             usable = candidates.rows(candidates.valid)
             norms = squared_norms(usable)
             total = float(norms[torch.isfinite(norms)].sum(dtype=torch.float64))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from config import Config, ConfigError, to_dict, to_yaml
@@ -40,6 +41,7 @@ class Run:
         profile: steps of this process to profile.
         measure: looks at the model without touching it; its numbers go into the metrics.
         measure_every: steps between two of these measurements.
+        labels: [n] class of each sample id (-1 = unknown), to count the classes in the dictionaries.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Run:
         profile: range = range(0),
         measure: Callable[[CrossModalModel], dict[str, float]] | None = None,
         measure_every: int = 0,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.config, self.world, self.learner = config, world, learner
         self.fingerprint, self.bad_samples, self.total_steps = fingerprint, bad_samples, total_steps
@@ -61,7 +64,7 @@ class Run:
         kept = config.checkpoint
         self.store = CheckpointStore(self.folder / "checkpoints", keep=kept.keep, milestone_every=kept.milestone_every)
         self.step = 0
-        self._measure, self._measure_every = measure, measure_every
+        self._measure, self._measure_every, self._labels = measure, measure_every, labels
         self._preemption = Preemption()
         self._profiler = StepProfiler(self.folder, profile, rank=world.rank)
         self._metrics: MetricsWriter | None = None
@@ -132,6 +135,7 @@ class Run:
             numbers = mean_over_ranks(values) | speed | spread | {"bad_samples": len(self.bad_samples)}
             self.write({"epoch": epoch, **numbers})
         self._watch.advance(self.step, numbers)
+        self._diagnose(epoch)
         if self._measure is not None and self.step % self._measure_every == 0:
             seen = self._measure(self.learner.model)
             self.write({"epoch": epoch, **seen})
@@ -144,6 +148,13 @@ class Run:
             state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
             state["bad_samples"] = self.bad_samples.state()
             self.store.save(state, step=self.step)
+
+    def _diagnose(self, epoch: int) -> None:
+        every = self.config.monitor.dictionary_every
+        if every and self.step % every == 0 and self.world.is_main:  # all ranks hold the same dictionaries
+            began = time.perf_counter()
+            self.write({"epoch": epoch, **self.learner.diagnostics(self._labels)})
+            self.leave_out(time.perf_counter() - began)
 
     def _share_bad_samples(self) -> None:
         if self.bad_samples.share(any_rank=any_rank, gather=gather_objects) and self.world.is_main:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -224,6 +225,19 @@ class Learner:
             metrics |= {f"{modality}/{name}": value for name, value in stats.items()}
             active.add(all_keys[modality], all_ids)
         return metrics | batch_retrieval(all_queries, all_keys)
+
+    def diagnostics(self, labels: np.ndarray | None) -> dict[str, float]:
+        """What the dictionaries hold and how well the last selection covers its pool; see `ActiveDictionary`.
+
+        Args:
+            labels: [n] class of each sample id, -1 = unknown; None counts no classes.
+        """
+        classes = None if labels is None else torch.tensor(labels, dtype=torch.int64)
+        return {
+            f"{modality}/{name}": value
+            for modality, active in self.active.items()
+            for name, value in active.diagnostics(classes).items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on, as tensors and plain values."""

@@ -151,6 +151,18 @@ def test_diagnostics_count_classes_and_measure_the_last_selection():
     assert 0 <= found["near_duplicates"] <= 1
 
 
+def test_diagnostics_leave_out_rows_that_the_pool_has_overwritten_since():
+    active = make(pool=30, name="uniform")
+    active.fill(*clips(range(30)))
+    step(active, 0)
+    active.add(*clips(range(100, 120), seed=3))  # over rows 0 to 19
+    found = active.diagnostics()
+    active.pool.keys[:20] *= 1000
+    assert active.diagnostics() == found
+    active.pool.keys[20:] *= torch.linspace(1, 2, 10)[:, None]
+    assert active.diagnostics() != found
+
+
 def test_the_quantiser_of_an_index_is_part_of_the_checkpoint(tmp_path):
     one = make(name="kmeanspp_faiss", options={"cells": 4})
     one.fill(*clips(range(30)))

@@ -68,9 +68,38 @@ def test_every_sampler_trains(demo_shards, tmp_path, name):
     assert last["video/distinct_ids"] == 8
 
 
-@pytest.mark.parametrize("source", ["stream", "epoch"])
-def test_killed_twice_a_run_ends_as_if_nothing_had_happened(demo_shards, tmp_path, source):
-    more = arguments(demo_shards, f"pool.source={source}")
+def test_the_dictionaries_are_looked_at_now_and_then(demo_shards, tmp_path):
+    more = arguments(demo_shards, f"run_dir={tmp_path / 'run'}", "monitor.dictionary_every=3", "monitor.label=kind")
+    assert train.train(load_config(Config, overrides=more), alone(), resume="never")
+    looks = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "video/phi" in line]
+    assert [line["step"] for line in looks] == [2, 5, 8, 11]
+    for modality in ("video", "audio"):
+        assert all(0 < line[f"{modality}/phi"] < 2 for line in looks)
+        assert all(0 <= line[f"{modality}/near_duplicates"] <= 1 for line in looks)
+        assert all(1 <= line[f"{modality}/distinct_classes"] <= 8 for line in looks)
+
+
+def test_a_pool_is_drawn_anew_only_as_often_as_asked(demo_shards, tmp_path, monkeypatch):
+    drawn = []
+    fill = train.Learner.fill
+
+    def spy(learner, batches, *, epoch):
+        drawn.append(epoch)
+        return fill(learner, batches, epoch=epoch)
+
+    monkeypatch.setattr(train.Learner, "fill", spy)
+    more = ("pool.source=epoch", "pool.refresh_every=2", f"run_dir={tmp_path / 'run'}")
+    assert train.train(load_config(Config, overrides=arguments(demo_shards, *more)), alone(), resume="never")
+    epochs = {line["epoch"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")}
+    assert {0, 1, 2} <= epochs
+    assert drawn == [epoch for epoch in sorted(epochs) if epoch % 2 == 0]
+
+
+@pytest.mark.parametrize(
+    "more", [["pool.source=stream"], ["pool.source=epoch"], ["pool.source=epoch", "pool.refresh_every=2"]]
+)
+def test_killed_twice_a_run_ends_as_if_nothing_had_happened(demo_shards, tmp_path, more):
+    more = arguments(demo_shards, *more)
     kills.finish(kills.start(tmp_path / "left-alone", more), tmp_path / "left-alone")
     assert kills.run_with_kills(tmp_path / "killed", more, kills=2, seed=0)
     assert kills.differences(tmp_path / "left-alone", tmp_path / "killed") == []
