@@ -1,0 +1,101 @@
+"""What a trial measures: probe, retrieval, and what is in the dictionaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from evaluation.retrieval import pair_ranks
+from experiments.corpus import Corpus, Pairs
+from model.encoder import OTHER_MODALITY
+from training.step import MODALITIES, Learner
+
+RETRIEVAL_PAIRS = 512
+RIDGE = 10.0
+
+
+def measure(learner: Learner, corpus: Corpus, *, batch_size: int) -> dict[str, Any]:
+    """All figures of the learner as it is now; nothing of it changes.
+
+    Returns:
+        probe (mean accuracy over attributes and both modalities, ridge classifier on frozen features), probe_video,
+        probe_audio; retrieval (R@1 within 512 test pairs, mean of both ways); of the dictionaries, mean of both:
+        distinct (distinct classes a held key), false_negatives (share of (query, key) that are of one class in every
+        attribute), mass (mean softmax probability that all the negatives of a query have together).
+    """
+    was_training = learner.model.training
+    learner.model.eval()
+    fitted, tested = (_encode(learner, pairs, batch_size) for pairs in (corpus.probe, corpus.test))
+    learner.model.train(was_training)
+    found = {
+        f"probe_{m}": _probe(fitted[m][0], corpus.probe.classes, tested[m][0], corpus.test.classes) for m in MODALITIES
+    }
+    queries = {m: tested[m][1][:RETRIEVAL_PAIRS] for m in MODALITIES}
+    ranks = [pair_ranks(queries[m], queries[OTHER_MODALITY[m]]) for m in MODALITIES]
+    found["probe"] = float(np.mean(list(found.values())))
+    found["retrieval"] = float(np.mean([np.mean(r == 1) for r in ranks]))
+    return found | dictionary_figures(learner, corpus.train, batch_size=batch_size)
+
+
+@torch.no_grad()
+def dictionary_figures(learner: Learner, pairs: Pairs, *, batch_size: int) -> dict[str, float]:
+    """distinct, false_negatives and mass (see `measure`), with 256 random training pairs as queries."""
+    kinds = pairs.combinations()
+    rows = np.random.default_rng(0).choice(len(pairs), size=min(256, len(pairs)), replace=False)
+    queries = dict.fromkeys(MODALITIES)
+    learner.model.eval()
+    encoded = [learner.model.query[m](_half(pairs, rows, m)).embedding for m in MODALITIES]
+    keys = [learner.model.key[m](_half(pairs, rows, m)).embedding for m in MODALITIES]
+    learner.model.train()
+    queries = dict(zip(MODALITIES, encoded, strict=True))
+    positives = dict(zip(MODALITIES, keys, strict=True))
+    found: dict[str, list[float]] = {"distinct": [], "false_negatives": [], "mass": []}
+    for modality in MODALITIES:
+        active, other = learner.active[modality], OTHER_MODALITY[modality]
+        held = active.ids >= 0
+        ids = active.ids[held]
+        own = ids[None, :] == torch.as_tensor(rows)[:, None]
+        same = (kinds[ids][None, :] == kinds[rows][:, None]) & ~own
+        found["distinct"].append(len(kinds[ids].unique()) / max(1, len(ids)))
+        found["false_negatives"].append(float(same.float().mean()))
+        temperature = learner.config.loss.temperature
+        negative = (queries[other] @ active.keys[held].T / temperature).masked_fill(own, -torch.inf)
+        positive = (queries[other] * positives[modality]).sum(1, keepdim=True) / temperature
+        found["mass"].append(float(1 - torch.cat([positive, negative], dim=1).softmax(1)[:, 0].mean()))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _half(pairs: Pairs, rows: np.ndarray, modality: str) -> torch.Tensor:
+    return getattr(pairs.batch(rows), modality)
+
+
+@torch.no_grad()
+def _encode(learner: Learner, pairs: Pairs, batch_size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(features [P, F], embeddings [P, D]) of each modality's query encoder."""
+    outputs: dict[str, list[Any]] = {m: [] for m in MODALITIES}
+    for rows in np.array_split(np.arange(len(pairs)), -(-len(pairs) // batch_size)):
+        batch = pairs.batch(rows)
+        for m in MODALITIES:
+            outputs[m].append(learner.model.query[m](getattr(batch, m)))
+    return {
+        m: tuple(torch.cat([getattr(o, name) for o in given]).numpy() for name in ("features", "embedding"))
+        for m, given in outputs.items()
+    }
+
+
+def _probe(x: np.ndarray, y: torch.Tensor, x_test: np.ndarray, y_test: torch.Tensor) -> float:
+    """Mean test accuracy over the attributes (columns of y) of a linear classifier."""
+    with threadpool_limits(1):
+        accuracies = [
+            make_pipeline(StandardScaler(), RidgeClassifier(alpha=RIDGE))
+            .fit(x, y[:, column].numpy())
+            .score(x_test, y_test[:, column].numpy())
+            for column in range(y.shape[1])
+        ]
+    return float(np.mean(accuracies))

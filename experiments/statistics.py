@@ -1,0 +1,60 @@
+"""Means with their uncertainty, and comparisons paired by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds."""
+
+    mean: float
+    half_width: float
+    """Of the 95 % interval (Student's t); nan with one seed."""
+    n: int
+
+    def __str__(self) -> str:
+        if math.isnan(self.half_width):
+            return f"{self.mean:.3f} (1 seed)"
+        return f"{self.mean:.3f} ± {self.half_width:.3f}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % interval of independent values."""
+    n = len(values)
+    spread = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return Estimate(float(np.mean(values)), spread, n)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one rule has over another, paired by seed."""
+
+    difference: Estimate
+    p: float
+    """Two-sided, of the paired t test; nan with fewer than two seeds in common."""
+
+
+def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison | None:
+    """Differences at the seeds that both have (seed -> value); None where they share none."""
+    seeds = sorted(set(values) & set(baseline))
+    if not seeds:
+        return None
+    differences = [values[seed] - baseline[seed] for seed in seeds]
+    if len(seeds) == 1:
+        return Comparison(estimate(differences), math.nan)
+    if np.ptp(differences) == 0:
+        return Comparison(estimate(differences), 1.0 if differences[0] == 0 else 0.0)
+    p = stats.ttest_rel([values[s] for s in seeds], [baseline[s] for s in seeds]).pvalue
+    return Comparison(estimate(differences), float(p))
+
+
+def time_to_reach(curve: Sequence[Mapping[str, float]], target: float, *, metric: str, clock: str) -> float | None:
+    """Reading of `clock` at the first measurement where `metric` is at least `target`; None if it never is."""
+    return next((point[clock] for point in curve if point[metric] >= target), None)

@@ -1,0 +1,115 @@
+"""From the trials' lines to the figures that tables, plots and sentences show."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.statistics import Comparison, Estimate, compare, estimate, time_to_reach
+from experiments.sweep import Planned
+
+ALPHA = 0.01
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rule in one condition."""
+
+    rule: str
+    figures: dict[str, Estimate]
+    """Final value of each metric over the seeds."""
+    against: dict[str, Comparison | None]
+    """metric -> this rule less the baseline, paired by seed; empty for the baseline itself."""
+    curve: dict[str, np.ndarray]
+    """Means over the seeds at each measurement: step, cpu_seconds, probe, ..."""
+    reaches: dict[str, float | None]
+    """step, cpu_seconds -> share of the baseline's whole run at which the mean curve of this rule is first at the
+    baseline's mean final probe; None where it never is."""
+
+
+def summarise(
+    trials: Iterable[tuple[Planned, dict[str, Any]]], *, baseline: str, metric: str = "probe"
+) -> dict[str, list[Row]]:
+    """condition -> rows in the order of the sweep, from (trial, its result).
+
+    A trial that is in several groups counts once: seeds are what is averaged over.
+    """
+    table: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for trial, record in trials:
+        table[trial.condition][trial.rule][trial.seed] = record
+    return {
+        condition: [_row(rule, seeds, rules.get(baseline, {}), baseline, metric) for rule, seeds in rules.items()]
+        for condition, rules in table.items()
+    }
+
+
+def _row(
+    rule: str,
+    seeds: Mapping[int, dict[str, Any]],
+    base: Mapping[int, dict[str, Any]],
+    baseline: str,
+    metric: str,
+) -> Row:
+    finals = {seed: record["final"] for seed, record in seeds.items()}
+    names = [name for name in next(iter(finals.values())) if all(name in final for final in finals.values())]
+    against: dict[str, Comparison | None] = {}
+    if rule != baseline:
+        against = {
+            name: compare(
+                {s: f[name] for s, f in finals.items()},
+                {s: r["final"][name] for s, r in base.items() if name in r["final"]},
+            )
+            for name in names
+        }
+    # Speed is compared at the seeds that both have, as is everything else.
+    common = sorted(set(seeds) & set(base))
+    reaches: dict[str, float | None] = {}
+    if common:
+        reference, own = _mean_curve([base[s] for s in common]), _mean_curve([seeds[s] for s in common])
+        points = [{name: values[i] for name, values in own.items()} for i in range(len(own["step"]))]
+        for clock in ("step", "cpu_seconds"):
+            at = time_to_reach(points, reference[metric][-1], metric=metric, clock=clock)
+            reaches[clock] = None if at is None else float(at / reference[clock][-1])
+    return Row(
+        rule=rule,
+        figures={name: estimate([final[name] for final in finals.values()]) for name in names},
+        against=against,
+        curve=_mean_curve(list(seeds.values())),
+        reaches=reaches,
+    )
+
+
+def _mean_curve(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    names = records[0]["curve"][0]
+    return {name: np.mean([[point[name] for point in r["curve"]] for r in records], axis=0) for name in names}
+
+
+def sentences(condition: str, rows: Sequence[Row], *, baseline: str, metric: str = "probe") -> list[str]:
+    """What the data support about each rule, no more: differences with p < 0.01, and that others are not shown."""
+    found = []
+    for row in rows:
+        comparison = row.against.get(metric)
+        if comparison is None:
+            continue
+        difference, n = comparison.difference, comparison.difference.n
+        if n < 5:
+            verdict = f"{difference} against `{baseline}` with {n} seed{'s' * (n > 1)}: too few for a claim"
+        elif comparison.p >= ALPHA:
+            verdict = f"no difference from `{baseline}` is shown ({difference}, p = {comparison.p:.2g}, {n} seeds)"
+        else:
+            word = "beats" if difference.mean > 0 else "is worse than"
+            verdict = f"**{word} `{baseline}`** by {difference} (p = {comparison.p:.1g}, {n} seeds)"
+            verdict += _speed(row, baseline) if difference.mean > 0 else ""
+        found.append(f"{condition}: `{row.rule}` {verdict}.")
+    return found
+
+
+def _speed(row: Row, baseline: str) -> str:
+    step, cpu = row.reaches.get("step"), row.reaches.get("cpu_seconds")
+    if step is None or cpu is None:
+        return ""
+    return f"; it is at `{baseline}`'s final probe after {step:.0%} of its steps and {cpu:.0%} of its CPU seconds"

@@ -1,0 +1,109 @@
+"""One trial: a corpus, a configuration of the product, a seed; trained by the product's own step and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from config import Config, ConfigError
+from config.load import require
+from experiments.av_mnist import make_av_mnist
+from experiments.corpus import Corpus
+from experiments.encoders import build_small_model
+from experiments.measure import measure
+from experiments.omniglot import make_omniglot
+from train import pool_ids
+from training.distributed import World
+from training.step import Learner
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What is trained on."""
+
+    name: Literal["omniglot", "av_mnist"] = "omniglot"
+    """Strips of Omniglot characters, or moving and spoken digits."""
+    characters: int = 1
+    """n, cells of a strip (omniglot)."""
+    cell: int = 24
+    """Pixels of a cell's side (omniglot)."""
+    train: int = 16384
+    """Training pairs."""
+    held_out: int = 1000
+    """Pairs the probe is fitted on, and as many that it is tested on."""
+    skew: float = 0.0
+    """Share of the training pairs that are of few classes (four characters, three digits); 0 draws all alike."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.skew < 1, f"corpus.skew must be in [0, 1), not {self.skew}")
+        require(self.held_out >= 512, f"corpus.held_out must be at least 512, not {self.held_out}")
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """A trial, whole: two trials of equal settings give equal figures, but for their times."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    measure_every: int = 100
+    """Steps between two measurements; the last step is always measured."""
+    run: Config = field(default_factory=Config)
+    """The product's own configuration; train.steps says how long."""
+
+    def __post_init__(self) -> None:
+        require(self.run.train.steps >= 1, "run.train.steps must be at least 1: a trial has no other end")
+        require(self.measure_every >= 1, f"measure_every must be at least 1, not {self.measure_every}")
+
+
+def make_corpus(config: CorpusConfig, *, data: Path, seed: int) -> Corpus:
+    """The corpus of a seed, from the folder `data` (which has omniglot/, mnist/ and spoken_digits/)."""
+    common = {"train": config.train, "held_out": config.held_out, "seed": seed, "skew": config.skew}
+    if config.name == "av_mnist":
+        return make_av_mnist(data, **common)
+    return make_omniglot(data / "omniglot", characters=config.characters, cell=config.cell, **common)
+
+
+def run_trial(trial: TrialConfig, *, data: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Trains and measures.
+
+    Returns:
+        curve: at each measurement the step, the process's CPU seconds and the wall-clock seconds spent on training
+        (measurements left out) and all figures of `measure`; final: the last of them.
+
+    Raises:
+        ConfigError: data that are not there, or settings that do not fit together.
+    """
+    config = trial.run
+    if config.pool.source == "epoch" and config.pool.refresh_every > 10_000:
+        raise ConfigError("run.pool.refresh_every must be at most 10,000 in a trial")
+    torch.set_num_threads(config.train.threads or 1)
+    corpus = make_corpus(trial.corpus, data=data, seed=config.seed)
+    world = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
+    model = build_small_model(config.model, corpus.train, seed=config.seed)
+    learner = Learner(model=model, config=config, world=world, total_steps=config.train.steps)
+    size = config.train.batch_size
+    curve: list[dict[str, Any]] = []
+    cpu = wall = 0.0
+    filled = -1
+    for step, (epoch, batch) in enumerate(corpus.train.epochs(size=size, seed=config.seed)):
+        started_cpu, started = time.process_time(), time.perf_counter()
+        redraw = config.pool.source == "epoch" and epoch % config.pool.refresh_every == 0
+        if epoch > filled and (epoch == 0 or redraw):
+            ids = pool_ids(config, torch.arange(len(corpus.train)).numpy(), epoch, world)
+            learner.fill(corpus.train.batches(ids, size), epoch=epoch)
+        filled = epoch
+        metrics = learner.step(batch, step)
+        cpu, wall = cpu + time.process_time() - started_cpu, wall + time.perf_counter() - started
+        done = step + 1
+        if done % trial.measure_every == 0 or done == config.train.steps:
+            figures = measure(learner, corpus, batch_size=size)
+            loss = float(metrics["loss"])
+            curve.append({"step": done, "cpu_seconds": cpu, "wall_seconds": wall, "loss": loss, **figures})
+            say(f"step {done}: loss {loss:.3f}, probe {figures['probe']:.3f}, R@1 {figures['retrieval']:.3f}")
+        if done == config.train.steps:
+            return {"curve": curve, "final": curve[-1]}
+    raise AssertionError("the epochs never end")

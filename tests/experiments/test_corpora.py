@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config.load import ConfigError
+from experiments.av_mnist import FREQUENT, make_av_mnist
+from experiments.omniglot import make_omniglot, read_alphabets
+
+
+def test_omniglot_pairs_are_next_characters_of_distinct_alphabets(real_data: Path):
+    folder = real_data / "omniglot"
+    alphabets = sorted(read_alphabets(folder, 24), key=len, reverse=True)
+    assert sorted(len(a) for a in alphabets) == [17, 22, 24, 24, 26, 40, 42, 47]
+    corpus = make_omniglot(folder, characters=3, cell=24, train=50, held_out=40, seed=0)
+    pairs = corpus.train
+    assert pairs.video.shape == (50, 1, 24, 72)
+    for row in range(50):
+        for cell in range(3):
+            shown = int(pairs.classes[row, cell])
+            window = slice(24 * cell, 24 * cell + 24)
+            drawings, following = alphabets[cell][shown], alphabets[cell][(shown + 1) % len(alphabets[cell])]
+            assert (drawings[:15] == pairs.video[row, 0, :, window]).flatten(1).all(1).any()
+            sound = pairs.audio[row, :, window] * 0.25 + 0.1
+            assert torch.isclose(following[:15] / 255, sound, atol=1e-4).flatten(1).all(1).any()
+
+
+def test_omniglot_test_drawings_are_seen_nowhere_else(real_data: Path):
+    corpus = make_omniglot(real_data / "omniglot", characters=1, cell=24, train=3000, held_out=512, seed=0)
+    seen = {row.numpy().tobytes() for pairs in (corpus.train, corpus.probe) for row in pairs.video}
+    unseen = [row.numpy().tobytes() not in seen for row in corpus.test.video]
+    assert np.mean(unseen) > 0.99
+
+
+def test_omniglot_is_a_function_of_the_seed(real_data: Path):
+    def classes(seed: int) -> torch.Tensor:
+        folder = real_data / "omniglot"
+        return make_omniglot(folder, characters=2, cell=16, train=64, held_out=8, seed=seed).train.classes
+
+    assert torch.equal(classes(0), classes(0))
+    assert not torch.equal(classes(0), classes(1))
+    with pytest.raises(ConfigError, match="characters"):
+        make_omniglot(real_data / "omniglot", characters=9, cell=16, train=8, held_out=8, seed=0)
+
+
+def test_av_mnist_is_skewed_in_training_only_and_its_digits_move(real_data: Path):
+    corpus = make_av_mnist(real_data, train=2000, held_out=600, seed=0, skew=0.9)
+    frequent = torch.isin(corpus.train.classes, torch.tensor(FREQUENT)).float().mean()
+    assert float(frequent) == pytest.approx(0.9, abs=0.02)
+    counts = torch.bincount(corpus.test.classes[:, 0], minlength=10)
+    assert counts.min() > 30
+    assert corpus.train.video.shape[1:] == (4, 32, 32)
+    assert corpus.train.audio.shape[1:] == (32, 49)
+    moved = (corpus.train.video[:, 0] != corpus.train.video[:, -1]).flatten(1).any(1)
+    assert moved.float().mean() > 0.95
+    heard = {row.numpy().tobytes() for pairs in (corpus.train, corpus.probe) for row in pairs.audio}
+    assert not any(row.numpy().tobytes() in heard for row in corpus.test.audio)

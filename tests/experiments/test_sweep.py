@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from config.load import ConfigError
+from experiments import results
+from experiments.sweep import FOLDER, TUNING, Sweep, load_sweep, plan
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def sweep(**changes) -> Sweep:
+    given = {
+        "title": "t",
+        "question": "q",
+        "base": {"run": {"train": {"steps": 3}}},
+        "conditions": {"small": ["run.dictionary.size=8"], "large": ["run.dictionary.size=16"]},
+        "rules": {"fifo": ["run.sampler.name=fifo"], "hard": ["run.sampler.name=hard"]},
+        "groups": {"main": {"conditions": ["small", "large"], "rules": ["fifo", "hard"], "seeds": [0, 1]}},
+    }
+    return Sweep(**{**given, **changes})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_sweep_gives_valid_trials_and_quick_is_smaller(name: str):
+    shipped = load_sweep(name)
+    trials, quick = list(plan(shipped)), list(plan(shipped, quick=True))
+    assert 0 < len(quick) < len(trials)
+    assert {t.seed for t in trials if t.group == TUNING}.isdisjoint(t.seed for t in trials if t.group != TUNING)
+
+
+def test_a_group_crosses_conditions_rules_and_seeds_seed_by_seed():
+    trials = list(plan(sweep()))
+    assert len(trials) == 8
+    assert [t.seed for t in trials] == [0] * 4 + [1] * 4
+    first, last = trials[0].settings.run, trials[-1].settings.run
+    assert (first.dictionary.size, first.sampler.name, first.seed) == (8, "fifo", 0)
+    assert (last.dictionary.size, last.sampler.name, last.seed) == (16, "hard", 1)
+
+
+def test_seeds_that_parameters_were_tuned_on_cannot_be_in_another_group():
+    tuned = {"conditions": ["small"], "rules": ["fifo"], "seeds": [1]}
+    with pytest.raises(ConfigError, match=r"group main has seeds \[1\]"):
+        sweep(groups={**sweep().groups, TUNING: tuned})
+
+
+def test_an_unknown_rule_group_or_experiment_is_named_with_what_is_known():
+    with pytest.raises(ConfigError, match="hrad"):
+        sweep(groups={"main": {"conditions": ["small"], "rules": ["hrad"], "seeds": [0]}})
+    with pytest.raises(ConfigError, match="known: main"):
+        list(plan(sweep(), ["mian"]))
+    with pytest.raises(ConfigError, match="mutual_information"):
+        load_sweep("mutual")
+
+
+def test_a_changed_setting_makes_old_results_not_count(tmp_path: Path):
+    trials = list(plan(sweep()))
+    path = tmp_path / "results.jsonl"
+    results.append(path, trials[0], {"final": {"probe": 0.5}}, {})
+    assert [t for t, _ in results.matching(results.load(path), trials)] == [trials[0]]
+    changed = plan(sweep(base={"run": {"train": {"steps": 4}}}))
+    assert results.matching(results.load(path), changed) == []
+
+
+def test_a_line_cut_off_by_a_kill_is_neither_read_nor_in_the_way(tmp_path: Path):
+    trials = list(plan(sweep()))
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"digest": "abc", "fin')
+    results.append(path, trials[1], {"final": {"probe": 0.5}}, {})
+    assert [t for t, _ in results.matching(results.load(path), trials)] == [trials[1]]
