@@ -41,8 +41,6 @@ def append(path: Path, planned: Planned, found: dict[str, Any], environment: dic
         **found,
         "environment": environment,
         "settings": _without_defaults(to_dict(planned.settings), to_dict(SHORTEST)),
-            to_dict(planned.settings), to_dict(TrialConfig(run=Config(train=TrainConfig(steps=1))))
-        ),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
