@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
+import traceback
+from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.encoder import build_model
 from tests.training.small_run import alone, new_learner, random_batch, small_config
+from training.distributed import mean_over_ranks
 from training.faults import TrainingError
 from training.optim import learning_rate
 from training.step import Learner
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def filled(config, **kwargs):
@@ -187,3 +194,44 @@ def test_bf16_stays_close_to_fp32():
     _, rounded = train_two_steps(small_config("train.precision=bf16"))
     assert float(rounded[0]["loss"]) == pytest.approx(float(exact[0]["loss"]), rel=0.1)
     assert rounded[0]["loss"].dtype == torch.float32
+
+
+class AskedForValues(TorchDispatchMode):
+    """Notes where in training/ and model/ an operator makes the host wait for a GPU's result."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+            frames = [frame for frame in traceback.extract_stack() if ROOT in Path(frame.filename).parents]
+            innermost = next(f for f in reversed(frames) if Path(f.filename).parts[-3:-1] != ("tests", "training"))
+            if Path(innermost.filename).parent.name in ("training", "model"):
+                self.places.append(f"{innermost.filename}:{innermost.lineno}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("more", [(), ("optim.clip_grad_norm=1", "optim.name=sgd"), ("train.accumulate=2",)])
+def test_a_step_never_waits_for_a_value(more):
+    config = small_config("sampler.name=fifo", *more)
+    learner = filled(config)
+    learner.step(random_batch(config, 0), 0)
+    batch = random_batch(config, 1)
+    with AskedForValues() as asked:
+        metrics = learner.step(batch, 1)
+        assert asked.places == []
+        float(metrics["loss"])
+        mean_over_ranks({"loss": metrics["loss"]})
+    assert [place.partition("/training/")[2].partition(":")[0] for place in asked.places] == ["distributed.py"]
+
+
+def test_the_compile_switch_changes_nothing_but_how_it_runs(monkeypatch):
+    # Traces the graphs of forward and backward without generating code for them, which takes minutes on a CPU.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    plain, plain_metrics = train_two_steps(small_config("optim.name=sgd", "optim.lr=1e-4"))
+    compiled, metrics = train_two_steps(small_config("optim.name=sgd", "optim.lr=1e-4", "train.compile=true"))
+    assert isinstance(compiled._encode_queries, torch._dynamo.eval_frame.OptimizedModule)
+    for one, other in zip(metrics, plain_metrics, strict=True):
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), abs=1e-4)
+    assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
