@@ -95,13 +95,15 @@ def test_a_pool_is_drawn_anew_only_as_often_as_asked(demo_shards, tmp_path, monk
     assert drawn == [epoch for epoch in sorted(epochs) if epoch % 2 == 0]
 
 
+# The seeds give kills while training, while a checkpoint is written, and while a run starts.
 @pytest.mark.parametrize(
-    "more", [["pool.source=stream"], ["pool.source=epoch"], ["pool.source=epoch", "pool.refresh_every=2"]]
+    ("more", "seed"),
+    [(["pool.source=stream"], 0), (["pool.source=epoch"], 1), (["pool.source=epoch", "pool.refresh_every=2"], 2)],
 )
-def test_killed_twice_a_run_ends_as_if_nothing_had_happened(demo_shards, tmp_path, more):
+def test_killed_twice_a_run_ends_as_if_nothing_had_happened(demo_shards, tmp_path, more, seed):
     more = arguments(demo_shards, *more)
     kills.finish(kills.start(tmp_path / "left-alone", more), tmp_path / "left-alone")
-    assert kills.run_with_kills(tmp_path / "killed", more, kills=2, seed=0)
+    assert kills.run_with_kills(tmp_path / "killed", more, kills=2, seed=seed)
     assert kills.differences(tmp_path / "left-alone", tmp_path / "killed") == []
 
 
