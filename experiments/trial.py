@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import torch
 
-from config import Config, ConfigError
+from config import Config
 from config.load import require
 from experiments.av_mnist import make_av_mnist
 from experiments.corpus import Corpus
 from experiments.encoders import build_small_model
+from experiments.launched import run_launched
 from experiments.measure import measure
 from experiments.omniglot import make_omniglot
 from train import pool_ids
@@ -26,8 +27,12 @@ from training.step import Learner
 class CorpusConfig:
     """What is trained on."""
 
-    name: Literal["omniglot", "av_mnist"] = "omniglot"
-    """Strips of Omniglot characters, or moving and spoken digits."""
+    name: Literal["omniglot", "av_mnist", "shards"] = "omniglot"
+    """Strips of Omniglot characters, moving and spoken digits, or prepared shards (train.py and evaluate.py run)."""
+    labels: str = ""
+    """Label columns to probe, with commas between (shards)."""
+    probe: str = ""
+    """Settings of the probe, key=value with spaces between (shards; see evaluation/settings.py)."""
     characters: int = 1
     """n, cells of a strip (omniglot)."""
     cell: int = 24
@@ -40,6 +45,7 @@ class CorpusConfig:
     """Share of the training pairs that are of few classes (four characters, three digits); 0 draws all alike."""
 
     def __post_init__(self) -> None:
+        require(bool(self.labels) == (self.name == "shards"), "corpus.labels must be given for corpus.name=shards only")
         require(0 <= self.skew < 1, f"corpus.skew must be in [0, 1), not {self.skew}")
         require(self.held_out >= 512, f"corpus.held_out must be at least 512, not {self.held_out}")
 
@@ -60,7 +66,7 @@ class TrialConfig:
 
 
 def make_corpus(config: CorpusConfig, *, data: Path, seed: int) -> Corpus:
-    """The corpus of a seed, from the folder `data` (which has omniglot/, mnist/ and spoken_digits/)."""
+    """The corpus of a seed, from the folder `data` (which has omniglot/, or mnist/ and spoken_digits/)."""
     common = {"train": config.train, "held_out": config.held_out, "seed": seed, "skew": config.skew}
     if config.name == "av_mnist":
         return make_av_mnist(data, **common)
@@ -78,8 +84,9 @@ def run_trial(trial: TrialConfig, *, data: Path, say: Callable[[str], None] = la
         ConfigError: data that are not there, or settings that do not fit together.
     """
     config = trial.run
-    if config.pool.source == "epoch" and config.pool.refresh_every > 10_000:
-        raise ConfigError("run.pool.refresh_every must be at most 10,000 in a trial")
+    if trial.corpus.name == "shards":
+        labels, probe = trial.corpus.labels.split(","), trial.corpus.probe.split()
+        return run_launched(config, shards=data, labels=labels, probe=probe)
     torch.set_num_threads(config.train.threads or 1)
     corpus = make_corpus(trial.corpus, data=data, seed=config.seed)
     world = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
