@@ -38,7 +38,7 @@ class Slope:
     standard_error: float
     """Of bytes_per_thousand."""
     autocorrelation: float
-    """Of neighbouring blocks' residuals; the standard error allows for it."""
+    """r, of neighbouring blocks' residuals."""
     distinguishable: bool
     """From zero, two-sided at 5 %."""
     resident: float
@@ -49,8 +49,10 @@ class Slope:
 def slope(counts: np.ndarray, resident: np.ndarray) -> Slope:
     """Least squares on means over blocks of the readings after the first quarter.
 
-    Neighbouring readings are alike, and a line through them would look far surer than it is. Means over blocks are less
-    so; what is left of it, if positive, widens the standard error by sqrt((1 + r) / (1 - r)).
+    Neighbouring readings are alike, so a line through them would look far surer than it is. The standard error is the
+    larger of two: that of residuals which are an autoregression, wider by sqrt((1 + r) / (1 - r)); and that of a random
+    walk without drift, because an allocator keeps what it once took, and a few steps up are not yet a leak. (For blocks
+    of a random walk whose steps have variance v, differences of means have 2/3 v, and n blocks' slope has 6/5 v / n.)
 
     Args:
         counts: [n] batches or steps done, rising.
@@ -63,7 +65,9 @@ def slope(counts: np.ndarray, resident: np.ndarray) -> Slope:
     residuals = y - y.mean() - rate * x
     spread = residuals @ residuals
     r = min(max(0.0, (residuals[1:] @ residuals[:-1]) / spread), 0.95) if spread > 0 else 0.0
-    error = np.sqrt(spread / (BLOCKS - 2) / (x @ x) * (1 + r) / (1 - r))
+    autoregression = np.sqrt(spread / (BLOCKS - 2) / (x @ x) * (1 + r) / (1 - r))
+    random_walk = np.sqrt(6 / 5 * 3 / 2 * np.diff(y).var(ddof=1) / BLOCKS) / np.diff(x).mean()
+    error = max(autoregression, random_walk)
     return Slope(
         bytes_per_thousand=1000 * rate,
         standard_error=1000 * error,
