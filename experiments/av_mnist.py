@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchaudio
-from sklearn.preprocessing import scale
 
 from config import ConfigError
 from experiments.corpus import Corpus, Pairs
@@ -120,6 +119,6 @@ def _spoken(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         wave = np.frombuffer(data[44 : 44 + (len(data) - 44) // 2 * 2], dtype="<i2")
         wave = torch.from_numpy(wave.astype(np.float32) / 32768)[:samples]
         waves.append(F.pad(wave, (0, samples - len(wave))))
-    mels = torch.log10(spectrogram(torch.stack(waves)) + 1e-6)
-    standard = scale(mels.flatten().numpy()).reshape(mels.shape).astype(np.float32)
+    mels = torch.log10(spectrogram(torch.stack(waves)) + 1e-6).double()
+    standard = ((mels - mels.mean()) / mels.std()).float().numpy()
     return standard, np.array([int(r["digit"]) for r in rows]), np.array([r["speaker"] for r in rows])

@@ -87,6 +87,8 @@ def _experiment(name: str, options: argparse.Namespace) -> str:
                 lines.append(str(sweep.reading[condition]).strip() + "\n")
         _write_summary(conditions, options.results / f"{name}.json", done)
         lines.append(_measured_on(done))
+    if sweep.notes:
+        lines.append(sweep.notes.strip() + "\n")
     lines.append(_missing(sweep, planned, done))
     lines.append(f"Rerun: `python -m experiments.run {name} --data DATA` (`--quick`: a small version).\n")
     return "\n".join(lines)

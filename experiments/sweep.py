@@ -40,6 +40,8 @@ class Sweep:
     """The group that --quick runs instead, in the same form."""
     reading: dict[str, Any] = field(default_factory=dict)
     """Condition -> what its rows mean, for the report: the part that no script can write."""
+    notes: str = ""
+    """What was learned on the tuning seeds, and why the experiment is as it is; Markdown, for the report."""
 
     def __post_init__(self) -> None:
         tuned = set(self.groups.get(TUNING, {}).get("seeds", []))

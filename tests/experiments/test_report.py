@@ -10,7 +10,7 @@ from experiments import report, results
 from experiments.summary import sentences, summarise
 from experiments.sweep import load_sweep, plan
 
-RULES = ("fifo", "hard")
+RULES = ("fifo", "kmeanspp gradient")
 
 
 def record(probe: float, *, seconds: float = 10.0) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def record(probe: float, *, seconds: float = 10.0) -> dict[str, Any]:
 
 
 def results_of(advantage: float, seeds: int) -> list[tuple[Any, dict[str, Any]]]:
-    """fifo at about 0.5, hard above it by `advantage`, with noise that the seeds share."""
+    """fifo at about 0.5, the other above it by `advantage`, with noise that the seeds share."""
     noise = np.random.default_rng(0).normal(0, 0.05, size=seeds)
     own = np.random.default_rng(1).normal(0, 0.004, size=(2, seeds))
     found = []
@@ -50,8 +50,8 @@ def test_no_difference_is_claimed_without_significance_or_with_few_seeds():
 
 def test_a_winner_is_timed_to_the_baselines_final_probe():
     ((_, rows),) = summarise(results_of(0.5, 8), baseline="fifo").items()
-    assert rows[1].rule == "hard"
-    # hard is twice as good, so that it is there at the second of four measurements or at the third.
+    assert rows[1].rule == "kmeanspp gradient"
+    # The other is twice as good, so that it is there at the second of four measurements or at the third.
     assert rows[1].reaches["step"] in (0.5, 0.75)
     assert "of its CPU seconds" in claims(0.5, 8)
 
@@ -63,7 +63,7 @@ def test_the_report_is_made_from_the_lines_and_says_what_is_missing(tmp_path: Pa
         results.append(tmp_path / "mutual_information.jsonl", trial, found, here)
     assert report.main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs")]) == 0
     page = (tmp_path / "docs" / "results.md").read_text()
-    assert "`hard` **beats `fifo`**" in page
+    assert "`kmeanspp gradient` **beats `fifo`**" in page
     assert "Not run yet" in page
     assert "uniform: 8 of 8" in page
     assert "16 trials on a cpu" in page
