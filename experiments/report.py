@@ -43,7 +43,8 @@ the seeds of the group `tuning`, which are in no table.
 - **R@1**: share of pairs whose other half is the nearest within 512 unseen pairs, mean of both ways.
 - **distinct**: distinct classes in the dictionary a key. **false neg.**: share of (query, negative) of one class.
 - **mass**: mean softmax probability that the negatives of a query have together: how hard they are.
-- **CPU s**: of the training thread, selection included, measurements left out.
+- **CPU s**: of the training thread, selection included, measurements left out. The encoders are so small here that
+  selection is a large part of a step, which it is not at the sizes of a real run; other work ran beside the trials.
 - **at fifo's final**: where the mean curve first reaches the baseline's final probe, in shares of the baseline's
   steps and CPU seconds.
 
@@ -122,10 +123,17 @@ def _missing(sweep: Sweep, planned: Sequence[Planned], done: Sequence[tuple[Plan
     """Says which planned trials have no result."""
     there = Counter((t.condition, t.rule) for t, _ in done)
     wanted = Counter((t.condition, t.rule) for t in planned)
-    lacking = [f"{c}, {r}: {n - there[c, r]} of {n}" for (c, r), n in wanted.items() if there[c, r] < n]
+    lacking: dict[str, list[str]] = {}
+    for (condition, rule), n in wanted.items():
+        if there[condition, rule] < n:
+            lacking.setdefault(condition, []).append(f"{rule} {n - there[condition, rule]} of {n}")
     if not lacking:
         return f"All {len(planned)} planned trials were run.\n"
-    return f"**Not run yet** ({len(planned) - len(done)} of {len(planned)} trials): " + "; ".join(lacking) + ".\n"
+    begun = {condition for condition, _ in there}
+    whole = [condition for condition in lacking if condition not in begun]
+    parts = [f"{condition}: {', '.join(rules)}" for condition, rules in lacking.items() if condition in begun]
+    parts += [f"nothing at all of {'; '.join(whole)}"] if whole else []
+    return f"**Not run yet** ({len(planned) - len(done)} of {len(planned)} trials): {'. '.join(parts)}.\n"
 
 
 def _measured_on(done: Sequence[tuple[Planned, dict[str, Any]]]) -> str:

@@ -65,7 +65,8 @@ def test_the_report_is_made_from_the_lines_and_says_what_is_missing(tmp_path: Pa
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "`kmeanspp gradient` **beats `fifo`**" in page
     assert "Not run yet" in page
-    assert "uniform: 8 of 8" in page
+    assert "n=1 K=64: kmeanspp negative_gradient 8 of 8, uniform 8 of 8" in page
+    assert "nothing at all of" in page
     assert "16 trials on a cpu" in page
     assert (tmp_path / "docs" / "results" / "mutual_information.png").stat().st_size > 10_000
     assert (tmp_path / "mutual_information.json").is_file()
