@@ -120,13 +120,13 @@ class DecordLoader(ClipLoader):
             # Not kept open: decord's readers hold memory that grows with use.
             reader = decord.VideoReader(self._path(i), num_threads=1)
             shown_at = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-            shown_at = shown_at - shown_at[0]
-            after = np.searchsorted(shown_at, wanted).clip(1, max(len(shown_at) - 1, 1))
-            nearer_before = wanted - shown_at[after - 1] <= shown_at[after.clip(max=len(shown_at) - 1)] - wanted
-            nearest = np.where(nearer_before, after - 1, after).clip(max=len(shown_at) - 1)
-            return torch.from_numpy(reader.get_batch(nearest.tolist()).asnumpy())
+            return torch.from_numpy(reader.get_batch(_nearest(shown_at, wanted).tolist()).asnumpy())
         except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
-            raise self._error(i, "decord cannot decode the video", error) from error
+            # decord's FFmpeg knows no AV1 and trips over some MPEG-2 and very small pictures.
+            frames = _frames_with_av(self._path(i), wanted)
+            if frames is None:
+                raise self._error(i, "decord cannot decode the video", error) from error
+            return frames
 
     def _augmented(self, frames: torch.Tensor, plan: ClipPlan, b: int) -> torch.Tensor:
         """float32 [3, T, H, W]: crop, resize, flip, colour, normalisation."""
@@ -149,7 +149,8 @@ class DecordLoader(ClipLoader):
             with av.open(self._path(i), metadata_errors="replace") as container:
                 stream = container.streams.audio[0]
                 seek_to = origin + start / rate - SEEK_BACK_SECONDS
-                if seek_to > origin:
+                # In an MPEG program stream a seek lands in the middle of a sound packet, which does not decode.
+                if seek_to > origin and container.format.name != "mpeg":
                     container.seek(int(seek_to / stream.time_base), stream=stream)
                 resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
                 place = None
@@ -174,6 +175,31 @@ class DecordLoader(ClipLoader):
 
     def _path(self, i: int) -> str:
         return str(self.dataset.sources[i].path)
+
+
+def _nearest(shown_at: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """int64 [T], index of the frame nearest to each time (seconds after the first frame), the earlier one of two."""
+    shown_at = shown_at - shown_at[0]
+    after = np.searchsorted(shown_at, wanted).clip(1, max(len(shown_at) - 1, 1))
+    nearer_before = wanted - shown_at[after - 1] <= shown_at[after.clip(max=len(shown_at) - 1)] - wanted
+    return np.where(nearer_before, after - 1, after).clip(max=len(shown_at) - 1)
+
+
+def _frames_with_av(path: str, wanted: np.ndarray) -> torch.Tensor | None:
+    """As `DecordLoader._frames`; None for what PyAV cannot decode either, and for turned pictures."""
+    frames = []
+    try:
+        with av.open(path, metadata_errors="replace") as container:
+            for frame in container.decode(video=0):
+                if frame.rotation:
+                    return None
+                frames.append(frame)
+                if frame.time - frames[0].time > wanted[-1] + 1:
+                    break
+        chosen = _nearest(np.array([frame.time for frame in frames]), wanted)
+        return torch.from_numpy(np.stack([frames[k].to_ndarray(format="rgb24") for k in chosen]))
+    except (av.error.FFmpegError, OSError, IndexError, TypeError, ValueError):
+        return None
 
 
 def _paste(window: np.ndarray, samples: np.ndarray, place: int) -> int:
