@@ -12,8 +12,11 @@ from sampler.kmeanspp import KMeansPP
 from sampler.kmeanspp_faiss import KMeansPPFaiss
 
 INDEX_FROM = {"cpu": (512, 16_384), "cuda": (4_096, 262_144)}
-"""(picks, candidates) from which the index wins, by device. CPU: from
-benchmarks/results/sampling_crossover.json; CUDA: estimated, not measured."""
+"""(picks, candidates) from which the index wins, by device. CPU: from benchmarks/results/sampling_crossover.json; CUDA:
+estimated, not measured."""
+CANDIDATES_A_PICK = 128
+"""Building an index costs by the candidate, what it saves comes by the pick: with more candidates a pick than this it
+does not pay (1,024 of 200,000 in benchmarks/results/sampling_grid.json; 8,192 of 1,000,000 does)."""
 
 
 @dataclass(kw_only=True)
@@ -31,5 +34,6 @@ class Auto:
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
         picks, rows = INDEX_FROM["cuda" if candidates.a.is_cuda else "cpu"]
-        sampler = self._indexed if k >= picks and len(candidates) >= rows else self._dense
+        pays = k >= picks and rows <= len(candidates) <= k * CANDIDATES_A_PICK
+        sampler = self._indexed if pays else self._dense
         return sampler.select(candidates, k, generator=generator, dictionary=dictionary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,14 +46,15 @@ class KMeansPP:
         return select_blocked(
             candidates,
             k,
-            make_bounds=self._bounds,
+            make_bounds=partial(self._bounds, len(candidates)),
             first=self.first,
             generator=generator,
             dictionary=dictionary,
             sharded=self.sharded,
         )
 
-    def _bounds(self, rows: Candidates, norms: Tensor, usable: Tensor) -> DenseBounds:
-        large = len(rows) >= ROUGH_FROM_ROWS and fast_bf16(norms.device)
+    def _bounds(self, pool_size: int, rows: Candidates, norms: Tensor, usable: Tensor) -> DenseBounds:
+        # By the whole pool, not by this rank's rows: the picks must not depend on how many ranks there are.
+        large = pool_size >= ROUGH_FROM_ROWS and fast_bf16(norms.device)
         rough = self.precision == "bf16" or (self.precision == "auto" and large)
         return (RoughBounds if rough else DenseBounds)(rows, norms)

@@ -159,3 +159,7 @@ def test_auto_takes_the_index_for_many_picks_from_a_large_pool(monkeypatch):
     assert auto.select(pool, 10, generator=generator(0)).indices.equal(
         few.select(pool, 10, generator=generator(0)).indices
     )
+    monkeypatch.setattr("sampler.auto.CANDIDATES_A_PICK", 4)
+    assert auto.select(pool, 40, generator=generator(0)).indices.equal(
+        few.select(pool, 40, generator=generator(0)).indices
+    )
