@@ -42,4 +42,5 @@ $(DEMO)/videos/labels.csv: | .venv/installed
 	$(BIN)/python -m pipeline.demo $(DEMO)/videos --videos 800
 
 $(DEMO)/shards/manifest/meta.json: $(DEMO)/videos/labels.csv
-	$(BIN)/python -m pipeline.prepare $(DEMO)/videos $(DEMO)/shards --labels $(DEMO)/videos/labels.csv storage.short_side=96
+	$(BIN)/python -m pipeline.prepare $(DEMO)/videos $(DEMO)/shards --labels $(DEMO)/videos/labels.csv \
+	  storage.codec=jpeg storage.short_side=80
