@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-import torchaudio
 
 from benchmarks.environment import environment
 from config import Config
 from pipeline.graph import audio_graph
 from pipeline.graph_runner import GraphRunner
+from pipeline.log_mel import LogMel
 
 Compute = Callable[[np.ndarray], torch.Tensor]
 """int16 [B, samples] to float32 [B, 1, n_mels, F], normalised."""
@@ -40,23 +40,8 @@ def with_dali(config: Config, options: argparse.Namespace) -> Compute:
 
 
 def with_torchaudio(config: Config, options: argparse.Namespace) -> Compute:
-    audio = config.audio
-    mel = torchaudio.transforms.MelSpectrogram(
-        sample_rate=audio.sample_rate,
-        n_fft=audio.n_fft,
-        win_length=audio.window,
-        hop_length=audio.hop,
-        f_min=audio.f_min,
-        f_max=audio.f_max,
-        n_mels=audio.n_mels,
-    ).to(options.device)
-    decibels = torchaudio.transforms.AmplitudeToDB().to(options.device)
-
-    def compute(pcm: np.ndarray) -> torch.Tensor:
-        values = decibels(mel(torch.from_numpy(pcm).to(options.device).float() / 32768))
-        return ((values - audio.mean_db) / audio.std_db).unsqueeze(1)
-
-    return compute
+    log_mel = LogMel(config.audio).to(options.device)
+    return lambda pcm: log_mel(torch.from_numpy(pcm).to(options.device).float() / 32768).unsqueeze(1)
 
 
 def with_librosa(config: Config, options: argparse.Namespace) -> Compute:

@@ -15,7 +15,6 @@ import av.error
 import decord
 import numpy as np
 import torch
-import torchaudio
 from torch.nn.functional import interpolate
 
 from config import Config
@@ -24,6 +23,7 @@ from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.batch_plan import BatchPlan
 from pipeline.clip_loader import ClipLoader, decode_threads
 from pipeline.clips import ClipPlan
+from pipeline.log_mel import LogMel
 from pipeline.raw_dataset import RawDataset
 
 SEEK_BACK_SECONDS = 1.0
@@ -53,17 +53,7 @@ class DecordLoader(ClipLoader):
         super().__init__(
             config=config, dataset=dataset, fps=config.clip.fps, device=device, rank=rank, world_size=world_size
         )
-        audio = config.audio
-        self._mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate=audio.sample_rate,
-            n_fft=audio.n_fft,
-            win_length=audio.window,
-            hop_length=audio.hop,
-            f_min=audio.f_min,
-            f_max=audio.f_max,
-            n_mels=audio.n_mels,
-        )
-        self._decibels = torchaudio.transforms.AmplitudeToDB()
+        self._log_mel = LogMel(config.audio)
         self._pool = ThreadPoolExecutor(decode_threads(config.data.threads), thread_name_prefix="decord")
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
@@ -110,7 +100,8 @@ class DecordLoader(ClipLoader):
         video = self._augmented(self._frames(i, int(plan.start_frame[b])), plan, b)
         if not self.has_audio:
             return video, None
-        return video, self._log_mel(self._pcm(int(plan.audio_ids[b]), int(plan.audio_start[b])))
+        pcm = self._pcm(int(plan.audio_ids[b]), int(plan.audio_start[b]))
+        return video, self._log_mel(pcm).unsqueeze(0)
 
     def _frames(self, i: int, start_frame: int) -> torch.Tensor:
         """uint8 [T, H, W, 3], the frames nearest to the clip's times; the last one again after the end."""
@@ -164,11 +155,6 @@ class DecordLoader(ClipLoader):
         except (av.error.FFmpegError, IndexError) as error:
             raise self._error(i, "PyAV cannot decode the audio", error) from error
         return torch.from_numpy(window).float() / 32768
-
-    def _log_mel(self, pcm: torch.Tensor) -> torch.Tensor:
-        """float32 [1, n_mels, F], normalised."""
-        decibels = self._decibels(self._mel(pcm))
-        return ((decibels - self.config.audio.mean_db) / self.config.audio.std_db).unsqueeze(0)
 
     def _error(self, i: int, what: str, error: Exception) -> RawVideoError:
         return RawVideoError(f"{what} of {self._path(i)}: {error}", sample=i, file=self._path(i), reason=what)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchaudio
 from torchvision.transforms.v2.functional import resize
 
 from benchmarks.corpus import Recording
@@ -21,6 +20,7 @@ from benchmarks.peers.decoders import DECODERS
 from config import Config
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.clips import ClipPlanner
+from pipeline.log_mel import LogMel
 
 
 class PeerClips(torch.utils.data.Dataset):
@@ -37,17 +37,7 @@ class PeerClips(torch.utils.data.Dataset):
         self.config, self.recordings, self.decode = config, recordings, DECODERS[decoder]
         planner = ClipPlanner(config=config, dataset=Geometry(recordings, config), fps=config.clip.fps)
         self.plan = planner.train(ids, epoch=epoch, purpose="benchmark")
-        audio = config.audio
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate=audio.sample_rate,
-            n_fft=audio.n_fft,
-            win_length=audio.window,
-            hop_length=audio.hop,
-            f_min=audio.f_min,
-            f_max=audio.f_max,
-            n_mels=audio.n_mels,
-        )
-        self.decibels = torchaudio.transforms.AmplitudeToDB()
+        self.log_mel = LogMel(config.audio)
         self.mean, self.std = torch.tensor(VIDEO_MEAN), torch.tensor(VIDEO_STD)
 
     def __len__(self) -> int:
@@ -74,8 +64,7 @@ class PeerClips(torch.utils.data.Dataset):
             sound.setpos(min(int(start), sound.getnframes()))
             pcm = np.frombuffer(sound.readframes(wanted), dtype=np.int16)
         samples = torch.from_numpy(np.pad(pcm, (0, wanted - len(pcm)))).float() / 32768
-        audio = self.config.audio
-        return ((self.decibels(self.mel(samples)) - audio.mean_db) / audio.std_db).unsqueeze(0)
+        return self.log_mel(samples).unsqueeze(0)
 
 
 class Geometry:
