@@ -28,8 +28,6 @@ from training.checkpoint import find, read
 from training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTING_SECONDS = 8.0
-"""What a start with its imports may take."""
 TIMING = re.compile(r"(seconds|samples_per_second|data_wait)(_min|_max|_max_rank)?$")
 
 
@@ -56,32 +54,40 @@ def saved(run_dir: Path) -> list[str]:
     return sorted(path.name for path in (run_dir / "checkpoints").glob("step-*.pt"))
 
 
-def wait_for_moment(process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random, *, spread: float) -> str:
+def wait_for_moment(
+    process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random, *, spread: float, starting: float
+) -> str:
     """Waits for a random moment and says of what kind it is; "" if the run ended before.
 
-    One in five comes within the first seconds, while the run starts or resumes; the others after the next checkpoint:
-    while one is being written, or up to `spread` seconds later. So a run gets on however often it is killed.
+    One in five comes within the first `starting` seconds, while the run starts or resumes; the others after the next
+    checkpoint: while one is being written (of a model so small that this is not seen, when it has been), or up to
+    `spread` seconds later. So a run gets on however often it is killed.
     """
     kind = rng.choices(["starting", "writing", "training"], weights=[1, 2, 2])[0]
     before, begun, moved_at = saved(run_dir), time.monotonic(), None
-    extra = rng.uniform(0, STARTING_SECONDS if kind == "starting" else spread)
+    extra = rng.uniform(0, starting if kind == "starting" else spread)
     while process.poll() is None:
         now = time.monotonic()
         if moved_at is None and (kind == "starting" or saved(run_dir) != before):
             moved_at = begun if kind == "starting" else now
-        writing = kind == "writing" and any((run_dir / "checkpoints").glob("*.partial"))
-        if moved_at is not None and (writing if kind == "writing" else now - moved_at > extra):
+        if kind == "writing":
+            at_it = moved_at is not None and any((run_dir / "checkpoints").glob("*.partial"))
+            if at_it or len(set(saved(run_dir)) - set(before)) > 1:
+                return kind
+        elif moved_at is not None and now - moved_at > extra:
             return kind
         time.sleep(0.002)
     return ""
 
 
-def run_with_kills(run_dir: Path, arguments: list[str], *, kills: int, seed: int = 0, spread: float = 1.0) -> list[str]:
+def run_with_kills(
+    run_dir: Path, arguments: list[str], *, kills: int, spread: float, starting: float = 8.0, seed: int = 0
+) -> list[str]:
     """Kills the run `kills` times with SIGKILL, then lets it end. Returns the kinds of the kills that hit it alive."""
     rng, hits = random.Random(seed), []
     for _ in range(kills):
         process = start(run_dir, arguments)
-        kind = wait_for_moment(process, run_dir, rng, spread=spread)
+        kind = wait_for_moment(process, run_dir, rng, spread=spread, starting=starting)
         if not kind:
             break
         os.killpg(process.pid, signal.SIGKILL)
@@ -92,14 +98,21 @@ def run_with_kills(run_dir: Path, arguments: list[str], *, kills: int, seed: int
 
 
 def run_with_rank_kills(
-    run_dir: Path, arguments: list[str], *, kills: int, processes: int, seed: int = 0, spread: float = 1.0
+    run_dir: Path,
+    arguments: list[str],
+    *,
+    kills: int,
+    processes: int,
+    spread: float,
+    starting: float = 8.0,
+    seed: int = 0,
 ) -> list[str]:
     """Kills one of torchrun's processes `kills` times; torchrun restarts them. Returns the kinds of the kills."""
     rng, hits = random.Random(seed), []
     # Two to spare: on a busy machine a restart may itself fail to connect, and that is not what is tested.
     agent = start(run_dir, arguments, processes=processes, restarts=kills + 2)
     while len(hits) < kills:
-        kind = wait_for_moment(agent, run_dir, rng, spread=spread)
+        kind = wait_for_moment(agent, run_dir, rng, spread=spread, starting=starting)
         if not kind:
             break
         workers = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True).stdout.split()
