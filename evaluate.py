@@ -83,13 +83,10 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig) -> tup
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    source = replace(
-        config.data,
+    source = config.data.whole(
         path=data,
         loader=settings.loader or config.data.loader,
         labels=settings.labels or config.data.labels,
-        split="",
-        shuffle_pairs=False,
         # The default puts other samples, of the test part too, in the place of bad ones: no probe may train on those.
         max_bad_fraction=0.0,
     )

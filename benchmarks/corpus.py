@@ -14,7 +14,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipeline.sound import SoundTrack
+
 ROOT = Path(__file__).resolve().parents[1]
+SAMPLE_RATE = 16000
 
 
 @dataclass(frozen=True)
@@ -104,12 +107,14 @@ def transcode(source: Path, target: Path, recipe: Recipe) -> None:
             video = out.add_stream(recipe.codec, rate=rate, options=recipe.options)
             video.width, video.height = width, height
             video.pix_fmt = "yuvj420p" if recipe.codec == "mjpeg" else "yuv420p"
+            start, count = None, 0
             for number, frame in enumerate(at_rate(container, rate)):
+                start, count = frame.time if start is None else start, number + 1
                 picture = frame.reformat(width, height, format=video.pix_fmt, interpolation="BICUBIC")
                 picture.pts, picture.time_base = number, 1 / rate
                 out.mux(video.encode(picture))
             out.mux(video.encode(None))
-    _store_sound(source, target.with_suffix(".wav"))
+    _store_sound(source, target.with_suffix(".wav"), start=start, seconds=count / float(rate))
 
 
 def at_rate(container: av.container.InputContainer, rate: Fraction) -> Iterator[av.VideoFrame]:
@@ -132,15 +137,16 @@ def frames_of(path: Path, *, fps: float, count: int) -> list[np.ndarray]:
         return [next(frames).to_ndarray(format="rgb24") for _ in range(count)]
 
 
-def _store_sound(source: Path, target: Path) -> None:
-    with av.open(str(source)) as container, wave.open(str(target), "wb") as sound:
+def _store_sound(source: Path, target: Path, *, start: float, seconds: float) -> None:
+    track = SoundTrack(sample_rate=SAMPLE_RATE)
+    with av.open(str(source)) as container:
+        for frame in container.decode(audio=0):
+            track.add(frame)
+    with wave.open(str(target), "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(2)
-        sound.setframerate(16000)
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=16000)
-        for frame in container.decode(audio=0):
-            for resampled in resampler.resample(frame):
-                sound.writeframes(resampled.to_ndarray().tobytes())
+        sound.setframerate(SAMPLE_RATE)
+        sound.writeframes(track.finish(start=start, samples=round(seconds * SAMPLE_RATE)).tobytes())
 
 
 def _recording(path: Path) -> Recording:

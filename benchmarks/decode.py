@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, usable_sources
-from benchmarks.environment import environment
+from benchmarks.environment import environment, publish
 from benchmarks.usage import usage
 from config import ClipConfig, Config, DataConfig, TrainConfig
 
@@ -205,7 +205,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    options = replace_paths(options)
+    # Absolute, because the rows' processes run elsewhere.
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
     if options.row:
         print(json.dumps(measure(*options.row, options=options, epoch=options.epoch)))
         return
@@ -224,9 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         "comparisons": comparisons(records),
         "records": records,
     }
-    print(json.dumps(result, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    publish(result, options.json)
     if options.plot:
         from benchmarks.plots import plot_loaders
 
@@ -240,13 +240,6 @@ def demo(work: Path) -> Path:
         command = [sys.executable, "-m", "pipeline.demo", str(folder), "--videos", "32"]
         subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=sys.stderr)
     return folder
-
-
-def replace_paths(options: argparse.Namespace) -> argparse.Namespace:
-    """Absolute paths: the rows' processes run elsewhere."""
-    options.work = options.work.resolve()
-    options.work.mkdir(parents=True, exist_ok=True)
-    return options
 
 
 if __name__ == "__main__":

@@ -1,35 +1,29 @@
-"""What a figure depends on, written beside it."""
+"""A benchmark's result: what its figures depend on, and where it goes."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training.environment import git, processor
+
 
 def environment(*packages: str) -> dict[str, Any]:
     """Hardware, versions (of Python, torch and `packages`) and commit."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     return {
-        "cpu": _cpu_name(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in ("torch", *packages)}},
-        "commit": commit.stdout.strip() or None,
+        "commit": git("rev-parse", "HEAD") or None,
     }
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    rows = path.read_text().splitlines() if path.exists() else []
-    found = next((row for row in rows if row.startswith("model name")), platform.processor())
-    return found.split(":")[-1].strip()
 
 
 def _version(package: str) -> str | None:
@@ -37,3 +31,11 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def publish(result: dict[str, Any], path: Path | None) -> None:
+    """Prints a result as JSON, and writes it where a path is given."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if path is not None:
+        path.write_text(text + "\n")

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.environment import environment
+from benchmarks.environment import environment, publish
 from benchmarks.usage import usage
 from config import Config, load_config
 from pipeline.manifest import COLUMNS, Manifest
@@ -120,9 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         "setting": {"clips": options.clips, "rounds": options.rounds},
         "records": records,
     }
-    print(json.dumps(result, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    publish(result, options.json)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 import training.batchnorm
-from benchmarks.environment import environment
+from benchmarks.environment import environment, publish
 from config import Config, load_config
 from model.encoder import build_model
 from pipeline.batch import Batch
@@ -177,9 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     if records[-1]["bytes_per_step"]:
         result["cluster"] = cluster(records[-1])
-    print(json.dumps(result, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    publish(result, options.json)
 
 
 if __name__ == "__main__":

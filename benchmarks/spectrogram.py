@@ -8,7 +8,6 @@ Rounds are interleaved, figures are medians; the largest difference to torchaudi
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.environment import environment
+from benchmarks.environment import environment, publish
 from config import Config
 from pipeline.graph import audio_graph
 from pipeline.graph_runner import GraphRunner
@@ -143,9 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
         "setting": {name: getattr(options, name) for name in ("batch_size", "batches", "rounds", "threads", "device")},
         "records": records,
     }
-    print(json.dumps(result, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    publish(result, options.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import training.step
-from benchmarks.environment import environment
+from benchmarks.environment import environment, publish
 from config import Config, load_config
 from model.encoder import build_model
 from pipeline.batch import Batch
@@ -193,9 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
     result = measure(options)
-    print(json.dumps(result, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    publish(result, options.json)
 
 
 if __name__ == "__main__":

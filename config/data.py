@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from config.load import require
 
@@ -191,3 +191,7 @@ class DataConfig:
         require(self.threads >= 0, f"data.threads must be at least 0, not {self.threads}")
         require(self.prefetch >= 1, f"data.prefetch must be at least 1, not {self.prefetch}")
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")
+
+    def whole(self, **changes: Any) -> DataConfig:
+        """All samples, each video with its own sound, and `changes`: to look at data that a run trains on a part of."""
+        return replace(self, split="", shuffle_pairs=False, **changes)

@@ -29,7 +29,7 @@ from pipeline.dali_loader import DaliLoader
 from pipeline.manifest import ManifestError
 from pipeline.order import global_order
 from pipeline.shard_reader import ShardReader
-from training.checkpoint import CheckpointError, find, load_model, read
+from training.checkpoint import CheckpointError, find, model_of, read
 
 NEIGHBOURS = 8
 Method = Literal["tsne", "pca"]
@@ -58,7 +58,7 @@ def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
     if samples < 8:
         raise ConfigError(f"--samples must be at least 8, not {samples}")
     state = read(find(run))
-    config, model = load_model(run)
+    config, model = model_of(state, source=str(run))
     loader = DaliLoader(config=_loader_config(config, data))
     if not (loader.has_video and loader.has_audio):
         raise ConfigError(f"{data}: the page needs video and audio in every sample; prepare with streams=both")
@@ -132,9 +132,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _loader_config(config: Config, data: str) -> Config:
-    source = replace(
-        config.data, path=data, loader="dali", labels="", split="", shuffle_pairs=False, max_bad_fraction=0.0
-    )
+    source = config.data.whole(path=data, loader="dali", labels="", max_bad_fraction=0.0)
     return replace(config, data=source, train=replace(config.train, batch_size=16))
 
 

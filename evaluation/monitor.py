@@ -50,7 +50,7 @@ class Monitor:
     ) -> None:
         self._settings, self._rank, self._gather = config.monitor, rank, gather
         # Its own view of the data: all splits, and each video with its own sound even in the shuffled control.
-        data = replace(config.data, path=config.monitor.data or config.data.path, split="", shuffle_pairs=False)
+        data = config.data.whole(path=config.monitor.data or config.data.path)
         self._loader = make_loader(replace(config, data=data), device=str(device), rank=rank, world_size=world_size)
         dataset = self._loader.dataset
         if config.monitor.label not in dataset.label_columns:

@@ -48,7 +48,6 @@ def dictionary_figures(learner: Learner, pairs: Pairs, *, batch_size: int) -> di
     """distinct, false_negatives and mass (see `measure`), with 256 random training pairs as queries."""
     kinds = pairs.combinations()
     rows = np.random.default_rng(0).choice(len(pairs), size=min(256, len(pairs)), replace=False)
-    queries = dict.fromkeys(MODALITIES)
     learner.model.eval()
     encoded = [learner.model.query[m](_half(pairs, rows, m)).embedding for m in MODALITIES]
     keys = [learner.model.key[m](_half(pairs, rows, m)).embedding for m in MODALITIES]

@@ -65,7 +65,7 @@ class ActiveDictionary(nn.Module):
         self.temperature, self.seed, self.purpose = temperature, seed, purpose
         self.pool = Pool(size=pool.size, dim=dim)
         self.dictionary = Dictionary(size=dictionary.size, dim=dim)
-        self._last: tuple[Candidates, Tensor, Tensor] | None = None
+        self._last: tuple[Candidates, Tensor, int] | None = None
 
     @property
     def keys(self) -> Tensor:
@@ -129,7 +129,7 @@ class ActiveDictionary(nn.Module):
             generator=self._generator("select", step),
             dictionary=embed(self.dictionary, staying) if self.config.condition_on_dictionary else None,
         )
-        self._last = candidates, selection.indices, self.pool.stamps.clone()
+        self._last = candidates, selection.indices, self.pool.written
         self.dictionary.enqueue(self.pool.keys[selection.indices], self.pool.ids[selection.indices])
         if self.pool_config.remove_selected:
             self.pool.forget(selection.indices)
@@ -167,9 +167,9 @@ class ActiveDictionary(nn.Module):
             classes = labels.to(held.device)[held]
             found["distinct_classes"] = float(len(classes[classes >= 0].unique()))
         if self._last is not None:
-            candidates, picks, stamps = self._last
+            candidates, picks, written = self._last
             # Rows that the pool has overwritten since have another key than the one they were selected by.
-            unchanged = self.pool.stamps <= stamps
+            unchanged = self.pool.stamps < written
             candidates, picks = replace(candidates, valid=candidates.valid & unchanged), picks[unchanged[picks]]
             usable = candidates.rows(candidates.valid)
             norms = squared_norms(usable)

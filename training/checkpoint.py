@@ -162,8 +162,12 @@ def find(path: str | Path) -> Path:
 
 def load_model(path: str | Path) -> tuple[Config, CrossModalModel]:
     """The configuration and the model (on the CPU, in eval mode) of a run folder or checkpoint file."""
-    state = read(find(path))
-    config = from_dict(Config, state["config"], source=str(path))
+    return model_of(read(find(path)), source=str(path))
+
+
+def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalModel]:
+    """As `load_model`, of what `read` gave; `source` is what an error calls it."""
+    config = from_dict(Config, state["config"], source=source)
     model = build_model(config.model, audio=config.audio, seed=config.seed)
     model.load_state_dict(state["model"])
     return config, model.eval()

@@ -20,18 +20,19 @@ def environment() -> dict[str, Any]:
     packages = ("torch", "torchvision", "torchaudio", "nvidia-dali-cuda130", "faiss-gpu", "numpy")
     return {
         "command": sys.argv,
-        "git": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git": git("rev-parse", "HEAD"),
+        "git_dirty": bool(git("status", "--porcelain")),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """What git says of this checkout; empty where there is no git or no repository."""
     try:
         result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -39,7 +40,8 @@ def _git(*arguments: str) -> str:
     return result.stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

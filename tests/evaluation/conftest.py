@@ -1,4 +1,4 @@
-"""Small corpora laid out as UCF101, HMDB51 and ESC-50 are distributed."""
+"""A prepared demo, and small corpora laid out as UCF101, HMDB51 and ESC-50 are distributed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from config import PrepareConfig, StorageConfig
+from pipeline.demo import make_demo
 from pipeline.prepare import prepare
 
 FPS = 8
@@ -44,6 +45,16 @@ def prepared(videos: Path, shards: Path) -> Path:
     storage = StorageConfig(fps=FPS, short_side=48, codec="jpeg")
     prepare(videos, shards, config=PrepareConfig(storage=storage, streams="video"), workers=1)
     return shards
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """30 demo videos, prepared; not to be changed."""
+    folder = tmp_path_factory.mktemp("demo")
+    make_demo(folder / "videos", videos=30, seed=0)
+    settings = PrepareConfig(storage=StorageConfig(fps=8.0, short_side=48))
+    prepare(folder / "videos", folder / "shards", config=settings, labels_path=folder / "videos" / "labels.csv")
+    return folder / "shards"
 
 
 @pytest.fixture(scope="session")

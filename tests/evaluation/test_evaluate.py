@@ -12,30 +12,19 @@ import pytest
 import torch
 
 import evaluate
-from config import ClipConfig, Config, DataConfig, ModelConfig, PrepareConfig, StorageConfig, load_config
+from config import ClipConfig, Config, DataConfig, ModelConfig, load_config
 from evaluation.features import extract
 from evaluation.protocols import PROTOCOLS
 from evaluation.report import run_folder
 from evaluation.settings import EvaluationConfig
 from model import build_model
 from pipeline.batch import Batch
-from pipeline.demo import make_demo
-from pipeline.prepare import prepare
 
 CONFIG = Config(
     data=DataConfig(path="elsewhere", split="train", shuffle_pairs=True),
     clip=ClipConfig(frames=4, fps=8.0, size=32),
     model=ModelConfig(video="tiny", audio="tiny", dim=16),
 )
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluate")
-    make_demo(folder / "videos", videos=30, seed=0)
-    settings = PrepareConfig(storage=StorageConfig(fps=8.0, short_side=48))
-    prepare(folder / "videos", folder / "shards", config=settings, labels_path=folder / "videos" / "labels.csv")
-    return folder / "shards"
 
 
 @pytest.fixture

@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from config import ClipConfig, Config, DataConfig, ModelConfig, PrepareConfig, StorageConfig, to_dict
+from config import ClipConfig, Config, DataConfig, ModelConfig, to_dict
 from evaluation import explore
 from evaluation.explore_page import Clip, Page, build_page, opus
 from model import build_model
-from pipeline.demo import make_demo
 from pipeline.manifest import Manifest
-from pipeline.prepare import prepare
 from training.checkpoint import CheckpointStore
 
 NASTY = "</script><img src=x onerror=alert(1)> {{title}} {{data}} \u2028 & \" ' \\"
@@ -29,15 +27,6 @@ CONFIG = Config(
     clip=ClipConfig(frames=4, fps=8.0, size=32),
     model=ModelConfig(video="tiny", audio="tiny", dim=16),
 )
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explore")
-    make_demo(folder / "videos", videos=30, seed=0)
-    settings = PrepareConfig(storage=StorageConfig(fps=8.0, short_side=48))
-    prepare(folder / "videos", folder / "shards", config=settings, labels_path=folder / "videos" / "labels.csv")
-    return folder / "shards"
 
 
 @pytest.fixture(scope="module")
