@@ -175,7 +175,7 @@ class DataConfig:
     window: int = 4096
     """Samples of the shuffle window with order: shards."""
     shuffle_pairs: bool = False
-    """Control experiment: pairs each video with another sample's audio (fixed for the whole run)."""
+    """Control experiment: each video gets another sample's audio, drawn anew each epoch, from a place of its own."""
     threads: int = 0
     """Decode threads a process; 0 shares the machine's cores among its processes."""
     prefetch: int = 2

@@ -6,6 +6,7 @@ import difflib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -70,12 +71,14 @@ class ClipLoader(ABC):
         self.ids = select_split(dataset, config.data.split)
         self._share = share_of_batch(config.train.batch_size, rank=rank, world_size=world_size)
         self.batch_size = self._share.stop - self._share.start
-        partners = None
-        if config.data.shuffle_pairs:
-            partners = np.arange(len(dataset))
-            partners[self.ids] = derangement(self.ids, seed=config.seed)
+        partners = lru_cache(maxsize=2)(self._partners) if config.data.shuffle_pairs else None
         self.planner = ClipPlanner(config=config, dataset=dataset, fps=fps, partners=partners)
         self.bad_samples = BadSamples(samples=len(self.ids), max_fraction=config.data.max_bad_fraction)
+
+    def _partners(self, epoch: int) -> np.ndarray:
+        partners = np.arange(len(self.dataset))
+        partners[self.ids] = derangement(self.ids, seed=self.config.seed, epoch=epoch)
+        return partners
 
     def __len__(self) -> int:
         """Steps an epoch, the same on all ranks.

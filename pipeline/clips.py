@@ -6,6 +6,7 @@ to the decoder as data. So a sample's clip does not depend on the batch, the pro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,7 @@ _DRAWS = {
     "saturation": 1,
     "hue": 1,
     "gray": 1,
+    "sound": 1,
 }
 """Uniform numbers a training clip takes; to reorder them is to change every run."""
 
@@ -40,6 +42,9 @@ class Timelines(Protocol):
     height: np.ndarray
     audio_samples: np.ndarray
     """PCM samples of each sample, int [n]."""
+
+
+Partners = Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,14 @@ class ClipPlanner:
         config: clip, audio, augment and seed are read.
         dataset: frame counts, frame sizes and audio lengths of the samples.
         fps: frame rate in which the data set counts frames.
-        partners: int64 [n], the sample whose audio each sample gets; None gives each its own.
+        partners: of an epoch, the sample whose audio each sample gets, int64 [n], from a place of its own;
+            None gives each its own audio, at the time of its frames.
 
     Raises:
         ConfigError: fps is no integer multiple of clip.fps, though there are pictures.
     """
 
-    def __init__(self, *, config: Config, dataset: Timelines, fps: float, partners: np.ndarray | None = None) -> None:
+    def __init__(self, *, config: Config, dataset: Timelines, fps: float, partners: Partners | None = None) -> None:
         self.config = config
         self.dataset = dataset
         self.fps = fps
@@ -129,8 +135,9 @@ class ClipPlanner:
         ids = np.asarray(ids, dtype=np.int64)
         draws = self._draws(ids, epoch=epoch, purpose=purpose)
         start_frame = (draws["start"] * self._starts(ids)).astype(np.int64)
-        audio_ids = ids if self.partners is None else self.partners[ids]
-        start_sample = (draws["start"] * (self._last_audio_start(audio_ids) + 1)).astype(np.int64)
+        audio_ids = ids if self.partners is None else self.partners(epoch)[ids]
+        place = draws["start"] if self.partners is None else draws["sound"]
+        start_sample = (place * (self._last_audio_start(audio_ids) + 1)).astype(np.int64)
         starts = {"start_frame": start_frame, "start_sample": start_sample, "audio_ids": audio_ids}
         augment = self.config.augment
         if not augment.enabled:
@@ -173,7 +180,7 @@ class ClipPlanner:
         return {name: c[:, 0] if c.shape[1] == 1 else c for name, c in zip(_DRAWS, columns, strict=True)}
 
     def _plan(self, ids, window, *, start_frame, start_sample, audio_ids, flip=None, color=None) -> ClipPlan:
-        """`start_sample` is where the audio starts of a sample without a picture; others follow their picture."""
+        """`start_sample` is where audio starts that has no picture of its own; other audio follows its picture."""
         n = len(ids)
         seen = self.dataset.frames[ids] > 0
         start = np.where(seen, start_frame / self.fps, start_sample / self.config.audio.sample_rate)
@@ -182,7 +189,7 @@ class ClipPlanner:
             audio_ids=audio_ids,
             start_frame=start_frame,
             start=start,
-            audio_start=np.where(seen, self._audio_starts(audio_ids, start), start_sample),
+            audio_start=np.where(seen & (audio_ids == ids), self._audio_starts(ids, start), start_sample),
             window=window,
             flip=np.zeros(n, dtype=bool) if flip is None else flip,
             color=np.tile(np.eye(3, 4), (n, 1, 1)) if color is None else color,
@@ -195,12 +202,12 @@ class ClipPlanner:
     def _frame_size(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.dataset.width[ids].astype(np.int64), self.dataset.height[ids].astype(np.int64)
 
-    def _audio_starts(self, audio_ids: np.ndarray, start: np.ndarray) -> np.ndarray:
+    def _audio_starts(self, ids: np.ndarray, start: np.ndarray) -> np.ndarray:
         """First PCM sample of windows that share their centre with the video's, moved into the sample."""
         config = self.config
         earliest = start + (config.clip.seconds - config.audio_seconds) / 2
         wanted = np.floor(earliest * config.audio.sample_rate + 0.5).astype(np.int64)
-        return np.clip(wanted, 0, self._last_audio_start(audio_ids))
+        return np.clip(wanted, 0, self._last_audio_start(ids))
 
     def _last_audio_start(self, audio_ids: np.ndarray) -> np.ndarray:
         """The last PCM sample of each that a whole window starts at; 0 where the sound is shorter than a window."""

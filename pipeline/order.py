@@ -51,7 +51,7 @@ def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpo
     return by_shard[np.argsort(displaced, kind="stable")]
 
 
-def derangement(ids: np.ndarray, *, seed: int) -> np.ndarray:
+def derangement(ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     """Another of `ids` for each of `ids`, int64 [n]: one random cycle, so no id meets itself and each is used once.
 
     Raises:
@@ -59,7 +59,7 @@ def derangement(ids: np.ndarray, *, seed: int) -> np.ndarray:
     """
     if len(ids) < 2:
         raise ConfigError(f"data.shuffle_pairs needs at least two samples, the data set has {len(ids)}")
-    cycle = generator(seed, 0, "shuffle_pairs").permutation(len(ids))
+    cycle = generator(seed, epoch, "shuffle_pairs").permutation(len(ids))
     partner = np.empty_like(ids)
     partner[cycle] = ids[np.roll(cycle, -1)]
     return partner

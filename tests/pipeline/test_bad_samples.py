@@ -219,7 +219,7 @@ def test_a_disk_that_fails_is_a_bad_sample(copy, monkeypatch: pytest.MonkeyPatch
 def test_with_shuffled_pairs_the_sample_whose_sound_is_bad_is_named(copy) -> None:
     copy = copy()
     loader = copy.loader(shuffle_pairs=True)
-    wanted = int(np.flatnonzero(loader.planner.partners == 9)[0])
+    wanted = int(np.flatnonzero(loader.planner.partners(0) == 9)[0])
     manifest = loader.dataset
     with (copy.folder / manifest.shards[manifest.shard[9]]).open("r+b") as file:
         file.truncate(int(manifest.audio_offset[9]))

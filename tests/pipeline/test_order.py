@@ -58,12 +58,13 @@ def test_shard_order_shuffles_shards_and_within_them() -> None:
 def test_derangement_pairs_no_sample_with_itself_and_uses_each_once() -> None:
     ids = np.array([3, 5, 8, 9, 11, 20])
     for seed in range(50):
-        partners = derangement(ids, seed=seed)
+        partners = derangement(ids, seed=seed, epoch=0)
         assert not np.any(partners == ids)
         assert np.array_equal(np.sort(partners), ids)
-    assert np.array_equal(derangement(ids, seed=1), derangement(ids, seed=1))
+    assert np.array_equal(derangement(ids, seed=1, epoch=3), derangement(ids, seed=1, epoch=3))
+    assert len({tuple(derangement(ids, seed=1, epoch=epoch)) for epoch in range(5)}) > 1
     with pytest.raises(ConfigError, match="at least two samples"):
-        derangement(np.array([4]), seed=0)
+        derangement(np.array([4]), seed=0, epoch=0)
 
 
 def test_the_ranks_shares_make_the_global_batch_whatever_the_world_size() -> None:
