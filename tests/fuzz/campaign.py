@@ -1,0 +1,201 @@
+"""Runs cases in a process that may crash, hang or eat memory, and collects what did not end as it must.
+
+A case is a function of (seed, number) alone, so each can be run again by itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.cases import Case, Finding, World, working_folder
+
+SHARES = {
+    **{"yaml": 12, "override": 20, "labels": 20, "names": 6, "manifest": 12, "shard": 10, "index": 8},
+    **{"waiting": 6, "checkpoint": 2, "container": 4},
+}
+"""Cases of each kind in a hundred."""
+_SCHEDULE = [kind for kind, share in SHARES.items() for _ in range(share)]
+_CASE_SECONDS = 20
+_STARTUP_SECONDS = 300
+_MEMORY = 2 * 2**30
+# What libraries leak goes back after so many cases.
+_CASES_A_PROCESS = 10_000
+
+
+def kind_of(case: int) -> str:
+    """The kind of a case."""
+    return _SCHEDULE[case % 100]
+
+
+@dataclass
+class Report:
+    """What a campaign met."""
+
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+    seconds: Counter[str] = field(default_factory=Counter)
+    findings: list[tuple[int, str]] = field(default_factory=list)
+
+    def note(self, case: int, result: str, seconds: float) -> None:
+        """Counts the result of a case."""
+        self.outcomes.setdefault(kind_of(case), Counter())[result] += 1
+        self.seconds[kind_of(case)] += seconds
+
+
+@dataclass
+class _Progress:
+    """Shared with the parent, which reads it when the process is gone."""
+
+    stage: Any
+    running: Any
+
+    @classmethod
+    def new(cls) -> _Progress:
+        context = multiprocessing.get_context("spawn")
+        return cls(stage=context.Array("c", 64), running=context.Value("q", -1))
+
+
+def run(cases: Sequence[int], *, seed: int, announce: bool = False) -> Report:
+    """Runs the cases one after the other, starting another process wherever one is lost."""
+    report, folder = Report(), working_folder()
+    try:
+        left = list(cases)
+        while left:
+            done = _run_process(left[:_CASES_A_PROCESS], seed, folder, report, announce)
+            left = left[done:]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return report
+
+
+def _run_process(cases: Sequence[int], seed: int, folder: Path, report: Report, announce: bool) -> int:
+    """Runs cases in a new process until it ends; returns how many are decided."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    progress = _Progress.new()
+    process = context.Process(target=_work, args=(cases, seed, folder, sender, progress), daemon=False)
+    process.start()
+    sender.close()
+    done, since = 0, time.monotonic()
+    try:
+        while done < len(cases):
+            limit = _CASE_SECONDS if progress.running.value >= 0 else _STARTUP_SECONDS
+            if receiver.poll(max(0.0, since + limit - time.monotonic())):
+                try:
+                    case, result, finding, seconds = receiver.recv()
+                except EOFError:
+                    process.join()
+                    return done + _lost(cases[done], _death(process.exitcode), progress, report, announce)
+                _note(report, case, result, finding, seconds, announce)
+                done, since = done + 1, time.monotonic()
+            elif time.monotonic() >= since + limit:
+                process.kill()
+                process.join()
+                return done + _lost(cases[done], f"no end after {limit} seconds", progress, report, announce)
+    finally:
+        receiver.close()
+        if done < len(cases):
+            process.kill()
+        process.join()
+    return done
+
+
+def _note(report: Report, case: int, result: str, finding: str, seconds: float, announce: bool) -> None:
+    report.note(case, result, seconds)
+    if finding:
+        report.findings.append((case, finding))
+    if finding and announce:
+        print(f"case {case} ({kind_of(case)}): {finding}", flush=True)
+
+
+def _lost(case: int, what: str, progress: _Progress, report: Report, announce: bool) -> int:
+    """Notes the case that took its process along: correct only where the product has a process to lose."""
+    stage = progress.stage.value.decode()
+    if progress.running.value < 0:
+        raise RuntimeError(f"the process for case {case} did not start: {what}")
+    finding = "" if stage == "prepare" else f"{what} in {stage or 'the case'}"
+    _note(report, case, f"contained: {what}" if not finding else "FINDING", finding, 0.0, announce)
+    return 1
+
+
+def _death(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+
+
+def _work(cases: Iterable[int], seed: int, folder: Path, sender: Connection, progress: _Progress) -> None:
+    kinds = _kinds()
+    world = World(folder=folder, stage=lambda stage: setattr(progress.stage, "value", stage.encode()))
+    # Made before the guard stands: this prepares, which starts processes.
+    _ = world.media, world.prepared, world.checkpoint
+    guard = _restrict(folder)
+    for case in cases:
+        progress.stage.value = b""
+        progress.running.value = case
+        started = time.monotonic()
+        result, finding = _decide(kinds[kind_of(case)], random.Random(f"{seed}/{case}"), world, guard)
+        sender.send((case, result, finding, time.monotonic() - started))
+    os._exit(0)  # libraries' threads and destructors are not what is tested
+
+
+def _decide(case: Case, rng: random.Random, world: World, guard: Any) -> tuple[str, str]:
+    guard.active, guard.seen[:] = True, []
+    try:
+        result, finding = case(rng, world), ""
+    except Finding as error:
+        result, finding = "FINDING", str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        trace = "".join(traceback.format_exception(error, limit=-4))
+        result, finding = "FINDING", f"{type(error).__name__}: {str(error)[:300]}\n{trace[-2500:]}"
+    finally:
+        guard.active = False
+    if guard.seen:
+        return "FINDING", f"{guard.seen[0]}\n{finding}"
+    return result, finding
+
+
+def _kinds() -> dict[str, Case]:
+    from tests.fuzz import data_cases, media_cases, text_cases
+
+    return {
+        **{"yaml": text_cases.yaml_file, "override": text_cases.override, "labels": text_cases.labels_csv},
+        **{"names": text_cases.names, "manifest": data_cases.manifest, "shard": data_cases.shard},
+        **{"index": data_cases.index, "waiting": data_cases.waiting_sample, "checkpoint": data_cases.checkpoint},
+        "container": media_cases.container,
+    }
+
+
+def _restrict(folder: Path) -> Any:
+    import logging
+
+    import av.logging
+    import torch
+
+    from tests.fuzz.guard import Guard
+
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    av.logging.set_level(None)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    os.dup2(sys.stderr.fileno(), 2)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        present = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (present + _MEMORY, present + _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return Guard(folder)

@@ -1,0 +1,70 @@
+"""Watches what a case does to the machine: a file written outside its folder, a program started, a pickle loaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn")
+_FORBIDDEN = ("pickle.find_class", "socket.connect", "socket.getaddrinfo", *_STARTS)
+# Event -> its arguments that are paths which it changes, each with the one that is the folder it counts from.
+_CHANGES = {
+    "os.mkdir": ((0, 2),),
+    "os.rmdir": ((0, 1),),
+    "os.remove": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.chmod": ((0, 2),),
+    "os.utime": ((0, 3),),
+    "os.truncate": ((0, None),),
+    "shutil.rmtree": ((0, None),),
+    "shutil.move": ((0, None), (1, None)),
+}
+
+
+class Forbidden(BaseException):
+    """What a case must not do; no BaseException, so that no `except Exception` of the product swallows it."""
+
+
+class Guard:
+    """An audit hook, which Python cannot take back: one a process. It acts while `active`.
+
+    Args:
+        folder: the only one in which anything may be changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = os.path.realpath(folder)
+        self.active = False
+        self.seen: list[str] = []
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
+        if not self.active:
+            return
+        if event in _FORBIDDEN:
+            self._forbid(f"{event} {arguments!r:.300}")
+        if event == "open":
+            path, mode, flags = arguments
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            if writes or (isinstance(mode, str) and set(mode) & set("wax+")):
+                self._require_inside(event, path)
+        for position, base in _CHANGES.get(event, ()):
+            self._require_inside(event, arguments[position], arguments[base] if base is not None else -1)
+
+    def _require_inside(self, event: str, path: object, base: object = -1) -> None:
+        if isinstance(path, int) or path == os.devnull:
+            return
+        where = os.fsdecode(path)  # type: ignore[arg-type]
+        if isinstance(base, int) and base >= 0:
+            where = os.path.join(os.readlink(f"/proc/self/fd/{base}"), where)
+        # A link is made or removed where it lies, not where it leads.
+        real = os.path.join(os.path.realpath(os.path.dirname(where) or "."), os.path.basename(where))
+        if os.path.normpath(real) != self._folder and not os.path.normpath(real).startswith(self._folder + os.sep):
+            self._forbid(f"{event} outside the folder: {where!r}")
+
+    def _forbid(self, what: str) -> None:
+        self.seen.append(what)
+        raise Forbidden(what)

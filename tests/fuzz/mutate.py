@@ -1,0 +1,81 @@
+"""Damage to bytes: what disks, broken downloads, other programs and people with editors do to files."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+# Values at which sizes, counts and offsets go wrong.
+_SIZES = (0, 1, 7, 8, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+# Names after or before which containers keep sizes, counts, rates and offsets.
+_FIELDS = re.compile(
+    rb"ftyp|moov|mvhd|tkhd|mdhd|hdlr|stsd|stts|ctts|stsc|stsz|stco|stss|elst|mdat|avc1|avcC|mp4a|esds"
+    rb"|RIFF|WAVE|fmt |data|AVI |LIST|avih|strh|strf|idx1|\x1a\x45\xdf\xa3|\x16\x54\xae\x6b|\x1f\x43\xb6\x75|DKIF"
+)
+
+
+def damaged(data: bytes, rng: random.Random, *, other: bytes = b"") -> bytes:
+    """`data` after one to three kinds of damage; `other` is what parts are spliced in from."""
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        data = rng.choice(_DAMAGES)(data, rng, other)
+    return data
+
+
+def _flip(data: bytes, rng: random.Random, other: bytes) -> bytes:
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 2, 8, 64)) if data else 0):
+        changed[_place(data, rng)] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def _truncate(data: bytes, rng: random.Random, other: bytes) -> bytes:
+    return data[: _place(data, rng)]
+
+
+def _delete(data: bytes, rng: random.Random, other: bytes) -> bytes:
+    first, last = _chunk(data, rng)
+    return data[:first] + data[last:]
+
+
+def _repeat(data: bytes, rng: random.Random, other: bytes) -> bytes:
+    first, last = _chunk(data, rng)
+    return data[:last] + data[first:last] * rng.choice((1, 1, 3)) + data[last:]
+
+
+def _zero(data: bytes, rng: random.Random, other: bytes) -> bytes:
+    first, last = _chunk(data, rng)
+    return data[:first] + bytes(last - first) + data[last:]
+
+
+def _splice(data: bytes, rng: random.Random, other: bytes) -> bytes:
+    first, last = _chunk(other, rng)
+    place = _place(data, rng)
+    return data[:place] + other[first:last] + data[place:]
+
+
+def _resize(data: bytes, rng: random.Random, other: bytes) -> bytes:
+    """Overwrites a number of two, four or eight bytes, as a rule one beside the name of a field."""
+    fields = [match.start() for match in _FIELDS.finditer(data)]
+    place = rng.choice(fields) + rng.randrange(-8, 48) if fields and rng.random() < 0.8 else _place(data, rng)
+    width = rng.choice((2, 4, 4, 8))
+    number = rng.choice((*_SIZES, rng.getrandbits(8 * width))) % 2 ** (8 * width)
+    place = min(max(place, 0), max(len(data) - width, 0))
+    return data[:place] + number.to_bytes(width, rng.choice(("big", "little"))) + data[place + width :]
+
+
+_DAMAGES: tuple[Callable[[bytes, random.Random, bytes], bytes], ...] = (
+    *(_flip, _flip, _truncate, _delete, _repeat, _zero, _splice),
+    *(_resize, _resize, _resize),
+)
+
+
+def _place(data: bytes, rng: random.Random) -> int:
+    """A place in `data`, as often in its first kilobyte, where headers are, as anywhere."""
+    size = len(data) if rng.random() < 0.5 else min(len(data), 1024)
+    return rng.randrange(size) if size else 0
+
+
+def _chunk(data: bytes, rng: random.Random) -> tuple[int, int]:
+    first = _place(data, rng)
+    return first, min(len(data), first + rng.choice((1, 4, 16, 188, 512, 4096, len(data) // 2 + 1)))
