@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,6 +15,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 T = TypeVar("T")
+# More than any real config by far; aliases can make billions of values out of a few lines, or one that holds itself.
+_MAX_VALUES = 10_000
 
 
 class ConfigError(ValueError):
@@ -43,12 +47,12 @@ def from_dict(cls: type[T], tree: Mapping[str, Any], *, source: str = "config", 
     `source` and `prefix` only shape the message of a ConfigError.
     """
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{source}: {prefix.rstrip('.') or 'the top level'} must be a mapping, not {tree!r}")
+        raise ConfigError(f"{source}: {prefix.rstrip('.') or 'the top level'} must be a mapping, not {shown(tree)}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
-            raise ConfigError(f"{source}: unknown key {prefix}{key}; {_nearest(str(key), fields)}")
+            raise ConfigError(f"{source}: unknown key {shown_key(prefix, key)}; {_nearest(str(key), fields)}")
     values = {key: _convert(hints[key], value, source=source, key=prefix + key) for key, value in tree.items()}
     missing = [
         prefix + name
@@ -66,8 +70,23 @@ def from_dict(cls: type[T], tree: Mapping[str, Any], *, source: str = "config", 
 def pick(table: Mapping[str, T], name: str, key: str) -> T:
     """`table[name]`, or a ConfigError that names the config key and what is allowed."""
     if name not in table:
-        raise ConfigError(f"{key}={name!r} is not known; {_nearest(name, table)}")
+        raise ConfigError(f"{key}={shown(name)} is not known; {_nearest(name, table)}")
     return table[name]
+
+
+def shown(value: Any) -> str:
+    """`value` for a message: one line, however much it holds."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a very long number"
+    return text if len(text) <= 200 else f"{text[:120]}... ({len(text):,} characters)"
+
+
+def shown_key(prefix: str, key: Any) -> str:
+    """The key for a message: as it is where that can be read, as a literal otherwise."""
+    text = prefix + str(key)
+    return text if text.isprintable() and len(text) <= 100 else shown(text)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -93,10 +112,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}") from None
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    tree = _parse(text, str(path))
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -104,20 +120,38 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _parse(text: str, what: str) -> Any:
+    """The value that YAML holds, of a size that can be looked at."""
+    try:
+        value = yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(f"{what} is nested too deeply") from None
+    except Exception as error:  # PyYAML raises many types where a scalar does not fit its tag
+        raise ConfigError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
+    waiting, seen = [value], 0
+    while waiting:
+        node = waiting.pop()
+        below = [*node.keys(), *node.values()] if isinstance(node, dict) else node
+        waiting += below if isinstance(below, list | tuple | set) else []
+        seen += 1
+        if seen + len(waiting) > _MAX_VALUES:
+            raise ConfigError(f"{what} holds more than {_MAX_VALUES:,} values, or one that holds itself")
+    return value
+
+
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        raise ConfigError(f"{override!r} is not of the form key=value, as in optim.lr=0.001")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {override!r} is not valid YAML: {error}") from None
+        raise ConfigError(f"{shown(override)} is not of the form key=value, as in optim.lr=0.001")
+    value = _parse(text, f"the value of {shown(override)}")
     *parents, leaf = dotted.split(".")
     node: Any = tree
     for parent in parents:
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
-            raise ConfigError(f"{override!r}: {parent} holds a value, it has no keys below it")
+            raise ConfigError(f"{shown(override)}: {shown_key('', parent)} holds a value, it has no keys below it")
     node[leaf] = value
 
 
@@ -130,7 +164,7 @@ def _nearest(name: str, allowed: Iterable[str]) -> str:
 
 def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
     def wrong(expected: str) -> ConfigError:
-        return ConfigError(f"{source}: {key} must be {expected}, not {value!r}")
+        return ConfigError(f"{source}: {key} must be {expected}, not {shown(value)}")
 
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -158,15 +192,31 @@ def _convert_scalar(hint: Any, value: Any, wrong: Any) -> Any:
     if hint is float and isinstance(value, str):
         # YAML 1.1 reads 1e-3 as a string: without this the most usual way to write a rate fails.
         try:
-            return float(value)
+            value = float(value)
         except ValueError:
             raise wrong("a number") from None
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not -sys.float_info.max <= value <= sys.float_info.max:  # neither infinite nor NaN
+            raise wrong("a finite number")
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**63:
+            raise wrong("a whole number of 64 bits")
         return value
     if hint is bool and isinstance(value, bool):
         return value
     if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
+        return _text(value, wrong)
     raise wrong({int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint)))
+
+
+def _text(value: str | int | float, wrong: Any) -> str:
+    try:
+        text = str(value)
+        # As every path must be: the system knows neither NUL nor halves of surrogate pairs.
+        encoded = os.fsencode(text)
+    except ValueError:
+        raise wrong("text") from None
+    if b"\0" in encoded:
+        raise wrong("text without NUL characters")
+    return text

@@ -73,3 +73,39 @@ def test_nested_dataclasses_take_overrides():
     assert (config.storage.codec, config.storage.quality) == ("jpeg", 5)
     with pytest.raises(ConfigError, match=r"storage\.quality for jpeg must be in \[0, 31\], not 50"):
         load_config(PrepareConfig, overrides=["storage.codec=jpeg", "storage.quality=50"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: [1\nb: 2", "is not valid YAML: while parsing"),
+        ("[" * 5000, "nested too deeply"),
+        ("seed: 2001-99-99", "is not valid YAML: month"),
+        ("seed: !!timestamp x", "is not valid YAML"),
+        ("seed: " + "9" * 5000, "is not valid YAML"),
+        ("sampler: {options: &o {a: *o}}", "holds more than 10,000 values, or one that holds itself"),
+        ("a: &a [x]\nb: &b [" + "*a, " * 200 + "]\nc: [" + "*b, " * 200 + "]", "holds more than 10,000 values"),
+        ("seed: 0x" + "f" * 5000, "seed must be a whole number of 64 bits, not a very long number"),
+        ("run_dir: 0x" + "f" * 5000, "run_dir must be text, not a very long number"),
+        ("optim: {lr: .inf}", "optim.lr must be a finite number, not inf"),
+        ("audio: {mean_db: .nan}", "audio.mean_db must be a finite number, not nan"),
+        ("optim: {lr: 1" + 400 * "0" + "}", "optim.lr must be a finite number"),
+        ("run_dir: {a: " + "x" * 9000 + "}", r"run_dir must be text, not .*characters\)"),
+        ('run_dir: "a\\0b"', "run_dir must be text without NUL"),
+        ('run_dir: "\\ud800"', "run_dir must be text"),
+        ('"a\\nb": 1', r"unknown key 'a\\nb'"),
+    ],
+)
+def test_hostile_yaml_is_refused_in_one_short_line(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(Config, path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 1000
+
+
+def test_an_override_below_an_empty_section_is_taken(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data:\n")
+    assert load_config(Config, path, ["data.path=x"]).data.path == "x"
