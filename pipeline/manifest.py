@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import StorageConfig
-from config.load import from_dict
+from config.load import from_dict, shown
 
 FORMAT = 1
 COLUMNS = {
@@ -84,18 +85,22 @@ class Manifest:
             raise ManifestError(
                 f"{root} holds no manifest; make one with: python -m pipeline.prepare SRC {root}"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ManifestError(f"cannot read {meta_path}: {error}; {_REBUILD}") from None
         try:
             if meta["format"] != FORMAT:
-                raise ManifestError(f"{meta_path} has format {meta['format']}, this version reads {FORMAT}; {_REBUILD}")
-            arrays = _load_arrays(meta_path.parent / Path(meta["version"]).name, meta)
+                raise ManifestError(
+                    f"{meta_path} has format {shown(meta['format'])}, this version reads {FORMAT}; {_REBUILD}"
+                )
+            _check_meta(meta)
+            arrays = _load_arrays(meta_path.parent / meta["version"], meta)
             _check_shards(root, meta)
             return cls(root=root, meta=meta, arrays=arrays)
         except ManifestError:
             raise
         except (KeyError, TypeError, ValueError, OSError) as error:
-            raise ManifestError(f"{meta_path} is damaged ({type(error).__name__}: {error}); {_REBUILD}") from None
+            found = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ManifestError(f"{meta_path} is damaged ({found}); {_REBUILD}") from None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -113,9 +118,15 @@ class Manifest:
         """int32 [n], codes into `label_names(column)`, -1 = unknown.
 
         Raises:
-            ManifestError: no such column.
+            ManifestError: no such column, or codes that have no name.
         """
-        return self._arrays[f"label{self._column(column)}"]
+        name = f"label{self._column(column)}"
+        codes, names = self._arrays[name], len(self._arrays[f"{name}_names_start"]) - 1
+        if codes.min(initial=-1) < -1 or codes.max(initial=-1) >= names:
+            raise ManifestError(
+                f"{self.root}/manifest: {name}.npy is damaged, it counts beyond {names} names; {_REBUILD}"
+            )
+        return codes
 
     def label_names(self, column: str) -> list[str]:
         """Sorted distinct values of the label column."""
@@ -130,30 +141,74 @@ class Manifest:
 
     def _text(self, name: str, index: int) -> str:
         start = self._arrays[f"{name}_start"]
-        return bytes(self._arrays[f"{name}_bytes"][start[index] : start[index + 1]]).decode("utf-8")
+        return bytes(self._arrays[f"{name}_bytes"][start[index] : start[index + 1]]).decode("utf-8", "replace")
 
 
 _REBUILD = "delete the folder manifest and run pipeline.prepare again: it is rebuilt from the shards' index"
 
 
+# Names become part of paths that are read, or removed when a new version is published.
+_VERSION = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?")
+_META: dict[str, type] = {"samples": int, "sample_rate": int, "streams": str, "fingerprint": str, "version": str}
+_META_LISTS: dict[str, type] = {"label_columns": str, "shards": str, "shard_bytes": int}
+
+
+def is_version(name: Any) -> bool:
+    """Whether `name` can be that of a version folder."""
+    return isinstance(name, str) and _VERSION.fullmatch(name) is not None
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+    """Raises ValueError or KeyError unless every entry is of the kind that is written."""
+    for key, kind in _META.items():
+        if type(meta[key]) is not kind or (kind is int and meta[key] < 0):
+            raise ValueError(f"{key} is {shown(meta[key])}")
+    for key, kind in _META_LISTS.items():
+        if type(meta[key]) is not list or any(type(item) is not kind for item in meta[key]):
+            raise ValueError(f"{key} is {shown(meta[key])}")
+    if not is_version(meta["version"]):
+        raise ValueError(f"version is {shown(meta['version'])}")
+    if meta["sample_rate"] == 0:
+        raise ValueError("sample_rate is 0")
+    for name in meta["shards"]:
+        if not name.isprintable() or name != Path(name).name:
+            raise ValueError(f"a shard is named {shown(name)}, which is no name of a file beside the folder manifest")
+
+
 def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    names = [*COLUMNS, "frame_start", "frame_offsets", "source_bytes", "source_start"]
-    for column in range(len(meta["label_columns"])):
-        names += [f"label{column}", f"label{column}_names_bytes", f"label{column}_names_start"]
-    arrays = {}
-    for name in names:
-        path = folder / f"{name}.npy"
-        # NumPy cannot map a file without elements.
-        empty = path.stat().st_size <= 128
-        arrays[name] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
-    count = meta["samples"]
+    count, columns = meta["samples"], range(len(meta["label_columns"]))
+    texts = ["source", *(f"label{column}_names" for column in columns)]
+    types: dict[str, type] = {**COLUMNS, "frame_start": np.int64, "frame_offsets": np.uint32}
+    types |= dict.fromkeys((f"{name}_start" for name in texts), np.int64)
+    types |= dict.fromkeys((f"{name}_bytes" for name in texts), np.uint8)
+    types |= dict.fromkeys((f"label{column}" for column in columns), np.int32)
+    arrays = {name: _load_array(folder / f"{name}.npy", dtype) for name, dtype in types.items()}
     lengths = dict.fromkeys(COLUMNS, count) | {"frame_start": count + 1, "source_start": count + 1}
-    lengths |= {f"label{column}": count for column in range(len(meta["label_columns"]))}
-    lengths["frame_offsets"] = int(arrays["frame_start"][-1])
+    lengths |= {f"label{column}": count for column in columns}
     for name, length in lengths.items():
-        if arrays[name].shape != (length,):
-            raise ManifestError(f"{folder}/{name}.npy has shape {arrays[name].shape}, not ({length},); {_REBUILD}")
+        _check_length(folder, arrays, name, length)
+    _check_length(folder, arrays, "frame_offsets", int(arrays["frame_start"][-1]))
+    if count and not 0 <= arrays["shard"].min() <= arrays["shard"].max() < len(meta["shards"]):
+        raise ManifestError(f"{folder}/shard.npy counts beyond the {len(meta['shards'])} shards; {_REBUILD}")
     return arrays
+
+
+def _load_array(path: Path, dtype: type) -> NDArray[Any]:
+    # NumPy cannot map a file without elements.
+    empty = path.stat().st_size <= 128
+    try:
+        array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    except Exception as error:  # NumPy raises many types, and damage decides which
+        raise ManifestError(f"{path} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from None
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ManifestError(f"{path} is damaged (it is {found}, not a list of {dtype.__name__}); {_REBUILD}")
+    return array
+
+
+def _check_length(folder: Path, arrays: Mapping[str, NDArray[Any]], name: str, length: int) -> None:
+    if arrays[name].shape != (length,):
+        raise ManifestError(f"{folder}/{name}.npy has shape {arrays[name].shape}, not ({length},); {_REBUILD}")
 
 
 def _check_shards(root: Path, meta: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import StorageConfig
-from pipeline.manifest import COLUMNS, FORMAT
+from pipeline.manifest import COLUMNS, FORMAT, is_version
 
 
 def write_manifest(
@@ -74,7 +74,7 @@ def _publish(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray
     meta_path = folder / "meta.json"
     try:
         previous = json.loads(meta_path.read_text(encoding="utf-8"))["version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         previous = None
     version = folder / meta["version"]
     if not version.exists():
@@ -89,8 +89,9 @@ def _publish(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray
     temporary = folder / f"meta.json.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     temporary.replace(meta_path)
-    if isinstance(previous, str) and previous != meta["version"]:
-        shutil.rmtree(folder / Path(previous).name, ignore_errors=True)
+    # Checked, because what else the file may say ("", "..") would remove the whole manifest, or the shards.
+    if is_version(previous) and previous != meta["version"]:
+        shutil.rmtree(folder / previous, ignore_errors=True)
 
 
 class _Table:

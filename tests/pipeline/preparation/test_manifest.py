@@ -98,7 +98,15 @@ def damage_meta(root: Path, **changes: object) -> None:
         (lambda root: damage_meta(root, samples=7), r"has shape \(1,\), not \(7,\)"),
         (lambda root: damage_meta(root, storage={"fps": "fast"}), "fps must be a number"),
         (lambda root: damage_meta(root, storage={"fps": -1}), "is damaged"),
-        (lambda root: damage_meta(root, shards=["../../x.tar"]), "is missing"),
+        (lambda root: damage_meta(root, shards=["../../x.tar"]), "which is no name of a file beside"),
+        (lambda root: damage_meta(root, shards=["/etc/passwd"]), "which is no name of a file beside"),
+        (lambda root: damage_meta(root, version=".."), r"version is '\.\.'"),
+        (lambda root: damage_meta(root, sample_rate="fast"), "sample_rate is 'fast'"),
+        (lambda root: damage_meta(root, label_columns="word"), "label_columns is 'word'"),
+        (lambda root: (root / "manifest/meta.json").write_text("[" * 99_999), "cannot read"),
+        (lambda root: next(root.glob("manifest/*/frames.npy")).write_bytes(b""), "is damaged"),
+        (lambda root: np.save(next(root.glob("manifest/*/frames.npy")), np.ones(1, np.float32)), "float32"),
+        (lambda root: np.save(next(root.glob("manifest/*/shard.npy")), np.ones(1, np.int32)), "beyond the 1 shards"),
         (lambda root: next(root.glob("manifest/*/frames.npy")).write_bytes(b"\x93NUMPY"), "is damaged"),
         (lambda root: next(root.glob("manifest/*/frames.npy")).unlink(), "is damaged"),
         (lambda root: next(root.glob("*.tar")).write_bytes(bytes(9)), "has 9 bytes, the manifest expects 10"),
@@ -111,6 +119,22 @@ def test_damage_is_told_in_one_line(tmp_path, damage, message):
     with pytest.raises(ManifestError, match=message) as caught:
         Manifest.open(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["", ".", "..", "/", "../.."])
+def test_publishing_over_an_edited_manifest_removes_no_folder_but_a_version(tmp_path, version):
+    write(tmp_path, [row("a", [1], word="x")])
+    (tmp_path / "manifest" / "kept").mkdir()
+    damage_meta(tmp_path, version=version)
+    write(tmp_path, [row("b", [1], word="x")])
+    assert (tmp_path / "manifest" / "kept").is_dir()
+
+
+def test_label_codes_without_a_name_are_refused(tmp_path):
+    manifest = write(tmp_path, [row("a", [1], word="x")])
+    np.save(next(tmp_path.glob("manifest/*/label0.npy")), np.array([5], np.int32))
+    with pytest.raises(ManifestError, match="beyond 1 names"):
+        Manifest.open(manifest.root).labels("word")
 
 
 def test_no_pickle_is_ever_loaded(tmp_path):
