@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from config.load import shown
+
 
 class LabelError(ValueError):
     """A labels file that cannot be used; the message names file and line."""
@@ -44,7 +46,7 @@ def read_labels(path: Path, names: Sequence[str]) -> Labels:
     """
     header, rows = _read_rows(path)
     index = header.index("path") if "path" in header else 0
-    columns = [name for position, name in enumerate(header) if position != index]
+    positions = {name: position for position, name in enumerate(header) if position != index}
     finder = _Finder(names)
     labels: dict[str, dict[str, str]] = {}
     lines: dict[str, int] = {}
@@ -54,11 +56,11 @@ def read_labels(path: Path, names: Sequence[str]) -> Labels:
         if name is None:
             unmatched += 1
             continue
-        values = {column: row[header.index(column)].strip() for column in columns}
+        values = {column: row[position].strip() for column, position in positions.items()}
         if labels.setdefault(name, values) != values:
             raise LabelError(f"{path}: lines {lines[name]} and {line} both match {name!r} but disagree on its labels")
         lines.setdefault(name, line)
-    return Labels(columns=columns, of=labels, rows_without_file=unmatched)
+    return Labels(columns=list(positions), of=labels, rows_without_file=unmatched)
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -72,9 +74,8 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{path} is not a UTF-8 CSV file: {error}") from None
     if len(header) < 2 or "" in header or len(set(header)) != len(header):
-        raise LabelError(
-            f"{path}: the first line must name a column `path` and at least one label column, each once; it is {header}"
-        )
+        wanted = "a column `path` and at least one label column, each once"
+        raise LabelError(f"{path}: the first line must name {wanted}; it is {shown(header)}")
     for line, row in rows:
         if len(row) > len(header):
             raise LabelError(f"{path}: line {line} has {len(row)} values, the first line names {len(header)} columns")

@@ -38,6 +38,7 @@ class Manifest:
     Attributes:
         root: the folder that holds the shards.
         shards: file names of the shards, relative to `root`.
+        shard_bytes: int64, sizes of the shards' files.
         shard: int32 [n], index into `shards`.
         video_offset: int64 [n], byte of the shard where the video blob begins; -1 without video.
         frame_start: int64 [n + 1]; frame_offsets[frame_start[i]:frame_start[i + 1]] belong to sample i.
@@ -54,6 +55,7 @@ class Manifest:
     def __init__(self, *, root: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self.root = root
         self.shards: list[str] = list(meta["shards"])
+        self.shard_bytes: NDArray[np.int64] = np.array(meta["shard_bytes"], dtype=np.int64)
         self.shard: NDArray[np.int32] = arrays["shard"]
         self.video_offset: NDArray[np.int64] = arrays["video_offset"]
         self.frame_start: NDArray[np.int64] = arrays["frame_start"]
@@ -98,7 +100,7 @@ class Manifest:
             return cls(root=root, meta=meta, arrays=arrays)
         except ManifestError:
             raise
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             found = " ".join(f"{type(error).__name__}: {error}".split())
             raise ManifestError(f"{meta_path} is damaged ({found}); {_REBUILD}") from None
 

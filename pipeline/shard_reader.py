@@ -49,6 +49,7 @@ class ShardReader:
             B uint8 arrays, and int32 [B], the place of the clip's first frame in each.
         """
         m = self.manifest
+        self._check_frames(plan.ids)
         ids, first = plan.ids, m.frame_start[plan.ids]
         key_frame = plan.start_frame // m.storage.gop * m.storage.gop
         span = (self.frames - 1) * self.stride + 1
@@ -68,6 +69,7 @@ class ShardReader:
     def jpeg(self, plan: ClipPlan) -> list[np.ndarray]:
         """B * T uint8 arrays, a JPEG image each; the last frame again where a sample is shorter than the clip."""
         m = self.manifest
+        self._check_frames(plan.ids)
         ids, first = plan.ids, m.frame_start[plan.ids][:, None]
         wanted = plan.start_frame[:, None] + np.arange(self.frames) * self.stride
         wanted = np.minimum(wanted, m.frames[ids].astype(np.int64)[:, None] - 1)
@@ -93,6 +95,7 @@ class ShardReader:
         count = np.clip(m.audio_samples[ids] - plan.audio_start, 0, self.audio_samples)
         windows = np.zeros((len(ids), self.audio_samples), dtype="<i2")
         offsets = m.audio_offset[ids] + 2 * plan.audio_start
+        self._check_ranges(ids, offsets, 2 * count)
         self._prefetch(ids, offsets, 2 * count)
         for i, window, offset, n in zip(ids.tolist(), windows, offsets.tolist(), count.tolist(), strict=True):
             self._fill(i, window[:n], offset)
@@ -106,6 +109,7 @@ class ShardReader:
 
     def _read(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, *, room: int = 0) -> list[np.ndarray]:
         """Byte ranges as uint8 arrays that begin with `room` unset bytes."""
+        self._check_ranges(ids, offsets, sizes)
         self._prefetch(ids, offsets, sizes)
         blobs = []
         for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
@@ -113,6 +117,23 @@ class ShardReader:
             self._fill(i, blob[room:], offset)
             blobs.append(blob)
         return blobs
+
+    def _check_frames(self, ids: np.ndarray) -> None:
+        """Raises ShardError for the first sample whose row does not lead to offsets of frames."""
+        m = self.manifest
+        first, frames = m.frame_start[ids], m.frames[ids].astype(np.int64)
+        size = np.stack([m.width[ids], m.height[ids]])
+        no_picture = (frames < 1) | ((size < 1) | (size > 65535)).any(axis=0)
+        wrong = ids[no_picture | (first < 0) | (first >= len(m.frame_offsets) - frames)]
+        if len(wrong):
+            raise self._mismatch(int(wrong[0]), "the manifest lists no frames that could be")
+
+    def _check_ranges(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
+        """Raises ShardError for the first sample that would lie outside its shard."""
+        ends = self.manifest.shard_bytes[self.manifest.shard[ids]]
+        wrong = ids[(offsets < 0) | (sizes < 0) | (sizes > ends) | (offsets > ends - sizes)]
+        if len(wrong):
+            raise self._mismatch(int(wrong[0]), "the manifest places it outside the shard")
 
     def _prefetch(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
         """Tells the kernel all ranges of a batch before the first is read: slow disks then serve them side by side."""
@@ -160,9 +181,13 @@ def _is_vp9(blob: np.ndarray, offsets: list[int]) -> bool:
     DALI never returns from a file whose last frame is shorter than its header says.
     """
     for offset, end in itertools.pairwise(offsets):
+        if not 0 <= offset <= end - IVF_FRAME_HEADER_BYTES <= len(blob) - IVF_FRAME_HEADER_BYTES:
+            return False
         if offset + IVF_FRAME_HEADER_BYTES + struct.unpack_from("<I", blob, offset)[0] != end:
             return False
     start = offsets[0] + IVF_FRAME_HEADER_BYTES
+    if start + 4 > len(blob):
+        return False
     # Frame marker, profile 0, no repeated frame, key frame; then the sync code.
     return blob[start] & 0xFC == 0x80 and blob[start + 1 : start + 4].tobytes() == b"\x49\x83\x42"
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from config import PrepareConfig
-from config.load import to_dict
-from pipeline.shards import write_shard
+from config.load import shown, shown_key, to_dict
+from pipeline.shards import RowError, checked_row, is_text, write_shard
 from pipeline.sources import Source
 from pipeline.unusable import Unusable
 
@@ -123,7 +123,10 @@ class Staging:
         name = f"{self._shard}-{number:06d}"
         fragments = [self.fragment(source) for source in sources]
         unfinished = self._folder / "shard.tmp"
-        rows = write_shard(unfinished, fragments)
+        try:
+            rows = write_shard(unfinished, fragments)
+        except RowError as error:
+            raise PrepareError(str(error)) from None
         _settle(unfinished, self.out / f"{name}.tar")
         index = self._folder / "index.tmp"
         with index.open("w", encoding="utf-8") as file:
@@ -154,14 +157,16 @@ def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         PrepareError: an index file that is damaged.
     """
     for path in sorted((out / "index").glob("*.jsonl")):
-        with path.open(encoding="utf-8") as file:
-            for line in file:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
                 try:
-                    yield f"{path.stem}.tar", json.loads(line)
-                except ValueError as error:
-                    raise PrepareError(
-                        f"{path} is damaged ({error}); restore it, or prepare into a new folder"
-                    ) from None
+                    row = checked_row(json.loads(line.decode("utf-8")))
+                    if not _is_version(row):
+                        raise RowError("key, size or mtime_ns is missing")
+                except (ValueError, RecursionError) as error:
+                    found = f"{path}, line {number}, is damaged ({error})"
+                    raise PrepareError(f"{found}; restore it, or prepare into a new folder") from None
+                yield f"{path.stem}.tar", row
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
@@ -172,10 +177,20 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict) and {"source", "key", "size", "mtime_ns", "limits", "reason"} <= entry.keys():
+            if isinstance(entry, dict) and _is_refusal(entry):
                 yield entry
+
+
+def _is_refusal(entry: Mapping[str, Any]) -> bool:
+    texts = (entry.get("source"), entry.get("reason"), entry.get("detail", ""))
+    return "limits" in entry and _is_version(entry) and all(map(is_text, texts))
+
+
+def _is_version(entry: Mapping[str, Any]) -> bool:
+    """Whether the entry names a version of a source, as Source has it."""
+    return is_text(entry.get("key")) and all(type(entry.get(name)) is int for name in ("size", "mtime_ns"))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -195,17 +210,17 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
     recipe = {"labels": labels} | {key: value for key, value in to_dict(config).items() if key not in _LIMITS}
     path = out / "recipe.json"
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        old = _flatten(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         if any(out.glob("shard-*.tar")):
             raise PrepareError(f"{out} holds shards but no recipe.json; prepare into an empty folder") from None
         write_atomically(path, json.dumps(recipe, indent=1) + "\n")
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PrepareError(f"cannot read {path}: {error}") from None
-    old, new = _flatten(earlier), _flatten(recipe)
+    new = _flatten(recipe)
     differing = [
-        f"{key}={old.get(key, 'unset')} then, {new.get(key, 'unset')} now"
+        f"{shown_key('', key)}={_setting(old, key)} then, {_setting(new, key)} now"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
@@ -214,6 +229,10 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
             f"{out} was prepared with other settings: {'; '.join(differing)}. "
             "Give the same settings, or another folder for the new ones"
         )
+
+
+def _setting(recipe: Mapping[str, Any], key: str) -> str:
+    return shown(recipe[key]) if key in recipe else "unset"
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

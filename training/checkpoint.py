@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 
 from config import Config, ConfigError, from_dict, to_dict
+from config.load import shown
 from model.encoder import CrossModalModel, build_model
 
 FORMAT = 1
@@ -130,11 +131,12 @@ def read(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many types here, and a stranger's file decides which
-        raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
-    if state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"the checkpoint {path} has format {state.get('format')!r}, this version reads format {FORMAT}"
-        )
+        # Its message is long, and advises to unpickle what is not tensors.
+        what = "damaged, or no checkpoint of this program"
+        raise CheckpointError(f"the checkpoint {path} cannot be read: it is {what} ({type(error).__name__})") from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"the checkpoint {path} has format {shown(found)}, this version reads format {FORMAT}")
     return state
 
 
@@ -166,10 +168,18 @@ def load_model(path: str | Path) -> tuple[Config, CrossModalModel]:
 
 
 def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalModel]:
-    """As `load_model`, of what `read` gave; `source` is what an error calls it."""
-    config = from_dict(Config, state["config"], source=source)
+    """As `load_model`, of what `read` gave; `source` is what an error calls it.
+
+    Raises:
+        CheckpointError, ConfigError: contents that are no configuration and its model.
+    """
+    config = from_dict(Config, state.get("config"), source=source)
     model = build_model(config.model, audio=config.audio, seed=config.seed)
-    model.load_state_dict(state["model"])
+    try:
+        model.load_state_dict(state["model"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        found = shown(" ".join(str(error).split()))
+        raise CheckpointError(f"the checkpoint {source} holds no model of its configuration: {found}") from None
     return config, model.eval()
 
 

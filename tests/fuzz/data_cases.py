@@ -22,7 +22,7 @@ from pipeline.labels import Labels
 from pipeline.manifest import Manifest, ManifestError
 from pipeline.publish import publish
 from pipeline.shard_reader import ShardReader
-from pipeline.shards import write_shard
+from pipeline.shards import RowError, write_shard
 from pipeline.staging import PrepareError, Staging
 from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
@@ -68,8 +68,9 @@ def _read(root: Path, rng: random.Random) -> str:
     if isinstance(opened, Exception):
         return outcome(opened)
     for column in opened.label_columns:
-        codes, known = opened.labels(column), opened.label_names(column)
-        check(bool(((codes >= -1) & (codes < len(known))).all()), f"label codes beyond the {len(known)} names")
+        codes = attempt(lambda column=column: opened.labels(column), ManifestError, str(root))
+        names = opened.label_names(column)
+        check(isinstance(codes, Exception) or int(codes.max(initial=-1)) < len(names), "label codes without a name")
     ids = np.array([rng.randrange(len(opened)) for _ in range(4)]) if len(opened) else np.zeros(0, np.int64)
     check(bool(np.isfinite(opened.seconds).all() and (opened.seconds >= 0).all()), "lengths that are no lengths")
     json.dumps([opened.source(int(i)) for i in ids]).encode()
@@ -131,7 +132,7 @@ def waiting_sample(rng: random.Random, world: World) -> str:
     fragment = folder / "fragment.tar"
     data = sorted(root.glob("*.tar"))[0].read_bytes()[:60_000]
     fragment.write_bytes(damaged(data, rng) if rng.random() < 0.5 else _hostile_tar(rng))
-    rows = attempt(lambda: write_shard(folder / "shard.tmp", [fragment]), PrepareError, str(fragment))
+    rows = attempt(lambda: write_shard(folder / "shard.tmp", [fragment]), RowError, str(fragment))
     if not isinstance(rows, Exception):
         json.dumps(rows)
         check(isinstance(rows[0].get("source"), str), f"a row without a source: {rows!r:.300}")

@@ -125,11 +125,12 @@ def labels_csv(rng: random.Random, world: World) -> str:
     """A labels file with holes, quotes, other encodings, many classes, rows twice, columns missing."""
     folder = world.scratch()
     path = folder / rng.choice(("labels.csv", "labels.tsv", "la bels.csv", "-l.csv", "\U0001f600.csv"))
-    columns = rng.sample(["path", "kind", "split", *ODD_TEXTS], k=rng.randrange(0, 5))
-    if rng.random() < 0.7 and "path" not in columns:
+    columns = rng.sample(["path", "kind", "split", "word", "speed", *rng.sample(ODD_TEXTS, k=1)], k=rng.randrange(1, 5))
+    if rng.random() < 0.8 and "path" not in columns:
         columns.insert(rng.randrange(len(columns) + 1), "path")
     if rng.random() < 0.005:
         columns += [f"c{n}" for n in range(5_000)]
+    delimiter = "\t" if path.suffix == ".tsv" else ","
     rows = [columns]
     for _ in range(rng.choice((0, 1, 5, 20)) if rng.random() < 0.995 else 10_000):
         row = [rng.choice((*_NAMES, *ODD_TEXTS, f"class {rng.randrange(10_000)}")) for _ in columns]
@@ -138,7 +139,7 @@ def labels_csv(rng: random.Random, world: World) -> str:
         )
         rows += [row] * (rng.random() < 0.1)
     text = rng.choice(("\n", "\r\n", "\r")).join(
-        rng.choice((",", ",", ",", "\t", ";")).join(map(_quoted(rng), row)) for row in rows
+        rng.choice((*[delimiter] * 9, ";")).join(map(_quoted(rng), row)) for row in rows
     )
     data = text.encode(rng.choice(("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1")), "replace")
     path.write_bytes(damaged(data, rng, other=b'"",\0\n\xff') if rng.random() < 0.3 else data)

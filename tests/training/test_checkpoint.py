@@ -104,6 +104,27 @@ def test_an_unknown_format_is_refused(tmp_path, monkeypatch):
         read(store.newest())
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ([1], "has format None"),
+        ({"format": [1]}, r"has format \[1\]"),
+        ({"format": 1}, "must be a mapping, not None"),
+        ({"format": 1, "config": {"seed": "x"}}, "seed must be a whole number"),
+        ({"format": 1, "config": {}}, "holds no model of its configuration"),
+        ({"format": 1, "config": {}, "model": {"a": torch.zeros(1)}}, "holds no model of its configuration"),
+    ],
+)
+def test_another_programs_checkpoint_is_refused_in_one_line(tmp_path, state, message):
+    path = tmp_path / "step-000000001.pt"
+    torch.save(state, path)
+    with open(path, "rb") as file:
+        (tmp_path / "step-000000001.pt.sha256").write_text(checkpoint._sha256(file))
+    with pytest.raises((CheckpointError, ConfigError), match=message) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_model_and_config_come_back(tmp_path, config):
     learner = new_learner(config)
     store = CheckpointStore(tmp_path / "checkpoints", keep=1)
