@@ -1,0 +1,78 @@
+"""A small part of the campaign that `python -m tests.fuzz` runs, and that its guard and its containment work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.fuzz import campaign
+from tests.fuzz.cases import World
+
+CASES = range(200)
+
+
+def test_two_hundred_cases_end_in_a_result_or_in_one_line():
+    report = campaign.run(CASES, seed=1)
+    assert report.findings == []
+    assert report.outcomes.keys() == campaign.SHARES.keys()
+    assert sum(sum(outcomes.values()) for outcomes in report.outcomes.values()) == len(CASES)
+
+
+def test_the_shares_of_the_kinds_make_a_hundred():
+    assert sum(campaign.SHARES.values()) == 100
+
+
+GUARDED = """
+import os, pickle, subprocess, sys
+from pathlib import Path
+from tests.fuzz.guard import Forbidden, Guard
+inside, outside = Path(sys.argv[1]) / "inside", Path(sys.argv[1]) / "outside"
+guard = Guard(inside)
+guard.active = True
+(inside / "a").write_text("x")
+(inside / "a").rename(inside / "b")
+attempts = [
+    lambda: outside.write_text("x"), lambda: (inside / "../outside").write_text("x"), lambda: outside.mkdir(),
+    lambda: (inside / "b").rename(outside), lambda: (inside / "link" / "x").write_text("x"),
+    lambda: subprocess.run(["true"]), lambda: os.system("true"), lambda: pickle.loads(b"cos\\nsystem\\n."),
+    lambda: os.remove(sys.argv[0]),
+]
+for attempt in attempts:
+    try:
+        attempt()
+    except Forbidden:
+        continue
+    sys.exit(f"not noticed: {attempts.index(attempt)}")
+print(len(guard.seen))
+"""
+
+
+def test_the_guard_notices_writes_outside_programs_and_pickles(tmp_path):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "link").symlink_to(tmp_path)
+    script = tmp_path / "guarded.py"
+    script.write_text(GUARDED)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("9\n", "")
+
+
+def test_a_case_is_a_function_of_seed_and_number(tmp_path):
+    first, second = ([_bytes_of(tmp_path / name, case) for case in range(12, 20)] for name in ("a", "b"))
+    assert first == second
+    assert len(set(first)) == len(first)
+
+
+def _bytes_of(folder, case: int) -> str:
+    folder.mkdir(exist_ok=True)
+    seen: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.fuzz.text_cases.load_config", lambda cls, path, overrides=(): seen.extend(overrides))
+        patch.setattr("tests.fuzz.text_cases._check_config", lambda cls, config, path: None)
+        campaign._kinds()["override"](campaign.random.Random(f"0/{case}"), World(folder=folder))
+    return "\n".join(seen)
