@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 FORMATS = {
@@ -36,9 +37,12 @@ def print_table(result: dict[str, Any], console: Console) -> None:
     columns = list(dict.fromkeys(column for row in result["rows"] for column in row))
     table = Table(title=result["title"], caption=result["caption"])
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if column in TEXT else "right")
+        table.add_column(column.replace("_", " "), justify="left" if column in TEXT else "right", overflow="fold")
     for row in result["rows"]:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
+    if not console.is_terminal:
+        # In a file or a pipe nothing is as wide as a screen: rich would cut at 80 characters.
+        console.width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.print(table)
 
 

@@ -185,8 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(Config, options.config, options.overrides)
         config = replace(config, data=replace(config.data, path=options.shards, loader="dali"))
         clips = collect(config, options.ids, count=options.count, epoch=options.epoch, compare=options.compare)
-        written = [write_picture(clips, options.out)]
-        if options.html:
+        as_page = options.out.suffix == ".html"
+        written = [write_picture(clips, options.out.with_suffix(".png") if as_page else options.out)]
+        if options.html or as_page:
             written.append(write_page(clips, options.out.with_suffix(".html")))
     except (ConfigError, ManifestError, SampleError, ValueError, OSError) as error:
         print(f"preview: {error}", file=sys.stderr)

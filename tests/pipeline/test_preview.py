@@ -153,6 +153,12 @@ def test_the_command_writes_what_it_prints(corpus, tmp_path, capsys):
     assert "#7 video7.mp4" in out.with_suffix(".html").read_text()
 
 
+def test_a_page_asked_for_by_its_name_comes_with_its_picture(corpus, tmp_path, capsys):
+    out = tmp_path / "sheet.html"
+    assert preview.main([str(corpus.jpeg), "--out", str(out), "--ids", "3", *SETTINGS]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(out.with_suffix(".png")), str(out)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
