@@ -10,7 +10,9 @@ import av
 import numpy as np
 import pytest
 
+import evaluate
 from config import PrepareConfig, StorageConfig
+from model import build_model
 from pipeline.demo import make_demo
 from pipeline.prepare import prepare
 
@@ -55,6 +57,15 @@ def shards(tmp_path_factory) -> Path:
     settings = PrepareConfig(storage=StorageConfig(fps=8.0, short_side=48))
     prepare(folder / "videos", folder / "shards", config=settings, labels_path=folder / "videos" / "labels.csv")
     return folder / "shards"
+
+
+@pytest.fixture
+def run(request, tmp_path, monkeypatch) -> Path:
+    """A run folder from which evaluate.py loads untrained encoders of the test module's CONFIG."""
+    config = request.module.CONFIG
+    model = build_model(config.model, audio=config.audio, seed=config.seed).eval()
+    monkeypatch.setattr(evaluate, "load_model", lambda path: (config, model))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -29,17 +29,15 @@ from pipeline.prepare import prepare
 CONFIG = Config(clip=ClipConfig(frames=4, fps=8.0, size=32), model=ModelConfig(video="tiny", audio="tiny", dim=16))
 
 
-def call(folder, shards, monkeypatch, *arguments):
-    model = build_model(CONFIG.model, audio=CONFIG.audio, seed=CONFIG.seed).eval()
-    monkeypatch.setattr(evaluate, "load_model", lambda path: (CONFIG, model))
-    common = ["--checkpoint", str(folder), "--data", str(shards), "device=cpu", "batch_size=8"]
+def call(run, shards, *arguments):
+    common = ["--checkpoint", str(run), "--data", str(shards), "device=cpu", "batch_size=8"]
     assert evaluate.main([*common, *arguments]) == 0
-    (path,) = folder.glob("evaluation-*.json")
+    (path,) = run.glob("evaluation-*.json")
     return json.loads(path.read_text())
 
 
-def test_every_fold_is_tested_once_by_encoders_baseline_and_majority(esc_like, tmp_path, monkeypatch):
-    result = call(tmp_path, esc_like, monkeypatch, "--protocol", "esc50", "clips=10")
+def test_every_fold_is_tested_once_by_encoders_baseline_and_majority(run, esc_like):
+    result = call(run, esc_like, "--protocol", "esc50", "clips=10")
     rows = {row["encoder"]: row for row in result["rows"]}
     assert list(rows) == ["pre-trained", "random-initialised", BASELINE, "chance (majority class)"]
     assert rows[BASELINE]["accuracy"] == pytest.approx(np.mean(rows[BASELINE]["each"]))
@@ -48,9 +46,9 @@ def test_every_fold_is_tested_once_by_encoders_baseline_and_majority(esc_like, t
     assert rows["chance (majority class)"]["accuracy"] == pytest.approx(1 / 3)
 
 
-def test_the_fine_tuning_variant_has_the_same_folds(esc_like, tmp_path, monkeypatch):
+def test_the_fine_tuning_variant_has_the_same_folds(run, esc_like):
     settings = ["clips=2", "finetune.epochs=1", "batch_size=24"]
-    result = call(tmp_path, esc_like, monkeypatch, "--protocol", "esc50_finetune", *settings)
+    result = call(run, esc_like, "--protocol", "esc50_finetune", *settings)
     assert [row["training"] for row in result["rows"]] == ["fine-tuned", "linear"] * 2 + ["majority class"]
     assert all(len(row["each"]) == 5 for row in result["rows"])
     assert "fold 1 to fold 5" in result["caption"]

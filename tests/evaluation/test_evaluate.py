@@ -27,13 +27,6 @@ CONFIG = Config(
 )
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    model = build_model(CONFIG.model, audio=CONFIG.audio, seed=CONFIG.seed).eval()
-    monkeypatch.setattr(evaluate, "load_model", lambda path: (CONFIG, model))
-    return tmp_path
-
-
 def call(run, shards, *arguments):
     return evaluate.main(["--checkpoint", str(run), "--data", str(shards), "clips=2", "device=cpu", *arguments])
 

@@ -105,13 +105,6 @@ def test_a_video_is_the_mean_softmax_of_its_clips_and_crops(loader, codes):
     assert right.mean() == pytest.approx(float(theirs), abs=1e-6)
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    model = build_model(CONFIG.model, audio=CONFIG.audio, seed=CONFIG.seed).eval()
-    monkeypatch.setattr(evaluate, "load_model", lambda path: (CONFIG, model))
-    return tmp_path
-
-
 def call(run, corpus, *arguments):
     common = ["--checkpoint", str(run), "--data", str(corpus.shards), "device=cpu", "batch_size=4", "clips=2"]
     return evaluate.main([*common, f"splits={corpus.lists}", *arguments])
