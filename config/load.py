@@ -89,6 +89,11 @@ def shown_key(prefix: str, key: Any) -> str:
     return text if text.isprintable() and len(text) <= 100 else shown(text)
 
 
+def shown_names(names: Iterable[str]) -> str:
+    """Names for a message, which may be anything that a data set calls its labels."""
+    return ", ".join(shown_key("", name) for name in names) or "none"
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The dataclass tree as plain dicts, lists and scalars."""
 

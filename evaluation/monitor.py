@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from config import Config, ConfigError
+from config.load import shown_names
 from evaluation.features import extract
 from model.encoder import CrossModalModel
 from pipeline.loader import make_loader
@@ -54,7 +55,7 @@ class Monitor:
         self._loader = make_loader(replace(config, data=data), device=str(device), rank=rank, world_size=world_size)
         dataset = self._loader.dataset
         if config.monitor.label not in dataset.label_columns:
-            columns = ", ".join(dataset.label_columns) or "none"
+            columns = shown_names(dataset.label_columns)
             raise ConfigError(
                 f"monitor.label={config.monitor.label!r} is no label of {data.path}; there are: {columns}"
             )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from config import Config
-from config.load import ConfigError
+from config.load import ConfigError, shown_names
 from pipeline.bad_samples import BadSamples
 from pipeline.batch import Batch
 from pipeline.batch_plan import BatchPlan, Replacement
@@ -194,14 +194,14 @@ def select_split(dataset: Dataset, split: str) -> np.ndarray:
     if not split:
         return np.arange(len(dataset))
     if "split" not in dataset.label_columns:
-        columns = ", ".join(dataset.label_columns) or "none"
+        columns = shown_names(dataset.label_columns)
         raise ConfigError(f"data.split={split!r} needs a label column named split; there are: {columns}")
     names = dataset.label_names("split")
     if split not in names:
         near = difflib.get_close_matches(split, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(
-            f"data.split={split!r} is not a value of the label split; {hint}there are: {', '.join(names)}"
+            f"data.split={split!r} is not a value of the label split; {hint}there are: {shown_names(names)}"
         )
     return np.flatnonzero(np.asarray(dataset.labels("split")) == names.index(split))
 

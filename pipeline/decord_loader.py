@@ -139,6 +139,8 @@ class DecordLoader(ClipLoader):
         try:
             with av.open(self._path(i), metadata_errors="replace") as container:
                 stream = container.streams.audio[0]
+                if stream.codec_context is None:  # PyAV would crash
+                    raise ValueError("FFmpeg has no decoder for it")
                 seek_to = origin + start / rate - SEEK_BACK_SECONDS
                 # In an MPEG program stream a seek lands in the middle of a sound packet, which does not decode.
                 if seek_to > origin and container.format.name != "mpeg":
@@ -152,12 +154,13 @@ class DecordLoader(ClipLoader):
                         place = _paste(window, resampled.to_ndarray()[0], place)
                     if place >= length:
                         break
-        except (av.error.FFmpegError, IndexError) as error:
+        except (av.error.FFmpegError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise self._error(i, "PyAV cannot decode the audio", error) from error
         return torch.from_numpy(window).float() / 32768
 
     def _error(self, i: int, what: str, error: Exception) -> RawVideoError:
-        return RawVideoError(f"{what} of {self._path(i)}: {error}", sample=i, file=self._path(i), reason=what)
+        found = " ".join(str(error).split())
+        return RawVideoError(f"{what} of {self._path(i)}: {found}", sample=i, file=self._path(i), reason=what)
 
     def _path(self, i: int) -> str:
         return str(self.dataset.sources[i].path)

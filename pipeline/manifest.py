@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import StorageConfig
-from config.load import from_dict, shown
+from config.load import from_dict, shown, shown_names
 
 FORMAT = 1
 COLUMNS = {
@@ -137,7 +137,7 @@ class Manifest:
 
     def _column(self, column: str) -> int:
         if column not in self.label_columns:
-            columns = ", ".join(self.label_columns) or "none"
+            columns = shown_names(self.label_columns)
             raise ManifestError(f"{self.root} has no label column {column!r}; it has: {columns}")
         return self.label_columns.index(column)
 

@@ -99,6 +99,8 @@ def read_header(path: Path) -> Header:
             if not container.streams.video:
                 raise ValueError("no video track")
             video = container.streams.video[0]
+            if video.codec_context is None:  # PyAV would crash
+                raise ValueError("FFmpeg has no decoder for the video track")
             frame = next(container.decode(video), None)
             if frame is None:
                 raise ValueError("no frame decodes")

@@ -130,7 +130,10 @@ def waiting_sample(rng: random.Random, world: World) -> str:
     root = world.prepared[rng.choice(("vp9", "jpeg"))]
     folder = world.scratch()
     fragment = folder / "fragment.tar"
-    data = sorted(root.glob("*.tar"))[0].read_bytes()[:60_000]
+    row = json.loads(sorted(root.glob("index/*.jsonl"))[0].read_text().splitlines()[0])
+    # The first sample of the shard: it ends where its sound does, but for the member of its facts.
+    data = sorted(root.glob("*.tar"))[0].read_bytes()
+    data = data[: data.index(row["key"].encode() + b".json") + 512 + 2048] + bytes(1024)
     fragment.write_bytes(damaged(data, rng) if rng.random() < 0.5 else _hostile_tar(rng))
     rows = attempt(lambda: write_shard(folder / "shard.tmp", [fragment]), RowError, str(fragment))
     if not isinstance(rows, Exception):
@@ -151,7 +154,9 @@ def _hostile_tar(rng: random.Random) -> bytes:
                 (tarfile.REGTYPE,) * 4 + (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
             )
             info.linkname = rng.choice(("/etc/passwd", "../../x", "a.json", ""))
-            content = json.dumps(rng.choice((*_ODD_JSON, {"source": "a", "seconds": 1}))).encode("utf-8", "replace")
+            content = json.dumps(rng.choice((*_ODD_JSON, _odd_facts(rng), _odd_facts(rng), _odd_facts(rng)))).encode(
+                "utf-8", "replace"
+            )
             content = rng.choice((content, b"[" * 50_000, b"\xff", b""))
             info.size = len(content) if info.isreg() else 0
             archive.addfile(info, io.BytesIO(content) if info.isreg() else None)
@@ -163,6 +168,16 @@ def _hostile_tar(rng: random.Random) -> bytes:
             + data[136:]
         )
     return data if rng.random() < 0.7 else damaged(data, rng)
+
+
+def _odd_facts(rng: random.Random) -> dict[str, Any]:
+    facts = {
+        **{"source": "a.mp4", "labels": {"kind": "x"}, "flags": {}, "seconds": 0.2, "frame_bytes": [5, 6]},
+        **{"audio_samples": 100, "width": 64, "height": 48, "first_frame": 0},
+    }
+    if rng.random() < 0.7:
+        facts[rng.choice(list(facts))] = rng.choice(_ODD_JSON)
+    return facts
 
 
 def checkpoint(rng: random.Random, world: World) -> str:

@@ -71,10 +71,21 @@ def _override(cls: type, rng: random.Random) -> str:
         key = rng.choice(
             (key + ".x", key[:-1], key.upper(), *ODD_TEXTS, "a." * 2000 + "b", "." + key, key + ".", "seed.x")
         )
+    if rng.random() < 0.4:
+        return f"{key}={_near(tree, rng)}"
     value = rng.choice(
         (*ODD_YAML, *map(_text, ODD_VALUES), _text(tree), str(rng.uniform(-2, 200)), str(rng.randrange(300)))
     )
     return key + rng.choice(("=", "=", "=", "=", "==", " = ", "", ":")) + value
+
+
+def _near(value: Any, rng: random.Random) -> str:
+    """A value not far from `value`, so that some settings are taken."""
+    if isinstance(value, bool):
+        return rng.choice(("true", "false", "yes", "0"))
+    if isinstance(value, int | float):
+        return repr(type(value)(value * rng.choice((0.5, 1, 1, 2, 3)) + rng.choice((0, 0, 1, -1))))
+    return _text(value) if rng.random() < 0.5 else rng.choice((*ODD_TEXTS, "jpeg", "audio", "sgd", "shards", "bf16"))
 
 
 def _text(value: Any) -> str:
@@ -173,7 +184,7 @@ def names(rng: random.Random, world: World) -> str:
         target = os.path.normpath(
             os.fsencode(folder) + b"/" + name + rng.choice((b".mp4", b".MKV", b".wav", b".txt", b""))
         )
-        if not target.startswith(os.fsencode(folder) + b"/"):
+        if not target.startswith(os.fsencode(folder) + b"/") or os.path.lexists(target):
             continue
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
