@@ -69,8 +69,9 @@ def build(config: Config, world: distributed.World) -> tuple[ClipLoader, Learner
     learner = Learner(model=model, config=config, world=world, total_steps=total_steps)
     monitor = None
     if config.monitor.every_epochs:
-        ranks = {"rank": world.rank, "world_size": world.size, "gather": distributed.gather_objects}
-        monitor = Monitor(config, device=world.device, **ranks)
+        monitor = Monitor(
+            config, device=world.device, rank=world.rank, world_size=world.size, gather=distributed.gather_objects
+        )
     return loader, learner, monitor
 
 

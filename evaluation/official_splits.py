@@ -70,8 +70,8 @@ def _read_hmdb51(path: Path) -> tuple[int, dict[str, str]]:
         name, _, code = line.rpartition(" ")
         if code not in HMDB51_PARTS or not name:
             raise ConfigError(f"{path}, line {number}: expected VIDEO.avi and 0, 1 or 2, found {line!r}")
-        if HMDB51_PARTS[code]:
-            parts[f"{label}/{name.strip()}"] = HMDB51_PARTS[code]
+        if part := HMDB51_PARTS[code]:
+            parts[f"{label}/{name.strip()}"] = part
     return _number(path), parts
 
 

@@ -108,7 +108,8 @@ class DaliLoader(ClipLoader):
         return errors
 
     def _inputs(self, plan: ClipPlan) -> tuple[Inputs | None, Inputs | None]:
-        video = audio = None
+        video: Inputs | None = None
+        audio: Inputs | None = None
         if self.has_video:
             if self._codec == "vp9":
                 encoded, first = self._reader.vp9(plan)

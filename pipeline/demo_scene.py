@@ -89,7 +89,7 @@ def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     background = np.clip(background, 0, 255).astype(np.float32)
     for _ in range(rng.integers(0, 3)):
         position, radius = rng.uniform((0, 0), (WIDTH, HEIGHT)), rng.uniform(4, 7)
-        _draw(background, rng.integers(len(KINDS)), position, radius, rng.uniform(0, 6), _two_colours(rng)[0])
+        _draw(background, int(rng.integers(len(KINDS))), position, radius, rng.uniform(0, 6), _two_colours(rng)[0])
     return background, colour
 
 

@@ -10,7 +10,7 @@ from pipeline.clip_loader import ClipLoader
 from pipeline.dali_loader import DaliLoader
 from pipeline.decord_loader import DecordLoader
 
-LOADERS: dict[str, type[ClipLoader]] = {"dali": DaliLoader, "decord": DecordLoader}
+LOADERS: dict[str, type[DaliLoader] | type[DecordLoader]] = {"dali": DaliLoader, "decord": DecordLoader}
 """data.loader -> loader."""
 
 

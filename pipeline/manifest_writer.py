@@ -114,9 +114,9 @@ class _Table:
         for name, values in self._columns.items():
             values.append(len(sizes) if name == "frames" else row[name])
         self._sources.append(row["source"])
-        for column, codes, values in zip(self._label_columns, self._label_codes, self._label_values, strict=True):
+        for column, codes, known in zip(self._label_columns, self._label_codes, self._label_values, strict=True):
             value = row["labels"].get(column, "")
-            codes.append(values.setdefault(value, len(values)) if value else -1)
+            codes.append(known.setdefault(value, len(known)) if value else -1)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All arrays of the manifest, rows sorted by source path."""

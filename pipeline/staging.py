@@ -111,7 +111,12 @@ class Staging:
 
     def reject(self, source: Source, problem: Unusable) -> None:
         """Records a refusal for good."""
-        entry = {"source": source.name, "reason": problem.reason, "detail": problem.detail, "key": source.key}
+        entry: dict[str, object] = {
+            "source": source.name,
+            "reason": problem.reason,
+            "detail": problem.detail,
+            "key": source.key,
+        }
         entry |= {"size": source.size, "mtime_ns": source.mtime_ns, "limits": self._limits}
         with self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -69,7 +69,8 @@ def _farthest(candidates: Candidates, norms: Tensor, d2: Tensor, k: int) -> tupl
     outside = float(bound[-1]) if len(rows) < len(d2) else 0.0
     block = candidates.rows(rows)
     between = squared_distances(block, norms[rows], block, norms[rows])
-    picks, at_pick = [], []
+    picks: list[Tensor] = []
+    at_pick: list[Tensor] = []
     current = bound.clone()
     while len(picks) < k:
         value, place = current.max(0)

@@ -36,7 +36,8 @@ class KMeansPPGreedy:
     ) -> Selection:
         wide = self._sampler.select(candidates, round(k * self.oversample), generator=generator, dictionary=dictionary)
         usable, invalid = usable_rows(candidates, squared_norms(candidates))
-        kept, pairs = slice(None), wide.stats["pairs"]
+        kept: slice | Tensor = slice(None)
+        pairs = wide.stats["pairs"]
         if len(wide.indices) > k:
             kept = _reduce(candidates.rows(usable), candidates.rows(wide.indices), k)
             pairs += int(usable.sum()) * len(wide.indices)

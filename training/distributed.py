@@ -131,7 +131,7 @@ def spread_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
     mine = torch.tensor([list(values.values())], dtype=torch.float64)
     everyone = mine.new_empty(dist.get_world_size(), len(values))
     dist.all_gather_into_tensor(everyone, mine)
-    spread = {}
+    spread: dict[str, float] = {}
     for name, column in zip(values, everyone.unbind(dim=1), strict=True):
         slowest = int(column.argmax())
         spread |= {f"{name}_min": float(column.min()), f"{name}_max": float(column[slowest])}

@@ -22,7 +22,8 @@ from training.report_runs import Run
 
 COLUMNS = 3
 RAW_POINTS = 1500
-STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+LineStyle = str | tuple[float, Sequence[float]]
+STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 # Okabe and Ito's colours, told apart by colour-blind readers too; more runs than these take them from a scale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 
@@ -145,7 +146,7 @@ def _has_something(panel: Panel, runs: Sequence[Run]) -> bool:
 
 
 def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
-    drawn: dict[str, object] = {}
+    drawn: dict[str, LineStyle] = {}
     for run, colour in zip(runs, colours(len(runs)), strict=True):
         for (metric, meaning), line_style in zip(panel.curves, STYLES, strict=False):
             if metric not in run.curves:
