@@ -193,6 +193,27 @@ def test_the_reference_names_a_raw_video_that_does_not_decode(corpus, tmp_path: 
         list(loader.uniform_clips([0], clips=1))
 
 
+@pytest.mark.parametrize(
+    ("codec", "error", "message"), [(b"avc1", ConfigError, "no usable"), (b"mp4a", RawVideoError, "no decoder")]
+)
+def test_the_reference_refuses_a_track_of_an_unknown_codec(corpus, tmp_path: Path, codec, error, message) -> None:
+    """PyAV 17 crashes the process when asked to decode it."""
+    data = (corpus.raw / "video1.mp4").read_bytes().replace(codec, b"zzzz")
+    # The box esds would tell the sound's codec once more.
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"esds", b"zzzz"))
+    config = corpus.config("decord", data={"path": str(tmp_path), "labels": ""})
+    with pytest.raises(error, match=message):
+        clips_of(make_loader(config), [0])
+
+
+def test_label_names_of_several_lines_make_messages_of_one(corpus, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text('path,"a\nb"\nvideo1,x\n')
+    shutil.copy(corpus.raw / "video1.mp4", tmp_path / "video1.mp4")
+    data = {"path": str(tmp_path), "labels": str(tmp_path / "labels.csv"), "split": "train"}
+    with pytest.raises(ConfigError, match=r"there are: 'a\\nb'"):
+        make_loader(corpus.config("decord", data=data))
+
+
 def test_both_backends_agree_on_ids_and_labels(corpus) -> None:
     shards, raw = (make_loader(corpus.config(backend)).dataset for backend in ("dali-vp9", "decord"))
     assert [shards.source(i) for i in range(10)] == [raw.source(i) for i in range(10)]
