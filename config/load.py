@@ -189,6 +189,10 @@ def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise wrong("a mapping")
+        try:
+            yaml.safe_dump(value)  # it must come back from a run's config.yaml
+        except (yaml.YAMLError, ValueError):
+            raise wrong("a mapping of plain values") from None
         return dict(value)
     return _convert_scalar(hint, value, wrong)
 

@@ -174,7 +174,10 @@ def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalM
         CheckpointError, ConfigError: contents that are no configuration and its model.
     """
     config = from_dict(Config, state.get("config"), source=source)
-    model = build_model(config.model, audio=config.audio, seed=config.seed)
+    try:
+        model = build_model(config.model, audio=config.audio, seed=config.seed)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
     try:
         model.load_state_dict(state["model"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -87,6 +87,7 @@ def test_nested_dataclasses_take_overrides():
         ("a: &a [x]\nb: &b [" + "*a, " * 200 + "]\nc: [" + "*b, " * 200 + "]", "holds more than 10,000 values"),
         ("seed: 0x" + "f" * 5000, "seed must be a whole number of 64 bits, not a very long number"),
         ("run_dir: 0x" + "f" * 5000, "run_dir must be text, not a very long number"),
+        ("sampler: {options: {a: 0x" + "f" * 5000 + "}}", "sampler.options must be a mapping of plain values"),
         ("optim: {lr: .inf}", "optim.lr must be a finite number, not inf"),
         ("audio: {mean_db: .nan}", "audio.mean_db must be a finite number, not nan"),
         ("optim: {lr: 1" + 400 * "0" + "}", "optim.lr must be a finite number"),

@@ -111,6 +111,7 @@ def test_an_unknown_format_is_refused(tmp_path, monkeypatch):
         ({"format": [1]}, r"has format \[1\]"),
         ({"format": 1}, "must be a mapping, not None"),
         ({"format": 1, "config": {"seed": "x"}}, "seed must be a whole number"),
+        ({"format": 1, "config": {"model": {"video": "viny"}}}, "step-000000001.pt: model.video='viny' is not known"),
         ({"format": 1, "config": {}}, "holds no model of its configuration"),
         ({"format": 1, "config": {}, "model": {"a": torch.zeros(1)}}, "holds no model of its configuration"),
     ],
