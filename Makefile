@@ -20,9 +20,10 @@ train: $(DEMO)/shards/manifest/meta.json ## demo corpus, shards, training, linea
 test: .venv/installed-tests ## run the tests
 	$(BIN)/python -m pytest
 
-lint: .venv/installed-tests ## check style with ruff
+lint: .venv/installed-tests ## check style with ruff, types with mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 clean: ## remove the environment; data and runs stay
 	rm -rf .venv

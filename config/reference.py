@@ -63,7 +63,7 @@ def sections(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
     """The dataclass itself and those below it, with their dotted names, in the order of their fields."""
     yield prefix, cls
     for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from sections(hint, f"{prefix}.{name}" if prefix else name)
 
 

@@ -146,7 +146,7 @@ def _embed(
         for batch in loader.uniform_clips(ids, clips=1):
             assert batch.video is not None
             frames = batch.video[:, :, batch.video.shape[2] // 2].permute(0, 2, 3, 1).numpy()
-            pixels = frames * np.float32(VIDEO_STD) + np.float32(VIDEO_MEAN)
+            pixels = frames * np.array(VIDEO_STD, np.float32) + np.array(VIDEO_MEAN, np.float32)
             pictures.extend((pixels.clip(0, 1) * 255).round().astype(np.uint8))
             yield batch
 

@@ -125,7 +125,9 @@ def _scaled_windows(plan: ClipPlan, loader: ClipLoader, raw: ClipLoader, raw_ids
 def _view(name: str, batch: Batch, b: int, config: Config) -> View:
     frames = decibels = None
     if batch.video is not None:
-        pixels = batch.video[b].permute(1, 2, 3, 0).numpy() * np.float32(VIDEO_STD) + np.float32(VIDEO_MEAN)
+        pixels = batch.video[b].permute(1, 2, 3, 0).numpy() * np.array(VIDEO_STD, np.float32) + np.array(
+            VIDEO_MEAN, np.float32
+        )
         frames = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
     if batch.audio is not None:
         decibels = batch.audio[b, 0].numpy() * config.audio.std_db + config.audio.mean_db

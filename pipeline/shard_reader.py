@@ -142,7 +142,7 @@ class ShardReader:
 
     def _fill(self, i: int, target: np.ndarray, offset: int) -> None:
         try:
-            got = os.preadv(self._descriptor(i), [target], offset)
+            got = os.preadv(self._descriptor(i), [target.data], offset)
         except OSError as error:
             raise self._mismatch(i, f"it cannot be read ({error.strerror})") from None
         if got != target.nbytes:

@@ -89,8 +89,9 @@ def select_on_device(
     bounds = DenseBounds(candidates, norms)
     start = starting_distances(norms, usable)
     held = held_rows(dictionary)
-    for rows in () if held is None else torch.arange(len(held)).split(_LARGEST_BLOCK):
-        bounds.lower(start, held.rows(rows.to(norms.device)), squared_norms(held)[rows])
+    if held is not None:
+        for rows in torch.arange(len(held)).split(_LARGEST_BLOCK):
+            bounds.lower(start, held.rows(rows.to(norms.device)), squared_norms(held)[rows])
     start_pick = None
     if held is None and k_possible:
         uniform = torch.rand(1, dtype=torch.float64, generator=generator).to(norms.device)

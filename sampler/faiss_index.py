@@ -6,6 +6,8 @@ factors (sampler/distance.py), so distances and inverted lists are ours.
 
 from __future__ import annotations
 
+import functools
+
 import faiss
 import numpy as np
 import torch
@@ -58,7 +60,8 @@ class PersistentIndex:
         return {"centroids": self.centroids, "changed": torch.tensor(self.changed)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.__init__()
+        self.centroids, self.changed = None, 0
+        self._stamps = self._cells = torch.empty(0, dtype=torch.int64)
         if state:
             self.centroids, self.changed = state["centroids"].cpu(), int(state["changed"])
 
@@ -84,19 +87,15 @@ def assign(embeddings: Tensor, centroids: Tensor) -> Tensor:
     if embeddings.is_cuda and faiss.get_num_gpus() > 0:
         from faiss.contrib import torch_utils  # noqa: F401, lets search take tensors on the device
 
-        index = faiss.index_cpu_to_gpu(_gpu_resources(), embeddings.device.index or 0, index)
-        return index.search(embeddings.contiguous(), 1)[1].squeeze(1)
+        on_gpu = faiss.index_cpu_to_gpu(_gpu_resources(), embeddings.device.index or 0, index)
+        return on_gpu.search(embeddings.contiguous(), 1)[1].squeeze(1)
     rows = np.ascontiguousarray(embeddings.cpu().numpy())
     return torch.from_numpy(index.search(rows, 1)[1][:, 0]).clamp_(min=0).to(embeddings.device)
 
 
+@functools.cache
 def _gpu_resources() -> faiss.StandardGpuResources:
     """One a process, with bounded temporary memory. Only to be called where there is a GPU: it aborts without."""
-    global _RESOURCES
-    if _RESOURCES is None:
-        _RESOURCES = faiss.StandardGpuResources()
-        _RESOURCES.setTempMemory(256 << 20)
-    return _RESOURCES
-
-
-_RESOURCES = None
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(256 << 20)
+    return resources

@@ -147,14 +147,16 @@ class Watch:
 
     def advance(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
         """`step` steps are done; `numbers`, when there are new ones, are shown beside."""
-        note = None
+        note = ""
         if numbers is not None:
             note = (
                 f"loss {numbers['loss']:.3f}  v2a {numbers['retrieval_v2a']:.2f}  "
                 f"{numbers['samples_per_second']:.0f} clips/s  wait {numbers['data_wait']:.0%}"
             )
         if self._live:
-            self._progress.update(self._task, completed=step, **({"note": note} if note else {}))
+            self._progress.update(self._task, completed=step)
+            if note:
+                self._progress.update(self._task, note=note)
         elif self._shown and note:
             left = (time.monotonic() - self._began) / max(step - self._start, 1) * (self._total - step)
             print(f"step {step}/{self._total}  {note}  {left:.0f} s left", file=sys.stderr, flush=True)

@@ -70,14 +70,14 @@ class StepProfiler:
             self._region = record_function(f"step {self._next}")
             self._region.__enter__()
         elif self._profile is not None:
-            self._write()
+            self._write(self._profile)
         self._next += 1
 
     def close(self) -> None:
         """Writes what there is, when the run ends before the last step that was asked for."""
         self._leave_region()
         if self._profile is not None:
-            self._write()
+            self._write(self._profile)
         elif self._next <= self._steps.start and self._steps:
             log.warning(
                 "--profile %d:%d: no trace, the run ended after %d steps",
@@ -90,16 +90,17 @@ class StepProfiler:
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
-        self._profile = profile(activities=activities, record_shapes=True, acc_events=True)
-        self._profile.start()
+        started = profile(activities=activities, record_shapes=True, acc_events=True)
+        started.start()
+        self._profile = started
 
     def _leave_region(self) -> None:
         if self._region is not None:
             self._region.__exit__(None, None, None)
             self._region = None
 
-    def _write(self) -> None:
-        finished, self._profile = self._profile, None
+    def _write(self, finished: profile) -> None:
+        self._profile = None
         finished.stop()
         sort_by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = finished.key_averages().table(sort_by=sort_by, row_limit=TABLE_ROWS)
