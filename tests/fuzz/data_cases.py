@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -222,7 +223,9 @@ def _edit_json(path: Path, rng: random.Random) -> None:
         if rng.random() < 0.2:
             del node[key]
             break
-        node[key] = rng.choice((*_ODD_JSON, *([n := node[key], n - 1, n + 1, 3 * n] if type(node[key]) is int else ())))
+        more = [n := node[key], n - 1, n + 1, 3 * n] if type(node[key]) is int else []
+        # A copy: a later edit may put a value into itself.
+        node[key] = copy.deepcopy(rng.choice((*_ODD_JSON, *more)))
     lines[position] = json.dumps(tree)
     if rng.random() < 0.1:
         odd = rng.choice(("[" * 50_000, "3", "{}", "", '"\\ud800"', json.dumps(rng.choice(_ODD_JSON))))
