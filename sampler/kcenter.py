@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,19 +68,19 @@ def _farthest(candidates: Candidates, norms: Tensor, d2: Tensor, k: int) -> tupl
     """Up to k rows in farthest-first order and their D², as many as one block can decide; none if all D² are 0."""
     bound, rows = d2.topk(min(_BLOCK + 1, len(d2)))
     outside = float(bound[-1]) if len(rows) < len(d2) else 0.0
-    block = candidates.rows(rows)
-    between = squared_distances(block, norms[rows], block, norms[rows])
-    picks: list[Tensor] = []
-    at_pick: list[Tensor] = []
-    current = bound.clone()
+    block, block_norms = candidates.rows(rows), norms[rows]
+    between = floor_to_zero(squared_distances(block, block_norms, block, block_norms), block_norms)
+    # One pick waits for the one before: on the host, in NumPy, it costs microseconds, on a device a round trip each.
+    current, to_pick = bound.cpu().numpy().copy(), between.cpu().numpy()
+    picks: list[int] = []
+    at_pick: list[float] = []
     while len(picks) < k:
-        value, place = current.max(0)
+        place = int(current.argmax())
+        value = float(current[place])
         if value <= 0 or (value < outside and picks):
             break
         picks.append(place)
         at_pick.append(value)
-        current = floor_to_zero(torch.fmin(current, between[place]), norms[rows])
+        np.fmin(current, to_pick[place], out=current)
         current[place] = 0.0
-    if not picks:
-        return rows[:0], bound[:0]
-    return rows[torch.stack(picks)], torch.stack(at_pick)
+    return rows[torch.tensor(picks, dtype=torch.int64, device=rows.device)], bound.new_tensor(at_pick)
