@@ -41,7 +41,7 @@ def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterabl
     return from_dict(cls, tree, source=str(path) if path is not None else "command line")
 
 
-def from_dict(cls: type[T], tree: Mapping[str, Any], *, source: str = "config", prefix: str = "") -> T:
+def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = "") -> T:
     """Builds the dataclass `cls` from nested mappings, checking every key and type.
 
     `source` and `prefix` only shape the message of a ConfigError.
@@ -172,7 +172,7 @@ def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
         return ConfigError(f"{source}: {key} must be {expected}, not {shown(value)}")
 
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, {} if value is None else value, source=source, prefix=key + ".")
     if origin is Literal:
         if value not in arguments:

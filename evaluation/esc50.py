@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from config import ConfigError
-from evaluation.features import extract
+from evaluation.features import QueryEncoders, extract
 from evaluation.settings import EvaluationConfig
 from evaluation.statistics import CHANCE, over_splits
 from evaluation.task import LabelledData, Split, Task
@@ -87,7 +87,7 @@ def run_esc50(
     if not loader.has_audio:
         raise ConfigError("the ESC-50 protocols need sound in every sample; prepare the data with streams=audio")
     ids = np.flatnonzero(np.logical_or.reduce([task.test for task in tasks]))
-    heard = {**_audio_only(models), BASELINE: Baseline()}
+    heard: dict[str, QueryEncoders] = {**_audio_only(models), BASELINE: Baseline()}
     features = extract(heard, loader.uniform_clips(ids, clips=settings.clips), ids)
     fold_of = np.argmax([task.test[ids] for task in tasks], axis=0)
     rows = []

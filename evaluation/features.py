@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
-from model.encoder import CrossModalModel
 from pipeline.batch import Batch
 
 MODALITIES = ("video", "audio")
+
+
+class QueryEncoders(Protocol):
+    """What features are taken of: a CrossModalModel, or anything else with encoders by modality."""
+
+    @property
+    def query(self) -> nn.ModuleDict: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +34,7 @@ class Features:
 
 @torch.no_grad()
 def extract(
-    models: Mapping[str, CrossModalModel], batches: Iterable[Batch], ids: np.ndarray, *, slots: int = 1
+    models: Mapping[str, QueryEncoders], batches: Iterable[Batch], ids: np.ndarray, *, slots: int = 1
 ) -> dict[str, Features]:
     """Features of `ids` (distinct) under several models, in one pass over their test clips.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from config import AudioConfig, ConfigError, ModelConfig, pick
 from model.audio import AUDIO_ENCODERS
-from model.heads import HEADS
+from model.heads import HEADS, LinearHead, MLPHead
 from model.video import VIDEO_ENCODERS
 
 OTHER_MODALITY = {"video": "audio", "audio": "video"}
@@ -33,7 +33,7 @@ class EncoderOutput(NamedTuple):
 class Encoder(nn.Module):
     """A backbone and a projection head."""
 
-    def __init__(self, *, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, *, backbone: nn.Module, head: LinearHead | MLPHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -42,6 +42,15 @@ class Encoder(nn.Module):
         features = self.backbone(clips)
         hidden, projection = self.head(features)
         return EncoderOutput(features, hidden, F.normalize(projection.float(), dim=1))
+
+
+class Encoders(nn.ModuleDict):
+    """The encoders of a model by modality."""
+
+    def __getitem__(self, key: str) -> Encoder:
+        encoder = super().__getitem__(key)
+        assert isinstance(encoder, Encoder)
+        return encoder
 
 
 class CrossModalModel(nn.Module):
@@ -64,7 +73,7 @@ class CrossModalModel(nn.Module):
 
     def __init__(self, *, query: dict[str, Encoder], momentum: float, cross_modal_fc: bool = False) -> None:
         super().__init__()
-        self.query = nn.ModuleDict(query)
+        self.query = Encoders(query)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.momentum = momentum
         self.cross_modal_fc = cross_modal_fc

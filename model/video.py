@@ -7,6 +7,7 @@ that weights go either way (`load_state_dict(weights, strict=False)` misses noth
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,7 +55,7 @@ def _spatial_temporal(inputs: int, outputs: int, *, kernel: int, stride: int, te
     )
 
 
-def _torchvision(build: Callable[..., nn.Module]) -> Callable[[], tuple[nn.Module, int]]:
+def _torchvision(build: Callable[..., Any]) -> Callable[[], tuple[nn.Module, int]]:
     def factory() -> tuple[nn.Module, int]:
         network = build(weights=None)
         features = network.fc.in_features

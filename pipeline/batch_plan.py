@@ -99,4 +99,5 @@ class BatchPlan:
                     f"none of {MAX_ATTEMPTS} samples drawn in place of sample {self._wanted[row]} can be read:\n"
                     f"{listing(self.bad)}\ncheck that data.path is whole and its disk is there"
                 )
-        self.plan = self.plan.with_rows(rows, self._replacement.plan(ids))
+        if self._replacement is not None:
+            self.plan = self.plan.with_rows(rows, self._replacement.plan(ids))

@@ -214,7 +214,7 @@ CHECKS: list[Callable[[], Finding]] = [
 ]
 
 
-def decode_with_dali(codec: str, *, gpu: bool) -> None:
+def decode_with_dali(codec: Literal["vp9", "jpeg"], *, gpu: bool) -> None:
     """Encodes 8 frames as pipeline.prepare does and decodes them with DALI.
 
     Raises:

@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -38,7 +38,10 @@ class Dataset(Timelines, Protocol):
     def label_names(self, column: str) -> list[str]: ...
 
 
-class ClipLoader(ABC):
+D = TypeVar("D", bound=Dataset)
+
+
+class ClipLoader(ABC, Generic[D]):
     """Iterates over clips of a data set; see `make_loader`.
 
     Args:
@@ -56,7 +59,7 @@ class ClipLoader(ABC):
     """
 
     def __init__(
-        self, *, config: Config, dataset: Dataset, fps: float, device: str | torch.device, rank: int, world_size: int
+        self, *, config: Config, dataset: D, fps: float, device: str | torch.device, rank: int, world_size: int
     ) -> None:
         if dataset.sample_rate != config.audio.sample_rate:
             raise ConfigError(

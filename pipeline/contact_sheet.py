@@ -9,6 +9,7 @@ import warnings
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,16 +101,15 @@ def _draw(figure: Figure | SubFigure, clip: ShownClip) -> None:
 
 
 def _fillers(clip: ShownClip) -> Iterator[Callable[[Axes], None]]:
-    """What draws each row, in the order of `_row_inches`."""
-    reference = clip.views[0]
-    for view in clip.views:
-        if view.frames is not None:
-            yield lambda axes, view=view: _draw_frames(axes, clip, view, reference)
+    """What draws each row, in the order of `_row_inches`; views are compared with the first."""
+    pictures = [(view.loader, view.frames) for view in clip.views if view.frames is not None]
+    for loader, frames in pictures:
+        yield partial(_draw_frames, clip=clip, loader=loader, frames=frames, reference=pictures[0][1])
     if clip.pcm is not None:
-        yield lambda axes: _draw_wave(axes, clip)
-    for view in clip.views:
-        if view.decibels is not None:
-            yield lambda axes, view=view: _draw_mel(axes, clip, view, reference)
+        yield partial(_draw_wave, clip=clip, pcm=clip.pcm)
+    spectrograms = [(view.loader, view.decibels) for view in clip.views if view.decibels is not None]
+    for loader, decibels in spectrograms:
+        yield partial(_draw_mel, clip=clip, loader=loader, decibels=decibels, reference=spectrograms[0][1])
 
 
 def _row_inches(clip: ShownClip) -> list[float]:
@@ -117,7 +117,7 @@ def _row_inches(clip: ShownClip) -> list[float]:
     for view in clip.views:
         if view.frames is not None:
             begin, end = _time_span(clip)
-            cell = clip.frame_seconds * _step(view) / (end - begin) * WIDTH_INCHES * (RIGHT - LEFT)
+            cell = clip.frame_seconds * _step(view.frames) / (end - begin) * WIDTH_INCHES * (RIGHT - LEFT)
             rows.append(cell * view.frames.shape[1] / view.frames.shape[2])
     if clip.pcm is not None:
         rows.append(WAVE_INCHES)
@@ -125,24 +125,24 @@ def _row_inches(clip: ShownClip) -> list[float]:
     return [*rows, AXIS_INCHES]
 
 
-def _draw_frames(axes: Axes, clip: ShownClip, view: View, reference: View) -> None:
-    step = _step(view)
-    for number in range(0, len(view.frames), step):
+def _draw_frames(axes: Axes, *, clip: ShownClip, loader: str, frames: np.ndarray, reference: np.ndarray) -> None:
+    step = _step(frames)
+    for number in range(0, len(frames), step):
         begin = clip.start + number * clip.frame_seconds
-        axes.imshow(view.frames[number], extent=(begin, begin + step * clip.frame_seconds, 0, 1), aspect="auto")
+        axes.imshow(frames[number], extent=(begin, begin + step * clip.frame_seconds, 0, 1), aspect="auto")
         axes.axvline(begin, color="white", linewidth=0.8)
     axes.set_ylim(0, 1)
     note = ""
-    if view is not reference:
-        difference = np.abs(view.frames.astype(int) - reference.frames.astype(int)).mean()
+    if frames is not reference:
+        difference = np.abs(frames.astype(int) - reference.astype(int)).mean()
         note = f"\ndifference\n{difference:.1f} of 255"
-    _label(axes, f"{view.loader}{note}" if len(clip.views) > 1 else "frames")
+    _label(axes, f"{loader}{note}" if len(clip.views) > 1 else "frames")
 
 
-def _draw_wave(axes: Axes, clip: ShownClip) -> None:
+def _draw_wave(axes: Axes, *, clip: ShownClip, pcm: np.ndarray) -> None:
     # Minimum and maximum of each stretch: a plain line of 25,600 samples would alias.
-    stretches = np.array_split(clip.pcm.astype(np.float32) / 32768, min(1200, len(clip.pcm)))
-    times = clip.audio_start + np.linspace(0, len(clip.pcm) / clip.sample_rate, len(stretches))
+    stretches = np.array_split(pcm.astype(np.float32) / 32768, min(1200, len(pcm)))
+    times = clip.audio_start + np.linspace(0, len(pcm) / clip.sample_rate, len(stretches))
     low, high = [s.min() for s in stretches], [s.max() for s in stretches]
     axes.fill_between(times, low, high, color="tab:blue", linewidth=0.5, edgecolor="tab:blue")
     loudest = max(abs(min(low)), max(high), 1e-3)
@@ -150,25 +150,25 @@ def _draw_wave(axes: Axes, clip: ShownClip) -> None:
     _label(axes, f"waveform\npeak {loudest:.2f}")
 
 
-def _draw_mel(axes: Axes, clip: ShownClip, view: View, reference: View) -> None:
-    bands, frames = view.decibels.shape
+def _draw_mel(axes: Axes, *, clip: ShownClip, loader: str, decibels: np.ndarray, reference: np.ndarray) -> None:
+    bands, frames = decibels.shape
     # Spectrogram frame j is centred on sample j * hop.
     begin = clip.audio_start - clip.hop_seconds / 2
     extent = (begin, begin + frames * clip.hop_seconds, 0, bands)
-    low, high = np.percentile(reference.decibels, [1, 100])
-    axes.imshow(view.decibels, extent=extent, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=high)
+    low, high = np.percentile(reference, [1, 100])
+    axes.imshow(decibels, extent=extent, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=high)
     note = f"\n{low:.0f} to {high:.0f} dB"
-    if view is not reference:
-        note = f"\ndifference\n{np.abs(view.decibels - reference.decibels).mean():.2f} dB"
-    _label(axes, f"{view.loader if len(clip.views) > 1 else 'log-mel'}{note}")
+    if decibels is not reference:
+        note = f"\ndifference\n{np.abs(decibels - reference).mean():.2f} dB"
+    _label(axes, f"{loader if len(clip.views) > 1 else 'log-mel'}{note}")
 
 
 def _label(axes: Axes, text: str) -> None:
     axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
 
 
-def _step(view: View) -> int:
-    return -(-len(view.frames) // MOST_FRAMES)
+def _step(frames: np.ndarray) -> int:
+    return -(-len(frames) // MOST_FRAMES)
 
 
 def _time_span(clip: ShownClip) -> tuple[float, float]:

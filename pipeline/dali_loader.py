@@ -21,7 +21,7 @@ from pipeline.manifest import Manifest
 from pipeline.shard_reader import ShardError, ShardReader
 
 
-class DaliLoader(ClipLoader):
+class DaliLoader(ClipLoader[Manifest]):
     """Three stages side by side: a thread plans and reads, DALI's threads decode, the caller computes.
 
     Up to data.prefetch batches wait in each of the first two. See `make_loader` for what it yields.

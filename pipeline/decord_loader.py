@@ -7,17 +7,17 @@ and measured against it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Any
 
-import av
-import av.error
-import decord
 import numpy as np
 import torch
+from pebble import ProcessExpired, ProcessPool
 from torch.nn.functional import interpolate
 
-from config import Config
+from config import Config, PrepareConfig
 from pipeline.bad_samples import SampleError
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.batch_plan import BatchPlan
@@ -25,17 +25,27 @@ from pipeline.clip_loader import ClipLoader, decode_threads
 from pipeline.clips import ClipPlan
 from pipeline.log_mel import LogMel
 from pipeline.raw_dataset import RawDataset
+from pipeline.raw_decoding import decode_frames, decode_pcm
+from pipeline.workers import verdict, worker_pool
 
-SEEK_BACK_SECONDS = 1.0
-"""Audio is decoded from this much before the window: codecs need a run-up, and seeking lands near its aim only."""
+_LIMITS = PrepareConfig()
+"""A file may take as long, and a process as much memory, as when it is prepared."""
 
 
 class RawVideoError(SampleError):
     """A raw video could not be decoded; the message names the file."""
 
 
-class DecordLoader(ClipLoader):
-    """Clips straight from a folder of videos; threads decode data.prefetch batches ahead. See `make_loader`.
+@cache
+def decoding_processes(workers: int) -> ProcessPool:
+    """The decoding processes of this process, which all its loaders share: they take a second to start."""
+    return worker_pool(workers, memory_mb=_LIMITS.memory_mb)
+
+
+class DecordLoader(ClipLoader[RawDataset]):
+    """Clips straight from a folder of videos; threads make data.prefetch batches ahead. See `make_loader`.
+
+    Files are decoded in processes of their own, because decord's library aborts on some damaged ones.
 
     Raises:
         ConfigError: data.path holds no usable video, or as ClipLoader.
@@ -90,7 +100,9 @@ class DecordLoader(ClipLoader):
 
     def _collate(self, plan: ClipPlan, clips: list[tuple[torch.Tensor, torch.Tensor | None]]) -> Batch:
         video = torch.stack([video for video, _ in clips]).contiguous(memory_format=torch.channels_last_3d)
-        audio = torch.stack([audio for _, audio in clips]).to(self.device) if self.has_audio else None
+        sounds = [audio for _, audio in clips if audio is not None]
+        audio = torch.stack(sounds).to(self.device) if self.has_audio else None
+        assert len(sounds) == (len(clips) if self.has_audio else 0)
         return Batch(
             video=video.to(self.device), audio=audio, ids=torch.from_numpy(plan.ids), start=torch.from_numpy(plan.start)
         )
@@ -107,17 +119,7 @@ class DecordLoader(ClipLoader):
         """uint8 [T, H, W, 3], the frames nearest to the clip's times; the last one again after the end."""
         clip = self.config.clip
         wanted = np.minimum(start_frame + np.arange(clip.frames), self.dataset.frames[i] - 1) / clip.fps
-        try:
-            # Not kept open: decord's readers hold memory that grows with use.
-            reader = decord.VideoReader(self._path(i), num_threads=1)
-            shown_at = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-            return torch.from_numpy(reader.get_batch(_nearest(shown_at, wanted).tolist()).asnumpy())
-        except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
-            # decord's FFmpeg knows no AV1 and trips over some MPEG-2 and very small pictures.
-            frames = _frames_with_av(self._path(i), wanted)
-            if frames is None:
-                raise self._error(i, "decord cannot decode the video", error) from error
-            return frames
+        return torch.from_numpy(self._decoded(i, "decord cannot decode the video", decode_frames, wanted=wanted))
 
     def _augmented(self, frames: torch.Tensor, plan: ClipPlan, b: int) -> torch.Tensor:
         """float32 [3, T, H, W]: crop, resize, flip, colour, normalisation."""
@@ -133,67 +135,24 @@ class DecordLoader(ClipLoader):
 
     def _pcm(self, i: int, start: int) -> torch.Tensor:
         """float32 [audio_samples] in [-1, 1], the window from PCM sample `start` on, silence where there is none."""
-        rate, length = self.config.audio.sample_rate, self.config.audio_samples
-        window = np.zeros(length, dtype=np.int16)
+        window = {"rate": self.config.audio.sample_rate, "start": start, "length": self.config.audio_samples}
         origin = self.dataset.headers[i].origin
-        try:
-            with av.open(self._path(i), metadata_errors="replace") as container:
-                stream = container.streams.audio[0]
-                if stream.codec_context is None:  # PyAV would crash
-                    raise ValueError("FFmpeg has no decoder for it")
-                seek_to = origin + start / rate - SEEK_BACK_SECONDS
-                # In an MPEG program stream a seek lands in the middle of a sound packet, which does not decode.
-                if seek_to > origin and container.format.name != "mpeg":
-                    container.seek(int(seek_to / stream.time_base), stream=stream)
-                resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-                place = None
-                for frame in container.decode(stream):
-                    if place is None:
-                        place = round((frame.time - origin) * rate) - start
-                    for resampled in resampler.resample(frame):
-                        place = _paste(window, resampled.to_ndarray()[0], place)
-                    if place >= length:
-                        break
-        except (av.error.FFmpegError, IndexError, TypeError, ValueError, OverflowError) as error:
-            raise self._error(i, "PyAV cannot decode the audio", error) from error
-        return torch.from_numpy(window).float() / 32768
+        pcm = self._decoded(i, "PyAV cannot decode the audio", decode_pcm, origin=origin, **window)
+        return torch.from_numpy(pcm).float() / 32768
 
-    def _error(self, i: int, what: str, error: Exception) -> RawVideoError:
+    def _decoded(self, i: int, what: str, decode: Callable[..., np.ndarray], **arguments: Any) -> np.ndarray:
+        """What `decode` gives of sample i, in a process that the file may crash or hang."""
+        pool = decoding_processes(decode_threads(self.config.data.threads))
+        future = pool.schedule(decode, args=(self._path(i),), kwargs=arguments, timeout=_LIMITS.timeout_seconds)
+        try:
+            return future.result()
+        except (ValueError, TimeoutError, MemoryError, ProcessExpired) as error:
+            found = verdict(error, _LIMITS.timeout_seconds, _LIMITS.memory_mb) or error
+            raise self._error(i, what, found) from None
+
+    def _error(self, i: int, what: str, error: BaseException) -> RawVideoError:
         found = " ".join(str(error).split())
         return RawVideoError(f"{what} of {self._path(i)}: {found}", sample=i, file=self._path(i), reason=what)
 
     def _path(self, i: int) -> str:
         return str(self.dataset.sources[i].path)
-
-
-def _nearest(shown_at: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """int64 [T], index of the frame nearest to each time (seconds after the first frame), the earlier one of two."""
-    shown_at = shown_at - shown_at[0]
-    after = np.searchsorted(shown_at, wanted).clip(1, max(len(shown_at) - 1, 1))
-    nearer_before = wanted - shown_at[after - 1] <= shown_at[after.clip(max=len(shown_at) - 1)] - wanted
-    return np.where(nearer_before, after - 1, after).clip(max=len(shown_at) - 1)
-
-
-def _frames_with_av(path: str, wanted: np.ndarray) -> torch.Tensor | None:
-    """As `DecordLoader._frames`; None for what PyAV cannot decode either, and for turned pictures."""
-    frames = []
-    try:
-        with av.open(path, metadata_errors="replace") as container:
-            for frame in container.decode(video=0):
-                if frame.rotation:
-                    return None
-                frames.append(frame)
-                if frame.time - frames[0].time > wanted[-1] + 1:
-                    break
-        chosen = _nearest(np.array([frame.time for frame in frames]), wanted)
-        return torch.from_numpy(np.stack([frames[k].to_ndarray(format="rgb24") for k in chosen]))
-    except (av.error.FFmpegError, OSError, IndexError, TypeError, ValueError):
-        return None
-
-
-def _paste(window: np.ndarray, samples: np.ndarray, place: int) -> int:
-    """Writes `samples` at `place` as far as they lie within the window; returns the place after them."""
-    first, last = max(place, 0), min(place + len(samples), len(window))
-    if first < last:
-        window[first:last] = samples[first - place : last - place]
-    return place + len(samples)

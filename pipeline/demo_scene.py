@@ -174,7 +174,8 @@ def _sound(rng: np.random.Generator, kind: int, pitch: float, impacts: np.ndarra
 
 def _partials(*ratios_and_levels: tuple[float, float]) -> Callable[..., np.ndarray]:
     def tone(rng: np.random.Generator, phase: np.ndarray, time: np.ndarray) -> np.ndarray:
-        return sum(level * np.sin(ratio * phase + rng.uniform(0, 6)) for ratio, level in ratios_and_levels)
+        partials = [level * np.sin(ratio * phase + rng.uniform(0, 6)) for ratio, level in ratios_and_levels]
+        return sum(partials, np.zeros_like(phase))
 
     return tone
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import Pipeline, fn
+from nvidia.dali.types import DALIDataType, DALIImageType
 
 from config import AudioConfig, Config
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
@@ -39,22 +41,24 @@ def video_graph(
     decoder = "mixed" if decode_on_gpu else "cpu"
     pipe = _pipeline(device, threads, batch if vp9 else batch * config.clip.frames, config.data.prefetch)
     with pipe:
-        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
         roi_start, roi_end, offset = (
-            fn.external_source(name=name, dtype=types.FLOAT, ndim=1) for name in ("roi_start", "roi_end", "offset")
+            fn.external_source(name=name, dtype=DALIDataType.FLOAT, ndim=1)
+            for name in ("roi_start", "roi_end", "offset")
         )
-        matrix = fn.external_source(name="matrix", dtype=types.FLOAT, ndim=2)
+        matrix = fn.external_source(name="matrix", dtype=DALIDataType.FLOAT, ndim=2)
+        frames: Any  # of DALI's declared results, only one is possible here
         if vp9:
             frames = fn.decoders.video(
                 encoded,
                 device=decoder,
-                start_frame=fn.external_source(name="first", dtype=types.INT32, ndim=0),
+                start_frame=fn.external_source(name="first", dtype=DALIDataType.INT32, ndim=0),
                 sequence_length=config.clip.frames,
                 stride=stride,
                 pad_mode="edge",
             )
         else:
-            frames = fn.decoders.image(encoded, device=decoder, output_type=types.RGB)
+            frames = fn.decoders.image(encoded, device=decoder, output_type=DALIImageType.RGB)
         if on_gpu and not decode_on_gpu:
             frames = frames.gpu()
         size = [config.clip.size, config.clip.size]
@@ -91,11 +95,11 @@ def audio_graph(*, config: Config, device: torch.device, threads: int, batch: in
     audio: AudioConfig = config.audio
     pipe = _pipeline(device, threads, batch, config.data.prefetch)
     with pipe:
-        pcm = fn.external_source(name="pcm", dtype=types.INT16, ndim=1)
+        pcm = fn.external_source(name="pcm", dtype=DALIDataType.INT16, ndim=1)
         if device.type == "cuda":
             pcm = pcm.gpu()
         power = fn.spectrogram(
-            fn.cast(pcm, dtype=types.FLOAT) * (1 / 32768),
+            fn.cast(pcm, dtype=DALIDataType.FLOAT) * (1 / 32768),
             nfft=audio.n_fft,
             window_length=audio.window,
             window_step=audio.hop,

@@ -53,14 +53,15 @@ class GraphRunner:
         while len(self._pending) >= self._depth:
             self._collect()
         run = Run(inputs)
-        if self._pipe is None:
-            self._pipe = self._build()
+        pipe = self._pipe
+        if pipe is None:
+            self._pipe = pipe = self._build()
             # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: spend them on single
             # samples, whose results nobody waits for.
             for _ in range(self._depth - 1):
-                self._feed(Run(_only(inputs, slice(0, 1))))
-        self._feed(run)
-        self._pipe.schedule_run()
+                self._feed(pipe, Run(_only(inputs, slice(0, 1))))
+        self._feed(pipe, run)
+        pipe.schedule_run()
         return run
 
     def result(self, run: Run) -> torch.Tensor:
@@ -75,13 +76,14 @@ class GraphRunner:
             raise DecodeError(str(run.output), self._culprits(run.inputs))
         return run.output
 
-    def _feed(self, run: Run) -> None:
+    def _feed(self, pipe: Pipeline, run: Run) -> None:
         for name, batch in run.inputs.items():
-            self._pipe.feed_input(name, batch)
+            pipe.feed_input(name, batch)
         self._pending.append(run)
 
     def _collect(self) -> None:
         run = self._pending.popleft()
+        assert self._pipe is not None  # it was built for the first batch that became pending
         try:
             run.output = _own_tensor(self._pipe)
             run.inputs = {}

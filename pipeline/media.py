@@ -156,8 +156,6 @@ class _Normaliser:
 
     def _decode(self, packet: av.Packet) -> None:
         kind = packet.stream.type
-        track = self._picture if kind == "video" else self._sound
-        assert track is not None
         self._packets[kind] += packet.size > 0
         try:
             frames = packet.decode()
@@ -167,10 +165,16 @@ class _Normaliser:
             self._errors[kind] += not isinstance(error, av.error.EOFError)
             return
         for frame in frames:
-            if kind == "video" and frame.width * frame.height > self._config.max_pixels:
+            if isinstance(frame, av.VideoFrame) and frame.width * frame.height > self._config.max_pixels:
                 raise Unusable("too many pixels", f"a frame of {frame.width} x {frame.height}")
             try:
-                track.add(frame)
+                if isinstance(frame, av.VideoFrame):
+                    assert self._picture is not None
+                    self._picture.add(frame)
+                else:
+                    assert self._sound is not None
+                    assert isinstance(frame, av.AudioFrame)
+                    self._sound.add(frame)
             except (av.error.FFmpegError, ValueError) as error:
                 if isinstance(error, MemoryError):
                     raise

@@ -210,7 +210,9 @@ class _Scaler:
             self._graph, self._key = self._build(frame, geometry, matrix, full), key
         frame.pts, frame.time_base = 0, Fraction(1, 1000)
         self._graph.push(frame)
-        return self._graph.pull()
+        scaled = self._graph.pull()
+        assert isinstance(scaled, VideoFrame)
+        return scaled
 
     def _build(self, frame: VideoFrame, geometry: Geometry, matrix: str, full: bool) -> av.filter.Graph:
         is_rgb = frame.format.is_rgb

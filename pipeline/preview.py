@@ -47,15 +47,14 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
     # What is shown must be what was asked for: a bad sample is an error here.
     data = replace(config.data, max_bad_fraction=0.0)
     loader = DaliLoader(config=replace(config, data=data, train=replace(config.train, batch_size=max(2, chosen))))
-    if not len(ids):
-        ids = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
-    ids = np.asarray(ids, dtype=np.int64)
+    first = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
+    shown = np.asarray(ids if len(ids) else first, dtype=np.int64)
     if loader.has_video and loader.has_audio:
-        (batch,) = loader.clips(ids, epoch=epoch, purpose="train")
-        plan = loader.planner.train(ids, epoch=epoch, purpose="train")
+        (batch,) = loader.clips(shown, epoch=epoch, purpose="train")
+        plan = loader.planner.train(shown, epoch=epoch, purpose="train")
     else:
-        (batch,) = loader.uniform_clips(ids, clips=1)
-        plan = loader.planner.uniform(ids, clips=1)
+        (batch,) = loader.uniform_clips(shown, clips=1)
+        plan = loader.planner.uniform(shown, clips=1)
     pcm = _pcm(loader, plan) if loader.has_audio else [None] * len(plan)
     batches = {"dali": batch}
     if compare is not None:

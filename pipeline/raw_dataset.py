@@ -118,7 +118,7 @@ def read_header(path: Path) -> Header:
 
 
 def _seconds(container: av.container.InputContainer, video: av.VideoStream) -> float:
-    if video.duration is not None:
+    if video.duration is not None and video.time_base is not None:
         return float(video.duration * video.time_base)
     if container.duration is not None:
         return container.duration / av.time_base

@@ -183,7 +183,7 @@ def _is_vp9(blob: np.ndarray, offsets: list[int]) -> bool:
     for offset, end in itertools.pairwise(offsets):
         if not 0 <= offset <= end - IVF_FRAME_HEADER_BYTES <= len(blob) - IVF_FRAME_HEADER_BYTES:
             return False
-        if offset + IVF_FRAME_HEADER_BYTES + struct.unpack_from("<I", blob, offset)[0] != end:
+        if offset + IVF_FRAME_HEADER_BYTES + struct.unpack_from("<I", blob.data, offset)[0] != end:
             return False
     start = offsets[0] + IVF_FRAME_HEADER_BYTES
     if start + 4 > len(blob):
@@ -197,7 +197,7 @@ def _is_jpeg(image: np.ndarray, size: tuple[int, int]) -> bool:
 
     A file whose segments do not parse makes DALI's image decoder crash some batches later (seen in 2.4.0).
     """
-    data = memoryview(image)
+    data = image.data
     place, found = 2, False
     if bytes(data[:2]) != b"\xff\xd8":
         return False

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import av
 import av.error
@@ -111,7 +112,7 @@ class BlobEncoder:
     def _verify(self) -> None:
         if len(self._packets) != self._sent:
             raise RuntimeError(f"the encoder made {len(self._packets)} packets of {self._sent} frames")
-        decoder = av.CodecContext.create("vp9" if self._storage.codec == "vp9" else "mjpeg", "r")
+        decoder = _video_codec("vp9" if self._storage.codec == "vp9" else "mjpeg", "r")
         decoder.thread_count = 1
         for index, data in enumerate(self._packets):
             try:
@@ -124,9 +125,15 @@ class BlobEncoder:
                 raise RuntimeError(f"encoded frame {index} begins a group of pictures but is no key frame")
 
 
+def _video_codec(name: str, mode: Literal["r", "w"]) -> av.VideoCodecContext:
+    codec = av.CodecContext.create(name, mode)
+    assert isinstance(codec, av.VideoCodecContext)
+    return codec
+
+
 def _open_encoder(storage: StorageConfig, width: int, height: int, rate: Fraction) -> av.VideoCodecContext:
     quality = storage.quality or _DEFAULT_QUALITY[storage.codec]
-    codec = av.CodecContext.create("libvpx-vp9" if storage.codec == "vp9" else "mjpeg", "w")
+    codec = _video_codec("libvpx-vp9" if storage.codec == "vp9" else "mjpeg", "w")
     codec.width, codec.height = width, height
     codec.time_base, codec.framerate = 1 / rate, rate
     # One thread: the bytes must not depend on the machine, and every core has its own video anyway.

@@ -23,6 +23,18 @@ _FILES_A_WORKER = 500
 _AHEAD = 3
 
 
+def worker_pool(workers: int, *, memory_mb: int) -> ProcessPool:
+    """Processes whose death costs their own task only; they end with this process, however that ends."""
+    return ProcessPool(
+        max_workers=workers,
+        max_tasks=_FILES_A_WORKER,
+        initializer=_limit,
+        initargs=(memory_mb, os.getpid()),
+        # Not fork: threads of the parent's libraries would leave locks held for ever in the children.
+        context=multiprocessing.get_context("spawn"),
+    )
+
+
 def run_tasks(
     function: Callable[[Task], Any],
     tasks: Iterable[Task],
@@ -36,14 +48,7 @@ def run_tasks(
     The second item is None, or what went wrong: an Unusable that a person understands for whatever the file did
     (raised by `function`, or a time-out, a crash, too little memory), any other exception as `function` raised it.
     """
-    pool = ProcessPool(
-        max_workers=workers,
-        max_tasks=_FILES_A_WORKER,
-        initializer=_limit,
-        initargs=(memory_mb, os.getpid()),
-        # Not fork: threads of the parent's libraries would leave locks held for ever in the children.
-        context=multiprocessing.get_context("spawn"),
-    )
+    pool = worker_pool(workers, memory_mb=memory_mb)
     waiting = iter(tasks)
     running: dict[Any, Task] = {}
     finished = False
@@ -55,13 +60,14 @@ def run_tasks(
                 finished = True
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), _verdict(future.exception(), timeout_seconds, memory_mb)
+                yield running.pop(future), verdict(future.exception(), timeout_seconds, memory_mb)
     finally:
         pool.close() if finished else pool.stop()
         pool.join()
 
 
-def _verdict(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
+def verdict(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
+    """What a task's error says of its file: an Unusable if the process was lost, the error itself otherwise."""
     if isinstance(error, MemoryError):
         return Unusable("out of memory", f"needs more than memory_mb={memory_mb}")
     if isinstance(error, TimeoutError):
@@ -80,7 +86,10 @@ def _limit(memory_mb: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open("/proc/self/statm", encoding="ascii") as file:
         present = int(file.read().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = present + memory_mb * 2**20
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()

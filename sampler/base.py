@@ -36,9 +36,16 @@ class Candidates:
 
     def rows(self, index: Tensor | slice) -> Candidates:
         """The same table with only these rows."""
-        names = ("a", "b", "ids", "valid", "stamps", "loss", "similarity")
-        columns = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if column is None else column[index] for name, column in columns.items()})
+        return replace(
+            self,
+            a=self.a[index],
+            b=None if self.b is None else self.b[index],
+            ids=self.ids[index],
+            valid=self.valid[index],
+            stamps=self.stamps[index],
+            loss=None if self.loss is None else self.loss[index],
+            similarity=None if self.similarity is None else self.similarity[index],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +88,12 @@ class Sampler(Protocol):
         ...
 
 
-def required(score: Tensor | None, name: str) -> Tensor:
-    """A score that a rule cannot do without; [N].
+def required(column: Tensor | None, name: str) -> Tensor:
+    """A column of the candidates that a rule cannot do without.
 
     Raises:
         ValueError: the candidates came without it.
     """
-    if score is None:
-        raise ValueError(f"this sampler needs Candidates.{name} ([N] float32), which was not given")
-    return score
+    if column is None:
+        raise ValueError(f"this sampler needs Candidates.{name}, which was not given")
+    return column

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sampler.base import Candidates
+from sampler.base import Candidates, required
 from sampler.dense_bounds import fast_bf16, rounding_error
 from sampler.distance import RELATIVE_FLOOR, squared_distances
 from sampler.proposals import Proposals
@@ -32,9 +32,10 @@ class Centres:
         new = slice(self.count, self.count + len(norms))
         self.index[new], self.norms[new], self._a[new] = index, norms, rows.a
         if self._b is not None:
-            self._b[new] = rows.b
-        for short, factor in zip(self._short, (rows.a, rows.b), strict=False):
-            short[new] = factor
+            self._b[new] = required(rows.b, "b")
+        for short, factor in zip(self._short, (self._a, self._b), strict=False):
+            if factor is not None:
+                short[new] = factor[new]
         self.count = new.stop
 
     def factors(self, which: slice) -> Candidates:
@@ -59,18 +60,19 @@ class Centres:
         """The (proposal, centre) pairs that may hold a minimum: all others are too far by more than bf16's error."""
         inner = proposals.rows.a.bfloat16() @ self._short[0][chunk].T
         if self._b is not None:
-            inner.mul_(proposals.rows.b.bfloat16() @ self._short[1][chunk].T)
+            inner.mul_(required(proposals.rows.b, "b").bfloat16() @ self._short[1][chunk].T)
         error = rounding_error(1 if self._b is None else 2)
         # d = p + c - 2 inner, give or take error * (p + c).
         rough = inner.float().mul_(-2).add_(self.norms[chunk])
         largest = (rough + error * self.norms[chunk]).amin(1) + (1 + error) * proposals.norms
         reach = torch.minimum(best, largest) - (1 - error) * proposals.norms
-        return (rough.sub_(error * self.norms[chunk]) <= reach[:, None]).nonzero(as_tuple=True)
+        proposal, centre = (rough.sub_(error * self.norms[chunk]) <= reach[:, None]).nonzero(as_tuple=True)
+        return proposal, centre
 
     def _exact_pairs(self, proposals: Proposals, rows: Tensor, centres: Tensor, best: Tensor) -> None:
         for pairs in torch.arange(len(rows), device=rows.device).split(_CHUNK):
             row, centre = rows[pairs], centres[pairs]
             inner = torch.linalg.vecdot(proposals.rows.a[row], self._a[centre])
             if self._b is not None:
-                inner.mul_(torch.linalg.vecdot(proposals.rows.b[row], self._b[centre]))
+                inner.mul_(torch.linalg.vecdot(required(proposals.rows.b, "b")[row], self._b[centre]))
             best.scatter_reduce_(0, row, proposals.norms[row] + self.norms[centre] - 2 * inner, "amin")

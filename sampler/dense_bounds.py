@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sampler.base import Candidates
+from sampler.base import Candidates, required
 from sampler.distance import RELATIVE_FLOOR, product
 from sampler.proposals import CHUNK
 
@@ -53,8 +53,8 @@ class DenseBounds:
         for start in range(0, len(d2), self.chunk):
             rows = slice(start, start + self.chunk)
             inner = self._product(self.rows.a[rows], centres.a)
-            if centres.b is not None:
-                inner.mul_(self._product(self.rows.b[rows], centres.b))
+            if self.rows.b is not None:
+                inner.mul_(self._product(self.rows.b[rows], required(centres.b, "b")))
             torch.amin(inner.float().mul_(-2).add_(centre_norms), 1, out=nearest[rows])
         nearest.add_(self.norms)
         nearest.masked_fill_(nearest < RELATIVE_FLOOR * self.norms, 0.0)

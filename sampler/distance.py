@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sampler.base import Candidates
+from sampler.base import Candidates, required
 
 RELATIVE_FLOOR = 4e-6
 """D² below this share of |g_n|² is rounding noise of the difference above, and counts as 0: an exact duplicate of a
@@ -49,7 +49,7 @@ def squared_distances(rows: Candidates, norms: Tensor, centres: Candidates, cent
     """|g_n - g_m|² of N rows to K centres, [N, K] float32; `norms` and `centre_norms` are their squared norms."""
     inner = product(rows.a, centres.a)
     if rows.b is not None:
-        inner.mul_(product(rows.b, centres.b))
+        inner.mul_(product(rows.b, required(centres.b, "b")))
     return inner.mul_(-2).add_(norms[:, None]).add_(centre_norms)
 
 

@@ -62,11 +62,16 @@ def gradient_factors(
         temperature: τ of the loss.
         positives: [M, D] keys of the queries' own clips, in the softmax of negative_gradient.
         negatives: [K, D] the present dictionary, likewise.
+
+    Raises:
+        ValueError: an embedding that needs `hidden` without it.
     """
     scaled = queries.T / temperature
     b = None if embedding == "feature" else keys.new_empty(len(keys), len(queries))
     basis = None
     if embedding in ("gradient", "negative_gradient"):
+        if hidden is None:
+            raise ValueError(f"embedding={embedding!r} needs `hidden`, the input of the query head's last layer")
         basis = _short_basis(hidden) / temperature
         b = keys.new_empty(len(keys), basis.shape[1])
     if embedding == "negative_gradient":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sampler.base import Candidates
+from sampler.base import Candidates, required
 from sampler.dense_bounds import DenseBounds
 from sampler.distance import RELATIVE_FLOOR, squared_distances
 
@@ -68,12 +68,13 @@ class IndexedBounds:
         # Gathered into the same memory every time: fresh pages cost more than the copy.
         most = max(len(alive_rows[cell]) for cell in visited)
         a = torch.empty(most, self.rows.a.shape[1], device=u.device)
-        b = None if centres.b is None else torch.empty(most, self.rows.b.shape[1], device=u.device)
+        b = None if self.rows.b is None else torch.empty(most, self.rows.b.shape[1], device=u.device)
         for cell in visited:
             rows, near = alive_rows[cell], probed[cell].nonzero().squeeze(1)
             inner = torch.index_select(self.rows.a, 0, rows, out=a[: len(rows)]) @ centres.a[near].T
             if b is not None:
-                inner.mul_(torch.index_select(self.rows.b, 0, rows, out=b[: len(rows)]) @ centres.b[near].T)
+                chosen = torch.index_select(required(self.rows.b, "b"), 0, rows, out=b[: len(rows)])
+                inner.mul_(chosen @ required(centres.b, "b")[near].T)
             nearest.append(inner.mul_(-2).add_(centre_norms[near]).amin(1))
         index = torch.cat([alive_rows[cell] for cell in visited])
         norms = self.norms[index]

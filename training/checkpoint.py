@@ -143,7 +143,7 @@ def read(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
 def saved_bytes(state: dict[str, Any]) -> int:
     """Size of the checkpoint that `state` would make; nothing is written."""
     counting = _CountingFile()
-    torch.save(state, counting)
+    torch.save(state, counting)  # type: ignore[arg-type]  # it asks for write and flush only
     return counting.count
 
 
@@ -240,7 +240,7 @@ class _HashingFile:
     def save(self, state: dict[str, Any]) -> None:
         """torch.save into this file; raises OSError where the disk does."""
         try:
-            torch.save(state, self)
+            torch.save(state, self)  # type: ignore[arg-type]  # it asks for write and flush only
         except RuntimeError as error:
             # torch reports a write that failed as a position that it did not expect.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

@@ -148,7 +148,7 @@ def gather_objects(value: T) -> list[T]:
     return everyone  # type: ignore[return-value]
 
 
-def from_main(value: object) -> object:
+def from_main(value: T) -> T:
     """Rank 0's `value` on every rank (a small picklable Python object)."""
     if not dist.is_initialized():
         return value

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model.encoder import CrossModalModel, EncoderOutput
+from model.encoder import CrossModalModel, EncoderOutput, Encoders
 from pipeline.order import random_key
 
 
@@ -26,7 +26,7 @@ class PairOutput(NamedTuple):
 class EncoderPair(nn.Module):
     """Both modalities' encoders as one module: one gradient average, one compiled graph."""
 
-    def __init__(self, encoders: nn.ModuleDict) -> None:
+    def __init__(self, encoders: Encoders) -> None:
         super().__init__()
         self.encoders = encoders
 
@@ -37,8 +37,9 @@ class EncoderPair(nn.Module):
 def use_channels_last(model: CrossModalModel) -> None:
     """Lays convolution weights out as the decoders deliver the pixels, which is how convolutions compute fastest."""
     for encoders in (model.query, model.key):
-        encoders["video"].to(memory_format=torch.channels_last_3d)
-        encoders["audio"].to(memory_format=torch.channels_last)
+        # torch's stubs know this form of `to` for tensors only.
+        encoders["video"].to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        encoders["audio"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def recompute_activations(model: CrossModalModel) -> None:
@@ -55,10 +56,11 @@ def _contexts_of(stage: nn.Module):
     @contextmanager
     def without_statistics() -> Iterator[None]:
         # The second forward sees the same batch: its statistics must not be counted twice.
-        norms = [m for m in stage.modules() if isinstance(m, _BatchNorm)]
+        norms = [m for m in stage.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         momenta = [m.momentum for m in norms]
         counts = [m.num_batches_tracked for m in norms]
         for norm, count in zip(norms, counts, strict=True):
+            assert count is not None
             norm.momentum, norm.num_batches_tracked = 0.0, count.clone()
         try:
             yield

@@ -191,7 +191,7 @@ def find_start(config: Config, *, resume: str, store: CheckpointStore, world: Wo
             answer = ("path", str(chosen) if chosen else None)
         except CheckpointError as error:
             answer = ("error", str(error))
-    kind, text = from_main(answer)  # type: ignore[misc]
+    kind, text = from_main(answer)
     if kind == "error":
         raise CheckpointError(text)
     if resume == "never" and text is not None:

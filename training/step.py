@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.batch import Batch
 from sampler.active import ActiveDictionary
 from training.batchnorm import synchronise_batchnorm
 from training.distributed import World, gather_rows
-from training.encode import EncoderPair, ShuffledShare, recompute_activations, use_channels_last
+from training.encode import EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
 from training.faults import NonFiniteGuard, restore_where
 from training.optim import build_optimizer, learning_rate, update
 
@@ -40,7 +40,9 @@ class Learner:
     def __init__(self, *, model: CrossModalModel, config: Config, world: World, total_steps: int) -> None:
         self.config, self.world, self.total_steps = config, world, total_steps
         if world.size > 1 and config.train.batchnorm == "sync":
-            model = synchronise_batchnorm(model, world.device)
+            synced = synchronise_batchnorm(model, world.device)
+            assert isinstance(synced, CrossModalModel)
+            model = synced
         self.model = model.to(world.device)
         if config.train.channels_last:
             use_channels_last(self.model)
@@ -48,12 +50,11 @@ class Learner:
             recompute_activations(self.model)
         pair = EncoderPair(self.model.query)
         self.optimizer = build_optimizer(pair.parameters(), config.optim)
-        self._encode_queries, self._encode_keys = self._wrap(pair), EncoderPair(self.model.key)
+        self._encode_queries: Callable[..., PairOutput] = self._wrap(pair)
+        self._encode_keys: Callable[..., PairOutput] = EncoderPair(self.model.key)
         if config.train.compile:
-            self._encode_queries, self._encode_keys = (
-                torch.compile(self._encode_queries),
-                torch.compile(self._encode_keys),
-            )
+            self._encode_queries = torch.compile(self._encode_queries)
+            self._encode_keys = torch.compile(self._encode_keys)
         self._needs_hidden = config.sampler.embedding in ("gradient", "negative_gradient")
         self.active = {modality: self._build_dictionary(modality) for modality in MODALITIES}
         self.guard = NonFiniteGuard(limit=config.train.max_nonfinite_steps).to(world.device)
@@ -131,6 +132,9 @@ class Learner:
     def _keys(self, batch: Batch, *, step: int) -> dict[str, torch.Tensor]:
         """Momentum keys [m, D] of both modalities, float32, in the batch's order."""
         video, audio = batch.video, batch.audio
+        # Loaders give training batches of whole pairs only.
+        assert video is not None
+        assert audio is not None
         shuffled = None
         if self.config.train.batchnorm == "shuffle" and self.world.size > 1:
             shuffled = ShuffledShare(seed=self.config.seed, step=step, local_size=len(batch.ids))
@@ -178,6 +182,8 @@ class Learner:
         self, batch: Batch, keys: dict[str, torch.Tensor], ids: torch.Tensor, *, parts: int, step: int
     ) -> Metrics:
         """The same step in `parts` parts: the choice needs all queries, so they are encoded once without gradient."""
+        assert batch.video is not None
+        assert batch.audio is not None
         rows = torch.arange(len(ids)).chunk(parts)
         pieces = [Batch(batch.video[r], batch.audio[r], batch.ids[r], batch.start[r]) for r in rows]
         buffers = [buffer.clone() for buffer in self._float_buffers]
@@ -190,8 +196,8 @@ class Learner:
         metrics = self._select(queries, hidden, keys, ids, step)
         for number, (r, piece) in enumerate(zip(rows, pieces, strict=True)):
             share = len(r) / len(ids)
-            alone = number < parts - 1 and isinstance(self._encode_queries, DistributedDataParallel)
-            with self._encode_queries.no_sync() if alone else nullcontext():
+            encode, last = self._encode_queries, number == parts - 1
+            with encode.no_sync() if isinstance(encode, DistributedDataParallel) and not last else nullcontext():
                 part = self._backward(
                     piece, {m: keys[m][r] for m in MODALITIES}, ids[r], step=step, select=False, share=share
                 )

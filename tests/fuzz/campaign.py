@@ -197,6 +197,7 @@ def _restrict(folder: Path) -> Any:
     import av.logging
     import torch
 
+    from pipeline.decord_loader import decoding_processes
     from tests.fuzz.guard import Guard
 
     torch.set_num_threads(1)
@@ -205,6 +206,8 @@ def _restrict(folder: Path) -> Any:
     av.logging.set_level(None)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     os.dup2(sys.stderr.fileno(), 2)
+    # The decord loader's processes, before this one is limited and watched.
+    decoding_processes(1).schedule(len, args=((),)).result()
     with open("/proc/self/statm", encoding="ascii") as file:
         present = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (present + _MEMORY, present + _MEMORY))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn")
@@ -29,7 +30,7 @@ class Forbidden(BaseException):
 
 
 class Guard:
-    """An audit hook, which Python cannot take back: one a process. It acts while `active`.
+    """An audit hook, which Python cannot take back: one a process. It acts while `active`, on threads begun after it.
 
     Args:
         folder: the only one in which anything may be changed.
@@ -39,10 +40,12 @@ class Guard:
         self._folder = os.path.realpath(folder)
         self.active = False
         self.seen: list[str] = []
+        # Those of the pool that decodes raw videos: they read pickles of its own and replace processes that died.
+        self._others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
-        if not self.active:
+        if not self.active or threading.get_ident() in self._others:
             return
         if event in _FORBIDDEN:
             self._forbid(f"{event} {arguments!r:.300}")

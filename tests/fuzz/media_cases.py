@@ -77,7 +77,7 @@ def _decord(folder: Path) -> str:
     loader = attempt(lambda: DecordLoader(config=config), ConfigError, str(folder))
     if isinstance(loader, Exception):
         return outcome(loader)
-    # Dropped at once, or its threads would stay for as long as the process.
+    # Dropped at once, or its threads would stay for as long as this process.
     try:
         batches = attempt(lambda: list(loader.uniform_clips([0], clips=1)), RawVideoError, str(folder))
     finally:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import subprocess
 import sys
 
 import pytest
 
+from pipeline.manifest import Manifest
 from tests.fuzz import campaign
 from tests.fuzz.cases import World
+from tests.fuzz.mutate import damaged
 
 CASES = range(200)
 
@@ -19,6 +23,32 @@ def test_two_hundred_cases_end_in_a_result_or_in_one_line():
     assert report.findings == []
     assert report.outcomes.keys() == campaign.SHARES.keys()
     assert sum(sum(outcomes.values()) for outcomes in report.outcomes.values()) == len(CASES)
+
+
+def test_a_container_on_which_decords_library_aborts_is_refused():
+    report = campaign.run([3498], seed=1)
+    assert report.findings == []
+    assert report.outcomes == {"container": {"taken, decord refused: RawVideoError": 1}}
+
+
+def test_every_file_of_a_damaged_folder_is_prepared_or_rejected(tmp_path):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    originals, rng = World(folder=tmp_path).media, random.Random("damaged folder")
+    for number in range(40):
+        suffix = rng.choice(list(originals))
+        data = damaged(originals[suffix], rng, other=originals[rng.choice(list(originals))])
+        (videos / f"{number}.{suffix}").write_bytes(data)
+    before = sorted(path for path in tmp_path.rglob("*") if out not in path.parents)
+    settings = ["storage.short_side=32", "storage.codec=jpeg", "timeout_seconds=60"]
+    command = [sys.executable, "-m", "pipeline.prepare", str(videos), str(out), *settings]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stdout + done.stderr
+    rejected = [json.loads(line)["source"] for line in (out / "rejected.jsonl").read_text().splitlines()]
+    manifest = Manifest.open(out)
+    prepared = [manifest.source(index) for index in range(len(manifest))]
+    assert sorted(rejected + prepared) == sorted(path.name for path in videos.iterdir())
+    assert sorted(path for path in tmp_path.rglob("*") if out not in path.parents and path != out) == before
 
 
 def test_the_shares_of_the_kinds_make_a_hundred():

@@ -17,6 +17,7 @@ from pipeline.clip_loader import decode_threads
 from pipeline.decord_loader import RawVideoError
 from pipeline.loader import make_loader
 from pipeline.shard_reader import ShardError, ShardReader
+from tests.pipeline.aborting import decode_or_abort
 
 SAMPLE = 5
 
@@ -223,3 +224,25 @@ def test_both_backends_agree_on_ids_and_labels(corpus) -> None:
         assert shards.label_names(column) == raw.label_names(column)
     assert np.array_equal(shards.frames, raw.frames)
     assert json.dumps(raw.fingerprint)
+
+
+@pytest.fixture
+def aborting_loader(corpus, monkeypatch):
+    """The decord loader, whose decoder aborts on SAMPLE."""
+    monkeypatch.setattr("pipeline.decord_loader.decode_frames", decode_or_abort)
+    return make_loader(corpus.config("decord", data={"max_bad_fraction": 0.2}))
+
+
+def test_a_video_that_makes_the_decoder_abort_is_named_and_others_are_served(aborting_loader) -> None:
+    with pytest.raises(RawVideoError, match=r"cannot decode the video of .*video5\.mp4: .*SIGABRT"):
+        clips_of(aborting_loader, [SAMPLE])
+    (batch,) = clips_of(aborting_loader, [SAMPLE - 1])
+    assert batch.ids.tolist() == [SAMPLE - 1]
+
+
+def test_training_goes_on_without_a_video_that_makes_the_decoder_abort(aborting_loader) -> None:
+    batches = list(aborting_loader.clips(aborting_loader.ids, epoch=0, purpose="pool"))
+    served = torch.cat([batch.ids for batch in batches])
+    assert len(served) == len(aborting_loader.ids)
+    assert SAMPLE not in served.tolist()
+    assert [bad.sample for bad in aborting_loader.bad_samples] == [SAMPLE]
