@@ -31,7 +31,7 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, planned: Planned, found: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Adds a trial's line; several processes may add to one file."""
+    """Adds a trial's line."""
     record = {
         "group": planned.group,
         "condition": planned.condition,
@@ -42,6 +42,11 @@ def append(path: Path, planned: Planned, found: dict[str, Any], environment: dic
         "environment": environment,
         "settings": _without_defaults(to_dict(planned.settings), to_dict(SHORTEST)),
     }
+    append_line(path, record)
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Adds a record; several processes may add to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

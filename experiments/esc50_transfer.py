@@ -1,0 +1,136 @@
+"""Does pre-training help on real sounds? ESC-50's protocol with encoders that were pre-trained on its training folds.
+
+    python -m experiments.esc50_transfer --data DATA
+
+DATA holds esc50/ (meta/, audio/). For each of the five folds, encoders are pre-trained, without labels, on pairs made
+of the other four (experiments/esc50_sounds.py); a linear SVM on frozen features is then fitted on the same four and
+tested on the fold. Each trial's line is appended to experiments/results/esc50_transfer.jsonl; interrupt and start again
+at will.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.environment import environment
+from config import Config, ConfigError
+from config.load import load_config
+from evaluation.esc50 import fit_svm
+from experiments import results
+from experiments.esc50_sounds import Sounds, even_windows, make_pairs, read_sounds
+from model import build_model
+from model.encoder import CrossModalModel
+from training.distributed import World
+from training.step import Learner
+
+SETTINGS = (
+    *("model.video=tiny", "model.audio=tiny", "model.momentum=0.99", "loss.temperature=0.1", "audio.seconds=0.98"),
+    *("pool.size=1024", "dictionary.size=512", "optim.lr=0.002", "optim.warmup_steps=50", "optim.weight_decay=1e-4"),
+    *("train.steps=400", "train.batch_size=64", "train.precision=bf16", "train.device=cpu", "train.threads=1"),
+    "train.channels_last=false",
+)
+RANDOM, LOG_MEL = "random-initialised", "log-mel mean and deviation"
+RULES = {
+    RANDOM: (),
+    LOG_MEL: (),
+    "fifo": ("sampler.name=fifo", "sampler.embedding=feature"),
+    "kmeanspp gradient": ("sampler.name=kmeanspp", "sampler.embedding=gradient"),
+    "hard": ("sampler.name=hard", "sampler.embedding=feature"),
+}
+WINDOWS_TRAINED, WINDOWS_TESTED = 6, 10
+FILE = "esc50_transfer.jsonl"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 2 for data that are not there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.esc50_transfer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
+    parser.add_argument("--quick", action="store_true", help="fold 1 alone")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    index, _, count = options.share.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        parser.error(f"--share must be I/N with I < N, as in 0/2, not {options.share!r}")
+    trials = [(fold, rule) for fold in range(1, 2 if options.quick else 6) for rule in RULES]
+    path = options.results / FILE
+    try:
+        for fold, rule in trials[int(index) :: int(count)]:
+            settings = [*SETTINGS, *RULES[rule]]
+            if any(known(record, fold, rule, settings) for record in results.load(path)):
+                continue
+            found = run_fold(options.data / "esc50", fold, rule)
+            record = {"fold": fold, "rule": rule, "settings": settings, **found}
+            results.append_line(path, record | {"environment": environment("scikit-learn", "numpy")})
+            print(f"fold {fold} | {rule}: {json.dumps(found)}", flush=True)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def known(record: dict[str, Any], fold: int, rule: str, settings: list[str]) -> bool:
+    """Whether a line is of this trial, with these settings."""
+    return (record["fold"], record["rule"], record["settings"]) == (fold, rule, settings)
+
+
+def run_fold(folder: Path, fold: int, rule: str) -> dict[str, float]:
+    """Accuracy on the fold, and the CPU seconds of pre-training (0 where nothing is learned)."""
+    config = load_config(Config, None, [*SETTINGS, *RULES[rule], f"seed={fold}"])
+    torch.set_num_threads(1)
+    sounds = read_sounds(folder, config.audio.sample_rate)
+    windows = even_windows(sounds, audio=config.audio, windows=WINDOWS_TESTED)
+    seconds = 0.0
+    if rule == LOG_MEL:
+        features = torch.cat([windows.mean((1, 3)), windows.transpose(1, 2).flatten(2).std(2)], dim=1).numpy()
+    else:
+        model = build_model(config.model, audio=config.audio, seed=config.seed)
+        if rule != RANDOM:
+            seconds = pretrain(model, config, sounds, np.flatnonzero(sounds.folds != fold))
+        features = frozen_features(model, windows)
+    return {"accuracy": fold_accuracy(features, sounds, fold), "cpu_seconds": seconds}
+
+
+def pretrain(model: CrossModalModel, config: Config, sounds: Sounds, rows: np.ndarray) -> float:
+    """Trains the model on pairs of these clips by the product's own step; returns the CPU seconds."""
+    pairs = make_pairs(sounds, rows, audio=config.audio, windows=WINDOWS_TRAINED, seed=config.seed)
+    started, size = time.process_time(), config.train.batch_size
+    world = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
+    learner = Learner(model=model, config=config, world=world, total_steps=config.train.steps)
+    learner.fill(pairs.batches(np.arange(config.pool.size), size), epoch=0)
+    for step, (_, batch) in enumerate(pairs.epochs(size=size, seed=config.seed)):
+        if step == config.train.steps:
+            break
+        learner.step(batch, step)
+    return time.process_time() - started
+
+
+@torch.no_grad()
+def frozen_features(model: CrossModalModel, windows: torch.Tensor) -> np.ndarray:
+    """float32 [n, F], the audio encoder's features averaged over each clip's windows."""
+    encoder = model.query["audio"].eval()
+    parts = [encoder(part.flatten(0, 1)[:, None]).features.view(*part.shape[:2], -1) for part in windows.split(50)]
+    return torch.cat([part.mean(1) for part in parts]).numpy()
+
+
+def fold_accuracy(features: np.ndarray, sounds: Sounds, fold: int) -> float:
+    """As the protocol esc50 of evaluate.py: linear SVM, C chosen by leaving each training fold out."""
+    train = sounds.folds != fold
+    svm, _ = fit_svm(features[train], sounds.classes[train], groups=sounds.folds[train])
+    return float(np.mean(svm.predict(features[~train]) == sounds.classes[~train]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
