@@ -6,6 +6,7 @@ and measured against it.
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -143,12 +144,17 @@ class DecordLoader(ClipLoader[RawDataset]):
     def _decoded(self, i: int, what: str, decode: Callable[..., np.ndarray], **arguments: Any) -> np.ndarray:
         """What `decode` gives of sample i, in a process that the file may crash or hang."""
         pool = decoding_processes(decode_threads(self.config.data.threads))
-        future = pool.schedule(decode, args=(self._path(i),), kwargs=arguments, timeout=_LIMITS.timeout_seconds)
-        try:
-            return future.result()
-        except (ValueError, TimeoutError, MemoryError, ProcessExpired) as error:
-            found = verdict(error, _LIMITS.timeout_seconds, _LIMITS.memory_mb) or error
-            raise self._error(i, what, found) from None
+        while True:
+            future = pool.schedule(decode, args=(self._path(i),), kwargs=arguments, timeout=_LIMITS.timeout_seconds)
+            try:
+                return future.result()
+            except (ValueError, TimeoutError, MemoryError, ProcessExpired) as error:
+                # A job that is told to end, all its processes at once, says nothing about the file. (pebble's processes
+                # answer with an exit status.)
+                if isinstance(error, ProcessExpired) and abs(error.exitcode or 0) == signal.SIGTERM:
+                    continue
+                found = verdict(error, _LIMITS.timeout_seconds, _LIMITS.memory_mb) or error
+                raise self._error(i, what, found) from None
 
     def _error(self, i: int, what: str, error: BaseException) -> RawVideoError:
         found = " ".join(str(error).split())

@@ -17,7 +17,7 @@ from pipeline.clip_loader import decode_threads
 from pipeline.decord_loader import RawVideoError
 from pipeline.loader import make_loader
 from pipeline.shard_reader import ShardError, ShardReader
-from tests.pipeline.aborting import decode_or_abort
+from tests.pipeline.aborting import decode_or_abort, decode_or_terminate
 
 SAMPLE = 5
 
@@ -246,3 +246,14 @@ def test_training_goes_on_without_a_video_that_makes_the_decoder_abort(aborting_
     assert len(served) == len(aborting_loader.ids)
     assert SAMPLE not in served.tolist()
     assert [bad.sample for bad in aborting_loader.bad_samples] == [SAMPLE]
+
+
+def test_a_decoder_that_is_told_to_end_with_the_job_is_no_fault_of_the_file(corpus, tmp_path, monkeypatch) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(corpus.raw, raw)
+    loader = make_loader(corpus.config("decord", data={"path": str(raw)}))
+    (wanted,) = clips_of(loader, [SAMPLE])
+    monkeypatch.setattr("pipeline.decord_loader.decode_frames", decode_or_terminate)
+    (batch,) = clips_of(loader, [SAMPLE])
+    assert (raw / "told").exists()
+    assert torch.equal(batch.video, wanted.video)
