@@ -16,6 +16,7 @@ from typing import Any
 
 from config.load import ConfigError
 from experiments import results
+from experiments.esc50_section import esc50_section
 from experiments.plots import plot_experiment
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
@@ -42,7 +43,8 @@ the seeds of the group `tuning`, which are in no table.
 - **probe**: accuracy of a linear classifier on frozen features of unseen samples, mean of both modalities.
 - **R@1**: share of pairs whose other half is the nearest within 512 unseen pairs, mean of both ways.
 - **distinct**: distinct classes in the dictionary a key. **false neg.**: share of (query, negative) of one class.
-- **mass**: mean softmax probability that the negatives of a query have together: how hard they are.
+- **mass**: mean softmax probability that the negatives of a query have together: how hard they are. The queries are
+  random: for the batch that a dictionary was chosen for, what `hard` and D² choose is harder than this shows.
 - **CPU s**: of the training thread, selection included, measurements left out. The encoders are so small here that
   selection is a large part of a step, which it is not at the sizes of a real run; other work ran beside the trials.
 - **at fifo's final**: where the mean curve first reaches the baseline's final probe, in shares of the baseline's
@@ -50,7 +52,8 @@ the seeds of the group `tuning`, which are in no table.
 
 Rules: `fifo` keeps the newest keys (MoCo); `uniform` draws from the pool; `kmeanspp gradient` is the paper's rule;
 `kmeanspp negative_gradient` is D² on the gradient that a candidate would cause *as a negative*; `hard` takes the
-candidates most similar to the batch's queries.
+candidates most similar to the batch's queries; `kcenter feature` takes, pick by pick, the key that is farthest from all
+picks so far.
 """
 
 
@@ -65,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    parts.insert(-1, esc50_section(options.results, options.docs / "results" / "esc50_transfer.png"))
     options.docs.mkdir(parents=True, exist_ok=True)
     (options.docs / "results.md").write_text("\n".join([HEAD, *parts]), encoding="utf-8")
     return 0

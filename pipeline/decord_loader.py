@@ -10,6 +10,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TookTooLong  # not the builtin one before Python 3.11
 from functools import cache
 from typing import Any
 
@@ -148,7 +149,7 @@ class DecordLoader(ClipLoader[RawDataset]):
             future = pool.schedule(decode, args=(self._path(i),), kwargs=arguments, timeout=_LIMITS.timeout_seconds)
             try:
                 return future.result()
-            except (ValueError, TimeoutError, MemoryError, ProcessExpired) as error:
+            except (ValueError, TookTooLong, MemoryError, ProcessExpired) as error:
                 # A job that is told to end, all its processes at once, says nothing about the file. (pebble's processes
                 # answer with an exit status.)
                 if isinstance(error, ProcessExpired) and abs(error.exitcode or 0) == signal.SIGTERM:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import TimeoutError as TookTooLong  # not the builtin one before Python 3.11
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -70,7 +71,7 @@ def verdict(error: BaseException | None, timeout_seconds: float, memory_mb: int)
     """What a task's error says of its file: an Unusable if the process was lost, the error itself otherwise."""
     if isinstance(error, MemoryError):
         return Unusable("out of memory", f"needs more than memory_mb={memory_mb}")
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TookTooLong):
         return Unusable("timed out", f"took longer than timeout_seconds={timeout_seconds:g}")
     if isinstance(error, ProcessExpired):
         code = error.exitcode
