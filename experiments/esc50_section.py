@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 
 from experiments import results
 from experiments.esc50_transfer import FILE, RANDOM, RULES, SETTINGS
 from experiments.statistics import compare
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 TITLE = "ESC-50: does pre-training help on real sounds?"
 QUESTION = """\
