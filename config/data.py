@@ -24,7 +24,7 @@ class StorageConfig:
     """vp9: CRF, 0 to 63, lower is better; jpeg: FFmpeg's qscale, 2 to 31, lower is better. 0 chooses 30 or 4."""
 
     def __post_init__(self) -> None:
-        require(0 < self.fps <= 240, f"storage.fps must be in (0, 240], not {self.fps}")
+        require(0.01 <= self.fps <= 240, f"storage.fps must be in [0.01, 240], not {self.fps}")
         require(16 <= self.short_side <= 4096, f"storage.short_side must be in [16, 4096], not {self.short_side}")
         require(self.gop >= 1, f"storage.gop must be at least 1, not {self.gop}")
         allowed = (0, 63) if self.codec == "vp9" else (0, 31)
@@ -80,7 +80,7 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         require(self.frames >= 1, f"clip.frames must be at least 1, not {self.frames}")
-        require(self.fps > 0, f"clip.fps must be positive, not {self.fps}")
+        require(0.01 <= self.fps <= 240, f"clip.fps must be in [0.01, 240], not {self.fps}")
         require(self.size >= 16, f"clip.size must be at least 16, not {self.size}")
 
     @property
@@ -114,7 +114,7 @@ class AudioConfig:
     """The decibels are divided by it before the model."""
 
     def __post_init__(self) -> None:
-        require(self.seconds >= 0, f"audio.seconds must be at least 0, not {self.seconds}")
+        require(0 <= self.seconds <= 3600, f"audio.seconds must be in [0, 3600], not {self.seconds}")
         require(0 < self.hop <= self.window <= self.n_fft, "audio: 0 < hop <= window <= n_fft must hold")
         require(
             0 <= self.f_min < self.f_max <= self.sample_rate / 2,

@@ -113,7 +113,7 @@ def test_formats_in_the_changelog_are_those_of_the_code():
 
 
 def test_pre_commit_runs_the_ruff_of_the_requirements():
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    repository, _ = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     pinned = re.search(r"^ruff==(\S+)$", (ROOT / "requirements-test.txt").read_text(), re.MULTILINE).group(1)
     assert repository["rev"] == f"v{pinned}"
 
