@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -45,12 +45,10 @@ class Encoder(nn.Module):
 
 
 class Encoders(nn.ModuleDict):
-    """The encoders of a model by modality."""
+    """The encoders of a model by modality: a ModuleDict that says what it holds."""
 
     def __getitem__(self, key: str) -> Encoder:
-        encoder = super().__getitem__(key)
-        assert isinstance(encoder, Encoder)
-        return encoder
+        return cast(Encoder, super().__getitem__(key))
 
 
 class CrossModalModel(nn.Module):
