@@ -23,7 +23,7 @@ import torch
 from benchmarks.environment import environment, publish
 from config import Config
 from pipeline.graph import audio_graph
-from pipeline.graph_runner import GraphRunner
+from pipeline.graph_runner import GraphRunner, one_tensor
 from pipeline.log_mel import LogMel
 
 Compute = Callable[[np.ndarray], torch.Tensor]
@@ -33,7 +33,9 @@ Compute = Callable[[np.ndarray], torch.Tensor]
 def with_dali(config: Config, options: argparse.Namespace) -> Compute:
     device = torch.device(options.device)
     runner = GraphRunner(
-        lambda: audio_graph(config=config, device=device, threads=options.threads, batch=options.batch_size), depth=2
+        lambda: audio_graph(config=config, device=device, threads=options.threads, batch=options.batch_size),
+        depth=2,
+        own=one_tensor,
     )
     return lambda pcm: runner.result(runner.submit({"pcm": pcm})).unsqueeze(1)
 

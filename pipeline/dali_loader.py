@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +18,28 @@ from pipeline.batch_plan import BatchPlan
 from pipeline.clip_loader import ClipLoader, decode_threads
 from pipeline.clips import ClipPlan
 from pipeline.graph import audio_graph, video_arguments, video_graph
-from pipeline.graph_runner import DecodeError, GraphRunner, Inputs, Run
+from pipeline.graph_runner import DecodeError, GraphRunner, Inputs, Run, many_tensors, one_tensor
 from pipeline.manifest import Manifest
+from pipeline.resampling import Resampler, Resampling
 from pipeline.shard_reader import ShardError, ShardReader
+
+Running = tuple[BatchPlan, "Run | None", "Run | None"]
+
+
+@dataclass
+class Decoded:
+    """A batch on its last way: on a CPU its pictures are still being resampled."""
+
+    batch: BatchPlan
+    pictures: torch.Tensor | Resampling | None
+    audio: torch.Tensor | None
 
 
 class DaliLoader(ClipLoader[Manifest]):
-    """Three stages side by side: a thread plans and reads, DALI's threads decode, the caller computes.
+    """Stages side by side: a thread plans and reads, DALI's threads decode, the caller computes.
 
-    Up to data.prefetch batches wait in each of the first two. See `make_loader` for what it yields.
+    On a CPU other threads resample what was decoded. Up to data.prefetch batches wait in each of the first two stages,
+    one in that. See `make_loader` for what it yields.
 
     Raises:
         ManifestError: data.path holds no whole prepared data set.
@@ -45,7 +60,8 @@ class DaliLoader(ClipLoader[Manifest]):
             stride=self.planner.stride,
             audio_samples=config.audio_samples,
         )
-        shape = {"device": self.device, "threads": decode_threads(config.data.threads), "batch": self.batch_size}
+        threads = decode_threads(config.data.threads)
+        shape = {"device": self.device, "threads": threads, "batch": self.batch_size}
         sides = np.minimum(dataset.width, dataset.height)
         build_video = partial(
             video_graph,
@@ -55,15 +71,23 @@ class DaliLoader(ClipLoader[Manifest]):
             shortest_side=int(sides[sides > 0].min(initial=np.iinfo(np.int32).max)),
             **shape,
         )
-        self._video = GraphRunner(build_video, depth=config.data.prefetch)
-        self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=config.data.prefetch)
+        depth = config.data.prefetch
+        on_gpu = self.device.type == "cuda"
+        on_gpu = self.device.type == "cuda"
+        own = one_tensor if on_gpu else many_tensors
+        self._video: GraphRunner[Any] = GraphRunner(build_video, depth=depth, own=own)
+        self._resampler = None if on_gpu else Resampler(size=config.clip.size, threads=threads)
+        self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=depth, own=one_tensor)
         # One thread: the shard reader's table of open files is not shared, and reads of a batch overlap in the kernel.
         self._io = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-reader")
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         depth = self.config.data.prefetch
         reading = deque(self._io.submit(self._read_next, plans) for _ in range(depth))
-        running: deque[tuple[BatchPlan, Run | None, Run | None]] = deque()
+        running: deque[Running] = deque()
+        decoded: deque[Decoded] = deque()
+        # Resampling a batch goes on while the caller has the one before.
+        ahead = 0 if self._resampler is None else 1
         try:
             while True:
                 while reading and len(running) < depth:
@@ -73,12 +97,18 @@ class DaliLoader(ClipLoader[Manifest]):
                         break
                     reading.append(self._io.submit(self._read_next, plans))
                     running.append(self._submit(*inputs))
-                if not running:
+                if running:
+                    decoded.append(self._decoded(*running.popleft()))
+                elif not decoded:
                     return
-                yield self._finish(*running.popleft())
+                if len(decoded) > ahead or not running:
+                    yield self._batch(decoded.popleft())
         finally:
             for future in reading:
                 future.cancel()
+            for rest in decoded:
+                if isinstance(rest.pictures, Resampling):
+                    rest.pictures.cancel()
 
     def _read_next(self, plans: Iterator[BatchPlan]) -> tuple[BatchPlan, Inputs | None, Inputs | None] | None:
         batch = next(plans, None)
@@ -111,44 +141,59 @@ class DaliLoader(ClipLoader[Manifest]):
         video: Inputs | None = None
         audio: Inputs | None = None
         if self.has_video:
+            arguments = video_arguments(plan, codec=self._codec, frames=self.config.clip.frames, device=self.device)
             if self._codec == "vp9":
                 encoded, first = self._reader.vp9(plan)
-                video = {"encoded": encoded, "first": first, **video_arguments(plan, frames_per_sample=1)}
+                video = {"encoded": encoded, "first": first, **arguments}
             else:
-                frames = self.config.clip.frames
-                video = {"encoded": self._reader.jpeg(plan), **video_arguments(plan, frames_per_sample=frames)}
+                video = {"encoded": self._reader.jpeg(plan), **arguments}
         if self.has_audio:
             audio = {"pcm": self._reader.pcm(plan)}
         return video, audio
 
-    def _submit(
-        self, batch: BatchPlan, video: Inputs | None, audio: Inputs | None
-    ) -> tuple[BatchPlan, Run | None, Run | None]:
+    def _submit(self, batch: BatchPlan, video: Inputs | None, audio: Inputs | None) -> Running:
         return (
             batch,
             None if video is None else self._video.submit(video),
             None if audio is None else self._audio.submit(audio),
         )
 
-    def _finish(self, batch: BatchPlan, video: Run | None, audio: Run | None) -> Batch:
-        clip = self.config.clip
-        pictures = None
+    def _decoded(self, batch: BatchPlan, video: Run | None, audio: Run | None) -> Decoded:
+        pictures: torch.Tensor | Resampling | None = None
         while video is not None:
             try:
-                frames = self._video.result(video)
+                pictures = self._pictures(self._video.result(video), batch.plan)
+                break
             except DecodeError as error:
                 batch.replace(self._explained(batch.plan, error))
                 # DALI gives nothing of a batch that fails: all of it runs again.
                 batch, video, audio = self._submit(*self._io.submit(self._read, batch).result())
-            else:
-                pictures = frames.view(len(batch.plan), clip.frames, clip.size, clip.size, 3).permute(0, 4, 1, 2, 3)
-                break
-        self.bad_samples.note(batch.bad)
+        return Decoded(batch, pictures, None if audio is None else self._audio.result(audio).unsqueeze(1))
+
+    def _pictures(self, frames: Any, plan: ClipPlan) -> torch.Tensor | Resampling:
+        clip = self.config.clip
+        if self._resampler is None:
+            return frames.view(len(plan), clip.frames, clip.size, clip.size, 3)
+        if self._codec == "jpeg":
+            return self._resampler.submit([frames[b * clip.frames :][: clip.frames] for b in range(len(plan))], plan)
+        windows = []
+        for video, (top, left, height, width) in zip(frames, plan.window.tolist(), strict=True):
+            windows.append(list(video[:, top : top + height, left : left + width]))
+        short = [b for b, window in enumerate(windows) if window[0].shape[:2] != tuple(plan.window[b, 2:])]
+        if short:
+            raise DecodeError("the decoded frames are smaller than the manifest says", short)
+        return self._resampler.submit(windows, plan)
+
+    def _batch(self, decoded: Decoded) -> Batch:
+        plan, pictures = decoded.batch.plan, decoded.pictures
+        if isinstance(pictures, Resampling):
+            pictures = pictures.result()
+        self.bad_samples.note(decoded.batch.bad)
         return Batch(
-            video=pictures,
-            audio=None if audio is None else self._audio.result(audio).unsqueeze(1),
-            ids=torch.from_numpy(batch.plan.ids),
-            start=torch.from_numpy(batch.plan.start),
+            video=None if pictures is None else pictures.permute(0, 4, 1, 2, 3),
+            audio=decoded.audio,
+            ids=torch.from_numpy(plan.ids),
+            start=torch.from_numpy(plan.start),
         )
 
     def _explained(self, plan: ClipPlan, error: DecodeError) -> dict[int, ShardError]:

@@ -18,8 +18,8 @@ from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType, DALIImageType
 
 from config import AudioConfig, Config
-from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.clips import ClipPlan
+from pipeline.resampling import color_maps
 
 NVDEC_SMALLEST_VP9 = 128
 """Pixels; NVDEC refuses VP9 frames with a shorter side."""
@@ -30,10 +30,11 @@ _log = logging.getLogger(__name__)
 def video_graph(
     *, config: Config, codec: str, stride: int, shortest_side: int, device: torch.device, threads: int, batch: int
 ) -> Pipeline:
-    """Decodes, crops, resizes, flips, colours and normalises.
+    """Decodes and, on a GPU, crops, resizes, flips, colours and normalises; on a CPU `Resampler` does that.
 
-    Inputs: `encoded` (vp9: an IVF file a clip; jpeg: an image a frame), `first` (vp9: int32, the first frame), and
-    those of `video_arguments`. Output: float32 [B, T, H, W, 3] for vp9, [B * T, H, W, 3] for jpeg.
+    Inputs: those of `video_arguments` and `encoded` (vp9: an IVF file a clip; jpeg: an image a frame). Output on a GPU:
+    float32 [B, T, size, size, 3] for vp9, [B * T, size, size, 3] for jpeg; on a CPU uint8, for vp9 the whole frames
+    [T, H, W, 3] of each clip, for jpeg the crop [h, w, 3] of each frame.
     """
     on_gpu = device.type == "cuda"
     vp9 = codec == "vp9"
@@ -42,11 +43,6 @@ def video_graph(
     pipe = _pipeline(device, threads, batch if vp9 else batch * config.clip.frames, config.data.prefetch)
     with pipe:
         encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
-        roi_start, roi_end, offset = (
-            fn.external_source(name=name, dtype=DALIDataType.FLOAT, ndim=1)
-            for name in ("roi_start", "roi_end", "offset")
-        )
-        matrix = fn.external_source(name="matrix", dtype=DALIDataType.FLOAT, ndim=2)
         frames: Any  # of DALI's declared results, only one is possible here
         if vp9:
             frames = fn.decoders.video(
@@ -57,34 +53,53 @@ def video_graph(
                 stride=stride,
                 pad_mode="edge",
             )
-        else:
+        elif on_gpu:
             frames = fn.decoders.image(encoded, device=decoder, output_type=DALIImageType.RGB)
-        if on_gpu and not decode_on_gpu:
-            frames = frames.gpu()
-        size = [config.clip.size, config.clip.size]
-        frames = fn.resize(frames, size=size, roi_start=roi_start, roi_end=roi_end, antialias=True)
-        pipe.set_outputs(fn.coord_transform(frames, M=matrix, T=offset))
+        else:
+            corner, shape = (
+                fn.external_source(name=name, dtype=DALIDataType.INT32, ndim=1) for name in ("corner", "shape")
+            )
+            frames = fn.decoders.image_slice(
+                encoded, start=corner, shape=shape, axes=[0, 1], device=decoder, output_type=DALIImageType.RGB
+            )
+        if on_gpu:
+            frames = _resampled(frames if decode_on_gpu else frames.gpu(), config.clip.size)
+        pipe.set_outputs(frames)
     return pipe
 
 
-def video_arguments(plan: ClipPlan, *, frames_per_sample: int) -> dict[str, np.ndarray]:
-    """Per-sample arguments of `video_graph`, each row repeated `frames_per_sample` times.
+def _resampled(frames: Any, size: int) -> Any:
+    roi_start, roi_end, offset = (
+        fn.external_source(name=name, dtype=DALIDataType.FLOAT, ndim=1) for name in ("roi_start", "roi_end", "offset")
+    )
+    matrix = fn.external_source(name="matrix", dtype=DALIDataType.FLOAT, ndim=2)
+    frames = fn.resize(frames, size=[size, size], roi_start=roi_start, roi_end=roi_end, antialias=True)
+    return fn.coord_transform(frames, M=matrix, T=offset)
 
-    roi_start, roi_end: float32 [N, 2], (y, x); the flip is a region that runs from right to left, free of cost.
-    matrix [N, 3, 3], offset [N, 3]: colour and normalisation in one affine map of bytes.
+
+def video_arguments(plan: ClipPlan, *, codec: str, frames: int, device: torch.device) -> dict[str, np.ndarray]:
+    """Per-sample arguments of `video_graph` but for the frames' numbers; for jpeg, each row `frames` times.
+
+    On a GPU: roi_start, roi_end: float32 [N, 2], (y, x); the flip is a region that runs from right to left, free of
+    cost. matrix [N, 3, 3], offset [N, 3]: colour and normalisation in one affine map of bytes. On a CPU: for jpeg
+    corner and shape, int32 [N, 2], the crop.
     """
     top, left, height, width = plan.window.T
-    right = left + width
-    start = np.stack([top, np.where(plan.flip, right, left)], axis=1)
-    end = np.stack([top + height, np.where(plan.flip, left, right)], axis=1)
-    mean, std = np.array(VIDEO_MEAN), np.array(VIDEO_STD)
-    arguments = {
-        "roi_start": start,
-        "roi_end": end,
-        "matrix": plan.color[:, :, :3] / (255 * std[:, None]),
-        "offset": (plan.color[:, :, 3] - mean) / std,
-    }
-    return {name: value.astype(np.float32).repeat(frames_per_sample, axis=0) for name, value in arguments.items()}
+    if device.type == "cuda":
+        right = left + width
+        matrix, offset = color_maps(plan)
+        arguments = {
+            "roi_start": np.stack([top, np.where(plan.flip, right, left)], axis=1).astype(np.float32),
+            "roi_end": np.stack([top + height, np.where(plan.flip, left, right)], axis=1).astype(np.float32),
+            "matrix": matrix,
+            "offset": offset,
+        }
+    elif codec == "jpeg":
+        arguments = {"corner": plan.window[:, :2].astype(np.int32), "shape": plan.window[:, 2:].astype(np.int32)}
+    else:
+        arguments = {}
+    copies = frames if codec == "jpeg" else 1
+    return {name: value.repeat(copies, axis=0) for name, value in arguments.items()}
 
 
 def audio_graph(*, config: Config, device: torch.device, threads: int, batch: int) -> Pipeline:

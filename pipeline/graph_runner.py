@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,15 +23,18 @@ class DecodeError(RuntimeError):
         self.samples = samples
 
 
+Output = TypeVar("Output")
+
+
 @dataclass(eq=False)
-class Run:
+class Run(Generic[Output]):
     """A batch that was handed to the graph."""
 
     inputs: Inputs
-    output: torch.Tensor | RuntimeError | None = None
+    output: Output | RuntimeError | None = None
 
 
-class GraphRunner:
+class GraphRunner(Generic[Output]):
     """Runs a graph asynchronously, `depth` batches at a time, and gives each caller its own results.
 
     Iterators may take turns or stop midway: results are collected in order and left at the run they belong to, and
@@ -40,19 +43,21 @@ class GraphRunner:
     Args:
         build: makes the pipeline, when the first batch comes: without `source` callbacks and with one output.
         depth: the pipeline's prefetch_queue_depth.
+        own: `one_tensor` or `many_tensors`, the form of the results.
     """
 
-    def __init__(self, build: Callable[[], Pipeline], *, depth: int) -> None:
+    def __init__(self, build: Callable[[], Pipeline], *, depth: int, own: Callable[[Any], Output]) -> None:
         self._build = build
+        self._own = own
         self._depth = depth
         self._pipe: Pipeline | None = None
-        self._pending: deque[Run] = deque()
+        self._pending: deque[Run[Output]] = deque()
 
-    def submit(self, inputs: Inputs) -> Run:
+    def submit(self, inputs: Inputs) -> Run[Output]:
         """Hands a batch over and returns at once, unless `depth` batches are under way already."""
         while len(self._pending) >= self._depth:
             self._collect()
-        run = Run(inputs)
+        run = Run[Output](inputs)
         pipe = self._pipe
         if pipe is None:
             self._pipe = pipe = self._build()
@@ -64,8 +69,8 @@ class GraphRunner:
         pipe.schedule_run()
         return run
 
-    def result(self, run: Run) -> torch.Tensor:
-        """Waits for a batch; the tensor is the caller's own.
+    def result(self, run: Run[Output]) -> Output:
+        """Waits for a batch; its tensors are the caller's own.
 
         Raises:
             DecodeError: DALI could not decode it. Only this batch is lost.
@@ -76,7 +81,7 @@ class GraphRunner:
             raise DecodeError(str(run.output), self._culprits(run.inputs))
         return run.output
 
-    def _feed(self, pipe: Pipeline, run: Run) -> None:
+    def _feed(self, pipe: Pipeline, run: Run[Output]) -> None:
         for name, batch in run.inputs.items():
             pipe.feed_input(name, batch)
         self._pending.append(run)
@@ -85,7 +90,9 @@ class GraphRunner:
         run = self._pending.popleft()
         assert self._pipe is not None  # it was built for the first batch that became pending
         try:
-            run.output = _own_tensor(self._pipe)
+            stream = None if self._pipe.device_id is None else torch.cuda.current_stream(self._pipe.device_id)
+            (output,) = self._pipe.outputs(cuda_stream=stream)
+            run.output = self._own(output)
             run.inputs = {}
         except RuntimeError as error:
             # DALI says that the pipeline is no longer valid, but a decoder's failure costs its own batch only.
@@ -111,11 +118,14 @@ def _only(inputs: Inputs, samples: slice) -> Inputs:
     return {name: batch[samples] for name, batch in inputs.items()}
 
 
-def _own_tensor(pipe: Pipeline) -> torch.Tensor:
-    """The pipeline's next output without a copy.
+# No copies: the dynamic executor, DALI's default since 2.0, never writes again to an output that is still referenced.
 
-    The dynamic executor, DALI's default since 2.0, never writes again to an output that is still referenced.
-    """
-    stream = None if pipe.device_id is None else torch.cuda.current_stream(pipe.device_id)
-    (output,) = pipe.outputs(cuda_stream=stream)
+
+def one_tensor(output: Any) -> torch.Tensor:
+    """A batch whose samples have one shape."""
     return torch.from_dlpack(output.as_tensor())
+
+
+def many_tensors(output: Any) -> list[torch.Tensor]:
+    """A batch of samples of any shape, on the CPU."""
+    return [torch.from_dlpack(sample) for sample in output]

@@ -1,0 +1,102 @@
+"""Decoded frames to normalised clips on the CPU: crop, resize, flip, colour.
+
+On a GPU these are DALI's operators, at the end of the video graph. On a CPU torch's resize of bytes takes a small part
+of the time of DALI's (docs/performance.md), so there the graph ends with the decoded frames and this goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch.nn.functional import conv2d, interpolate
+
+from pipeline.batch import VIDEO_MEAN, VIDEO_STD
+from pipeline.clips import ClipPlan
+
+
+def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
+    """Colour and normalisation as one affine map of bytes: float32 matrix [B, 3, 3] and offset [B, 3]."""
+    mean, std = np.array(VIDEO_MEAN), np.array(VIDEO_STD)
+    matrix = plan.color[:, :, :3] / (255 * std[:, None])
+    return matrix.astype(np.float32), ((plan.color[:, :, 3] - mean) / std).astype(np.float32)
+
+
+class Resampling:
+    """A batch under way; `result` waits for it."""
+
+    def __init__(self, clips: torch.Tensor, tasks: list[Future[None]]) -> None:
+        self._clips = clips
+        self._tasks = tasks
+
+    def result(self) -> torch.Tensor:
+        """float32 [B, T, size, size, 3]."""
+        for task in self._tasks:
+            task.result()
+        return self._clips
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+
+class Resampler:
+    """Threads that turn cropped frames into clips of size x size pixels, with antialiasing.
+
+    Args:
+        size: pixels.
+        threads: clips that are in work at a time.
+    """
+
+    def __init__(self, *, size: int, threads: int) -> None:
+        self._size = size
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resample")
+        self._use_one_core_each(threads)
+
+    def submit(self, windows: list[list[torch.Tensor]], plan: ClipPlan) -> Resampling:
+        """Begins with a batch and returns at once.
+
+        Args:
+            windows: of each clip its T frames, uint8 [h, w, 3], already cropped.
+            plan: the clips; flip and color are read.
+        """
+        frames = len(windows[0])
+        clips = torch.empty(len(windows), frames, self._size, self._size, 3)
+        matrix, offset = (torch.from_numpy(values) for values in color_maps(plan))
+        tasks = [
+            self._pool.submit(self._resample, window, bool(plan.flip[b]), matrix[b], offset[b], clips[b])
+            for b, window in enumerate(windows)
+        ]
+        return Resampling(clips, tasks)
+
+    def _resample(
+        self, window: list[torch.Tensor], flip: bool, matrix: torch.Tensor, offset: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        # Bytes of three channels, channels last: what torch has a vectorised kernel for.
+        pictures = torch.stack(window).permute(0, 3, 1, 2)
+        pictures = interpolate(pictures, size=(self._size, self._size), mode="bilinear", antialias=True)
+        if flip:
+            pictures = pictures.flip(-1)
+        out.copy_(conv2d(pictures.float(), matrix[:, :, None, None], offset).permute(0, 2, 3, 1))
+
+    def _use_one_core_each(self, threads: int) -> None:
+        """Keeps each thread's torch from starting threads of its own, and everyone else's as it was.
+
+        torch.set_num_threads is of the calling thread, once that has asked for the number; the number that threads to
+        come begin with is of the process, hence set back.
+        """
+        before = torch.get_num_threads()
+        all_there = threading.Barrier(threads + 1)
+        started = [self._pool.submit(_use_one_core, all_there) for _ in range(threads)]
+        all_there.wait()
+        for task in started:
+            task.result()
+        torch.set_num_threads(before)
+
+
+def _use_one_core(all_there: threading.Barrier) -> None:
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+    all_there.wait()
