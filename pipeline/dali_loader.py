@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,8 +38,8 @@ class Decoded:
 class DaliLoader(ClipLoader[Manifest]):
     """Stages side by side: a thread plans and reads, DALI's threads decode, the caller computes.
 
-    On a CPU other threads resample what was decoded. Up to data.prefetch batches wait in each of the first two stages,
-    one in that. See `make_loader` for what it yields.
+    On a CPU other threads resample what was decoded. Up to data.prefetch batches wait in each stage. See `make_loader`
+    for what it yields.
 
     Raises:
         ManifestError: data.path holds no whole prepared data set.
@@ -73,21 +73,34 @@ class DaliLoader(ClipLoader[Manifest]):
         )
         depth = config.data.prefetch
         on_gpu = self.device.type == "cuda"
-        on_gpu = self.device.type == "cuda"
         own = one_tensor if on_gpu else many_tensors
         self._video: GraphRunner[Any] = GraphRunner(build_video, depth=depth, own=own)
         self._resampler = None if on_gpu else Resampler(size=config.clip.size, threads=threads)
         self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=depth, own=one_tensor)
         # One thread: the shard reader's table of open files is not shared, and reads of a batch overlap in the kernel.
         self._io = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-reader")
+        # One thread for all iterators: the graphs are shared. Not for a GPU, whose current stream is the caller's.
+        self._driver = None if on_gpu else ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
+        stages = self._stages(plans)
+        if self._driver is None:
+            yield from map(self._batch, stages)
+            return
+        waiting = deque(self._driver.submit(next, stages, None) for _ in range(self.config.data.prefetch))
+        try:
+            while (decoded := waiting.popleft().result()) is not None:
+                waiting.append(self._driver.submit(next, stages, None))
+                yield self._batch(decoded)
+        finally:
+            for future in waiting:
+                future.cancel()
+            self._driver.submit(stages.close)
+
+    def _stages(self, plans: Iterator[BatchPlan]) -> Generator[Decoded, None, None]:
         depth = self.config.data.prefetch
         reading = deque(self._io.submit(self._read_next, plans) for _ in range(depth))
         running: deque[Running] = deque()
-        decoded: deque[Decoded] = deque()
-        # Resampling a batch goes on while the caller has the one before.
-        ahead = 0 if self._resampler is None else 1
         try:
             while True:
                 while reading and len(running) < depth:
@@ -97,18 +110,12 @@ class DaliLoader(ClipLoader[Manifest]):
                         break
                     reading.append(self._io.submit(self._read_next, plans))
                     running.append(self._submit(*inputs))
-                if running:
-                    decoded.append(self._decoded(*running.popleft()))
-                elif not decoded:
+                if not running:
                     return
-                if len(decoded) > ahead or not running:
-                    yield self._batch(decoded.popleft())
+                yield self._decoded(*running.popleft())
         finally:
             for future in reading:
                 future.cancel()
-            for rest in decoded:
-                if isinstance(rest.pictures, Resampling):
-                    rest.pictures.cancel()
 
     def _read_next(self, plans: Iterator[BatchPlan]) -> tuple[BatchPlan, Inputs | None, Inputs | None] | None:
         batch = next(plans, None)

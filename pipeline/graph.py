@@ -63,12 +63,13 @@ def video_graph(
                 encoded, start=corner, shape=shape, axes=[0, 1], device=decoder, output_type=DALIImageType.RGB
             )
         if on_gpu:
-            frames = _resampled(frames if decode_on_gpu else frames.gpu(), config.clip.size)
+            frames = resampled(frames if decode_on_gpu else frames.gpu(), config.clip.size)
         pipe.set_outputs(frames)
     return pipe
 
 
-def _resampled(frames: Any, size: int) -> Any:
+def resampled(frames: Any, size: int) -> Any:
+    """DALI's operators for what `Resampler` does on a CPU, within a pipeline that is being defined."""
     roi_start, roi_end, offset = (
         fn.external_source(name=name, dtype=DALIDataType.FLOAT, ndim=1) for name in ("roi_start", "roi_end", "offset")
     )
