@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,7 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
         labels=known_labels(config, loader.dataset),
     )
     run.resume(resume)
+    batches = loader.steps(run.step, run.total_steps)
     with run:
         while not run.stopping:
             epoch, offset = divmod(run.step, len(loader))
@@ -100,7 +102,7 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
                 ids = pool_ids(config, loader.ids, epoch, world)
                 learner.fill(loader.clips(ids, epoch=epoch, purpose="pool"), epoch=epoch)
                 run.leave_out(time.perf_counter() - began)
-            for batch in run.batches(loader.epoch(epoch, start_step=offset)):
+            for batch in run.batches(islice(batches, len(loader) - offset)):
                 values = learner.step(batch, run.step)
                 run.record(values, epoch=epoch)
     return run.finished

@@ -92,17 +92,22 @@ class ClipLoader(ABC, Generic[D]):
         return steps_per_epoch(len(self.ids), self.config.train.batch_size)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """This rank's share of each training step of an epoch, from `start_step` on.
+        """As `steps`, for the steps of one epoch from its `start_step`-th on."""
+        first = epoch * len(self)
+        return self.steps(first + start_step, first + len(self))
 
-        Other samples take the place of those that cannot be read; `Batch.ids` and `bad_samples` say so.
+    def steps(self, first: int, last: int) -> Iterator[Batch]:
+        """This rank's share of each of the training steps `first` to `last` - 1, counted from the run's start.
+
+        Reading ahead does not stop where an epoch does. Other samples take the place of those that cannot be read;
+        `Batch.ids` and `bad_samples` say so.
 
         Raises:
             ConfigError: the data set is smaller than a batch, or samples lack a stream.
             TooManyBadSamples: more of them than data.max_bad_fraction allows (from the iterator).
         """
-        steps = range(start_step, len(self))
         self._require_streams(self.ids, BOTH)
-        return self._batches(self._train_plans(self._epoch_ids(epoch, steps), epoch=epoch, purpose="train"))
+        return self._batches(self._step_plans(first, last, length=len(self)))
 
     def clips(
         self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str, streams: Sequence[str] = BOTH
@@ -150,6 +155,13 @@ class ClipLoader(ABC, Generic[D]):
         )
         for ids in blocks:
             yield BatchPlan(self.planner.train(ids, epoch=epoch, purpose=purpose), replacement)
+
+    def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
+        while first < last:
+            epoch, start = divmod(first, length)
+            stop = min(length, start + last - first)
+            yield from self._train_plans(self._epoch_ids(epoch, range(start, stop)), epoch=epoch, purpose="train")
+            first += stop - start
 
     def _epoch_ids(self, epoch: int, steps: range) -> Iterator[np.ndarray]:
         data, seed = self.config.data, self.config.seed

@@ -18,8 +18,9 @@ from pipeline.batch_plan import BatchPlan
 from pipeline.clip_loader import ClipLoader, decode_threads
 from pipeline.clips import ClipPlan
 from pipeline.graph import audio_graph, video_arguments, video_graph
-from pipeline.graph_runner import DecodeError, GraphRunner, Inputs, Run, many_tensors, one_tensor
+from pipeline.graph_runner import DecodeError, GraphRunner, Inputs, Run, many_arrays, one_tensor
 from pipeline.manifest import Manifest
+from pipeline.priority import yield_to_training
 from pipeline.resampling import Resampler, Resampling
 from pipeline.shard_reader import ShardError, ShardReader
 
@@ -73,14 +74,14 @@ class DaliLoader(ClipLoader[Manifest]):
         )
         depth = config.data.prefetch
         on_gpu = self.device.type == "cuda"
-        own = one_tensor if on_gpu else many_tensors
+        own = one_tensor if on_gpu else many_arrays
         self._video: GraphRunner[Any] = GraphRunner(build_video, depth=depth, own=own)
         self._resampler = None if on_gpu else Resampler(size=config.clip.size, threads=threads)
         self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=depth, own=one_tensor)
         # One thread: the shard reader's table of open files is not shared, and reads of a batch overlap in the kernel.
-        self._io = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-reader")
+        self._io = ThreadPoolExecutor(1, "shard-reader", None if on_gpu else yield_to_training)
         # One thread for all iterators: the graphs are shared. Not for a GPU, whose current stream is the caller's.
-        self._driver = None if on_gpu else ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
+        self._driver = None if on_gpu else ThreadPoolExecutor(1, "loader", yield_to_training)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         stages = self._stages(plans)
@@ -95,7 +96,10 @@ class DaliLoader(ClipLoader[Manifest]):
         finally:
             for future in waiting:
                 future.cancel()
-            self._driver.submit(stages.close)
+            try:
+                self._driver.submit(stages.close)
+            except RuntimeError:  # Python is shutting down and has ended its threads
+                stages.close()
 
     def _stages(self, plans: Iterator[BatchPlan]) -> Generator[Decoded, None, None]:
         depth = self.config.data.prefetch
@@ -185,8 +189,8 @@ class DaliLoader(ClipLoader[Manifest]):
             return self._resampler.submit([frames[b * clip.frames :][: clip.frames] for b in range(len(plan))], plan)
         windows = []
         for video, (top, left, height, width) in zip(frames, plan.window.tolist(), strict=True):
-            windows.append(list(video[:, top : top + height, left : left + width]))
-        short = [b for b, window in enumerate(windows) if window[0].shape[:2] != tuple(plan.window[b, 2:])]
+            windows.append(video[:, top : top + height, left : left + width])
+        short = [b for b, window in enumerate(windows) if window.shape[1:3] != tuple(plan.window[b, 2:])]
         if short:
             raise DecodeError("the decoded frames are smaller than the manifest says", short)
         return self._resampler.submit(windows, plan)

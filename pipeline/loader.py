@@ -23,6 +23,7 @@ def make_loader(
     loader = make_loader(config)
     len(loader)  # steps an epoch
     for batch in loader.epoch(3, start_step=10): ...  # training clips, this rank's share
+    for batch in loader.steps(10, 5000): ...  # the same over many epochs, without a pause between them
     for batch in loader.clips(ids, epoch=3, purpose="pool"): ...  # training clips of any samples
     for batch in loader.uniform_clips(ids, clips=3): ...  # test clips
     ```

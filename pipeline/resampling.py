@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.clips import ClipPlan
+from pipeline.priority import yield_to_training
 
 _PIXELS_A_ROW = 8
 """Of 1, 2, 4, 8 and 16 the fastest (16 x 112 x 112 pixels, one core: 0.6 ms against 2.4 with one)."""
@@ -56,35 +58,37 @@ class Resampler:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resample")
         self._use_one_core_each(threads)
 
-    def submit(self, windows: list[list[torch.Tensor]], plan: ClipPlan) -> Resampling:
+    def submit(self, windows: Sequence[Sequence[np.ndarray] | np.ndarray], plan: ClipPlan) -> Resampling:
         """Begins with a batch and returns at once.
 
         Args:
-            windows: of each clip its T frames, uint8 [h, w, 3], already cropped.
+            windows: of each clip its T frames, uint8 [h, w, 3], already cropped; h and w differ between clips.
             plan: the clips; flip and color are read.
         """
         frames = len(windows[0])
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
-        matrix, offset = (torch.from_numpy(values) for values in color_maps(plan))
+        maps = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_A_ROW, frames * self._size**2))
         tasks = [
-            self._pool.submit(self._resample, window, bool(plan.flip[b]), matrix[b], offset[b], clips[b])
-            for b, window in enumerate(windows)
+            self._pool.submit(self._resample, window, flip, *map_of_rows, out)
+            for window, flip, *map_of_rows, out in zip(windows, plan.flip.tolist(), *maps, clips, strict=True)
         ]
         return Resampling(clips, tasks)
 
     def _resample(
-        self, window: list[torch.Tensor], flip: bool, matrix: torch.Tensor, offset: torch.Tensor, out: torch.Tensor
+        self,
+        window: Sequence[np.ndarray] | np.ndarray,
+        flip: bool,
+        matrix: torch.Tensor,
+        offset: torch.Tensor,
+        out: torch.Tensor,
     ) -> None:
         # Bytes of three channels, channels last: what torch has a vectorised kernel for.
-        pictures = torch.stack(window).permute(0, 3, 1, 2)
+        pictures = torch.from_numpy(np.stack(window)).permute(0, 3, 1, 2)
         pictures = interpolate(pictures, size=(self._size, self._size), mode="bilinear", antialias=True)
         if flip:
             pictures = pictures.flip(-1)
-        # Products with matrices of three rows are slow: several pixels at a time, each with its own block.
-        pixels = math.gcd(_PIXELS_A_ROW, out.numel() // 3)
-        blocks = torch.kron(torch.eye(pixels), matrix.T.contiguous())
-        values = pictures.permute(0, 2, 3, 1).reshape(-1, 3 * pixels).float()
-        torch.addmm(offset.repeat(pixels), values, blocks, out=out.view(-1, 3 * pixels))
+        rows = pictures.permute(0, 2, 3, 1).reshape(-1, len(matrix)).float()
+        torch.addmm(offset, rows, matrix, out=out.view(-1, len(matrix)))
 
     def _use_one_core_each(self, threads: int) -> None:
         """Keeps each thread's torch from starting threads of its own, and everyone else's as it was.
@@ -101,7 +105,20 @@ class Resampler:
         torch.set_num_threads(before)
 
 
+def _maps_of_rows(plan: ClipPlan, *, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The colour maps for rows of several pixels, [B, 3 * pixels, 3 * pixels] and [B, 3 * pixels].
+
+    Products with matrices of three rows are slow.
+    """
+    matrix, offset = color_maps(plan)
+    blocks = np.zeros((len(matrix), pixels, 3, pixels, 3), dtype=np.float32)
+    each = np.arange(pixels)
+    blocks[:, each, :, each] = matrix.transpose(0, 2, 1)
+    return torch.from_numpy(blocks.reshape(-1, 3 * pixels, 3 * pixels)), torch.from_numpy(np.tile(offset, pixels))
+
+
 def _use_one_core(all_there: threading.Barrier) -> None:
     torch.get_num_threads()
     torch.set_num_threads(1)
+    yield_to_training()
     all_there.wait()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from config import to_yaml
 from config.load import ConfigError
 from pipeline.batch import Batch
 from pipeline.clip_loader import ClipLoader
@@ -77,6 +80,30 @@ def test_an_epoch_repeats_exactly_and_the_next_one_differs(corpus, backend) -> N
 def test_starting_at_a_step_equals_coming_to_it(loader: ClipLoader) -> None:
     assert_same_batches(list(loader.epoch(3))[1:], list(loader.epoch(3, start_step=1)))
     assert list(loader.epoch(3, start_step=2)) == []
+
+
+def test_steps_go_from_epoch_to_epoch(loader: ClipLoader) -> None:
+    expected = [*loader.epoch(0, start_step=1), *loader.epoch(1), *loader.epoch(2, start_step=0)][:4]
+    assert len(loader) == 2
+    assert_same_batches(expected, list(loader.steps(1, 5)))
+    assert list(loader.steps(5, 5)) == []
+
+
+def test_an_iterator_left_midway_when_python_ends_says_nothing(corpus, backend, tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(corpus.config(backend)))
+    script = """
+import sys
+from pathlib import Path
+from config import Config, load_config
+from pipeline.loader import make_loader
+if __name__ == "__main__":
+    batches = make_loader(load_config(Config, Path(sys.argv[1]), [])).steps(0, 100)
+    print(len(next(batches)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "config.yaml"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
 def test_a_samples_tensors_do_not_depend_on_batch_size_threads_or_prefetch(corpus, backend) -> None:
