@@ -49,15 +49,15 @@ def synthesise(source: Path, target: Path, *, samples: int, shards: int) -> None
         "source_start": np.arange(samples + 1, dtype=np.int64) * len(names[0]),
         "source_bytes": np.frombuffer(b"".join(names), dtype=np.uint8),
     }
-    folder = target / "manifest" / "synthetic"
+    meta = json.loads((source / "manifest" / "meta.json").read_text())
+    folder = target / "manifest" / meta["version"]
     folder.mkdir(parents=True)
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
-    meta = json.loads((source / "manifest" / "meta.json").read_text())
     links = [f"shard-{n:06d}.tar" for n in range(shards)]
     for name in links:
         (target / name).symlink_to((source / meta["shards"][0]).resolve())
-    meta |= {"version": "synthetic", "samples": samples, "label_columns": [], "shards": links}
+    meta |= {"samples": samples, "label_columns": [], "shards": links}
     meta["shard_bytes"] = [meta["shard_bytes"][0]] * shards
     (target / "manifest" / "meta.json").write_text(json.dumps(meta))
 
@@ -96,8 +96,8 @@ def measure_apart(data: Path, clips: int) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to repeat")
-    parser.add_argument("--clips", type=int, default=640)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=3200)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
