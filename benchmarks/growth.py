@@ -96,8 +96,8 @@ def measure_apart(data: Path, clips: int) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to repeat")
-    parser.add_argument("--clips", type=int, default=3200)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clips", type=int, default=1600)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -108,13 +108,20 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as work:
         for samples, shards in CASES:
             synthesise(options.data, Path(work) / f"{samples}-{shards}", samples=samples, shards=shards)
-        for _, (samples, shards) in itertools.product(range(options.rounds), CASES):
-            runs[samples, shards].append(measure_apart(Path(work) / f"{samples}-{shards}", options.clips))
-            print(samples, shards, runs[samples, shards][-1], file=sys.stderr)
+        for number in range(options.rounds):
+            # Up and down in turns, for a machine whose speed drifts.
+            for samples, shards in CASES if number % 2 == 0 else reversed(CASES):
+                runs[samples, shards].append(measure_apart(Path(work) / f"{samples}-{shards}", options.clips))
+                print(samples, shards, runs[samples, shards][-1], file=sys.stderr)
     records: list[dict[str, Any]] = []
     for (samples, shards), found in runs.items():
         medians = {name: statistics.median(run[name] for run in found) for name in found[0]}
-        records.append({"samples": samples, "shards": shards, **medians})
+        # Of the same round, as the machine's speed drifts.
+        pairs = zip(found, runs[CASES[0]], strict=True)
+        ratios = [run["clips_per_second"] / first["clips_per_second"] for run, first in pairs]
+        records.append(
+            {"samples": samples, "shards": shards, **medians, "relative_to_first": statistics.median(ratios)}
+        )
     result = {
         "environment": environment("nvidia-dali-cuda130", "numpy"),
         "setting": {"clips": options.clips, "rounds": options.rounds},

@@ -131,12 +131,13 @@ def growth(result: Result) -> str:
             f"{record['samples']:,}",
             f"{record['shards']:,}",
             f"{record['clips_per_second']:.0f}",
+            f"{record['relative_to_first']:.2f}",
             f"{record['start_up_seconds']:.2f}",
             f"{record['megabytes_above_imports']:.0f}",
         ]
         for record in result["records"]
     ]
-    return table(["samples", "shards", "clips/s", "start-up, s", "MB above the imports"], rows)
+    return table(["samples", "shards", "clips/s", "of the first row", "start-up, s", "MB above the imports"], rows)
 
 
 COLLECTIVES = (
