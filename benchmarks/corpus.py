@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -51,10 +52,17 @@ RECIPES = {
     "mjpeg_144": Recipe("mjpeg", 144, 10, {"qmin": "4", "qmax": "4"}, suffix=".mkv"),
 }
 """h264_256 is what people have. The others are of the size and frame rate of our shards; mjpeg with their quality."""
-SHARDS = {
-    "shards_vp9_144": ["storage.codec=vp9", "storage.fps=10", "storage.short_side=144"],
-    "shards_jpeg_144": ["storage.codec=jpeg", "storage.fps=10", "storage.short_side=144"],
-}
+SHARDS = ("shards_vp9_144", "shards_jpeg_144")
+
+
+def shard_settings(name: str) -> list[str] | None:
+    """pipeline.prepare's settings for `shards_CODEC_SIDE` or `shards_CODEC_SIDE_gopN`; None for a recipe of files."""
+    found = re.fullmatch(r"shards_(vp9|jpeg)_(\d+)(?:_gop(\d+))?", name)
+    if found is None:
+        return None
+    codec, side, gop = found.groups()
+    settings = [f"storage.codec={codec}", "storage.fps=10", f"storage.short_side={side}"]
+    return settings + ([f"storage.gop={gop}"] if gop else [])
 
 
 def usable_sources(folder: Path, *, seconds: float) -> list[Path]:
@@ -83,8 +91,9 @@ def make_corpus(sources: list[Path], out: Path, names: list[str]) -> None:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         print(f"storing {len(sources)} videos as {name}", file=sys.stderr)
-        if name in SHARDS:
-            _prepare(sources, part, SHARDS[name])
+        settings = shard_settings(name)
+        if settings is not None:
+            _prepare(sources, part, settings)
         else:
             for i, source in enumerate(sources):
                 transcode(source, part / f"{i:05d}{RECIPES[name].suffix}", RECIPES[name])

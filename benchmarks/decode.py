@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, usable_sources
+from benchmarks.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
 from benchmarks.environment import environment, publish
 from benchmarks.usage import usage
 from config import ClipConfig, Config, DataConfig, TrainConfig
@@ -124,15 +124,15 @@ def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> lis
     return records
 
 
-def storage_quality(sources: list[Path], options: argparse.Namespace, names: set[str]) -> dict[str, dict[str, float]]:
+def storage_quality(sources: list[Path], work: Path, names: set[str]) -> dict[str, dict[str, float]]:
     """Of each form: kilobytes a second of video, and PSNR of the luma against the source scaled to the same size."""
-    return {name: _quality(sources, options.work / name, name) for name in sorted(names)}
+    return {name: _quality(sources, work / name, name) for name in sorted(names)}
 
 
 def _quality(sources: list[Path], folder: Path, name: str) -> dict[str, float]:
     from benchmarks.quality import psnr_to_source, shard_frames
 
-    if name in SHARDS:
+    if shard_settings(name) is not None:
         stored, seconds, size = shard_frames(folder / "shards", count=16)
         fps = 10.0
     else:
@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
             "videos": len(sources),
             **{name: getattr(options, name) for name in ("frames", "batch_size", "clips", "rounds", "workers")},
         },
-        "storage": storage_quality(sources, options, names),
+        "storage": storage_quality(sources, options.work, names),
         "comparisons": comparisons(records),
         "records": records,
     }

@@ -41,3 +41,25 @@ def plot_loaders(records: list[dict[str, Any]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
+    """Clips a second over each setting, a panel for a setting and a line for a codec."""
+    panels: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for record in records:
+        panels.setdefault(record["curve"], {}).setdefault(record["codec"], []).append(record)
+    figure, axes = plt.subplots(1, len(panels), sharey=True, figsize=(3.2 * len(panels), 3.2))
+    for axis, (field, lines) in zip(axes, panels.items(), strict=True):
+        for codec, line in lines.items():
+            values = [record["value"] for record in line]
+            axis.plot(values, [record["clips_per_second"] for record in line], "o-", label=codec)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(values, [str(value) for value in values])
+            axis.minorticks_off()
+        axis.set(xlabel=field.replace("_", " "))
+        axis.set_ylim(bottom=0)
+    axes[0].set(ylabel="clips a second")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -16,6 +16,6 @@ def test_a_synthetic_data_set_opens_and_its_clips_are_the_first_shards(corpus, t
     dataset = Manifest.open(target)
     assert (len(dataset), len(dataset.shards)) == (50, 5)
     assert np.bincount(dataset.shard).tolist() == [10] * 5
-    made = next(make_loader(corpus.config("dali-jpeg", data={"path": str(target)})).uniform_clips(np.arange(4), clips=1))
-    real = next(make_loader(corpus.config("dali-jpeg")).uniform_clips(np.arange(4), clips=1))
+    configs = corpus.config("dali-jpeg", data={"path": str(target)}), corpus.config("dali-jpeg")
+    made, real = (next(make_loader(config).uniform_clips(np.arange(4), clips=1)) for config in configs)
     assert torch.equal(made.video, real.video)

@@ -1,0 +1,107 @@
+"""How our loader's speed depends on how videos are stored and how clips are read.
+
+    python benchmarks/decode_sweep.py --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
+
+One curve for each setting, the others as in decode.py: stored shorter side, GOP (VP9), frames of a clip, batch size and
+threads. Each point runs in a process of its own; rounds are interleaved and figures are medians over them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import decode
+from benchmarks.corpus import make_corpus, usable_sources
+from benchmarks.environment import environment, publish
+
+SHORT_SIDES = (112, 144, 192, 256)
+GOPS = (4, 8, 16, 32, 64)
+FRAMES = (4, 8, 16, 32)
+BATCH_SIZES = (4, 16, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What decode.py measures by default, but for the fields that a curve changes."""
+
+    codec: str
+    short_side: int = 144
+    gop: int = 16
+    frames: int = 16
+    batch_size: int = 16
+    workers: int = len(os.sched_getaffinity(0))
+
+    @property
+    def storage(self) -> str:
+        name = f"shards_{self.codec}_{self.short_side}"
+        return name if self.codec == "jpeg" or self.gop == 16 else f"{name}_gop{self.gop}"
+
+
+def curves() -> dict[tuple[str, str], list[Point]]:
+    """(what changes, codec) -> points."""
+    threads = sorted({1, *(2**n for n in range(1, 8) if 2**n < Point(codec="vp9").workers), Point(codec="vp9").workers})
+    changes = {"short_side": SHORT_SIDES, "gop": GOPS, "frames": FRAMES, "batch_size": BATCH_SIZES, "workers": threads}
+    return {
+        (field, codec): [replace(Point(codec=codec), **{field: value}) for value in values]
+        for (field, values), codec in itertools.product(changes.items(), ("vp9", "jpeg"))
+        if (field, codec) != ("gop", "jpeg")  # every JPEG image stands alone
+    }
+
+
+def measure(points: list[Point], *, work: Path, clips: int, rounds: int) -> dict[Point, dict[str, float]]:
+    """Medians over the rounds."""
+    found: dict[Point, list[dict[str, float]]] = {point: [] for point in points}
+    for epoch, point in itertools.product(range(rounds), points):
+        options = argparse.Namespace(work=work, clips=max(clips, 4 * point.batch_size), **asdict(point))
+        found[point].append(decode.measure_apart("ours", point.storage, options=options, epoch=epoch))
+        print(f"round {epoch + 1}: {point}: {found[point][-1]}", file=sys.stderr)
+    return {
+        point: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for point, runs in found.items()
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", type=Path, help="folder of videos with sound; without it a demo corpus is made")
+    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="where the stored forms are kept")
+    parser.add_argument("--clips", type=int, default=256, help="a point and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args(arguments)
+    work = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    sources = usable_sources(options.videos or decode.demo(work), seconds=max(FRAMES) / 10)
+    points = list(dict.fromkeys(itertools.chain.from_iterable(curves().values())))
+    names = {point.storage for point in points}
+    make_corpus(sources, work, sorted(names))
+    found = measure(points, work=work, clips=options.clips, rounds=options.rounds)
+    records: list[dict[str, Any]] = [
+        {"curve": field, "codec": codec, "value": getattr(point, field), "storage": point.storage, **found[point]}
+        for (field, codec), line in curves().items()
+        for point in line
+    ]
+    result = {
+        "environment": environment("nvidia-dali-cuda130"),
+        "setting": {"videos": len(sources), "clips": options.clips, "rounds": options.rounds},
+        "storage": decode.storage_quality(sources, work, names),
+        "records": records,
+    }
+    publish(result, options.json)
+    if options.plot:
+        from benchmarks.plots import plot_curves
+
+        plot_curves(records, options.plot)
+
+
+if __name__ == "__main__":
+    main()
