@@ -66,6 +66,26 @@ def decode(result: Result) -> str:
     return table(head, rows)
 
 
+def decode_sweep(result: Result) -> str:
+    rows = []
+    for record in result["records"]:
+        stored = result["storage"][record["storage"]]
+        rows.append(
+            [
+                record["curve"].replace("_", " "),
+                record["codec"],
+                str(record["value"]),
+                f"{record['clips_per_second']:.0f}",
+                f"{record['cpu_ms_per_clip']:.1f}",
+                f"{record['kilobytes_read_per_clip']:.0f}",
+                f"{stored['kilobytes_per_second']:.0f}",
+                f"{stored['psnr_db']:.1f}",
+            ]
+        )
+    head = ["changed", "codec", "to", "clips/s", "CPU ms a clip", "kB read a clip", "kB a second", "PSNR dB"]
+    return table(head, rows)
+
+
 def ratios(result: Result) -> str:
     names = {
         "files_as_people_have_them": "H.264, 256 pixels, GOP 250",
@@ -149,6 +169,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "sampling": ("sampling_38400x3840", sampling),
     "decode": ("decode", decode),
     "decode_ratios": ("decode", ratios),
+    "decode_sweep": ("decode_sweep", decode_sweep),
     "spectrogram": ("spectrogram", spectrogram),
     "step": ("step", step),
     "efficiency": ("step", efficiency),

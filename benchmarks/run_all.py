@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+PLOTTED = ("sampling_38400x3840", "decode", "decode_sweep")
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -22,6 +23,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         "sampling_38400x3840": ["sampling.py", "--sizes", "38400x3840", "--seeds", "5", "--slow-repeats", "1"],
         "sampling_step": ["sampling.py", "--step"],
         "decode": ["decode.py", *videos],
+        "decode_sweep": ["decode_sweep.py", *videos],
         "spectrogram": ["spectrogram.py"],
         "step": [*step, "--", f"data.path={options.data}"] if options.data else step,
         "growth": ["growth.py", *(["--data", str(options.data)] if options.data else [])],
@@ -45,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         target = options.out.resolve() / f"{name}.json"
         # Before the settings, which may follow a "--".
-        command = [sys.executable, str(HERE / script), "--json", str(target), *rest]
+        plot = ["--plot", str(target.with_suffix(".png"))] if name in PLOTTED else []
+        command = [sys.executable, str(HERE / script), "--json", str(target), *plot, *rest]
         print(f"{name}: {' '.join(command)}", flush=True)
         if subprocess.run(command, cwd=HERE.parent).returncode:
             failed.append(name)
