@@ -33,14 +33,13 @@ def test_an_unknown_table_is_named(tmp_path: Path) -> None:
 def test_each_curve_of_the_sweep_changes_one_setting_of_the_same_case() -> None:
     for (field, codec), points in curves().items():
         assert len({getattr(point, field) for point in points}) == len(points)
-        assert {replace(point, **{field: getattr(Point(codec=codec), field)}) for point in points} == {
-            Point(codec=codec)
-        }
-        assert Point(codec=codec) in points
+        default = Point(codec=codec)
+        assert {replace(point, **{field: getattr(default, field)}) for point in points} == {default}
+        assert default in points
 
 
 def test_the_name_of_a_storage_says_how_it_is_prepared() -> None:
     assert shard_settings("h264_144_gop250") is None
     assert shard_settings("shards_jpeg_112") == ["storage.codec=jpeg", "storage.fps=10", "storage.short_side=112"]
     assert shard_settings("shards_vp9_144_gop8")[-1] == "storage.gop=8"
-    assert Point(codec="vp9").storage in SHARDS and Point(codec="jpeg").storage in SHARDS
+    assert {Point(codec=codec).storage for codec in ("vp9", "jpeg")} == set(SHARDS)
