@@ -61,7 +61,7 @@ def measure(points: list[Point], *, work: Path, clips: int, rounds: int) -> dict
     """Medians over the rounds."""
     found: dict[Point, list[dict[str, float]]] = {point: [] for point in points}
     for epoch, point in itertools.product(range(rounds), points):
-        options = argparse.Namespace(work=work, clips=max(clips, 4 * point.batch_size), **asdict(point))
+        options = argparse.Namespace(work=work, clips=max(clips, 16 * point.batch_size), **asdict(point))
         found[point].append(decode.measure_apart("ours", point.storage, options=options, epoch=epoch))
         print(f"round {epoch + 1}: {point}: {found[point][-1]}", file=sys.stderr)
     return {

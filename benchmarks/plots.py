@@ -57,8 +57,10 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
             axis.set_xticks(values, [str(value) for value in values])
             axis.minorticks_off()
         axis.set(xlabel=field.replace("_", " "))
-        axis.set_ylim(bottom=0)
+    # Clip lengths change it more than all else.
+    axes[0].set_yscale("log", base=2)
     axes[0].set(ylabel="clips a second")
+    axes[0].yaxis.set_major_formatter("{x:.0f}")
     axes[0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
