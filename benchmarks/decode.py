@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
-from benchmarks.environment import environment, publish
+from benchmarks.environment import environment, medians, publish
 from benchmarks.usage import usage
 from config import ClipConfig, Config, DataConfig, TrainConfig
 
@@ -116,8 +116,7 @@ def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> lis
         if row in failed:
             record["failed"] = failed[row]
         else:
-            names = found[row][0]
-            record |= {name: statistics.median(run[name] for run in found[row]) for name in names}
+            record |= medians(found[row])
             rates = [run["clips_per_second"] for run in found[row]]
             record["clips_per_second_range"] = [min(rates), max(rates)]
         records.append(record)

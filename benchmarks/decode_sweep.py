@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
-import statistics
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,12 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import decode
 from benchmarks.corpus import make_corpus, usable_sources
-from benchmarks.environment import environment, publish
+from benchmarks.environment import environment, medians, publish
+from config import StorageConfig
 
 SHORT_SIDES = (112, 144, 192, 256)
 GOPS = (4, 8, 16, 32, 64)
 FRAMES = (4, 8, 16, 32)
 BATCH_SIZES = (4, 16, 64)
+DEFAULTS = decode.parse([])
+GOP = StorageConfig().gop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +36,21 @@ class Point:
 
     codec: str
     short_side: int = 144
-    gop: int = 16
-    frames: int = 16
-    batch_size: int = 16
-    workers: int = len(os.sched_getaffinity(0))
+    gop: int = GOP
+    frames: int = DEFAULTS.frames
+    batch_size: int = DEFAULTS.batch_size
+    workers: int = DEFAULTS.workers
 
     @property
     def storage(self) -> str:
         name = f"shards_{self.codec}_{self.short_side}"
-        return name if self.codec == "jpeg" or self.gop == 16 else f"{name}_gop{self.gop}"
+        return name if self.codec == "jpeg" or self.gop == GOP else f"{name}_gop{self.gop}"
 
 
 def curves() -> dict[tuple[str, str], list[Point]]:
     """(what changes, codec) -> points."""
-    threads = sorted({1, *(2**n for n in range(1, 8) if 2**n < Point(codec="vp9").workers), Point(codec="vp9").workers})
+    cores = DEFAULTS.workers
+    threads = sorted({*(2**n for n in range(8) if 2**n < cores), cores})
     changes = {"short_side": SHORT_SIDES, "gop": GOPS, "frames": FRAMES, "batch_size": BATCH_SIZES, "workers": threads}
     return {
         (field, codec): [replace(Point(codec=codec), **{field: value}) for value in values]
@@ -64,9 +66,7 @@ def measure(points: list[Point], *, work: Path, clips: int, rounds: int) -> dict
         options = argparse.Namespace(work=work, clips=max(clips, 16 * point.batch_size), **asdict(point))
         found[point].append(decode.measure_apart("ours", point.storage, options=options, epoch=epoch))
         print(f"round {epoch + 1}: {point}: {found[point][-1]}", file=sys.stderr)
-    return {
-        point: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for point, runs in found.items()
-    }
+    return {point: medians(runs) for point, runs in found.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,10 +1,11 @@
-"""A benchmark's result: what its figures depend on, and where it goes."""
+"""A benchmark's result: its medians, what they depend on, and where it goes."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import statistics
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Of each figure, over runs that have the same ones."""
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
 def publish(result: dict[str, Any], path: Path | None) -> None:

@@ -45,10 +45,6 @@ PARTS = {
 """Parts of Learner.step; selection happens within forward, loss and backward and is taken off there."""
 
 
-def endless(loader: ClipLoader) -> Iterator[Batch]:
-    return loader.steps(0, sys.maxsize)
-
-
 def make_learner(config: Config, world: World, loader: ClipLoader) -> Learner:
     model = build_model(config.model, audio=config.audio, seed=config.seed)
     learner = Learner(model=model, config=config, world=world, total_steps=1_000_000)
@@ -80,7 +76,7 @@ def efficiency(
     learner: Learner, loader: ClipLoader, batches: list[Batch], *, rounds: int, steps: int
 ) -> dict[str, Any]:
     """The step fed by the loader against the step fed from memory."""
-    live, count = endless(loader), 0
+    live, count = loader.steps(0, sys.maxsize), 0
     fed, limit, waits = [], [], []
     for _ in range(rounds):
         # Not timed: what was decoded while the other kind of block ran is used up, and is decoded to the end here.
@@ -154,7 +150,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     config = load_config(Config, options.config, options.overrides)
     world = start(config.train.device, config.train.threads)
     loader = make_loader(config, device=world.device)
-    source = endless(loader)
+    source = loader.steps(0, sys.maxsize)
     batches = [next(source) for _ in range(8)]
     learner = make_learner(config, world, loader)
     block(learner, cycle(batches), steps=5, first=0)
