@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,10 @@ from torch.distributed.rendezvous import rendezvous
 from config import ConfigError
 
 T = TypeVar("T")
+
+SWITCH_INTERVAL = 2e-4
+"""Seconds for which a thread that runs Python may keep another waiting; Python's own is 5e-3. The step gives the
+interpreter away with each call into torch, and the loader's threads take it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class World:
 def start(device: str = "auto", threads: int = 0) -> World:
     """Joins the process group that torchrun describes in the environment; alone without torchrun.
 
+    Also sets what belongs to the process as a whole: its GPU or threads, and how soon Python changes threads.
+
     Args:
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
         threads: threads torch computes with on a CPU; 0 shares the cores among this machine's processes.
@@ -42,6 +49,7 @@ def start(device: str = "auto", threads: int = 0) -> World:
     Raises:
         ConfigError: device is "cuda" and there is none for this process.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL)
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     size = int(os.environ.get("WORLD_SIZE", 1))
     gpus = torch.cuda.device_count()

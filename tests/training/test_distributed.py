@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from tests.training import processes
 from tests.training.small_run import alone, new_learner, random_batch, small_config
 from training.batchnorm import synchronise_batchnorm
-from training.distributed import World, any_rank, from_main, gather_rows, mean_over_ranks
+from training.distributed import World, any_rank, from_main, gather_rows, mean_over_ranks, start
 
 # Few: random clips make training chaotic, and rounding grows a thousandfold in three more steps.
 STEPS = 4
@@ -139,3 +140,13 @@ def test_shuffling_gives_keys_other_companions_than_their_queries(tmp_path):
             else:
                 assert len(of_key) in (8, 9)
                 assert len(of_key & own_share) < 8
+
+
+def test_a_loaders_thread_cannot_keep_the_interpreter_from_the_step_for_milliseconds():
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(0.005)
+        start("cpu", torch.get_num_threads())
+        assert sys.getswitchinterval() < 0.001
+    finally:
+        sys.setswitchinterval(before)
