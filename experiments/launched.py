@@ -43,7 +43,8 @@ def run_launched(config: Config, *, shards: Path, labels: Sequence[str], probe: 
         spent = {"cpu_seconds": _children_seconds() - before, "wall_seconds": time.perf_counter() - started}
         asked = ["--protocol", "linear", "--data", str(shards), "--label", ",".join(labels)]
         _start(["evaluate.py", "--checkpoint", str(run), *asked, *probe])
-        last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        *_, last = (line for line in lines if "loss" in line)  # the monitor writes lines of its own
         final: dict[str, Any] = {"step": last["step"] + 1, "loss": last["loss"], **spent}
         for label in labels:
             table = json.loads((run / f"evaluation-linear-{label}.json").read_text(encoding="utf-8"))

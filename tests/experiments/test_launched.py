@@ -12,6 +12,7 @@ SETTINGS = [
     "run.clip.size=32", "run.model.video=tiny",
     "run.model.audio=tiny", "run.model.dim=16", "run.sampler.name=fifo", "run.pool.size=16", "run.dictionary.size=8",
     "run.train.batch_size=8", "run.train.steps=2", "run.train.device=cpu",
+    "run.monitor.dictionary_every=2",  # its line is the last of metrics.jsonl
 ]  # fmt: skip
 
 
