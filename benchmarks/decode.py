@@ -40,6 +40,8 @@ ROWS = [
 ]
 """(loader, storage). MJPEG has no GOPs: exact and approximate seeking are the same there."""
 WARM_UP_BATCHES = 3
+BATCHES_AHEAD = 8
+"""More than any loader here decodes in advance: one whose stream ends while it is measured empties its queues."""
 
 
 def config_of(options: argparse.Namespace, storage: str) -> Config:
@@ -51,9 +53,9 @@ def config_of(options: argparse.Namespace, storage: str) -> Config:
 
 
 def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> Iterator[Any]:
-    """More than `options.clips` clips of one loader over one form of storage."""
+    """`options.clips` clips of one loader over one form of storage, and what comes before and after them."""
     config = config_of(options, storage)
-    wanted = options.clips + (WARM_UP_BATCHES + 1) * options.batch_size
+    wanted = options.clips + (WARM_UP_BATCHES + BATCHES_AHEAD) * options.batch_size
     if loader == "ours":
         from pipeline.loader import make_loader
 

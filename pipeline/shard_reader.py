@@ -16,6 +16,8 @@ from pipeline.manifest import Manifest
 
 IVF_HEADER_BYTES = 32
 IVF_FRAME_HEADER_BYTES = 12
+JPEG_HEADER_BYTES = 4096
+"""More than the tables of a baseline JPEG take."""
 OPEN_SHARDS = 256
 """File descriptors a reader keeps; the usual limit of a process is 1,024."""
 
@@ -66,27 +68,41 @@ class ShardReader:
             blob[:IVF_HEADER_BYTES] = np.frombuffer(self._ivf_header(i), dtype=np.uint8)
         return blobs, (plan.start_frame - key_frame).astype(np.int32)
 
-    def jpeg(self, plan: ClipPlan) -> list[np.ndarray]:
-        """B * T uint8 arrays, a JPEG image each; the last frame again where a sample is shorter than the clip."""
+    def jpeg(self, plan: ClipPlan) -> np.ndarray:
+        """The frames of each clip, a JPEG image a row, the last frame again where a sample is shorter than the clip.
+
+        Returns:
+            uint8 [B * T, bytes of the longest]; zeros behind the others, which no decoder reads.
+        """
         m = self.manifest
         self._check_frames(plan.ids)
         ids, first = plan.ids, m.frame_start[plan.ids][:, None]
         wanted = plan.start_frame[:, None] + np.arange(self.frames) * self.stride
         wanted = np.minimum(wanted, m.frames[ids].astype(np.int64)[:, None] - 1)
         begin = m.frame_offsets[first + wanted].astype(np.int64)
-        end = m.frame_offsets[first + wanted + 1].astype(np.int64)
-        offset = begin[:, 0].copy()
-        images = []
-        blobs = self._read(ids, m.video_offset[ids] + offset, end[:, -1] - offset)
-        for i, blob, b, e in zip(
-            ids.tolist(), blobs, (begin - offset[:, None]).tolist(), (end - offset[:, None]).tolist(), strict=True
-        ):
-            clip = [blob[start:stop] for start, stop in zip(b, e, strict=True)]
-            size = (int(m.height[i]), int(m.width[i]))
-            if not all(_is_jpeg(image, size) for image in clip):
-                raise self._mismatch(i, "there is no JPEG image where the manifest says")
-            images += clip
+        sizes = m.frame_offsets[first + wanted + 1].astype(np.int64) - begin
+        offset = begin[:, :1]
+        shape = np.stack([m.height[ids], m.width[ids]], axis=1).astype(np.int64)
+        # An index that is damaged could ask for more memory than there is.
+        room = 2 * 3 * shape.prod(axis=1) + JPEG_HEADER_BYTES
+        possible = (begin >= offset) & (sizes >= 0) & (sizes <= room[:, None])
+        self._check_jpeg(ids, possible)
+        blobs = self._read(ids, m.video_offset[ids] + offset[:, 0], (begin + sizes - offset)[:, -1])
+        images = np.zeros((*begin.shape, sizes.max(initial=0)), dtype=np.uint8)
+        for clip, blob, starts, lengths in zip(images, blobs, (begin - offset).tolist(), sizes.tolist(), strict=True):
+            for image, start, length in zip(clip, starts, lengths, strict=True):
+                part = blob[start : start + length]
+                image[: len(part)] = part
+        images = images.reshape(begin.size, images.shape[2])
+        valid = _are_jpegs(images, sizes.reshape(-1), shape.repeat(self.frames, axis=0))
+        self._check_jpeg(ids, valid.reshape(begin.shape))
         return images
+
+    def _check_jpeg(self, ids: np.ndarray, valid: np.ndarray) -> None:
+        """Raises ShardError for the first sample with a frame that is not valid; `valid` is bool [B, T]."""
+        if not valid.all():
+            row = int(np.argmin(valid)) // self.frames
+            raise self._mismatch(int(ids[row]), "there is no JPEG image where the manifest says")
 
     def pcm(self, plan: ClipPlan) -> np.ndarray:
         """Audio windows, int16 [B, audio_samples]; silence after the end of a sample that is shorter."""
@@ -192,25 +208,43 @@ def _is_vp9(blob: np.ndarray, offsets: list[int]) -> bool:
     return blob[start] & 0xFC == 0x80 and blob[start + 1 : start + 4].tobytes() == b"\x49\x83\x42"
 
 
-def _is_jpeg(image: np.ndarray, size: tuple[int, int]) -> bool:
-    """Whether the segments of a baseline JPEG of that (height, width) follow one another up to its picture.
+def _are_jpegs(images: np.ndarray, lengths: np.ndarray, shapes: np.ndarray) -> np.ndarray:
+    """Which rows are baseline JPEGs of their (height, width) whose segments follow one another up to the picture.
 
-    A file whose segments do not parse makes DALI's image decoder crash some batches later (seen in 2.4.0).
+    A file whose segments do not parse makes DALI's image decoder crash some batches later (seen in 2.4.0). All rows are
+    parsed side by side, because the training step waits while Python parses.
+
+    Args:
+        images: uint8 [N, any].
+        lengths: int64 [N], bytes of each.
+        shapes: int64 [N, 2].
     """
-    data = image.data
-    place, found = 2, False
-    if bytes(data[:2]) != b"\xff\xd8":
-        return False
-    while place + 4 <= len(data):
-        marker, kind, length = struct.unpack_from(">BBH", data, place)
-        if marker != 0xFF or length < 2:
-            return False
-        if kind == 0xC0:
-            found = length == 17 and struct.unpack_from(">BHHB", data, place + 4) == (8, *size, 3)
-        if kind == 0xDA:
-            return found
-        place += 2 + length
-    return False
+    valid = np.zeros(len(images), dtype=bool)
+    sized = valid.copy()
+    rows = np.flatnonzero(lengths >= 2)
+    first, second = _bytes(images, rows, np.zeros_like(rows), 2)
+    rows = rows[(first == 0xFF) & (second == 0xD8)]
+    places = np.full(len(rows), 2)
+    while len(rows):
+        whole = places + 4 <= lengths[rows]
+        rows, places = rows[whole], places[whole]
+        marker, kind, high, low = _bytes(images, rows, places, 4)
+        length = 256 * high + low
+        valid[rows[(marker == 0xFF) & (length >= 2) & (kind == 0xDA) & sized[rows]]] = True
+        frame = np.flatnonzero((kind == 0xC0) & (length == 17) & (places + 10 <= lengths[rows]))
+        at = rows[frame]
+        bits, *size, channels = _bytes(images, at, places[frame] + 4, 6)
+        height, width = 256 * size[0] + size[1], 256 * size[2] + size[3]
+        sized[rows[kind == 0xC0]] = False
+        sized[at] = (bits == 8) & (channels == 3) & (height == shapes[at, 0]) & (width == shapes[at, 1])
+        going = (marker == 0xFF) & (length >= 2) & (kind != 0xDA)
+        rows, places = rows[going], (places + 2 + length)[going]
+    return valid
+
+
+def _bytes(images: np.ndarray, rows: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    """`count` bytes of each row from its place on, int64 [count, rows]."""
+    return images[rows, places + np.arange(count)[:, None]].astype(np.int64)
 
 
 def _close_all(descriptors: OrderedDict[int, int]) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from config import Config, ConfigError, PrepareConfig, load_config, to_dict
 from pipeline.labels import LabelError, read_labels
-from pipeline.shard_reader import _is_jpeg
+from pipeline.shard_reader import _are_jpegs
+from tests.pipeline.preparation.test_round_trips import jpeg
 
 SAME_FOLDER = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60, derandomize=True
@@ -84,5 +85,12 @@ def test_ten_thousand_classes_come_back(tmp_path):
 
 @SAME_FOLDER
 @given(data=st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\xff\xd8\xff" + tail))
-def test_any_bytes_are_a_jpeg_or_not(data):
-    assert _is_jpeg(np.frombuffer(data, np.uint8), (48, 64)) in (True, False)
+def test_any_bytes_are_a_jpeg_or_not_whatever_lies_beside_them(data):
+    image = jpeg(64, 48, b"picture")
+    rows = [data, image, image[:-9], jpeg(48, 64, b"picture")]
+    images = np.zeros((len(rows), 300), np.uint8)
+    for target, row in zip(images, rows, strict=True):
+        target[: len(row)] = np.frombuffer(row, np.uint8)
+    lengths, shapes = np.array([len(row) for row in rows]), np.tile([48, 64], (len(rows), 1))
+    alone = _are_jpegs(np.frombuffer(data, np.uint8)[None], lengths[:1], shapes[:1])
+    assert _are_jpegs(images, lengths, shapes).tolist() == [*alone.tolist(), True, False, False]

@@ -183,7 +183,9 @@ def test_a_clips_frames_and_sound_come_back_from_the_shard(tmp_path, codec, tail
     start, length = int(plan.start_frame[0]), len(packets)
     wanted = [min(start + index * stride, length - 1) for index in range(frames)]
     if codec == "jpeg":
-        assert [bytes(image) for image in reader.jpeg(plan)] == [packets[index] for index in wanted]
+        images = [packets[index] for index in wanted]
+        longest = max(map(len, images))
+        assert [bytes(image) for image in reader.jpeg(plan)] == [image.ljust(longest, b"\0") for image in images]
     else:
         (blob,), (first,) = reader.vp9(plan)
         found = ivf_packets(bytes(blob))
@@ -193,6 +195,18 @@ def test_a_clips_frames_and_sound_come_back_from_the_shard(tmp_path, codec, tail
         assert (start - first) % gop == 0
     window = pcm[plan.audio_start[0] :][: config.audio_samples]
     assert reader.pcm(plan)[0].tolist() == window.tolist() + [0] * (config.audio_samples - len(window))
+
+
+def test_an_index_that_promises_a_monstrous_picture_is_refused_before_memory_is_asked_for(tmp_path):
+    manifest = shard_of(tmp_path, "jpeg", [jpeg(64, 48, b"picture")] * 2, np.zeros(3200, np.int16), 1)
+    manifest.frame_offsets = manifest.frame_offsets.astype(np.int64)
+    manifest.frame_offsets[-1] += 2**50
+    manifest.shard_bytes = manifest.shard_bytes + 2**51
+    config = from_dict(Config, {"clip": {"frames": 2, "fps": 10}})
+    plan = ClipPlanner(config=config, dataset=manifest, fps=10.0).train(np.array([0]), epoch=0, purpose="train")
+    reader = ShardReader(manifest=manifest, frames=2, stride=1, audio_samples=config.audio_samples)
+    with pytest.raises(ShardError, match="no JPEG image where the manifest says, for sample 0"):
+        reader.jpeg(plan)
 
 
 def ivf_packets(blob: bytes) -> list[bytes]:
