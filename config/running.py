@@ -19,7 +19,8 @@ class TrainConfig:
     batch_size: int = 128
     """M, clips of a step over all processes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU, fp32 on a CPU."""
+    """auto: bf16 autocast on a GPU that has instructions for it, else fp32. bf16 on a CPU without them (AVX-512 and up)
+    is many times slower than fp32."""
     batchnorm: Literal["sync", "shuffle", "local"] = "sync"
     """With several processes. sync: statistics of the global batch (the number of processes changes nothing).
     local: of each process's share, which lets keys leak who their companions are. shuffle: local, but keys are

@@ -21,6 +21,7 @@ from training.distributed import World, gather_rows
 from training.encode import EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
 from training.faults import NonFiniteGuard, restore_where
 from training.optim import build_optimizer, learning_rate, update
+from training.precision import uses_bf16
 
 MODALITIES = tuple(OTHER_MODALITY)
 
@@ -59,8 +60,7 @@ class Learner:
         self.active = {modality: self._build_dictionary(modality) for modality in MODALITIES}
         self.guard = NonFiniteGuard(limit=config.train.max_nonfinite_steps).to(world.device)
         self._float_buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        precision = config.train.precision
-        self.bf16 = precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
+        self.bf16 = uses_bf16(config.train.precision, world.device, warn=world.is_main)
 
     def _wrap(self, pair: EncoderPair) -> nn.Module:
         if self.world.size == 1:

@@ -1,0 +1,41 @@
+"""train.precision: what it means where, and what is said of bf16 on a processor that has none."""
+
+import logging
+
+import pytest
+import torch
+
+from training import precision
+from training.precision import uses_bf16
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "instructions", "expected"),
+    [
+        ("auto", CPU, True, False),
+        ("auto", GPU, True, True),
+        ("auto", GPU, False, False),
+        ("fp32", GPU, True, False),
+        ("bf16", CPU, True, True),
+        ("bf16", CPU, False, True),
+    ],
+)
+def test_precision_follows_the_setting_and_the_processor(monkeypatch, caplog, asked, device, instructions, expected):
+    monkeypatch.setattr(precision, "_has_instructions", lambda _: instructions)
+    with caplog.at_level(logging.WARNING):
+        assert uses_bf16(asked, device) is expected
+    told = "train.precision=fp32" in caplog.text
+    assert told == (asked == "bf16" and not instructions)
+
+
+def test_only_one_process_tells(monkeypatch, caplog):
+    monkeypatch.setattr(precision, "_has_instructions", lambda _: False)
+    assert uses_bf16("bf16", CPU, warn=False)
+    assert not caplog.records
+
+
+def test_this_machine_is_asked_without_an_error():
+    assert uses_bf16("auto", CPU) is False
+    assert uses_bf16("bf16", CPU, warn=False) is True
