@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,8 +38,9 @@ def make_av_mnist(folder: Path, *, train: int, held_out: int, seed: int, skew: f
     Raises:
         ConfigError: a data set is not there.
     """
-    sounds, digits, speakers = _spoken(folder / "spoken_digits")
-    unseen = np.isin(speakers, HELD_OUT_SPEAKERS)
+    spoken = _spoken(folder / "spoken_digits")
+    sounds, digits = spoken.spectra, spoken.digits
+    unseen = np.isin(spoken.speakers, HELD_OUT_SPEAKERS)
     learned, tested = _mnist(folder / "mnist", "train"), _mnist(folder / "mnist", "t10k")
     known, new = (sounds[~unseen], digits[~unseen]), (sounds[unseen], digits[unseen])
     return Corpus(
@@ -46,6 +48,16 @@ def make_av_mnist(folder: Path, *, train: int, held_out: int, seed: int, skew: f
         probe=_pairs(learned, known, held_out, seed=seed, purpose="probe"),
         test=_pairs(tested, new, held_out, seed=seed, purpose="test"),
     )
+
+
+def hear(folder: Path, waves: torch.Tensor) -> torch.Tensor:
+    """Other sounds as an encoder of this corpus hears them: float32 [n, 6000] at RATE to log-mel [n, 32, 49].
+
+    Args:
+        folder: as for make_av_mnist; the digits' mean and deviation are the scale.
+    """
+    spoken = _spoken(folder / "spoken_digits")
+    return ((_log_mel(waves) - spoken.mean) / spoken.std).float()
 
 
 def _pairs(
@@ -103,14 +115,24 @@ def _mnist(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     return images, np.frombuffer(labels, dtype=np.uint8, offset=8)[:10_000].astype(np.int64)
 
 
+@dataclass(frozen=True)
+class _Spoken:
+    """The recordings, each cut or padded to 0.75 s."""
+
+    spectra: np.ndarray
+    """Log-mel float32 [3000, 32, 49], standardised."""
+    digits: np.ndarray
+    speakers: np.ndarray
+    mean: float
+    std: float
+
+
 @lru_cache(maxsize=1)
-def _spoken(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-mel float32 [3000, 32, 49] (each recording cut or padded to 0.75 s), digits and speakers."""
+def _spoken(folder: Path) -> _Spoken:
     if not (folder / "index.csv").is_file():
         raise ConfigError(f"{folder} must hold index.csv and recordings/ of the Free Spoken Digit Dataset")
     with (folder / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    spectrogram = torchaudio.transforms.MelSpectrogram(RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
     samples = int(RATE * SECONDS)
     waves = []
     for row in rows:
@@ -119,6 +141,17 @@ def _spoken(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         wave = np.frombuffer(data[44 : 44 + (len(data) - 44) // 2 * 2], dtype="<i2")
         wave = torch.from_numpy(wave.astype(np.float32) / 32768)[:samples]
         waves.append(F.pad(wave, (0, samples - len(wave))))
-    mels = torch.log10(spectrogram(torch.stack(waves)) + 1e-6).double()
-    standard = ((mels - mels.mean()) / mels.std()).float().numpy()
-    return standard, np.array([int(r["digit"]) for r in rows]), np.array([r["speaker"] for r in rows])
+    mels = _log_mel(torch.stack(waves))
+    mean, std = mels.mean(), mels.std()
+    return _Spoken(
+        spectra=((mels - mean) / std).float().numpy(),
+        digits=np.array([int(r["digit"]) for r in rows]),
+        speakers=np.array([r["speaker"] for r in rows]),
+        mean=float(mean),
+        std=float(std),
+    )
+
+
+def _log_mel(waves: torch.Tensor) -> torch.Tensor:
+    spectrogram = torchaudio.transforms.MelSpectrogram(RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
+    return torch.log10(spectrogram(waves) + 1e-6).double()

@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from config import Config, ConfigError
 from config.load import load_config
 from evaluation.esc50 import fit_svm
 from experiments import results
+from experiments.corpus import Pairs
 from experiments.esc50_sounds import Sounds, even_windows, make_pairs, read_sounds
 from model import build_model
 from model.encoder import CrossModalModel
@@ -37,6 +39,8 @@ SETTINGS = (
     *("train.steps=400", "train.batch_size=64", "train.precision=bf16", "train.device=cpu", "train.threads=1"),
     "train.channels_last=false",
 )
+QUICK = ("train.precision=fp32",)
+"""On a CPU without instructions for bf16, bf16 would not be quick."""
 RANDOM, LOG_MEL = "random-initialised", "log-mel mean and deviation"
 RULES = {
     RANDOM: (),
@@ -58,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/")
     parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
-    parser.add_argument("--quick", action="store_true", help="fold 1 alone")
+    parser.add_argument("--quick", action="store_true", help="fold 1 alone, in fp32")
     parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     index, _, count = options.share.partition("/")
@@ -68,10 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     path = options.results / FILE
     try:
         for fold, rule in trials[int(index) :: int(count)]:
-            settings = [*SETTINGS, *RULES[rule]]
+            settings = [*SETTINGS, *RULES[rule], *(QUICK if options.quick else ())]
             if any(known(record, fold, rule, settings) for record in results.load(path)):
                 continue
-            found = run_fold(options.data / "esc50", fold, rule)
+            found = run_fold(options.data / "esc50", fold, rule, settings)
             record = {"fold": fold, "rule": rule, "settings": settings, **found}
             results.append_line(path, record | {"environment": environment("scikit-learn", "numpy")})
             print(f"fold {fold} | {rule}: {json.dumps(found)}", flush=True)
@@ -86,9 +90,9 @@ def known(record: dict[str, Any], fold: int, rule: str, settings: list[str]) -> 
     return (record["fold"], record["rule"], record["settings"]) == (fold, rule, settings)
 
 
-def run_fold(folder: Path, fold: int, rule: str) -> dict[str, float]:
+def run_fold(folder: Path, fold: int, rule: str, settings: Sequence[str]) -> dict[str, float]:
     """Accuracy on the fold, and the CPU seconds of pre-training (0 where nothing is learned)."""
-    config = load_config(Config, None, [*SETTINGS, *RULES[rule], f"seed={fold}"])
+    config = load_config(Config, None, [*settings, f"seed={fold}"])
     torch.set_num_threads(1)
     sounds = read_sounds(folder, config.audio.sample_rate)
     windows = even_windows(sounds, audio=config.audio, windows=WINDOWS_TESTED)
@@ -98,14 +102,15 @@ def run_fold(folder: Path, fold: int, rule: str) -> dict[str, float]:
     else:
         model = build_model(config.model, audio=config.audio, seed=config.seed)
         if rule != RANDOM:
-            seconds = pretrain(model, config, sounds, np.flatnonzero(sounds.folds != fold))
+            rows = np.flatnonzero(sounds.folds != fold)
+            pairs = make_pairs(sounds, rows, audio=config.audio, windows=WINDOWS_TRAINED, seed=config.seed)
+            seconds = pretrain(model, config, pairs)
         features = frozen_features(model, windows)
     return {"accuracy": fold_accuracy(features, sounds, fold), "cpu_seconds": seconds}
 
 
-def pretrain(model: CrossModalModel, config: Config, sounds: Sounds, rows: np.ndarray) -> float:
-    """Trains the model on pairs of these clips by the product's own step; returns the CPU seconds."""
-    pairs = make_pairs(sounds, rows, audio=config.audio, windows=WINDOWS_TRAINED, seed=config.seed)
+def pretrain(model: CrossModalModel, config: Config, pairs: Pairs) -> float:
+    """Trains the model on these pairs by the product's own step; returns the CPU seconds."""
     started, size = time.process_time(), config.train.batch_size
     world = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
     learner = Learner(model=model, config=config, world=world, total_steps=config.train.steps)

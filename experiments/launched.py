@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,15 @@ from config.load import to_yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_launched(config: Config, *, shards: Path, labels: Sequence[str], probe: Sequence[str]) -> dict[str, Any]:
+def run_launched(
+    config: Config, *, shards: Path, labels: Sequence[str], probe: Sequence[str], keep: Path | None = None
+) -> dict[str, Any]:
     """Trains on the shards and probes the video features of the checkpoint.
 
     Args:
         labels: columns to predict.
         probe: key=value settings of evaluate.py's protocol `linear`.
+        keep: where the run folder stays; None: nowhere.
 
     Returns:
         final: probe (mean video accuracy over the labels), probe_LABEL, random_LABEL (encoder of random weights, same
@@ -50,6 +54,8 @@ def run_launched(config: Config, *, shards: Path, labels: Sequence[str], probe: 
             table = json.loads((run / f"evaluation-linear-{label}.json").read_text(encoding="utf-8"))
             found = {row["encoder"]: row["accuracy"] for row in table["rows"] if row["modality"] == "video"}
             final |= {f"probe_{label}": found["pre-trained"], f"random_{label}": found["random-initialised"]}
+        if keep is not None:
+            shutil.copytree(run, keep, dirs_exist_ok=True)
     final["probe"] = sum(final[f"probe_{label}"] for label in labels) / len(labels)
     return {"curve": [final], "final": final}
 

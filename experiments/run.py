@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="the small version, within 10 minutes")
     parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after so many minutes")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="run folders stay here (experiments on shards)")
     parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     try:
@@ -56,7 +57,8 @@ def _run(options: argparse.Namespace) -> int:
         if time.monotonic() - started > options.minutes * 60:
             print(f"{options.minutes:g} minutes are over; start again to go on")
             break
-        found = run_trial(trial.settings, data=options.data)
+        keep = options.keep / trial.digest if options.keep else None
+        found = run_trial(trial.settings, data=options.data, keep=keep)
         results.append(path, trial, found, here)
         short = {name: round(value, 3) for name, value in found["final"].items()}
         print(f"[{number + 1}/{len(trials)}] {trial.condition} | {trial.rule} | {trial.seed}: {json.dumps(short)}")

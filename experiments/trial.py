@@ -73,8 +73,15 @@ def make_corpus(config: CorpusConfig, *, data: Path, seed: int) -> Corpus:
     return make_omniglot(data / "omniglot", characters=config.characters, cell=config.cell, **common)
 
 
-def run_trial(trial: TrialConfig, *, data: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def run_trial(
+    trial: TrialConfig, *, data: Path, keep: Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Trains and measures.
+
+    Args:
+        data: folder of the data sets, or of the shards.
+        keep: where the run folder stays; only a trial on shards has one.
+        say: gets a line at each measurement.
 
     Returns:
         curve: at each measurement the step, the process's CPU seconds and the wall-clock seconds spent on training
@@ -86,7 +93,8 @@ def run_trial(trial: TrialConfig, *, data: Path, say: Callable[[str], None] = la
     config = trial.run
     if trial.corpus.name == "shards":
         labels, probe = trial.corpus.labels.split(","), trial.corpus.probe.split()
-        return run_launched(config, shards=data, labels=labels, probe=probe)
+        return run_launched(config, shards=data, labels=labels, probe=probe, keep=keep)
+    require(keep is None, "only trials on shards (corpus.name=shards) have a run folder that could be kept")
     torch.set_num_threads(config.train.threads or 1)
     corpus = make_corpus(trial.corpus, data=data, seed=config.seed)
     world = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))

@@ -10,7 +10,8 @@ import torch
 
 from config import AudioConfig, Config, ConfigError, ModelConfig, PoolConfig, TrainConfig
 from config.learning import DictionaryConfig
-from experiments.esc50_section import esc50_section
+from experiments import av_mnist, esc50_speech
+from experiments.esc50_section import esc50_section, speech_section
 from experiments.esc50_sounds import Sounds, even_windows, make_pairs, read_sounds, spectrum_video
 from experiments.esc50_transfer import FILE, RANDOM, RULES, SETTINGS, frozen_features, pretrain
 from model import build_model
@@ -82,7 +83,8 @@ def test_pretraining_changes_the_encoder_and_features_are_of_whole_clips(sounds:
     model = build_model(config.model, audio=config.audio, seed=0)
     windows = even_windows(sounds, audio=AUDIO, windows=3)
     before = frozen_features(model, windows)
-    assert pretrain(model, config, sounds, np.flatnonzero(sounds.folds != 1)) > 0
+    pairs = make_pairs(sounds, np.flatnonzero(sounds.folds != 1), audio=AUDIO, windows=6, seed=0)
+    assert pretrain(model, config, pairs) > 0
     after = frozen_features(model, windows)
     assert before.shape == after.shape == (20, 256)
     assert np.abs(after - before).max() > 1e-3
@@ -102,3 +104,54 @@ def test_the_section_claims_what_five_folds_show_and_says_what_is_missing(tmp_pa
     assert "15 of 25 trials" in section
     assert "0.9" not in section.split("| p |")[1]
     assert (tmp_path / "docs" / "esc50.png").stat().st_size > 5_000
+
+
+def test_each_speech_encoder_is_asked_beside_its_own_random_weights():
+    planned = list(esc50_speech.trials())
+    assert {(corpus, trial.seed) for corpus, rule, trial in planned if rule == RANDOM} == {
+        (corpus, seed) for corpus in esc50_speech.CORPORA for seed in esc50_speech.SEEDS
+    }
+    assert {rule for corpus, rule, _ in planned if corpus == "GRID"} == {RANDOM, "fifo", "hard", "kmeanspp gradient"}
+
+
+def test_the_speech_table_compares_by_seed_and_ignores_other_settings(tmp_path: Path):
+    lines = [
+        {"corpus": corpus, "rule": rule, "seed": trial.seed, "digest": trial.digest, "folds": [],
+         "accuracy": (0.3 if rule == RANDOM else 0.35) + trial.seed / 1000, "environment": {"cpu": "a", "commit": "b"}}
+        for corpus, rule, trial in esc50_speech.trials() if rule in (RANDOM, "fifo")
+    ]  # fmt: skip
+    lines.append(lines[0] | {"digest": "another", "accuracy": 0.9})
+    (tmp_path / esc50_speech.FILE).write_text("\n".join(map(json.dumps, lines)))
+    section = speech_section(tmp_path)
+    assert "| GRID | `fifo` | 5 | 0.352 ± 0.002 | 0.050 ± 0.000 |" in section
+    assert "0.9" not in section.split("| p |")[1]
+    assert "**Not run yet**" in section
+
+
+def test_kept_runs_that_are_not_there_end_in_a_line(tmp_path: Path, monkeypatch, capsys, sounds: Sounds):
+    monkeypatch.setattr(esc50_speech, "read_sounds", lambda folder, rate: sounds)
+    assert (
+        esc50_speech.main(
+            ["--data", str(tmp_path), "--runs", str(tmp_path), "--results", str(tmp_path), "--share", "1/40"]
+        )
+        == 2
+    )
+    assert "no checkpoint at" in capsys.readouterr().err
+
+
+def test_other_sounds_are_heard_on_the_scale_of_the_digits(tmp_path: Path):
+    folder = tmp_path / "spoken_digits"
+    (folder / "recordings").mkdir(parents=True)
+    spoken = torch.randn(4, 6000, generator=torch.Generator().manual_seed(0)) * 0.1
+    rows = ["file,digit,speaker"]
+    for number, wave_ in enumerate(spoken):
+        (folder / "recordings" / f"{number}.wav").write_bytes(
+            bytes(44) + (wave_ * 32768).numpy().astype("<i2").tobytes()
+        )
+        rows.append(f"{number}.wav,{number},a")
+    (folder / "index.csv").write_text("\n".join(rows))
+    heard = av_mnist.hear(tmp_path, spoken)
+    assert (heard.shape, heard.dtype) == ((4, 32, 49), torch.float32)
+    assert abs(float(heard.mean())) < 1e-2
+    assert abs(float(heard.std()) - 1) < 1e-2
+    assert float(av_mnist.hear(tmp_path, spoken / 10).mean()) < -1

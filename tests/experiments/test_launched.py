@@ -6,6 +6,7 @@ import pytest
 
 from config.load import ConfigError, load_config
 from experiments.trial import TrialConfig, run_trial
+from training.checkpoint import load_model
 
 SETTINGS = [
     "corpus.name=shards", "corpus.probe=clips=1 folds=2", "run.clip.frames=2",
@@ -16,13 +17,19 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def test_shards_are_trained_on_and_probed_as_a_user_would(demo_shards: Path):
+def test_shards_are_trained_on_and_probed_as_a_user_would(demo_shards: Path, tmp_path: Path):
     trial = load_config(TrialConfig, None, [*SETTINGS, "corpus.labels=kind"])
-    final = run_trial(trial, data=demo_shards)["final"]
+    final = run_trial(trial, data=demo_shards, keep=tmp_path / "kept")["final"]
+    assert load_model(tmp_path / "kept")[0].model == trial.run.model
     assert final["step"] == 2
     assert final["probe"] == final["probe_kind"]
     assert 0 <= final["random_kind"] <= 1
     assert final["cpu_seconds"] > 0
+
+
+def test_only_a_trial_on_shards_has_a_run_to_keep(tmp_path: Path):
+    with pytest.raises(ConfigError, match="only trials on shards"):
+        run_trial(load_config(TrialConfig, None, ["run.train.steps=1"]), data=tmp_path, keep=tmp_path)
 
 
 def test_what_train_py_said_is_in_the_error(tmp_path: Path):

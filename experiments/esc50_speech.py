@@ -1,0 +1,123 @@
+"""What do encoders that learned from speech hear in other sounds? ESC-50's protocol with those of GRID and AV-MNIST.
+
+    python -m experiments.run grid_words --data SHARDS --keep RUNS
+    python -m experiments.esc50_speech --data DATA --runs RUNS
+
+DATA holds esc50/, mnist/ and spoken_digits/. Linear SVMs on frozen audio features, tested on each official fold, beside
+the same encoder at random weights. Each trial's line is appended to experiments/results/esc50_speech.jsonl; interrupt
+and start again at will. Without --runs: AV-MNIST alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.environment import environment
+from config import ConfigError
+from experiments import av_mnist, results
+from experiments.encoders import build_small_model
+from experiments.esc50_sounds import Sounds, even_windows, read_sounds
+from experiments.esc50_transfer import RANDOM, WINDOWS_TESTED, fold_accuracy, frozen_features, pretrain
+from experiments.sweep import Planned, load_sweep, plan
+from experiments.trial import make_corpus
+from model import build_model
+from training.checkpoint import CheckpointError, load_model
+
+GRID, AV_MNIST = "GRID", "AV-MNIST"
+CORPORA = {GRID: ("grid_words", "main"), AV_MNIST: ("av_mnist", "longer")}
+"""Corpus -> the experiment and the group whose encoders are taken."""
+LEFT_OUT = ("shuffled pairs, fifo", "kmeanspp feature")
+SEEDS = range(5)
+FILE = "esc50_speech.jsonl"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 2 for data that are not there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.esc50_speech",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/, mnist/ and spoken_digits/")
+    parser.add_argument("--runs", type=Path, help="run folders that experiments.run grid_words --keep left")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
+    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    index, _, count = options.share.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        parser.error(f"--share must be I/N with I < N, as in 0/2, not {options.share!r}")
+    path, here = options.results / FILE, environment("scikit-learn", "numpy")
+    wanted = [t for t in trials() if (t[0] != GRID or options.runs) and not (options.quick and t[2].seed)]
+    try:
+        for corpus, rule, trial in wanted[int(index) :: int(count)]:
+            if known(results.load(path), corpus, rule, trial):
+                continue
+            sounds = read_sounds(options.data / "esc50", _rate(corpus, trial))
+            torch.set_num_threads(1)
+            hear = _from_grid if corpus == GRID else _from_av_mnist
+            features = hear(options.runs if corpus == GRID else options.data, rule, trial, sounds)
+            folds = [fold_accuracy(features, sounds, fold) for fold in range(1, 6)]
+            record = {"corpus": corpus, "rule": rule, "seed": trial.seed, "digest": trial.digest}
+            found = {"accuracy": float(np.mean(folds)), "folds": folds}
+            results.append_line(path, record | found | {"environment": here})
+            print(f"{corpus} | {rule} | {trial.seed}: {json.dumps(found)}", flush=True)
+    except (ConfigError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def trials() -> Iterator[tuple[str, str, Planned]]:
+    """(corpus, rule, the experiment's trial whose encoder is asked), seed by seed; random weights come first."""
+    for corpus, (experiment, group) in CORPORA.items():
+        of_seed = [t for t in plan(load_sweep(experiment), [group]) if t.seed in SEEDS and t.rule not in LEFT_OUT]
+        for number, trial in enumerate(of_seed):
+            if number == 0 or trial.seed != of_seed[number - 1].seed:
+                yield corpus, RANDOM, trial
+            yield corpus, trial.rule, trial
+
+
+def known(records: list[dict], corpus: str, rule: str, trial: Planned) -> bool:
+    """Whether a line is of this trial, with these settings."""
+    asked = (corpus, rule, trial.seed, trial.digest)
+    return any((r["corpus"], r["rule"], r["seed"], r["digest"]) == asked for r in records)
+
+
+def _rate(corpus: str, trial: Planned) -> int:
+    return trial.settings.run.audio.sample_rate if corpus == GRID else av_mnist.RATE
+
+
+def _from_grid(runs: Path, rule: str, trial: Planned, sounds: Sounds) -> np.ndarray:
+    config = trial.settings.run
+    if rule == RANDOM:
+        model = build_model(config.model, audio=config.audio, seed=config.seed)
+    else:
+        _, model = load_model(runs / trial.digest)
+    audio = replace(config.audio, seconds=config.audio_seconds)
+    return frozen_features(model, even_windows(sounds, audio=audio, windows=WINDOWS_TESTED))
+
+
+def _from_av_mnist(data: Path, rule: str, trial: Planned, sounds: Sounds) -> np.ndarray:
+    # In float32: bf16, which the experiment takes, is many times slower on a CPU without instructions for it.
+    config = replace(trial.settings.run, train=replace(trial.settings.run.train, precision="fp32"))
+    corpus = make_corpus(trial.settings.corpus, data=data, seed=config.seed)
+    model = build_small_model(config.model, corpus.train, seed=config.seed)
+    if rule != RANDOM:
+        pretrain(model, config, corpus.train)
+    length = int(av_mnist.RATE * av_mnist.SECONDS)
+    starts = np.linspace(0, sounds.pcm.shape[1] - length, WINDOWS_TESTED).astype(int)
+    heard = [av_mnist.hear(data, sounds.pcm[:, start : start + length]) for start in starts]
+    return frozen_features(model, torch.stack(heard, dim=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
