@@ -39,10 +39,11 @@ from training.step import Learner
 PARTS = {
     "key encoding": (Learner, "_keys"),
     "selection": (Learner, "_select"),
-    "forward, loss and backward": (Learner, "_backward"),
+    "forward and loss": (Learner, "_backward"),
+    "backward": (torch.Tensor, "backward"),
     "optimiser": (training.step, "update"),
 }
-"""Parts of Learner.step; selection happens within forward, loss and backward and is taken off there."""
+"""Parts of Learner.step; selection and backward happen within _backward and are taken off there."""
 
 
 def make_learner(config: Config, world: World, loader: ClipLoader) -> Learner:
@@ -126,7 +127,8 @@ def parts(learner: Learner, batches: list[Batch], *, steps: int) -> dict[str, fl
         for name, (owner, attribute) in PARTS.items():
             setattr(owner, attribute, originals[name])
     found = {name: value / steps for name, value in seconds.items()}
-    found["forward, loss and backward"] -= found["selection"]
+    found["forward and loss"] -= found["selection"] + found["backward"]
+    found = {name: found[name] for name in PARTS}
     return found | {"rest": whole - sum(found.values()), "whole step": whole}
 
 
