@@ -32,7 +32,8 @@ three digits, 1,000 steps), as they are: no sound of ESC-50 was in their pre-tra
 windows (0.64 and 0.75 s), the mean of the five folds, one encoder a seed.
 
 Speech of one kind teaches little about other sounds: no encoder is clearly ahead of its own random weights, those of
-GRID tend to be behind, and no rule differs from `fifo`. Pre-training on sounds of the world's kind is what helps (above).
+GRID tend to be behind, and no rule differs from `fifo`. Pre-training on sounds of the world's kind is what helps
+(above).
 """
 RULED = (RANDOM, "fifo")
 """What the others are compared with."""
