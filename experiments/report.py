@@ -149,7 +149,8 @@ def _measured_on(done: Sequence[tuple[Planned, dict[str, Any]]]) -> str:
         f"{count} trials on {device}, torch {torch}, commit {commit}"
         for (device, torch, commit), count in found.most_common()
     ]
-    return "Measured: " + "; ".join(parts) + ".\n"
+    hours = sum(record["curve"][-1]["wall_seconds"] for _, record in done) / 3600
+    return f"Measured: {'; '.join(parts)}; {hours:.1f} hours of one process from first steps to last.\n"
 
 
 def _write_summary(
