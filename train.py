@@ -96,8 +96,7 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
     with run:
         while not run.stopping:
             epoch, offset = divmod(run.step, len(loader))
-            redraw = config.pool.source == "epoch" and epoch % config.pool.refresh_every == 0
-            if offset == 0 and (epoch == 0 or redraw):
+            if offset == 0 and config.draws_pool(epoch):
                 began = time.perf_counter()
                 ids = pool_ids(config, loader.ids, epoch, world)
                 learner.fill(loader.clips(ids, epoch=epoch, purpose="pool"), epoch=epoch)
@@ -117,7 +116,7 @@ def known_labels(config: Config, dataset: Dataset) -> np.ndarray | None:
 
 def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: distributed.World) -> np.ndarray:
     """This rank's share of the random clips that fill the pool, in whole global batches as they are trained."""
-    batch, stream = config.train.batch_size, config.pool.source == "stream"
+    batch, stream = config.train.batch_size, config.pool_in_use.source == "stream"
     wanted = 2 * config.dictionary.size + batch if stream else config.pool.size
     whole = min(-(-wanted // batch), config.pool.size // batch, len(ids) // batch) * batch
     chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[:whole]]

@@ -69,7 +69,7 @@ class PoolConfig:
     """The candidates the sampler picks from."""
 
     source: Literal["stream", "epoch"] = "stream"
-    """stream: ring of the most recent keys. epoch: random clips encoded anew at every epoch's start."""
+    """stream: ring of the most recent keys. epoch: random clips encoded anew at every epoch's start (not for fifo)."""
     size: int = 38400
     """N; clamped to the samples of the data set for source epoch."""
     refresh_every: int = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from config.data import AudioConfig, AugmentConfig, ClipConfig, DataConfig
 from config.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig
@@ -47,3 +47,15 @@ class Config:
     def audio_frames(self) -> int:
         """F, spectrogram frames of the audio window (centred windows)."""
         return 1 + self.audio_samples // self.audio.hop
+
+    @property
+    def pool_in_use(self) -> PoolConfig:
+        """`pool`; for fifo, whose newest keys are those of the last batches, a stream whatever pool.source says."""
+        if self.sampler.name == "fifo":
+            return replace(self.pool, source="stream", refresh_every=1)
+        return self.pool
+
+    def draws_pool(self, epoch: int) -> bool:
+        """Whether random clips are encoded for the pool when this epoch begins."""
+        pool = self.pool_in_use
+        return epoch == 0 or (pool.source == "epoch" and epoch % pool.refresh_every == 0)

@@ -106,8 +106,7 @@ def run_trial(
     filled = -1
     for step, (epoch, batch) in enumerate(corpus.train.epochs(size=size, seed=config.seed)):
         started_cpu, started = time.process_time(), time.perf_counter()
-        redraw = config.pool.source == "epoch" and epoch % config.pool.refresh_every == 0
-        if epoch > filled and (epoch == 0 or redraw):
+        if epoch > filled and config.draws_pool(epoch):
             ids = pool_ids(config, torch.arange(len(corpus.train)).numpy(), epoch, world)
             learner.fill(corpus.train.batches(ids, size), epoch=epoch)
         filled = epoch

@@ -72,7 +72,7 @@ class Learner:
         config = self.config
         return ActiveDictionary(
             sampler=config.sampler,
-            pool=config.pool,
+            pool=config.pool_in_use,
             dictionary=config.dictionary,
             dim=config.model.dim,
             temperature=config.loss.temperature,

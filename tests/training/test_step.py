@@ -235,3 +235,17 @@ def test_the_compile_switch_changes_nothing_but_how_it_runs(monkeypatch):
     for one, other in zip(metrics, plain_metrics, strict=True):
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), abs=1e-4)
     assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
+
+
+@pytest.mark.parametrize("source", ["stream", "epoch"])
+def test_fifo_holds_the_keys_of_the_last_batches_whatever_the_pool(source):
+    config = small_config("sampler.name=fifo", "sampler.embedding=feature", f"pool.source={source}")
+    learner = filled(config)
+    for step in range(5):
+        learner.step(random_batch(config, step), step)
+    # Chosen before the loss of step 4, of three batches: those of steps 1 to 3.
+    expected = torch.cat([random_batch(config, step).ids for step in (1, 2, 3)])
+    for modality in ("video", "audio"):
+        assert sorted(learner.active[modality].ids.tolist()) == sorted(expected.tolist())
+    assert config.draws_pool(0)
+    assert not config.draws_pool(1)
