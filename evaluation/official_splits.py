@@ -111,11 +111,11 @@ def official_tasks(
     ids = {_key(data.source(index)): index for index in range(len(data))}
     unreadable = {_key(source): reason for source, reason in rejected.items()}
     paths = {path for parts in official.splits.values() for path in parts}
-    classes = {label: code for code, label in enumerate(sorted({PurePosixPath(path).parent.name for path in paths}))}
+    classes = {label: code for code, label in enumerate(sorted({_class(path) for path in paths}))}
     codes = np.full(len(data), -1, dtype=np.int32)
     for path in paths:
         if _key(path) in ids:
-            codes[ids[_key(path)]] = classes[PurePosixPath(path).parent.name]
+            codes[ids[_key(path)]] = classes[_class(path)]
     tasks, coverage = [], []
     for number, parts in official.splits.items():
         masks = {part: np.zeros(len(data), dtype=bool) for part in PARTS}
@@ -172,6 +172,10 @@ def _coverage_row(
         "missing": missing,
         "absent": dict(list(absent.items())[:20]),
     }
+
+
+def _class(path: str) -> str:
+    return _key(path).rpartition("/")[0]
 
 
 def _key(path: str) -> str:

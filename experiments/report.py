@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -37,8 +38,9 @@ HEAD = """\
 
 Written by `python -m experiments.report` from the lines in `experiments/results/`; edit the sweeps
 (`experiments/*.yaml`), not this page. Values are means over seeds ± 95 % intervals (Student's t). Differences are
-paired by seed; a claim needs p < 0.01 (two-sided paired t test) and at least 5 seeds. Hyper-parameters were chosen on
-the seeds of the group `tuning`, which are in no table.
+paired by seed; a claim needs p < 0.01 (two-sided paired t test) and at least 5 seeds. **p, all** is the same p for
+someone who looks at all comparisons of an experiment at once (Holm). Hyper-parameters were chosen on seeds from 100 on,
+which are in no table; the notes say what was tried, and not every such run was kept.
 
 - **probe**: accuracy of a linear classifier on frozen features of unseen samples, mean of both modalities.
 - **R@1**: share of pairs whose other half is the nearest within 512 unseen pairs, mean of both ways.
@@ -48,7 +50,8 @@ the seeds of the group `tuning`, which are in no table.
 - **CPU s**: of the training thread, selection included, measurements left out. The encoders are so small here that
   selection is a large part of a step, which it is not at the sizes of a real run; other work ran beside the trials.
 - **at fifo's final**: where the mean curve first reaches the baseline's final probe, in shares of the baseline's
-  steps and CPU seconds.
+  steps and, of trials on one kind of machine and one commit, of its CPU seconds. The baseline's own row says where it
+  is there first itself.
 
 Rules: `fifo` keeps the newest keys (MoCo); `uniform` draws from the pool; `kmeanspp gradient` is the paper's rule;
 `kmeanspp negative_gradient` is D² on the gradient that a candidate would cause *as a negative*; `hard` takes the
@@ -100,21 +103,22 @@ def _experiment(name: str, options: argparse.Namespace) -> str:
 
 
 def _table(rows: Sequence[Row], baseline: str) -> str:
-    head = ["rule", "seeds", *COLUMNS.values(), f"probe − {baseline}", "p", f"at {baseline}'s final (steps, CPU)"]
+    compared = [f"probe − {baseline}", "p", "p, all", f"at {baseline}'s final (steps, CPU)"]
+    head = ["rule", "seeds", *COLUMNS.values(), *compared]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [f"`{row.rule}`", str(row.figures["probe"].n)]
         cells += [_cell(name, row.figures.get(name)) for name in COLUMNS]
         comparison = row.against.get("probe")
-        if comparison is None:
-            cells += ["", "", ""]
-        else:
-            reached = [row.reaches.get(clock) for clock in ("step", "cpu_seconds")]
-            shares = ", ".join("never" if share is None else f"{share:.0%}" for share in reached[:2])
-            p = "" if comparison.p != comparison.p else f"{comparison.p:.1g}"
-            cells += [str(comparison.difference), p, "never" if None in reached else shares]
+        cells += ["", "", ""] if comparison is None else [str(comparison.difference), *_p_values(row, comparison.p)]
+        shares = ["never" if share is None else f"{share:.0%}" for share in row.reaches.values()]
+        cells.append(", ".join(dict.fromkeys(shares)) if "never" in shares else ", ".join(shares))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _p_values(row: Row, p: float) -> list[str]:
+    return ["" if math.isnan(value) else f"{value:.1g}" for value in (p, row.adjusted_p)]
 
 
 def _cell(name: str, value: Estimate | None) -> str:
@@ -132,7 +136,7 @@ def _missing(sweep: Sweep, planned: Sequence[Planned], done: Sequence[tuple[Plan
         if there[condition, rule] < n:
             lacking.setdefault(condition, []).append(f"{rule} {n - there[condition, rule]} of {n}")
     if not lacking:
-        return f"All {len(planned)} planned trials were run.\n"
+        return f"All {len(planned)} planned trials were run (those for tuning not counted).\n"
     begun = {condition for condition, _ in there}
     whole = [condition for condition in lacking if condition not in begun]
     parts = [f"{condition}: {', '.join(rules)}" for condition, rules in lacking.items() if condition in begun]
@@ -150,7 +154,7 @@ def _measured_on(done: Sequence[tuple[Planned, dict[str, Any]]]) -> str:
         for (device, torch, commit), count in found.most_common()
     ]
     hours = sum(record["curve"][-1]["wall_seconds"] for _, record in done) / 3600
-    return f"Measured: {'; '.join(parts)}; {hours:.1f} hours of one process from first steps to last.\n"
+    return f"Measured: {'; '.join(parts)}; {hours:.1f} hours of one process in training steps.\n"
 
 
 def _write_summary(
@@ -161,6 +165,7 @@ def _write_summary(
             row.rule: {
                 "figures": {name: dataclasses.asdict(value) for name, value in row.figures.items()},
                 "against": {name: value and dataclasses.asdict(value) for name, value in row.against.items()},
+                "adjusted_p": None if math.isnan(row.adjusted_p) else row.adjusted_p,
                 "reaches": row.reaches,
             }
             for row in rows

@@ -55,6 +55,16 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compa
     return Comparison(estimate(differences), float(p))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted for having made all these comparisons at once (Holm, 1979), in the same order; nan stays nan."""
+    order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    adjusted, largest = list(p_values), 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - place) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
 def time_to_reach(curve: Sequence[Mapping[str, float]], target: float, *, metric: str, clock: str) -> float | None:
     """Reading of `clock` at the first measurement where `metric` is at least `target`; None if it never is."""
     return next((point[clock] for point in curve if point[metric] >= target), None)

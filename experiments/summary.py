@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from experiments.statistics import Comparison, Estimate, compare, estimate, time_to_reach
+from experiments.statistics import Comparison, Estimate, compare, estimate, holm, time_to_reach
 from experiments.sweep import Planned
 
 ALPHA = 0.01
@@ -28,7 +29,10 @@ class Row:
     """Means over the seeds at each measurement: step, cpu_seconds, probe, ..."""
     reaches: dict[str, float | None]
     """step, cpu_seconds -> share of the baseline's whole run at which the mean curve of this rule is first at the
-    baseline's mean final probe; None where it never is."""
+    baseline's mean final probe; None where it never is. Empty without curves; cpu_seconds is there only if all trials
+    compared ran on one kind of machine and one commit."""
+    adjusted_p: float = math.nan
+    """Of the comparison by `metric`, Holm-adjusted for all such comparisons of the experiment."""
 
 
 def summarise(
@@ -36,15 +40,23 @@ def summarise(
 ) -> dict[str, list[Row]]:
     """condition -> rows in the order of the sweep, from (trial, its result).
 
-    A trial that is in several groups counts once: seeds are what is averaged over.
+    A trial that is in several groups counts once: seeds are what is averaged over. `metric` is what rules are compared
+    by.
     """
     table: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for trial, record in trials:
         table[trial.condition][trial.rule][trial.seed] = record
-    return {
-        condition: [_row(rule, seeds, rules.get(baseline, {}), baseline, metric) for rule, seeds in rules.items()]
+    rows = [
+        (condition, _row(rule, seeds, rules.get(baseline, {}), baseline, metric))
         for condition, rules in table.items()
-    }
+        for rule, seeds in rules.items()
+    ]
+    compared = (row.against.get(metric) for _, row in rows)
+    adjusted = holm([math.nan if comparison is None else comparison.p for comparison in compared])
+    found: dict[str, list[Row]] = defaultdict(list)
+    for (condition, row), p in zip(rows, adjusted, strict=True):
+        found[condition].append(replace(row, adjusted_p=p))
+    return dict(found)
 
 
 def _row(
@@ -67,20 +79,35 @@ def _row(
         }
     # Speed is compared at the seeds that both have, as is everything else.
     common = sorted(set(seeds) & set(base))
-    reaches: dict[str, float | None] = {}
-    if common:
-        reference, own = _mean_curve([base[s] for s in common]), _mean_curve([seeds[s] for s in common])
-        points = [{name: values[i] for name, values in own.items()} for i in range(len(own["step"]))]
-        for clock in ("step", "cpu_seconds"):
-            at = time_to_reach(points, reference[metric][-1], metric=metric, clock=clock)
-            reaches[clock] = None if at is None else float(at / reference[clock][-1])
     return Row(
         rule=rule,
         figures={name: estimate([final[name] for final in finals.values()]) for name in names},
         against=against,
         curve=_mean_curve(list(seeds.values())),
-        reaches=reaches,
+        reaches=_reaches([seeds[s] for s in common], [base[s] for s in common], metric),
     )
+
+
+def _reaches(
+    own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], metric: str
+) -> dict[str, float | None]:
+    """`Row.reaches` of trials of the same seeds."""
+    if not own or len(own[0]["curve"]) < 2:
+        return {}
+    reference, mean = _mean_curve(base), _mean_curve(own)
+    points = [{name: values[i] for name, values in mean.items()} for i in range(len(mean["step"]))]
+    clocks = ["step", "cpu_seconds"] if len({_machine(record) for record in [*own, *base]}) == 1 else ["step"]
+    found: dict[str, float | None] = {}
+    for clock in clocks:
+        at = time_to_reach(points, reference[metric][-1], metric=metric, clock=clock)
+        found[clock] = None if at is None else float(at / reference[clock][-1])
+    return found
+
+
+def _machine(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What seconds may be compared within."""
+    here = record["environment"]
+    return tuple(here.get(name) for name in ("cpu", "cpu_capability", "gpu", "commit"))
 
 
 def _mean_curve(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -102,7 +129,8 @@ def sentences(condition: str, rows: Sequence[Row], *, baseline: str, metric: str
             verdict = f"no difference from `{baseline}` is shown ({difference}, p = {comparison.p:.2g}, {n} seeds)"
         else:
             word = "beats" if difference.mean > 0 else "is worse than"
-            verdict = f"**{word} `{baseline}`** by {difference} (p = {comparison.p:.1g}, {n} seeds)"
+            verdict = f"**{word} `{baseline}`** by {difference} (p = {comparison.p:.1g}, {n} seeds; "
+            verdict += f"{row.adjusted_p:.1g} for all comparisons of the experiment at once)"
             verdict += _speed(row, baseline) if difference.mean > 0 else ""
         found.append(f"{condition}: `{row.rule}` {verdict}.")
     return found
@@ -110,6 +138,7 @@ def sentences(condition: str, rows: Sequence[Row], *, baseline: str, metric: str
 
 def _speed(row: Row, baseline: str) -> str:
     step, cpu = row.reaches.get("step"), row.reaches.get("cpu_seconds")
-    if step is None or cpu is None:
+    if step is None:
         return ""
-    return f"; it is at `{baseline}`'s final probe after {step:.0%} of its steps and {cpu:.0%} of its CPU seconds"
+    seconds = "" if cpu is None else f" and {cpu:.0%} of its CPU seconds"
+    return f"; it is at `{baseline}`'s final probe after {step:.0%} of its steps{seconds}"

@@ -13,12 +13,16 @@ from experiments.sweep import load_sweep, plan
 RULES = ("fifo", "kmeanspp gradient")
 
 
-def record(probe: float, *, seconds: float = 10.0) -> dict[str, Any]:
+HERE = {"cpu": "a cpu", "gpu": None, "versions": {"torch": "2"}, "commit": "abc"}
+
+
+def record(probe: float, *, commit: str = "abc") -> dict[str, Any]:
+    same = {"retrieval": 0.1, "distinct": 1.0}
     curve = [
-        {"step": 100 * i, "cpu_seconds": seconds * i, "probe": probe * i / 4, "retrieval": 0.1, "distinct": 1.0}
+        {"step": 100 * i, "cpu_seconds": 10.0 * i, "wall_seconds": 11.0 * i, "probe": probe * i / 4, **same}
         for i in (1, 2, 3, 4)
     ]
-    return {"curve": curve, "final": curve[-1]}
+    return {"curve": curve, "final": curve[-1], "environment": HERE | {"commit": commit}}
 
 
 def results_of(advantage: float, seeds: int) -> list[tuple[Any, dict[str, Any]]]:
@@ -56,11 +60,34 @@ def test_a_winner_is_timed_to_the_baselines_final_probe():
     assert "of its CPU seconds" in claims(0.5, 8)
 
 
+def test_seconds_are_compared_on_one_machine_and_commit_only():
+    trials = results_of(0.5, 8)
+    mixed = [(t, r | {"environment": HERE | {"commit": t.rule}}) for t, r in trials]
+    ((condition, rows),) = summarise(mixed, baseline="fifo").items()
+    assert set(rows[1].reaches) == {"step"}
+    (sentence,) = sentences(condition, rows, baseline="fifo")
+    assert "of its steps." in sentence
+
+
+def test_without_curves_no_time_is_told():
+    ends = [(t, r | {"curve": r["curve"][-1:]}) for t, r in results_of(0.5, 8)]
+    ((_, rows),) = summarise(ends, baseline="fifo").items()
+    assert all(row.reaches == {} for row in rows)
+
+
+def test_p_is_adjusted_for_all_rules_and_conditions_of_the_experiment():
+    trials = [(t, record(0.5)) for t in plan(load_sweep("mutual_information"), ["main"]) if t.rule not in RULES]
+    ((_, rows),) = summarise([*results_of(0.05, 8), *trials], baseline="fifo").items()
+    claimed, other = (row for row in rows if row.rule != "fifo")
+    smaller, larger = sorted([claimed, other], key=lambda row: row.against["probe"].p)
+    assert smaller.adjusted_p == pytest.approx(2 * smaller.against["probe"].p)
+    assert larger.adjusted_p == pytest.approx(max(larger.against["probe"].p, smaller.adjusted_p))
+
+
 def test_the_report_is_made_from_the_lines_and_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(report, "EXPERIMENTS", ("mutual_information", "av_mnist"))
-    here = {"cpu": "a cpu", "gpu": None, "versions": {"torch": "2"}, "commit": "abc"}
     for trial, found in results_of(0.05, 8):
-        results.append(tmp_path / "mutual_information.jsonl", trial, found, here)
+        results.append(tmp_path / "mutual_information.jsonl", trial, found, HERE)
     assert report.main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs")]) == 0
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "`kmeanspp gradient` **beats `fifo`**" in page

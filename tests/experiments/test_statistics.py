@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import compare, estimate, time_to_reach
+from experiments.statistics import compare, estimate, holm, time_to_reach
 
 
 def test_the_interval_covers_the_true_mean_in_95_of_100_samples():
@@ -43,3 +43,8 @@ def test_time_to_reach_is_the_first_measurement_at_the_target():
     curve = [{"s": 1.0, "probe": 0.2}, {"s": 2.0, "probe": 0.5}, {"s": 3.0, "probe": 0.4}]
     assert time_to_reach(curve, 0.4, metric="probe", clock="s") == 2.0
     assert time_to_reach(curve, 0.6, metric="probe", clock="s") is None
+
+
+def test_holm_keeps_the_order_multiplies_the_smallest_by_all_and_skips_nan():
+    assert holm([0.01, 0.04, math.nan, 0.03, 0.005]) == pytest.approx([0.03, 0.06, math.nan, 0.06, 0.02], nan_ok=True)
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
