@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from config import ConfigError
+from config import ConfigError, PrepareConfig
 from evaluation.official_splits import official_tasks, read_official_splits, read_rejected
 from pipeline.manifest import Manifest
+from pipeline.prepare import prepare
 
 
 def tasks_of(corpus):
@@ -91,3 +92,22 @@ def test_a_test_list_that_is_not_there_is_named(tmp_path):
 def test_lists_of_another_data_set_are_refused(ucf_like, hmdb_like):
     with pytest.raises(ConfigError, match="none of the 6 train videos of hmdb51 split 1 is in the data"):
         official_tasks(read_official_splits(hmdb_like.lists), Manifest.open(ucf_like.shards), rejected={})
+
+
+def test_the_real_data_sets_own_files_are_prepared_and_found(real_data, tmp_path):
+    """DivX and XviD in AVI, without sound, metadata in odd encodings: as UCF101 and HMDB51 come."""
+    videos = sorted((real_data / "videos" / "benchmark_clips").glob("*.avi"))
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for label, files in (("wave", videos[::2]), ("juggle", videos[1::2])):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for file in files:
+            (tmp_path / "videos" / label / file.name).symlink_to(file)
+        lines = [f"{file.name} {1 + number % 2}\n" for number, file in enumerate(files)]
+        (lists / f"{label}_test_split1.txt").write_text("".join(lines))
+    shards = tmp_path / "shards"
+    prepare(tmp_path / "videos", shards, config=PrepareConfig(streams="video"), workers=1)
+    data = Manifest.open(shards)
+    (task,), coverage = official_tasks(read_official_splits(lists), data, rejected=read_rejected(shards))
+    assert all(row["found"] == row["listed"] > 0 for row in coverage)
+    assert len(data) == len(videos) == (task.train | task.test).sum()
