@@ -94,9 +94,9 @@ def test_shipped_protocol_files_load_and_their_commands_fit(path):
     assert "Comparable with" in text
 
 
-def test_every_protocol_but_the_probes_of_any_label_has_a_file():
+def test_every_protocol_has_a_file():
     shipped = {re.search(r"--protocol (\w+)", path.read_text())[1] for path in SHIPPED}
-    assert shipped == PROTOCOLS.keys() - {"linear"}
+    assert shipped == PROTOCOLS.keys()
 
 
 def test_a_file_of_settings_is_read_and_overridden(run, shards, tmp_path):
