@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from nvidia.dali import Pipeline
+from nvidia.dali.backend import TensorCPU
+from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
 
 Inputs = Mapping[str, Sequence[Any] | np.ndarray]
 """Name of an external source -> a batch for it: an array with the batch in front, or a list of arrays."""
@@ -118,12 +120,21 @@ def _only(inputs: Inputs, samples: slice) -> Inputs:
     return {name: batch[samples] for name, batch in inputs.items()}
 
 
-# No copies: the dynamic executor, DALI's default since 2.0, never writes again to an output that is still referenced.
+# No copies on a CPU: the dynamic executor, DALI's default since 2.0, never writes again to an output that is still
+# referenced.
 
 
 def one_tensor(output: Any) -> torch.Tensor:
-    """A batch whose samples have one shape."""
-    return torch.from_dlpack(output.as_tensor())
+    """A batch whose samples have one shape; on a GPU for use in the current stream."""
+    tensor: Any = output.as_tensor()  # its stubs lack most of it
+    if isinstance(tensor, TensorCPU):
+        return torch.from_dlpack(tensor)
+    # DALI takes memory back in the order of its own stream. It would write the next batch into that of a tensor which
+    # the caller has let go of while kernels that read it still wait in torch's stream. A copy makes each stream wait
+    # for the other, takes a fraction of a millisecond, and its memory is torch's.
+    stream = torch.cuda.current_stream(tensor.device_id())
+    own = torch.empty(tensor.shape(), dtype=to_torch_type[tensor.dtype], device=stream.device)
+    return feed_ndarray(tensor, own, cuda_stream=stream)
 
 
 def many_arrays(output: Any) -> list[np.ndarray]:
