@@ -54,7 +54,10 @@ def video_graph(
                 pad_mode="edge",
             )
         elif on_gpu:
-            frames = fn.decoders.image(encoded, device=decoder, output_type=DALIImageType.RGB)
+            # Fancy upsampling of the chroma is what decoding on a CPU always does.
+            frames = fn.decoders.image(
+                encoded, device=decoder, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True
+            )
         else:
             corner, shape = (
                 fn.external_source(name=name, dtype=DALIDataType.INT32, ndim=1) for name in ("corner", "shape")
