@@ -16,6 +16,9 @@ from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
 Inputs = Mapping[str, Sequence[Any] | np.ndarray]
 """Name of an external source -> a batch for it: an array with the batch in front, or a list of arrays."""
 
+OUT_OF_MEMORY = ("Can't allocate", "CUDA allocation failed", "out of memory", "cudaErrorMemoryAllocation")
+"""Phrases with which DALI says so."""
+
 
 class DecodeError(RuntimeError):
     """DALI could not run a batch; `samples` are the places in it of those that fail alone."""
@@ -76,11 +79,15 @@ class GraphRunner(Generic[Output]):
 
         Raises:
             DecodeError: DALI could not decode it. Only this batch is lost.
+            RuntimeError: DALI had no memory for it, though for each of its samples.
         """
         while run.output is None:
             self._collect()
         if isinstance(run.output, RuntimeError):
-            raise DecodeError(str(run.output), self._culprits(run.inputs))
+            culprits = self._culprits(run.inputs)
+            if not culprits and any(phrase in str(run.output) for phrase in OUT_OF_MEMORY):
+                raise run.output
+            raise DecodeError(str(run.output), culprits)
         return run.output
 
     def _feed(self, pipe: Pipeline, run: Run[Output]) -> None:
