@@ -4,7 +4,8 @@
 
 Every row gives the same clips (16 frames at 10 a second, random crop to 112 pixels, colour, normalisation, and the
 log-mel spectrogram of the sound) of the same source videos. A row runs in a process of its own; rounds are interleaved
-and figures are medians over them. Without --videos a demo corpus is made.
+and figures are medians over them. Without --videos a demo corpus is made. With --device cuda batches end on the GPU:
+ours are decoded there, where it can; those of peers are sent there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ ROWS = [
     *(("ours", storage) for storage in SHARDS),
 ]
 """(loader, storage). MJPEG has no GOPs: exact and approximate seeking are the same there."""
+SETTINGS = ("frames", "batch_size", "clips", "rounds", "workers", "device")
 WARM_UP_BATCHES = 3
 BATCHES_AHEAD = 8
 """More than any loader here decodes in advance: one whose stream ends while it is measured empties its queues."""
@@ -59,7 +61,7 @@ def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
     if loader == "ours":
         from pipeline.loader import make_loader
 
-        ours = make_loader(config)
+        ours = make_loader(config, device=options.device)
         return ours.clips(np.resize(np.arange(len(ours.dataset)), wanted), epoch=epoch, purpose="benchmark")
     from benchmarks.peers.loaders import PeerClips, data_loader, threads
 
@@ -73,13 +75,16 @@ def measure(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
     """One row, once, in this process."""
     torch.set_num_threads(1)
     source = batches(loader, storage, options=options, epoch=epoch)
+    arrived = ([tensor.to(options.device) for tensor in batch[:2]] for batch in source)
     for _ in range(WARM_UP_BATCHES):
-        next(source)
+        next(arrived)
+    synchronise(options.device)
     before, began, clips = usage(), time.perf_counter(), 0
-    for batch in source:
-        clips += len(batch[0])
+    for video, _ in arrived:
+        clips += len(video)
         if clips >= options.clips:
             break
+    synchronise(options.device)
     seconds, used = time.perf_counter() - began, usage().since(before)
     return {
         "clips_per_second": clips / seconds,
@@ -89,10 +94,15 @@ def measure(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
     }
 
 
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def measure_apart(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
     """One row, once, in a process of its own; what it says when it fails is an error here."""
     command = [sys.executable, __file__, "--row", loader, storage, "--epoch", str(epoch), "--work", str(options.work)]
-    for name in ("frames", "batch_size", "clips", "workers"):
+    for name in ("frames", "batch_size", "clips", "workers", "device"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -197,6 +207,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes or threads")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where batches must be")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
@@ -221,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         "environment": environment("torchcodec", "decord", "av", "spdl-io", "nvidia-dali-cuda130"),
         "setting": {
             "videos": len(sources),
-            **{name: getattr(options, name) for name in ("frames", "batch_size", "clips", "rounds", "workers")},
+            **{name: getattr(options, name) for name in SETTINGS},
         },
         "storage": storage_quality(sources, options.work, names),
         "comparisons": comparisons(records),

@@ -59,11 +59,12 @@ def curves() -> dict[tuple[str, str], list[Point]]:
     }
 
 
-def measure(points: list[Point], *, work: Path, clips: int, rounds: int) -> dict[Point, dict[str, float]]:
+def measure(points: list[Point], *, work: Path, clips: int, rounds: int, device: str) -> dict[Point, dict[str, float]]:
     """Medians over the rounds."""
     found: dict[Point, list[dict[str, float]]] = {point: [] for point in points}
     for epoch, point in itertools.product(range(rounds), points):
-        options = argparse.Namespace(work=work, clips=max(clips, 16 * point.batch_size), **asdict(point))
+        most = max(clips, 16 * point.batch_size)
+        options = argparse.Namespace(work=work, clips=most, device=device, **asdict(point))
         found[point].append(decode.measure_apart("ours", point.storage, options=options, epoch=epoch))
         print(f"round {epoch + 1}: {point}: {found[point][-1]}", file=sys.stderr)
     return {point: medians(runs) for point, runs in found.items()}
@@ -75,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="where the stored forms are kept")
     parser.add_argument("--clips", type=int, default=256, help="a point and round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where batches must be")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args(arguments)
@@ -84,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     points = list(dict.fromkeys(itertools.chain.from_iterable(curves().values())))
     names = {point.storage for point in points}
     make_corpus(sources, work, sorted(names))
-    found = measure(points, work=work, clips=options.clips, rounds=options.rounds)
+    found = measure(points, work=work, clips=options.clips, rounds=options.rounds, device=options.device)
     records: list[dict[str, Any]] = [
         {"curve": field, "codec": codec, "value": getattr(point, field), "storage": point.storage, **found[point]}
         for (field, codec), line in curves().items()
@@ -92,7 +94,12 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     result = {
         "environment": environment("nvidia-dali-cuda130"),
-        "setting": {"videos": len(sources), "clips": options.clips, "rounds": options.rounds},
+        "setting": {
+            "videos": len(sources),
+            "clips": options.clips,
+            "rounds": options.rounds,
+            "device": options.device,
+        },
         "storage": decode.storage_quality(sources, work, names),
         "records": records,
     }

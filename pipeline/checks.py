@@ -215,12 +215,13 @@ CHECKS: list[Callable[[], Finding]] = [
 
 
 def decode_with_dali(codec: Literal["vp9", "jpeg"], *, gpu: bool) -> None:
-    """Encodes 8 frames as pipeline.prepare does and decodes them with DALI.
+    """Encodes 8 frames as pipeline.prepare does and decodes them with DALI, on torch's current GPU if `gpu`.
 
     Raises:
         RuntimeError: DALI refuses, or gives other than these frames.
     """
     import numpy as np
+    import torch
     from av.video.frame import VideoFrame
     from nvidia.dali import Pipeline, fn
 
@@ -234,7 +235,8 @@ def decode_with_dali(codec: Literal["vp9", "jpeg"], *, gpu: bool) -> None:
         encoder.add(VideoFrame.from_ndarray(picture).reformat(format="yuv420p" if codec == "vp9" else "yuvj420p"))
     blob = encoder.finish()
     end = None if codec == "vp9" else blob.frame_bytes[0]
-    pipe = Pipeline(batch_size=1, num_threads=1, device_id=0 if gpu else None, prefetch_queue_depth=1)
+    device_id = torch.cuda.current_device() if gpu else None
+    pipe = Pipeline(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
     with pipe:
         encoded = fn.external_source(name="encoded")
         device = "mixed" if gpu else "cpu"

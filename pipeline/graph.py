@@ -18,6 +18,7 @@ from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType, DALIImageType
 
 from config import AudioConfig, Config
+from pipeline.checks import decode_with_dali
 from pipeline.clips import ClipPlan
 from pipeline.resampling import color_maps
 
@@ -54,7 +55,10 @@ def video_graph(
                 pad_mode="edge",
             )
         elif on_gpu:
-            frames = fn.decoders.image(encoded, device=decoder, output_type=DALIImageType.RGB)
+            # Fancy upsampling of the chroma is what decoding on a CPU always does.
+            frames = fn.decoders.image(
+                encoded, device=decoder, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True
+            )
         else:
             corner, shape = (
                 fn.external_source(name=name, dtype=DALIDataType.INT32, ndim=1) for name in ("corner", "shape")
@@ -147,7 +151,7 @@ def _pipeline(device: torch.device, threads: int, batch: int, prefetch: int) -> 
 
 
 def _nvdec_takes(shortest_side: int) -> bool:
-    if not _nvdec_installed():
+    if not _nvdec_works():
         return False
     if shortest_side < NVDEC_SMALLEST_VP9:
         _log.warning(
@@ -160,8 +164,8 @@ def _nvdec_takes(shortest_side: int) -> bool:
 
 
 @functools.cache
-def _nvdec_installed() -> bool:
-    """Whether NVIDIA's video decoder can be loaded; says once if not. Cached: asked for each graph."""
+def _nvdec_works() -> bool:
+    """Whether NVIDIA's video decoder decodes what is stored; says once if not. Cached: asked for each graph."""
     try:
         ctypes.CDLL("libnvcuvid.so.1")
     except OSError:
@@ -169,5 +173,12 @@ def _nvdec_installed() -> bool:
             "NVDEC (libnvcuvid.so.1) is not available: decoding on the CPU, the rest on the GPU. In a container, "
             "give it the `video` capability (NVIDIA_DRIVER_CAPABILITIES=compute,utility,video)"
         )
+        return False
+    try:
+        decode_with_dali("vp9", gpu=True)
+    except RuntimeError as error:
+        # The library is no decoder yet: a slice of a GPU (MIG) may be without. Every sample would seem to be damaged.
+        reason = " ".join(str(error).split())
+        _log.warning("NVDEC does not decode VP9 here: decoding on the CPU, the rest on the GPU. DALI says: %s", reason)
         return False
     return True

@@ -10,9 +10,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from nvidia.dali import Pipeline
+from nvidia.dali.backend import TensorCPU
+from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
 
 Inputs = Mapping[str, Sequence[Any] | np.ndarray]
 """Name of an external source -> a batch for it: an array with the batch in front, or a list of arrays."""
+
+OUT_OF_MEMORY = ("Can't allocate", "CUDA allocation failed", "out of memory", "cudaErrorMemoryAllocation")
+"""Phrases with which DALI says so."""
 
 
 class DecodeError(RuntimeError):
@@ -74,11 +79,15 @@ class GraphRunner(Generic[Output]):
 
         Raises:
             DecodeError: DALI could not decode it. Only this batch is lost.
+            RuntimeError: DALI had no memory for it, though for each of its samples.
         """
         while run.output is None:
             self._collect()
         if isinstance(run.output, RuntimeError):
-            raise DecodeError(str(run.output), self._culprits(run.inputs))
+            culprits = self._culprits(run.inputs)
+            if not culprits and any(phrase in str(run.output) for phrase in OUT_OF_MEMORY):
+                raise run.output
+            raise DecodeError(str(run.output), culprits)
         return run.output
 
     def _feed(self, pipe: Pipeline, run: Run[Output]) -> None:
@@ -118,12 +127,21 @@ def _only(inputs: Inputs, samples: slice) -> Inputs:
     return {name: batch[samples] for name, batch in inputs.items()}
 
 
-# No copies: the dynamic executor, DALI's default since 2.0, never writes again to an output that is still referenced.
+# No copies on a CPU: the dynamic executor, DALI's default since 2.0, never writes again to an output that is still
+# referenced.
 
 
 def one_tensor(output: Any) -> torch.Tensor:
-    """A batch whose samples have one shape."""
-    return torch.from_dlpack(output.as_tensor())
+    """A batch whose samples have one shape; on a GPU for use in the current stream."""
+    tensor: Any = output.as_tensor()  # its stubs lack most of it
+    if isinstance(tensor, TensorCPU):
+        return torch.from_dlpack(tensor)
+    # DALI takes memory back in the order of its own stream. It would write the next batch into that of a tensor which
+    # the caller has let go of while kernels that read it still wait in torch's stream. A copy makes each stream wait
+    # for the other, takes a fraction of a millisecond, and its memory is torch's.
+    stream = torch.cuda.current_stream(tensor.device_id())
+    own = torch.empty(tensor.shape(), dtype=to_torch_type[tensor.dtype], device=stream.device)
+    return feed_ndarray(tensor, own, cuda_stream=stream)
 
 
 def many_arrays(output: Any) -> list[np.ndarray]:

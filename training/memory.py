@@ -10,13 +10,14 @@ import torch
 import torch.distributed as dist
 
 from config import Config
+from pipeline.graph_runner import OUT_OF_MEMORY as DALI_OUT_OF_MEMORY
 
 GIB = 2**30
 OUT_OF_MEMORY = (
     "can't allocate memory",  # torch on a CPU
-    "out of memory",  # CUDA, and DALI on a GPU
-    "cudaErrorMemoryAllocation",
+    "out of memory",  # CUDA
     "CUBLAS_STATUS_ALLOC_FAILED",
+    *DALI_OUT_OF_MEMORY,
 )
 
 

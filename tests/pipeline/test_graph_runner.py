@@ -1,14 +1,15 @@
-"""What comes out of a DALI graph stays as it is."""
+"""What comes out of a DALI graph stays as it is; what does not come out is put down to the right cause."""
 
 from __future__ import annotations
 
 import gc
 
 import numpy as np
+import pytest
 from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType
 
-from pipeline.graph_runner import GraphRunner, many_arrays
+from pipeline.graph_runner import DecodeError, GraphRunner, many_arrays
 
 
 def graph() -> Pipeline:
@@ -30,3 +31,42 @@ def test_arrays_outlive_later_batches_and_the_graph() -> None:
     gc.collect()
     for arrays, expected in zip(kept, copies, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
+
+
+class SmallDevice:
+    """A pipeline with memory for `room` samples at a time, that cannot decode the number 7."""
+
+    device_id = None
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.fed: list[list[int]] = []
+
+    def feed_input(self, name: str, batch: list[int]) -> None:
+        self.fed.append(batch)
+
+    def schedule_run(self) -> None:
+        pass
+
+    def outputs(self, cuda_stream: object) -> tuple[list[int]]:
+        batch = self.fed.pop(0)
+        if 7 in batch:
+            raise RuntimeError("Critical error in pipeline:\nno picture")
+        if len(batch) > self.room:
+            raise RuntimeError("Critical error in pipeline:\nCan't allocate 202375168 bytes on device 0.")
+        return (batch,)
+
+
+def test_too_little_memory_is_no_samples_fault() -> None:
+    runner = GraphRunner(lambda: SmallDevice(room=3), depth=2, own=list)
+    with pytest.raises(RuntimeError, match="Can't allocate") as caught:
+        runner.result(runner.submit({"numbers": [1, 2, 3, 4]}))
+    assert not isinstance(caught.value, DecodeError)
+    assert runner.result(runner.submit({"numbers": [1, 2]})) == [1, 2]
+
+
+def test_a_sample_that_fails_alone_is_found() -> None:
+    runner = GraphRunner(lambda: SmallDevice(room=8), depth=2, own=list)
+    with pytest.raises(DecodeError) as caught:
+        runner.result(runner.submit({"numbers": [1, 2, 7, 4, 7]}))
+    assert caught.value.samples == [2, 4]

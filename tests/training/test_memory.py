@@ -27,7 +27,10 @@ def python():
 
 
 def dali_on_a_gpu():
-    raise RuntimeError("CUDA allocation failed\nCan't allocate 33554432 on device 0: out of memory")
+    raise RuntimeError(
+        "Critical error in pipeline:\nError in GPU operator `nvidia.dali.fn.resize`, encountered:\n\n"
+        "Can't allocate 202375168 bytes on device 0.\nCurrent pipeline object is no longer valid."
+    )
 
 
 def something_else():

@@ -1,0 +1,41 @@
+"""Which decoder a GPU's graph takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline import graph
+
+
+@pytest.fixture(autouse=True)
+def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(graph.ctypes, "CDLL", lambda name: None)
+    graph._nvdec_works.cache_clear()
+    yield
+    graph._nvdec_works.cache_clear()
+
+
+@pytest.mark.parametrize(("side", "takes"), [(144, True), (128, True), (112, False)])
+def test_nvdec_is_taken_where_it_decodes(monkeypatch: pytest.MonkeyPatch, side: int, takes: bool) -> None:
+    tried = []
+    monkeypatch.setattr(graph, "decode_with_dali", lambda codec, *, gpu: tried.append((codec, gpu)))
+    assert graph._nvdec_takes(side) == graph._nvdec_takes(side) == takes
+    assert tried == [("vp9", True)]
+
+
+def test_a_gpu_whose_decoder_does_not_work_decodes_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def decode(codec: str, *, gpu: bool) -> None:
+        raise RuntimeError("Critical error in pipeline:\nVP9 is not supported")
+
+    monkeypatch.setattr(graph, "decode_with_dali", decode)
+    with caplog.at_level(logging.WARNING):
+        assert not graph._nvdec_takes(144)
+        assert not graph._nvdec_takes(144)
+    (record,) = caplog.records
+    assert "decoding on the CPU, the rest on the GPU" in record.getMessage()
+    assert "VP9 is not supported" in record.getMessage()
