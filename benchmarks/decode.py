@@ -40,6 +40,12 @@ ROWS = [
     *(("ours", storage) for storage in SHARDS),
 ]
 """(loader, storage). MJPEG has no GOPs: exact and approximate seeking are the same there."""
+ALONE = "decoder_alone"
+GPU_ROWS = [
+    *(("torchcodec_cuda", recipe) for recipe in ("h264_256", "h264_144", "h264_144_gop250")),
+    *((ALONE, storage) for storage in SHARDS),
+]
+"""With --device cuda, besides. NVDEC takes no MJPEG."""
 SETTINGS = ("frames", "batch_size", "clips", "rounds", "workers", "device")
 WARM_UP_BATCHES = 3
 BATCHES_AHEAD = 8
@@ -63,12 +69,17 @@ def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
 
         ours = make_loader(config, device=options.device)
         return ours.clips(np.resize(np.arange(len(ours.dataset)), wanted), epoch=epoch, purpose="benchmark")
+    if loader == ALONE:
+        from benchmarks.decoder_alone import decoder_alone
+
+        return decoder_alone(config, device=torch.device(options.device), epoch=epoch)
     from benchmarks.peers.loaders import PeerClips, data_loader, threads
 
     videos = recordings(options.work / storage)
     ids = np.resize(np.arange(len(videos)), wanted)
     clips = PeerClips(config=config, recordings=videos, ids=ids, epoch=epoch, decoder=loader)
-    return (threads if loader == "spdl" else data_loader)(clips, workers=options.workers)
+    # What decodes on a GPU does so in threads: forked workers cannot share this process's GPU.
+    return (threads if loader in ("spdl", "torchcodec_cuda") else data_loader)(clips, workers=options.workers)
 
 
 def measure(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
@@ -156,10 +167,11 @@ def _quality(sources: list[Path], folder: Path, name: str) -> dict[str, float]:
 
 
 def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Our two storages against the fastest peer on each of theirs, as ratios of clips/s."""
+    """Our two storages against the fastest peer on each of theirs, as ratios of clips/s; and against decoding alone."""
     done = [record for record in records if "failed" not in record]
     ours = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == "ours"}
-    peers = [record for record in done if record["loader"] != "ours"]
+    alone = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == ALONE}
+    peers = [record for record in done if record["loader"] not in ("ours", ALONE)]
     kinds = {
         "files_as_people_have_them": ["h264_256"],
         "same_size_h264": ["h264_144", "h264_144_gop250"],
@@ -172,6 +184,9 @@ def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
             best = max(rows, key=lambda record: record["clips_per_second"])
             ratios = {storage: rate / best["clips_per_second"] for storage, rate in ours.items()}
             found[kind] = {"fastest_peer": f"{best['loader']} on {best['storage']}", "ratio": ratios}
+    if alone:
+        ratios = {storage: rate / alone[storage] for storage, rate in ours.items() if storage in alone}
+        found["decoding_alone"] = {"fastest_peer": ALONE, "ratio": ratios}
     return found
 
 
@@ -223,7 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.row:
         print(json.dumps(measure(*options.row, options=options, epoch=options.epoch)))
         return
-    rows = [tuple(row.split(":")) for row in options.rows] if options.rows else ROWS
+    every = ROWS + (GPU_ROWS if options.device == "cuda" else [])
+    rows = [tuple(row.split(":")) for row in options.rows] if options.rows else every
     sources = usable_sources(options.videos or demo(options.work), seconds=options.frames / 10)
     names = {storage for _, storage in rows}
     make_corpus(sources, options.work, sorted(names))

@@ -90,6 +90,7 @@ def ratios(result: Result) -> str:
         "files_as_people_have_them": "H.264, 256 pixels, GOP 250",
         "same_size_h264": "H.264 of our size and frame rate",
         "same_size_any_storage": "any storage of our size and frame rate",
+        "decoding_alone": "the same shards, from memory, and decodes alone",
     }
     rows = [
         [names[kind], found["fastest_peer"]]

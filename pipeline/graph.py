@@ -37,39 +37,48 @@ def video_graph(
     float32 [B, T, size, size, 3] for vp9, [B * T, size, size, 3] for jpeg; on a CPU uint8, for vp9 the whole frames
     [T, H, W, 3] of each clip, for jpeg the crop [h, w, 3] of each frame.
     """
-    on_gpu = device.type == "cuda"
-    vp9 = codec == "vp9"
-    decode_on_gpu = on_gpu and (not vp9 or _nvdec_takes(shortest_side))
-    decoder = "mixed" if decode_on_gpu else "cpu"
-    pipe = _pipeline(device, threads, batch if vp9 else batch * config.clip.frames, config.data.prefetch)
+    decoder = decoder_device(codec=codec, shortest_side=shortest_side, device=device)
+    pipe = decoding_pipeline(config=config, codec=codec, device=device, threads=threads, batch=batch)
     with pipe:
-        encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
-        frames: Any  # of DALI's declared results, only one is possible here
-        if vp9:
-            frames = fn.decoders.video(
-                encoded,
-                device=decoder,
-                start_frame=fn.external_source(name="first", dtype=DALIDataType.INT32, ndim=0),
-                sequence_length=config.clip.frames,
-                stride=stride,
-                pad_mode="edge",
-            )
-        elif on_gpu:
-            # Fancy upsampling of the chroma is what decoding on a CPU always does.
-            frames = fn.decoders.image(
-                encoded, device=decoder, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True
-            )
-        else:
-            corner, shape = (
-                fn.external_source(name=name, dtype=DALIDataType.INT32, ndim=1) for name in ("corner", "shape")
-            )
-            frames = fn.decoders.image_slice(
-                encoded, start=corner, shape=shape, axes=[0, 1], device=decoder, output_type=DALIImageType.RGB
-            )
-        if on_gpu:
-            frames = resampled(frames if decode_on_gpu else frames.gpu(), config.clip.size)
+        frames = decoded(codec=codec, frames=config.clip.frames, stride=stride, device=device, decoder=decoder)
+        if device.type == "cuda":
+            frames = resampled(frames if decoder == "mixed" else frames.gpu(), config.clip.size)
         pipe.set_outputs(frames)
     return pipe
+
+
+def decoding_pipeline(*, config: Config, codec: str, device: torch.device, threads: int, batch: int) -> Pipeline:
+    """A pipeline for the operators of `decoded`: for jpeg each frame is a sample."""
+    samples = batch if codec == "vp9" else batch * config.clip.frames
+    return _pipeline(device, threads, samples, config.data.prefetch)
+
+
+def decoder_device(*, codec: str, shortest_side: int, device: torch.device) -> str:
+    """Where frames are decoded, in DALI's words: mixed or cpu."""
+    if device.type == "cuda" and (codec != "vp9" or _nvdec_takes(shortest_side)):
+        return "mixed"
+    return "cpu"
+
+
+def decoded(*, codec: str, frames: int, stride: int, device: torch.device, decoder: str) -> Any:
+    """DALI's operators from bytes to frames, within a pipeline that is being defined; see `video_graph`."""
+    encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
+    if codec == "vp9":
+        return fn.decoders.video(
+            encoded,
+            device=decoder,
+            start_frame=fn.external_source(name="first", dtype=DALIDataType.INT32, ndim=0),
+            sequence_length=frames,
+            stride=stride,
+            pad_mode="edge",
+        )
+    if device.type == "cuda":
+        # Fancy upsampling of the chroma is what decoding on a CPU always does.
+        return fn.decoders.image(encoded, device=decoder, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
+    corner, shape = (fn.external_source(name=name, dtype=DALIDataType.INT32, ndim=1) for name in ("corner", "shape"))
+    return fn.decoders.image_slice(
+        encoded, start=corner, shape=shape, axes=[0, 1], device=decoder, output_type=DALIImageType.RGB
+    )
 
 
 def resampled(frames: Any, size: int) -> Any:

@@ -50,10 +50,15 @@ def torchcodec_approximate(path: Path, seconds: np.ndarray) -> torch.Tensor:
     return _torchcodec(path, seconds, "approximate")
 
 
-def _torchcodec(path: Path, seconds: np.ndarray, seek_mode: str) -> torch.Tensor:
+def torchcodec_cuda(path: Path, seconds: np.ndarray) -> torch.Tensor:
+    """NVDEC; the frames are on the GPU."""
+    return _torchcodec(path, seconds, "approximate", device="cuda")
+
+
+def _torchcodec(path: Path, seconds: np.ndarray, seek_mode: str, device: str = "cpu") -> torch.Tensor:
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(path, seek_mode=seek_mode, num_ffmpeg_threads=1)
+    decoder = VideoDecoder(path, seek_mode=seek_mode, num_ffmpeg_threads=1, device=device)
     return decoder.get_frames_played_at(seconds=(seconds + 1e-3).tolist()).data
 
 
@@ -76,5 +81,6 @@ DECODERS: dict[str, Decode] = {
     "pyav": pyav,
     "torchcodec_exact": torchcodec_exact,
     "torchcodec_approximate": torchcodec_approximate,
+    "torchcodec_cuda": torchcodec_cuda,
     "spdl": spdl,
 }

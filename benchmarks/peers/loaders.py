@@ -53,6 +53,7 @@ class PeerClips(torch.utils.data.Dataset):
             frames = frames.flip(-1)
         color = torch.from_numpy(self.plan.color[b]).float()
         matrix, offset = color[:, :3] / (255 * self.std[:, None]), (color[:, 3] - self.mean) / self.std
+        matrix, offset = matrix.to(frames.device), offset.to(frames.device)
         video = torch.addmm(offset[:, None], matrix, frames.transpose(0, 1).reshape(3, -1).float())
         return video.view(3, clip.frames, clip.size, clip.size), self._log_mel(
             recording.sound, self.plan.audio_start[b]

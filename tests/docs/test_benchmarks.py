@@ -4,11 +4,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.corpus import SHARDS, shard_settings
+from benchmarks.decode import ALONE, comparisons
 from benchmarks.decode_sweep import Point, curves
+from benchmarks.decoder_alone import BATCHES, decoder_alone
 from benchmarks.report import DOCUMENTS, PLACE, ROOT, TABLES, fill
+from config import ClipConfig, Config, DataConfig, PrepareConfig, StorageConfig, TrainConfig
+from pipeline.demo import make_demo
+from pipeline.prepare import prepare
 
 
 def test_every_place_in_the_documents_has_a_table_and_is_made_again_as_it_is() -> None:
@@ -43,3 +50,27 @@ def test_the_name_of_a_storage_says_how_it_is_prepared() -> None:
     assert shard_settings("shards_jpeg_112") == ["storage.codec=jpeg", "storage.fps=10", "storage.short_side=112"]
     assert shard_settings("shards_vp9_144_gop8")[-1] == "storage.gop=8"
     assert {Point(codec=codec).storage for codec in ("vp9", "jpeg")} == set(SHARDS)
+
+
+@pytest.mark.parametrize("codec", ["vp9", "jpeg"])
+def test_decoding_alone_gives_batches_without_end(codec: str, tmp_path: Path) -> None:
+    make_demo(tmp_path / "videos", videos=3, seed=0)
+    settings = PrepareConfig(storage=StorageConfig(codec=codec, short_side=64), streams="video")
+    prepare(tmp_path / "videos", tmp_path / "shards", config=settings, workers=1)
+    config = Config(
+        data=DataConfig(path=str(tmp_path / "shards"), threads=1),
+        clip=ClipConfig(frames=4, fps=10, size=32),
+        train=TrainConfig(batch_size=2),
+    )
+    batches = decoder_alone(config, device=torch.device("cpu"), epoch=0)
+    ids = torch.cat([next(batches)[0] for _ in range(2 * BATCHES)])
+    assert ids.tolist() == [*np.resize(np.arange(3), 2 * BATCHES)] * 2
+
+
+def test_our_loader_is_compared_with_peers_and_on_a_gpu_with_decoding_alone() -> None:
+    rates = {("ours", "a"): 9.0, (ALONE, "a"): 10.0, ("decord", "h264_256"): 3.0, ("pyav", "h264_256"): 2.0}
+    records = [{"loader": name, "storage": kind, "clips_per_second": rate} for (name, kind), rate in rates.items()]
+    found = comparisons(records)
+    assert found["files_as_people_have_them"] == {"fastest_peer": "decord on h264_256", "ratio": {"a": 3.0}}
+    assert found["decoding_alone"]["ratio"] == {"a": 0.9}
+    assert "decoding_alone" not in comparisons([record for record in records if record["loader"] != ALONE])
