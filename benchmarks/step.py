@@ -36,6 +36,8 @@ from train import pool_ids
 from training.distributed import World, start
 from training.step import Learner
 
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
+"""Of dense bf16 products, from NVIDIA's data sheets (SXM), by a part of the GPU's name."""
 PARTS = {
     "key encoding": (Learner, "_keys"),
     "selection": (Learner, "_select"),
@@ -148,6 +150,10 @@ def flops(learner: Learner, batch: Batch) -> int:
     return counter.get_total_flops()
 
 
+def known_peak(gpu: str | None) -> float:
+    return next((peak for name, peak in PEAK_TFLOPS.items() if gpu and name in gpu), 0.0)
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     config = load_config(Config, options.config, options.overrides)
     world = start(config.train.device, config.train.threads)
@@ -164,9 +170,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "parts": parts(learner, batches, steps=options.steps),
         "efficiency": efficiency(learner, loader, batches, rounds=options.rounds, steps=options.steps),
     }
-    if options.peak_tflops:
+    if peak := options.peak_tflops or known_peak(result["environment"]["gpu"]):
         rate = result["flops_per_step"] / result["efficiency"]["seconds_fed_by_loader"]
-        result["model_flop_utilisation"] = rate / (options.peak_tflops * 1e12)
+        result["model_flop_utilisation"] = {"share": rate / (peak * 1e12), "peak_tflops": peak}
     if options.against:
         other = make_learner(load_config(Config, options.config, options.overrides + options.against), world, loader)
         block(other, cycle(batches), steps=5, first=0)
@@ -183,7 +189,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--against", nargs="+", default=[], metavar="key=value", help="compare with these settings")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=10, help="of a block")
-    parser.add_argument("--peak-tflops", type=float, default=0.0, help="of the GPU, for model FLOP utilisation")
+    parser.add_argument(
+        "--peak-tflops", type=float, default=0.0, help="of the GPU, for model FLOP utilisation; 0: as known"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)

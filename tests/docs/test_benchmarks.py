@@ -1,5 +1,6 @@
 """The tables of the documents come from results, and the small benchmarks run."""
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from benchmarks.decode import ALONE, comparisons
 from benchmarks.decode_sweep import Point, curves
 from benchmarks.decoder_alone import BATCHES, decoder_alone
 from benchmarks.report import DOCUMENTS, PLACE, ROOT, TABLES, fill
-from config import ClipConfig, Config, DataConfig, PrepareConfig, StorageConfig, TrainConfig
+from benchmarks.run_all import gpu_commands
+from benchmarks.step import known_peak
+from config import ClipConfig, Config, DataConfig, PrepareConfig, StorageConfig, TrainConfig, load_config
 from pipeline.demo import make_demo
 from pipeline.prepare import prepare
 
@@ -65,6 +68,16 @@ def test_decoding_alone_gives_batches_without_end(codec: str, tmp_path: Path) ->
     batches = decoder_alone(config, device=torch.device("cpu"), epoch=0)
     ids = torch.cat([next(batches)[0] for _ in range(2 * BATCHES)])
     assert ids.tolist() == [*np.resize(np.arange(3), 2 * BATCHES)] * 2
+
+
+def test_the_step_on_a_gpu_has_settings_that_fit_together() -> None:
+    script, *arguments = gpu_commands(argparse.Namespace(videos=None))["step_gpu"]
+    assert script == "step.py"
+    path, overrides = ROOT / arguments[1], arguments[arguments.index("--") + 1 :]
+    config = load_config(Config, path, overrides)
+    assert (config.model.video, config.clip.frames, config.clip.size) == ("r2plus1d_18", 16, 112)
+    assert known_peak("NVIDIA H200") == 989.0
+    assert known_peak(None) == 0.0
 
 
 def test_our_loader_is_compared_with_peers_and_on_a_gpu_with_decoding_alone() -> None:
