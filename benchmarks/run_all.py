@@ -1,9 +1,10 @@
 """Runs every benchmark at the sizes whose figures the documents show: python benchmarks/run_all.py --out results/
 
 Each writes its JSON (and chart) into the folder as it ends; one that fails is named at the end, the others still run.
-Then `python benchmarks/report.py results/` puts the tables into README.md and docs/performance.md. Where there is a GPU,
-decode_gpu, decode_sweep_gpu and step_gpu are measured too: the last is R(2+1)D-18 on 16 frames of 112 pixels in bf16, fed
-from VP9 shards of the demo corpus.
+Then `python benchmarks/report.py results/` puts the tables into README.md and docs/performance.md.
+
+Where there is a GPU, decode_gpu, decode_sweep_gpu and step_gpu are measured too: the last is R(2+1)D-18 on 16 frames of
+112 pixels in bf16, fed from VP9 shards of the demo corpus.
 """
 
 from __future__ import annotations
