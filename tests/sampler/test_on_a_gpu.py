@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from config import DictionaryConfig, PoolConfig, SamplerConfig
 from sampler import SAMPLERS
 from sampler.active import ActiveDictionary
+from sampler.faiss_index import train_quantiser
 from sampler.gradient import EMBEDDINGS
+from sampler.kmeanspp_faiss import KMeansPPFaiss
 from tests.pretend_gpu import GpuTensor, PretendGpu, to_gpu
 
 N, K, M, D, H = 200, 40, 8, 16, 24
@@ -91,6 +93,27 @@ def test_the_default_waits_a_handful_of_times():
         select(active)
     # Which rows are allowed (2), how many of them (2), picks so far (3), done (1), what is written (1).
     assert len(pretended.waits) <= 9, pretended.waits
+
+
+def test_auto_leaves_the_index_to_the_cpu(monkeypatch):
+    monkeypatch.setattr("sampler.auto.INDEX_FROM", (1, 1))
+    monkeypatch.setattr(KMeansPPFaiss, "select", None)
+    with PretendGpu():
+        check(active_dictionary("auto"))
+
+
+def test_the_quantiser_is_trained_on_no_other_gpu_than_that_of_the_rows(monkeypatch):
+    places = []
+    monkeypatch.setattr("tests.pretend_gpu.GPU", torch.device("cuda", 3))
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 8)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, place, index: places.append(place) or index)
+    monkeypatch.setattr("sampler.faiss_index._gpu_resources", lambda: None)
+    keys = F.normalize(torch.randn(N, D))
+    with PretendGpu():
+        there = train_quantiser(keys.as_subclass(GpuTensor), 4)
+    assert places == [3]
+    assert torch.equal(there, train_quantiser(keys, 4))
+    assert places == [3]
 
 
 def test_mixed_devices_are_noticed():
