@@ -48,6 +48,8 @@ class PretendGpu(TorchFunctionMode):
         name = func.__name__
         if name == "__get__" and isinstance(args[0], GpuTensor) and func.__self__ in (Tensor.device, Tensor.is_cuda):
             return GPU if func.__self__ is Tensor.device else True
+        if name == "_parse_to":  # Module.to reads its arguments: nothing is moved yet
+            return func(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         on_gpu = any(isinstance(tensor, GpuTensor) for tensor in tensors)
         target = _target(name, args, kwargs)
