@@ -47,8 +47,9 @@ def main() -> int:
         if args.check:
             loader, learner, _ = build(config, world)
             check(config, world, loader=loader, learner=learner)
-            return 0
-        finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
+            finished = True
+        else:
+            finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -57,8 +58,8 @@ def main() -> int:
             raise
         print(f"train.py: {explain_out_of_memory(config, error)}", file=sys.stderr)
         return 2
-    finally:
-        distributed.stop()
+    # Not after an error of one process: NCCL would wait for the others, which wait in a collective for this one.
+    distributed.stop()
     return 0 if finished else EXIT_PREEMPTED
 
 

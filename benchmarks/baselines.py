@@ -24,7 +24,7 @@ _SKETCH_DIM = 256
 
 @dataclass(kw_only=True)
 class Baseline:
-    """Adapts a function (candidates, k, seed) -> row numbers."""
+    """Adapts a function (candidates, k, seed) -> row numbers; it gets its candidates on the CPU, wherever they are."""
 
     pick: Callable[[Candidates, int, int], np.ndarray | Tensor]
 
@@ -32,7 +32,8 @@ class Baseline:
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
         seed = int(torch.randint(2**31, (1,), generator=generator))
-        picks = torch.as_tensor(self.pick(candidates, k, seed), dtype=torch.int64)
+        columns = {name: None if column is None else column.cpu() for name, column in vars(candidates).items()}
+        picks = torch.as_tensor(self.pick(Candidates(**columns), k, seed), dtype=torch.int64).to(candidates.a.device)
         return make_selection(picks, None, k, invalid=0, distinct=len(picks.unique()))
 
 

@@ -133,16 +133,19 @@ def efficiency(result: Result) -> str:
 
 
 def scaling(result: Result) -> str:
+    # Which there are depends on the device.
+    there = {name for record in result["records"] for name in record["bytes_per_step"]}
+    collectives = [name for name in COLLECTIVES if name in there]
     rows = [
         [
             str(record["processes"]),
             f"{record['clips_per_second']:.0f}",
             f"{record['efficiency']:.0%}",
-            *(f"{record['bytes_per_step'].get(name, 0) / 1e3:.0f}" for name in COLLECTIVES),
+            *(f"{record['bytes_per_step'].get(name, 0) / 1e3:.0f}" for name in collectives),
         ]
         for record in result["records"]
     ]
-    return table(["processes", "clips/s", "efficiency", *(f"{name}, kB" for name in COLLECTIVES)], rows)
+    return table(["processes", "clips/s", "efficiency", *(f"{name}, kB" for name in collectives)], rows)
 
 
 def growth(result: Result) -> str:
@@ -162,6 +165,7 @@ def growth(result: Result) -> str:
 
 COLLECTIVES = (
     "all-gather of queries, keys and hidden",
+    "all-gather of BatchNorm statistics",
     "all-reduce of BatchNorm statistics",
     "all-reduce of gradients",
 )

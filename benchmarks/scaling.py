@@ -25,6 +25,7 @@ import torch.distributed as dist
 
 import training.batchnorm
 from benchmarks.environment import environment, publish
+from benchmarks.step import synchronise
 from config import Config, load_config
 from model.encoder import build_model
 from pipeline.batch import Batch
@@ -54,9 +55,11 @@ class Counter:
             training.batchnorm.all_reduce,
         )
 
-        def counted_gather(output: torch.Tensor, local: torch.Tensor, **kwargs: Any) -> Any:
-            self.note("all-gather of queries, keys and hidden", local)
-            return gather(output, local, **kwargs)
+        def counted_gather(output: torch.Tensor, local: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            # On GPUs torch's SyncBatchNorm gathers too: mean, deviation and count of each layer, in one row.
+            what = "queries, keys and hidden" if local.dim() > 1 else "BatchNorm statistics"
+            self.note(f"all-gather of {what}", local)
+            return gather(output, local, *args, **kwargs)
 
         def counted_reduce(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             self.note("all-reduce of BatchNorm statistics", tensor)
@@ -71,12 +74,12 @@ class Counter:
         training.batchnorm.all_reduce = counted_with_gradient
 
 
-def random_batch(config: Config, first_id: int) -> Batch:
+def random_batch(config: Config, first_id: int, device: torch.device) -> Batch:
     generator = torch.Generator().manual_seed(first_id)
     size, clip, audio = config.train.batch_size, config.clip, config.audio
     return Batch(
-        video=torch.randn(size, 3, clip.frames, clip.size, clip.size, generator=generator),
-        audio=torch.randn(size, 1, audio.n_mels, config.audio_frames, generator=generator),
+        video=torch.randn(size, 3, clip.frames, clip.size, clip.size, generator=generator).to(device),
+        audio=torch.randn(size, 1, audio.n_mels, config.audio_frames, generator=generator).to(device),
         ids=torch.arange(first_id, first_id + size),
         start=torch.zeros(size, dtype=torch.float64),
     )
@@ -93,7 +96,7 @@ def worker(options: argparse.Namespace) -> None:
         world=world,
         total_steps=1_000_000,
     )
-    batches = [random_batch(config, (2 * world.rank + n) * local) for n in range(2)]
+    batches = [random_batch(config, (2 * world.rank + n) * local, world.device) for n in range(2)]
     learner.fill(iter(batches), epoch=0)
     for step in range(3):
         learner.step(batches[step % 2], step)
@@ -104,9 +107,11 @@ def worker(options: argparse.Namespace) -> None:
         counter.note("all-reduce of gradients", _flat(learner))
         dist.barrier()
     calls, sizes = dict(counter.calls), dict(counter.bytes)
+    synchronise(world)
     began = time.perf_counter()
     for step in range(4, 4 + options.steps):
         learner.step(batches[step % 2], step)
+    synchronise(world)
     seconds = (time.perf_counter() - began) / options.steps
     if world.is_main:
         clips = local * world.size / seconds

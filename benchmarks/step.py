@@ -34,6 +34,7 @@ from pipeline.clip_loader import ClipLoader
 from pipeline.loader import make_loader
 from train import pool_ids
 from training.distributed import World, start
+from training.metrics import StepTimer
 from training.step import Learner
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
@@ -64,15 +65,15 @@ def synchronise(world: World) -> None:
 def block(learner: Learner, source: Iterator[Batch], *, steps: int, first: int) -> tuple[float, float]:
     """Seconds a step, and the share of them spent waiting for the next batch."""
     synchronise(learner.world)
-    began, waited = time.perf_counter(), 0.0
+    timer = StepTimer(learner.world.device)
     for number in range(steps):
-        asked = time.perf_counter()
+        timer.asked()
         batch = next(source)
-        waited += time.perf_counter() - asked
+        timer.received()
         learner.step(batch, first + number)
     synchronise(learner.world)
-    seconds = time.perf_counter() - began
-    return seconds / steps, waited / seconds
+    reading = timer.read(1)
+    return reading["step_seconds"], reading["data_wait"]
 
 
 def efficiency(

@@ -117,6 +117,9 @@ class ActiveDictionary(nn.Module):
         """
         if step % self.config.every_n_steps:
             return {}
+        if self.ids.is_cuda:
+            # Or the encoders' kernels, which are still under way, would count as selection; it waits for them anyway.
+            torch.cuda.current_stream(self.ids.device).synchronize()
         started = time.perf_counter()
         k = min(len(queries) * self.config.every_n_steps, len(self.dictionary))
         staying = self.dictionary.staying(k)
@@ -189,6 +192,7 @@ class ActiveDictionary(nn.Module):
     def _embed(
         self, ring: KeyRing, valid: Tensor, *, queries: Tensor, hidden: Tensor | None, positives: Tensor | None
     ) -> Candidates:
+        competing = self.config.embedding == "negative_gradient"
         factors = gradient_factors(
             ring.keys,
             queries.float(),
@@ -196,7 +200,8 @@ class ActiveDictionary(nn.Module):
             embedding=self.config.embedding,
             temperature=self.temperature,
             positives=None if positives is None else positives.float(),
-            negatives=self.dictionary.keys[self.dictionary.ids >= 0],
+            # The only embedding that asks for them; a GPU is waited for to count them.
+            negatives=self.dictionary.keys[self.dictionary.ids >= 0] if competing else None,
         )
         return Candidates(**vars(factors), ids=ring.ids, valid=valid, stamps=ring.stamps)
 

@@ -11,9 +11,10 @@ from sampler.d2_law import First
 from sampler.kmeanspp import KMeansPP
 from sampler.kmeanspp_faiss import KMeansPPFaiss
 
-INDEX_FROM = {"cpu": (512, 16_384), "cuda": (4_096, 262_144)}
-"""(picks, candidates) from which the index wins, by device. CPU: from benchmarks/results/sampling_crossover.json; CUDA:
-estimated, not measured."""
+INDEX_FROM = (512, 16_384)
+"""(picks, candidates) from which the index wins on a CPU: from benchmarks/results/sampling_crossover.json. A GPU never
+takes it: the index visits its cells one by one and waits in each, which for 1,024 of 32,768 makes 5,335 calls into
+torch and 479 waits, where the dense rounds (sampler/device_rounds.py) make 692 and 6."""
 CANDIDATES_A_PICK = 128
 """Building an index costs by the candidate, what it saves comes by the pick: with more candidates a pick than this it
 does not pay (1,024 of 200,000 in benchmarks/results/sampling_grid.json; 8,192 of 1,000,000 does)."""
@@ -33,7 +34,7 @@ class Auto:
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
-        picks, rows = INDEX_FROM["cuda" if candidates.a.is_cuda else "cpu"]
-        pays = k >= picks and rows <= len(candidates) <= k * CANDIDATES_A_PICK
+        picks, rows = INDEX_FROM
+        pays = not candidates.a.is_cuda and k >= picks and rows <= len(candidates) <= k * CANDIDATES_A_PICK
         sampler = self._indexed if pays else self._dense
         return sampler.select(candidates, k, generator=generator, dictionary=dictionary)

@@ -26,10 +26,12 @@ def random_order(count: int, generator: torch.Generator, device: torch.device) -
 
 def uniform_rest(usable: Tensor, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Up to k usable rows that are not among the chosen, uniformly at random, int64."""
+    if k <= 0:
+        return chosen.new_empty(0)
     free = usable.clone()
     free[chosen] = False
     rows = free.nonzero().squeeze(1)
-    return rows[random_order(len(rows), generator, rows.device)[: max(k, 0)]]
+    return rows[random_order(len(rows), generator, rows.device)[:k]]
 
 
 def top_rows(score: Tensor, usable: Tensor, k: int) -> Tensor:

@@ -90,11 +90,13 @@ def select_on_device(
     start = starting_distances(norms, usable)
     held = held_rows(dictionary)
     if held is not None:
-        for rows in torch.arange(len(held)).split(_LARGEST_BLOCK):
-            bounds.lower(start, held.rows(rows.to(norms.device)), squared_norms(held)[rows])
+        held_norms = squared_norms(held)
+        for first_row in range(0, len(held), _LARGEST_BLOCK):
+            rows = slice(first_row, first_row + _LARGEST_BLOCK)
+            bounds.lower(start, held.rows(rows), held_norms[rows])
     start_pick = None
     if held is None and k_possible:
-        uniform = torch.rand(1, dtype=torch.float64, generator=generator).to(norms.device)
+        uniform = torch.rand(1, dtype=torch.float64, generator=generator).to(norms.device, non_blocking=True)
         start_pick = draw_rows(first_weight(first, norms, usable), uniform)
         bounds.lower(start, candidates.rows(start_pick), norms[start_pick])
         start[start_pick] = 0.0

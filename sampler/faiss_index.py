@@ -72,25 +72,33 @@ def train_quantiser(embeddings: Tensor, cells: int) -> Tensor:
     # Evenly spaced rows: a sample without a generator, and the same whatever was drawn before.
     rows = torch.linspace(0, len(embeddings) - 1, wanted, dtype=torch.float64, device=embeddings.device).long()
     sample = np.ascontiguousarray(embeddings[rows].nan_to_num(0.0, 0.0, 0.0).cpu().numpy())
-    gpu = faiss.get_num_gpus() > 0 and embeddings.is_cuda
     clustering = faiss.Kmeans(
-        sample.shape[1], min(cells, len(sample)), niter=_ITERATIONS, seed=1234, gpu=gpu, min_points_per_centroid=1
+        sample.shape[1], min(cells, len(sample)), niter=_ITERATIONS, seed=1234, min_points_per_centroid=1
     )
+    # Not Kmeans' own gpu=True: it takes every GPU of the machine, in each process, and memory on all of them.
+    clustering.index = _beside(clustering.index, embeddings)
     clustering.train(sample)
     return torch.from_numpy(clustering.centroids)
 
 
 def assign(embeddings: Tensor, centroids: Tensor) -> Tensor:
     """Nearest centroid of each row, [N] int64. Rows that are not finite get any."""
-    index = faiss.IndexFlatL2(centroids.shape[1])
-    index.add(centroids.numpy())
-    if embeddings.is_cuda and faiss.get_num_gpus() > 0:
+    cpu_index = faiss.IndexFlatL2(centroids.shape[1])
+    cpu_index.add(centroids.numpy())
+    index = _beside(cpu_index, embeddings)
+    if index is not cpu_index:
         from faiss.contrib import torch_utils  # noqa: F401, lets search take tensors on the device
 
-        on_gpu = faiss.index_cpu_to_gpu(_gpu_resources(), embeddings.device.index or 0, index)
-        return on_gpu.search(embeddings.contiguous(), 1)[1].squeeze(1)
+        return index.search(embeddings.contiguous(), 1)[1].squeeze(1).clamp_(min=0)
     rows = np.ascontiguousarray(embeddings.cpu().numpy())
     return torch.from_numpy(index.search(rows, 1)[1][:, 0]).clamp_(min=0).to(embeddings.device)
+
+
+def _beside(index: faiss.Index, embeddings: Tensor) -> faiss.Index:
+    """The index on the GPU that holds the embeddings; as it is if they are on the CPU, or FAISS sees no GPU."""
+    if not embeddings.is_cuda or faiss.get_num_gpus() == 0:
+        return index
+    return faiss.index_cpu_to_gpu(_gpu_resources(), embeddings.device.index or 0, index)
 
 
 @functools.cache

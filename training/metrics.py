@@ -11,7 +11,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
@@ -98,15 +100,24 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class StepTimer:
-    """Seconds of the steps since the last reading, and how many of them went into waiting for data."""
+    """Seconds of the steps since the last reading, and how many of them went into waiting for data.
 
-    def __init__(self) -> None:
+    On a GPU it is the GPU that waits: the host may wait for a batch while the GPU still computes, and may be given one
+    that the GPU is yet to decode. There the wait is the time between two marks in the GPU's queue.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._began = time.perf_counter()
-        self._waited, self._steps = 0.0, 0
+        self._waits: list[tuple[Any, Any]] = []
 
-    def waited(self, seconds: float) -> None:
-        self._waited += seconds
-        self._steps += 1
+    def asked(self) -> None:
+        """A batch is asked for."""
+        self._asked = self._mark()
+
+    def received(self) -> None:
+        """The batch is there: a step begins."""
+        self._waits.append((self._asked, self._mark()))
 
     def leave_out(self, seconds: float) -> None:
         """Seconds just spent on something that is not part of a step, as a measurement between two epochs."""
@@ -115,14 +126,27 @@ class StepTimer:
     def read(self, clips_per_step: int) -> dict[str, float]:
         """samples_per_second, step_seconds and data_wait (a share of the step), and starts anew."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        steps = max(self._steps, 1)
+        steps = max(len(self._waits), 1)
         reading = {
             "samples_per_second": clips_per_step * steps / seconds,
             "step_seconds": seconds / steps,
-            "data_wait": self._waited / seconds,
+            "data_wait": sum(self._between(*wait) for wait in self._waits) / seconds,
         }
-        self.__init__()  # type: ignore[misc]
+        self.__init__(self._device)  # type: ignore[misc]
         return reading
+
+    def _mark(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _between(self, asked: Any, received: Any) -> float:
+        if self._device.type != "cuda":
+            return received - asked
+        received.synchronize()
+        return asked.elapsed_time(received) / 1e3
 
 
 class Watch:

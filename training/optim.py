@@ -28,7 +28,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
     ]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
+    if config.sgd_momentum:
+        # torch's fused SGD makes them in its first step, and leaves whatever the memory held if that step is skipped.
+        for parameter in trained:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def update(optimizer: torch.optim.Optimizer, *, rate: float, clip_norm: float) -> torch.Tensor:

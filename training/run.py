@@ -85,7 +85,7 @@ class Run:
             self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
             self._say(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
         self._watch = Watch(total=self.total_steps, start=self.step, shown=self.world.is_main)
-        self._timer = StepTimer()
+        self._timer = StepTimer(self.world.device)
         self._preemption.__enter__()
         return self
 
@@ -116,11 +116,11 @@ class Run:
         """The same batches up to the run's end, the time that each is waited for being noted."""
         while not self.stopping:
             self._profiler.step()
-            asked = time.perf_counter()
+            self._timer.asked()
             batch = next(batches, None)
             if batch is None:
                 return
-            self._timer.waited(time.perf_counter() - asked)
+            self._timer.received()
             yield batch
 
     def record(self, values: Metrics, *, epoch: int) -> None:

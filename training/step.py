@@ -19,7 +19,7 @@ from sampler.active import ActiveDictionary
 from training.batchnorm import synchronise_batchnorm
 from training.distributed import World, gather_rows
 from training.encode import EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
-from training.faults import NonFiniteGuard, restore_where
+from training.faults import NonFiniteGuard, in_one, put_back, restore_where
 from training.optim import build_optimizer, learning_rate, update
 from training.precision import uses_bf16
 
@@ -92,7 +92,8 @@ class Learner:
         for number, batch in enumerate(batches):
             # Negative steps: permutations that no training step uses.
             local = self._keys(batch, step=-1 - epoch * 1_000_000 - number)
-            gathered, all_ids = gather_rows([local[m] for m in MODALITIES], batch.ids.to(self.world.device))
+            batch_ids = batch.ids.to(self.world.device, non_blocking=True)
+            gathered, all_ids = gather_rows([local[m] for m in MODALITIES], batch_ids)
             for modality, rows in zip(MODALITIES, gathered, strict=True):
                 keys[modality].append(rows)
             ids.append(all_ids)
@@ -105,9 +106,10 @@ class Learner:
         """Trains on this rank's share of a global batch; returns 0-d tensors and plain numbers to log."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        buffers_before = [buffer.clone() for buffer in self._float_buffers]
+        buffers_before = in_one(self._float_buffers)
         keys = self._keys(batch, step=step)
-        ids = batch.ids.to(self.world.device)
+        # Not waiting: the GPU may still be at the step before.
+        ids = batch.ids.to(self.world.device, non_blocking=True)
         parts = self.config.train.accumulate
         if parts == 1:
             metrics = self._backward(batch, keys, ids, step=step, select=True)
@@ -184,19 +186,20 @@ class Learner:
         """The same step in `parts` parts: the choice needs all queries, so they are encoded once without gradient."""
         assert batch.video is not None
         assert batch.audio is not None
-        rows = torch.arange(len(ids)).chunk(parts)
+        size = -(-len(ids) // parts)
+        rows = [slice(first, first + size) for first in range(0, len(ids), size)]
         pieces = [Batch(batch.video[r], batch.audio[r], batch.ids[r], batch.start[r]) for r in rows]
-        buffers = [buffer.clone() for buffer in self._float_buffers]
+        buffers = in_one(self._float_buffers)
         with torch.no_grad(), self._autocast():
             outputs = [self._encode_queries(piece.video, piece.audio) for piece in pieces]
-        for buffer, old in zip(self._float_buffers, buffers, strict=True):
-            buffer.copy_(old)
+        put_back(self._float_buffers, buffers)
         queries = {m: torch.cat([getattr(o, m).embedding for o in outputs]) for m in MODALITIES}
         hidden = {m: torch.cat([getattr(o, m).hidden for o in outputs]) for m in MODALITIES}
         metrics = self._select(queries, hidden, keys, ids, step)
         for number, (r, piece) in enumerate(zip(rows, pieces, strict=True)):
-            share = len(r) / len(ids)
-            encode, last = self._encode_queries, number == parts - 1
+            share = len(piece.ids) / len(ids)
+            # Of the parts that there are: 6 clips in 4 parts make 3 of 2.
+            encode, last = self._encode_queries, number == len(pieces) - 1
             with encode.no_sync() if isinstance(encode, DistributedDataParallel) and not last else nullcontext():
                 part = self._backward(
                     piece, {m: keys[m][r] for m in MODALITIES}, ids[r], step=step, select=False, share=share

@@ -7,6 +7,8 @@ import torch
 
 from benchmarks.baselines import BASELINES, Baseline
 from benchmarks.sampling import main
+from sampler.base import Candidates
+from tests.pretend_gpu import GpuTensor, PretendGpu
 from tests.sampler.law import random_pool
 
 
@@ -30,5 +32,13 @@ def test_an_extrapolated_oracle_says_so(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(set(BASELINES) - {"facility_location"}))
 def test_every_baseline_picks_k_rows(name):
-    picks = Baseline(pick=BASELINES[name]).select(random_pool(60), 5, generator=torch.Generator().manual_seed(0))
+    baseline, pool = Baseline(pick=BASELINES[name]), random_pool(60)
+    picks = baseline.select(pool, 5, generator=torch.Generator().manual_seed(0))
     assert len(picks.indices.unique()) == 5
+    with PretendGpu():
+        columns = {
+            name: None if column is None else column.as_subclass(GpuTensor) for name, column in vars(pool).items()
+        }
+        there = baseline.select(Candidates(**columns), 5, generator=torch.Generator().manual_seed(0))
+        assert there.indices.is_cuda
+        assert torch.equal(there.indices.cpu(), picks.indices)

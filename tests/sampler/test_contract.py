@@ -148,7 +148,7 @@ def test_ring_stays_between_its_percentiles_and_widens_when_it_is_too_small():
 
 
 def test_auto_takes_the_index_for_many_picks_from_a_large_pool(monkeypatch):
-    monkeypatch.setattr("sampler.auto.INDEX_FROM", {"cpu": (20, 100)})
+    monkeypatch.setattr("sampler.auto.INDEX_FROM", (20, 100))
     pool = random_pool(200)
     generator = torch.Generator().manual_seed
     auto, few = build_sampler("auto"), build_sampler("kmeanspp")

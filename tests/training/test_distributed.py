@@ -106,6 +106,20 @@ def test_a_gather_keeps_rank_order_and_every_bit_of_the_ids(tmp_path):
         assert result["mean"] == {"a": 0.5, "b": 1.0}
 
 
+def weights_after_a_step(rank, size, overrides):
+    config = small_config("optim.name=sgd", "train.batch_size=12", *overrides)
+    learner = new_learner(config, World(rank, size, rank, size, torch.device("cpu")))
+    learner.fill((random_batch(config, -n, share(config, rank, size)) for n in range(1, 4)), epoch=0)
+    learner.step(random_batch(config, 0, share(config, rank, size)), 0)
+    return learner.model.query.state_dict()
+
+
+def test_a_share_that_does_not_divide_into_the_parts_is_averaged_over_the_processes_too(tmp_path):
+    # 6 clips of each process in 4 parts: there are only 3, of 2 clips each.
+    one, other = processes.run(weights_after_a_step, 2, tmp_path, ["train.accumulate=4"])
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def companions(rank, size, batchnorm):
     """Whose clips change the query and whose change the key of this rank's first clip, as positions in the batch."""
     config = small_config(f"train.batchnorm={batchnorm}", "train.batch_size=16")

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from config import Config, load_config
 from model.encoder import build_model
 from tests.training.small_run import alone, new_learner, random_batch, small_config
 from training.distributed import mean_over_ranks
 from training.faults import TrainingError
-from training.optim import learning_rate
+from training.optim import build_optimizer, learning_rate, update
 from training.step import Learner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +114,22 @@ def test_a_batch_with_nan_leaves_weights_statistics_and_optimiser_untouched(opti
     assert all(torch.isfinite(active.keys).all() for active in learner.active.values())
     assert math.isfinite(float(learner.step(random_batch(config, 2), 2)["loss"]))
     assert int(learner.guard.in_a_row) == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_first_step_that_is_skipped_leaves_no_trace(optimizer):
+    config = load_config(Config, overrides=[f"optim.name={optimizer}", "optim.lr=0.1"]).optim
+    updated = []
+    for gradients in ([1.0], [math.nan, 1.0]):
+        parameter = nn.Parameter(torch.ones(1000, 2))
+        optimiser = build_optimizer([parameter], config)
+        for gradient in gradients:
+            # Freed at once: memory that holds something else than zeros.
+            torch.full_like(parameter, 7.0)
+            parameter.grad = torch.full_like(parameter, gradient)
+            update(optimiser, rate=0.1, clip_norm=0)
+        updated.append(parameter.detach())
+    assert torch.equal(*updated)
 
 
 def test_a_run_of_bad_batches_stops_with_their_ids(tmp_path):

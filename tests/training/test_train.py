@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from config import Config, load_config
 from sampler import SAMPLERS
 from tests.training import kill_and_resume as kills
 from tests.training.small_run import OVERRIDES, alone
+from training.faults import TrainingError
 from training.metrics import read_metrics
 
 SMALL = [
@@ -163,3 +165,20 @@ def test_other_data_or_settings_are_not_mixed_into_a_run(demo_shards, undisturbe
     result = run_train(*arguments(demo_shards, f"run_dir={undisturbed}", "--resume", "auto", "optim.lr=0.5"))
     assert result.returncode == 2
     assert "optim.lr: 0.01 in the checkpoint, 0.5 now" in result.stderr
+
+
+@pytest.mark.parametrize("error", [None, TrainingError("no good"), MemoryError(), ValueError("unforeseen")])
+def test_only_a_run_that_ends_well_waits_for_the_others_to_leave_the_group(demo_shards, tmp_path, monkeypatch, error):
+    left = []
+
+    def run(*args, **kwargs):
+        if error is not None:
+            raise error
+        return True
+
+    monkeypatch.setattr(train, "train", run)
+    monkeypatch.setattr(train.distributed, "stop", lambda: left.append(True))
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments(demo_shards, f"run_dir={tmp_path}")])
+    with contextlib.suppress(ValueError):
+        assert train.main() == (0 if error is None else 2)
+    assert left == [True] * (error is None)
