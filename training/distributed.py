@@ -62,6 +62,8 @@ def start(device: str = "auto", threads: int = 0) -> World:
                 f"start torchrun with --nproc_per_node={max(gpus, 1)} or set train.device=cpu"
             )
         torch.cuda.set_device(local_rank)
+        # Clips are of one size all through a run, so the fastest algorithm is looked for once.
+        torch.backends.cudnn.benchmark = True
     else:
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
     if size > 1 and not dist.is_initialized():
