@@ -111,7 +111,7 @@ def call(run, corpus, *arguments):
 
 
 def test_all_three_splits_are_trained_and_tested_beside_scratch_linear_and_majority(run, ucf_like, capsys):
-    settings = ["crops=3", "finetune.epochs=6", "finetune.lr=1e-3", "finetune.head_lr=1e-2", "finetune.augment.gray=0"]
+    settings = ["crops=3", "finetune.epochs=12", "finetune.lr=1e-3", "finetune.head_lr=1e-2", "finetune.augment.gray=0"]
     assert call(run, ucf_like, "--protocol", "finetune", *settings) == 0
     result = json.loads((run / "evaluation-finetune-ucf101.json").read_text())
     rows = {(row["encoder"], row["training"]): row for row in result["rows"]}
@@ -132,7 +132,7 @@ def test_all_three_splits_are_trained_and_tested_beside_scratch_linear_and_major
     assert sum(row["missing"] for row in result["coverage"]) == 3
     printed = capsys.readouterr().out
     assert "1 unreadable" in printed
-    assert "6 epochs, the last one" in result["caption"]
+    assert "12 epochs, the last one" in result["caption"]
 
 
 def test_kinetics_linear_and_class_retrieval_use_split_one(run, ucf_like):
