@@ -20,7 +20,7 @@ from experiments.esc50_section import esc50_section
 from experiments.plots import plot_experiment
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
-from experiments.sweep import FOLDER, TUNING, Planned, Sweep, load_sweep, plan
+from experiments.sweep import FOLDER, Planned, Sweep, is_tuning, load_sweep, plan
 
 DOCS = FOLDER.parent / "docs"
 EXPERIMENTS = ("mutual_information", "grid_words", "av_mnist", "ablations")
@@ -38,7 +38,7 @@ HEAD = """\
 Written by `python -m experiments.report` from the lines in `experiments/results/`; edit the sweeps
 (`experiments/*.yaml`), not this page. Values are means over seeds ± 95 % intervals (Student's t). Differences are
 paired by seed; a claim needs p < 0.01 (two-sided paired t test) and at least 5 seeds. Hyper-parameters were chosen on
-the seeds of the group `tuning`, which are in no table.
+the seeds of the groups `tuning`, which are in no table.
 
 - **probe**: accuracy of a linear classifier on frozen features of unseen samples, mean of both modalities.
 - **R@1**: share of pairs whose other half is the nearest within 512 unseen pairs, mean of both ways.
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _experiment(name: str, options: argparse.Namespace) -> str:
     """The part of the page about one experiment; its plot and summary go to their files."""
     sweep = load_sweep(name)
-    planned = list(plan(sweep, [group for group in sweep.groups if group != TUNING]))
+    planned = list(plan(sweep, [group for group in sweep.groups if not is_tuning(group)]))
     records = results.load(options.results / f"{name}.jsonl")
     done = results.matching(records, planned)
     lines = [f"## {sweep.title}\n", sweep.question.strip() + "\n"]
