@@ -1,8 +1,8 @@
 """From a YAML sweep to the list of its trials.
 
 A sweep names `conditions` and `rules`, each a list of overrides of `base`, and `groups`: which of them are crossed with
-which seeds. Hyper-parameters are chosen on the seeds of groups called `tuning` or `tuning ...`: these seeds must be in no
-other group, and the report shows none of them.
+which seeds. Hyper-parameters are chosen on the seeds of groups called `tuning` or `tuning ...`: these seeds must be in
+no other group, and the report shows none of them.
 """
 
 from __future__ import annotations
