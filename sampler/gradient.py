@@ -91,7 +91,7 @@ def gradient_factors(
         top, label = posterior.max(1)
         loss[rows] = -top.log()
         similarity[rows] = (logits.amax(1) + loss[rows]) * temperature
-        if outranking is not None:
+        if own is not None and outranking is not None:
             outranking[rows] = (logits > own).count_nonzero(1) / len(queries)
         if b is None:
             continue
