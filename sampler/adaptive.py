@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from config.load import ConfigError
 from sampler.base import Candidates, Selection, required
@@ -19,42 +18,26 @@ class Adaptive:
 
     A false negative outranks the positive of its query (is more similar to the query) about every second time, any
     other candidate the more rarely the more the encoders have learnt. So what tells false negatives from hard ones is
-    not how similar they are but how often they outrank. The picks are spread by farthest-first traversal
-
-    - where a few classes make most of the data: the hardest rows are of these, and outrank far more positives than
-      the pool's rows do on average;
-    - early in training: while everything outranks everything, what is similar is no better than the rest.
-
-    Otherwise they are the hardest.
+    not how similar they are but how often they outrank: where a few classes make most of the data, the hardest rows are
+    of these and outrank far more positives than the pool's rows do on average. The average is what the comparison is
+    with because early in training everything outranks everything.
     """
 
-    average: float = 0.25
-    """Share of the queries whose positive a row of the pool may outrank on average; beyond it the picks are spread."""
-    excess: float = 0.06
-    """The same share for the hardest rows, less the pool's average; likewise."""
+    threshold: float = 0.06
+    """Share of the queries by which the hardest rows may outrank more positives than the pool's rows do on average;
+    beyond it the picks are spread by farthest-first traversal."""
 
     def __post_init__(self) -> None:
-        for name in ("average", "excess"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"sampler.options.{name} must be in [0, 1], not {getattr(self, name)}")
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"sampler.options.threshold must be in [0, 1], not {self.threshold}")
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
         outranking = required(candidates.outranking, "outranking")
-        hardest = Hard().select(candidates, k, generator=generator)
-        average, at_hardest = torch.stack(
-            [_mean(outranking[candidates.valid]), _mean(outranking[hardest.indices])]
-        ).tolist()
-        excess = at_hardest - average
-        hard = average <= self.average and excess <= self.excess
-        selection = hardest
-        if not hard:
+        selection = Hard().select(candidates, k, generator=generator)
+        average = outranking.masked_fill(~candidates.valid, 0.0).sum() / candidates.valid.sum().clamp(min=1)
+        excess = float(outranking[selection.indices].mean() - average) if len(selection.indices) else 0.0
+        if excess > self.threshold:
             selection = KCenter().select(candidates, k, generator=generator, dictionary=dictionary)
-        stats = {"outranking": average, "excess": excess, "hard": float(hard)}
-        return replace(selection, stats={**selection.stats, **stats})
-
-
-def _mean(values: Tensor) -> Tensor:
-    """Mean, 0 of nothing."""
-    return values.sum() / max(len(values), 1)
+        return replace(selection, stats={**selection.stats, "excess": excess, "hard": float(excess <= self.threshold)})
