@@ -21,7 +21,7 @@ from experiments.esc50_section import esc50_section
 from experiments.plots import plot_experiment
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
-from experiments.sweep import FOLDER, TUNING, Planned, Sweep, load_sweep, plan
+from experiments.sweep import FOLDER, Planned, Sweep, is_tuning, load_sweep, plan
 
 DOCS = FOLDER.parent / "docs"
 EXPERIMENTS = ("mutual_information", "grid_words", "av_mnist", "ablations")
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _experiment(name: str, options: argparse.Namespace) -> str:
     """The part of the page about one experiment; its plot and summary go to their files."""
     sweep = load_sweep(name)
-    planned = list(plan(sweep, [group for group in sweep.groups if group != TUNING]))
+    planned = list(plan(sweep, [group for group in sweep.groups if not is_tuning(group)]))
     records = results.load(options.results / f"{name}.jsonl")
     done = results.matching(records, planned)
     lines = [f"## {sweep.title}\n", sweep.question.strip() + "\n"]

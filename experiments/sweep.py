@@ -1,7 +1,8 @@
 """From a YAML sweep to the list of its trials.
 
 A sweep names `conditions` and `rules`, each a list of overrides of `base`, and `groups`: which of them are crossed with
-which seeds. Seeds of the group `tuning` must be in no other group: hyper-parameters are chosen on them.
+which seeds. Hyper-parameters are chosen on the seeds of groups called `tuning` or `tuning ...`: these seeds must be in
+no other group, and the report shows none of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from experiments.trial import TrialConfig
 
 FOLDER = Path(__file__).parent
 TUNING = "tuning"
+
+
+def is_tuning(group: str) -> bool:
+    """Whether parameters were chosen on a group of this name."""
+    return group.split()[:1] == [TUNING]
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,12 @@ class Sweep:
     """What was learned on the tuning seeds, and why the experiment is as it is; Markdown, for the report."""
 
     def __post_init__(self) -> None:
-        tuned = set(self.groups.get(TUNING, {}).get("seeds", []))
+        tuned = {seed for name, group in self.groups.items() if is_tuning(name) for seed in group.get("seeds", [])}
         for name, group in {**self.groups, "quick": self.quick}.items():
             for key, known in (("conditions", self.conditions), ("rules", self.rules)):
                 unknown = [entry for entry in group.get(key, []) if entry not in known]
                 require(not unknown, f"group {name}: {key} {unknown} are not defined; known: {', '.join(known)}")
-            overlap = tuned & set(group.get("seeds", [])) if name not in (TUNING, "quick") else set()
+            overlap = set() if is_tuning(name) or name == "quick" else tuned & set(group.get("seeds", []))
             require(not overlap, f"group {name} has seeds {sorted(overlap)} that parameters were tuned on")
 
     @property

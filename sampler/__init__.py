@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from config.load import from_dict, pick
+from sampler.adaptive import Adaptive
 from sampler.auto import Auto
 from sampler.base import Candidates, Sampler, Selection
 from sampler.fifo import Fifo
@@ -36,6 +37,7 @@ SAMPLERS: dict[str, type] = {
     "ohem": Ohem,
     "hard": Hard,
     "ring": Ring,
+    "adaptive": Adaptive,
     "auto": Auto,
 }
 """`sampler.name` -> class; the fields of the class are what `sampler.options` may hold."""

@@ -110,7 +110,8 @@ class ActiveDictionary(nn.Module):
             hidden: [M, H] input of that modality's last layer, or None if the embedding does without.
             batch_ids: [M] int64.
             step: the run's global step.
-            positives: [M, D] keys of the queries' own clips (used by negative_gradient).
+            positives: [M, D] keys of the queries' own clips (used by negative_gradient, and by samplers that need
+                Candidates.outranking).
 
         Returns:
             Metrics: plain numbers and 0-d tensors. Empty at the steps that select nothing.

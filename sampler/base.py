@@ -30,6 +30,9 @@ class Candidates:
     """[N] float32, cross-entropy against the pseudo-label; None if the embedding asks for no queries."""
     similarity: Tensor | None = None
     """[N] float32, log-sum-exp of the similarity to the batch's queries; None likewise."""
+    outranking: Tensor | None = None
+    """[N] float32, share of the batch's queries that the row is more similar to than their own positive key is; None
+    where positives are not known."""
 
     def __len__(self) -> int:
         return len(self.a)
@@ -45,6 +48,7 @@ class Candidates:
             stamps=self.stamps[index],
             loss=None if self.loss is None else self.loss[index],
             similarity=None if self.similarity is None else self.similarity[index],
+            outranking=None if self.outranking is None else self.outranking[index],
         )
 
 

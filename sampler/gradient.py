@@ -36,6 +36,8 @@ class Factors:
     """[N] cross-entropy of the posterior over the queries against its own argmax."""
     similarity: Tensor
     """[N] τ log-sum-exp over the queries of k_n·q_j / τ: a smooth largest similarity."""
+    outranking: Tensor | None
+    """[N] share of the queries j with k_n·q_j > k⁺_j·q_j (k⁺_j: the query's positive); None without positives."""
 
 
 @torch.no_grad()
@@ -60,7 +62,8 @@ def gradient_factors(
             the last layer as a negative of every query, beside the positives and the present negatives), feature
             (the key itself).
         temperature: τ of the loss.
-        positives: [M, D] keys of the queries' own clips, in the softmax of negative_gradient.
+        positives: [M, D] keys of the queries' own clips: what candidates outrank, and in the softmax of
+            negative_gradient.
         negatives: [K, D] the present dictionary, likewise.
 
     Raises:
@@ -77,6 +80,9 @@ def gradient_factors(
     if embedding == "negative_gradient":
         present = _present_logsumexp(queries, positives, negatives, temperature)
     loss, similarity = keys.new_empty(2, len(keys)).unbind()
+    outranking = own = None
+    if positives is not None:
+        outranking, own = keys.new_empty(len(keys)), (queries * positives).sum(1) / temperature
     chunk = len(keys) if keys.is_cuda else _CHUNK
     for start in range(0, len(keys), chunk):
         rows = slice(start, start + chunk)
@@ -85,6 +91,8 @@ def gradient_factors(
         top, label = posterior.max(1)
         loss[rows] = -top.log()
         similarity[rows] = (logits.amax(1) + loss[rows]) * temperature
+        if own is not None and outranking is not None:
+            outranking[rows] = (logits > own).count_nonzero(1) / len(queries)
         if b is None:
             continue
         if embedding == "negative_gradient":
@@ -95,7 +103,7 @@ def gradient_factors(
             torch.div(weight, temperature, out=b[rows])
         else:
             torch.mm(weight, basis, out=b[rows])
-    return Factors(a=keys, b=b, loss=loss, similarity=similarity)
+    return Factors(a=keys, b=b, loss=loss, similarity=similarity, outranking=outranking)
 
 
 def _present_logsumexp(

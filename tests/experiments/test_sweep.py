@@ -6,7 +6,7 @@ import pytest
 
 from config.load import ConfigError
 from experiments import results
-from experiments.sweep import FOLDER, TUNING, Sweep, load_sweep, plan
+from experiments.sweep import FOLDER, TUNING, Sweep, is_tuning, load_sweep, plan
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
@@ -28,7 +28,7 @@ def test_every_shipped_sweep_gives_valid_trials_and_quick_is_smaller(name: str):
     shipped = load_sweep(name)
     trials, quick = list(plan(shipped)), list(plan(shipped, quick=True))
     assert 0 < len(quick) < len(trials)
-    assert {t.seed for t in trials if t.group == TUNING}.isdisjoint(t.seed for t in trials if t.group != TUNING)
+    assert {t.seed for t in trials if is_tuning(t.group)}.isdisjoint(t.seed for t in trials if not is_tuning(t.group))
 
 
 def test_a_group_crosses_conditions_rules_and_seeds_seed_by_seed():
@@ -40,10 +40,16 @@ def test_a_group_crosses_conditions_rules_and_seeds_seed_by_seed():
     assert (last.dictionary.size, last.sampler.name, last.seed) == (16, "hard", 1)
 
 
-def test_seeds_that_parameters_were_tuned_on_cannot_be_in_another_group():
+@pytest.mark.parametrize("name", [TUNING, f"{TUNING} of one rule"])
+def test_seeds_that_parameters_were_tuned_on_cannot_be_in_another_group(name):
     tuned = {"conditions": ["small"], "rules": ["fifo"], "seeds": [1]}
     with pytest.raises(ConfigError, match=r"group main has seeds \[1\]"):
-        sweep(groups={**sweep().groups, TUNING: tuned})
+        sweep(groups={**sweep().groups, name: tuned})
+
+
+def test_groups_of_tuning_may_share_their_seeds():
+    tuned = {"conditions": ["small"], "rules": ["fifo"], "seeds": [100]}
+    assert len(list(plan(sweep(groups={TUNING: tuned, f"{TUNING} of one rule": tuned})))) == 2
 
 
 def test_an_unknown_rule_group_or_experiment_is_named_with_what_is_known():

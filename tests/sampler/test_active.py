@@ -31,7 +31,8 @@ def step(active, number, batch_ids=(1000, 1001, 1002, 1003)):
     generator = torch.Generator().manual_seed(number)
     queries = F.normalize(torch.randn(M, D, generator=generator), dim=1)
     hidden = torch.randn(M, H, generator=generator)
-    return active.update(queries, hidden, batch_ids=torch.tensor(batch_ids), step=number)
+    positives = F.normalize(torch.randn(M, D, generator=generator), dim=1)
+    return active.update(queries, hidden, batch_ids=torch.tensor(batch_ids), step=number, positives=positives)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

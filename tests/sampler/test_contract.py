@@ -13,11 +13,8 @@ D2_SAMPLERS = ("kmeanspp_sequential", "kmeanspp", "kmeanspp_faiss", "kmeanspp_sk
 
 def scored(pool):
     generator = torch.Generator().manual_seed(9)
-    return replace(
-        pool,
-        loss=torch.rand(len(pool), generator=generator),
-        similarity=torch.rand(len(pool), generator=generator),
-    )
+    loss, similarity = torch.rand(2, len(pool), generator=generator)
+    return replace(pool, loss=loss, similarity=similarity, outranking=similarity)
 
 
 def select(name, pool, k, seed=0, **arguments):

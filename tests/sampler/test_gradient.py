@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sampler.gradient import gradient_factors
+from sampler.gradient import EMBEDDINGS, gradient_factors
 
 TEMPERATURE = 0.3
 
@@ -130,3 +130,24 @@ def test_rows_have_the_same_factors_in_whatever_chunks_they_are_computed(problem
     for name, value in vars(factors()).items():
         expected = getattr(whole, name)
         assert value is expected or torch.allclose(value, expected)
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_outranking_is_the_share_of_queries_that_are_nearer_to_the_candidate_than_to_their_positive(
+    problem, embedding, monkeypatch
+):
+    keys, hidden, weight = problem
+    monkeypatch.setattr("sampler.gradient._CHUNK", 2)
+    queries = F.normalize(hidden @ weight.T, dim=1)
+    # A positive that no candidate outranks, one that all do, and two in between.
+    positives = torch.stack([queries[0], -queries[1], 0.9 * keys[2], 0.9 * keys[4]])
+    factors = gradient_factors(keys, queries, hidden, embedding=embedding, temperature=TEMPERATURE, positives=positives)
+    expected = [sum(float(key @ q > p @ q) for q, p in zip(queries, positives, strict=True)) / 4 for key in keys]
+    assert factors.outranking.tolist() == expected
+    assert len(set(expected)) > 1
+
+
+def test_without_positives_nothing_can_be_outranked(problem):
+    keys, hidden, weight = problem
+    factors = gradient_factors(keys, hidden @ weight.T, embedding="feature", temperature=TEMPERATURE)
+    assert factors.outranking is None
