@@ -24,7 +24,7 @@ from experiments.summary import Row, sentences, summarise
 from experiments.sweep import FOLDER, Planned, Sweep, is_tuning, load_sweep, plan
 
 DOCS = FOLDER.parent / "docs"
-EXPERIMENTS = ("mutual_information", "grid_words", "av_mnist", "ablations")
+EXPERIMENTS = ("mutual_information", "grid_words", "av_mnist", "quickstart", "ablations")
 COLUMNS = {
     "probe": "probe",
     "retrieval": "R@1",
