@@ -70,13 +70,9 @@ def gradient_factors(
         ValueError: an embedding that needs `hidden` without it.
     """
     scaled = queries.T / temperature
-    b = None if embedding == "feature" else keys.new_empty(len(keys), len(queries))
-    basis = None
-    if embedding in ("gradient", "negative_gradient"):
-        if hidden is None:
-            raise ValueError(f"embedding={embedding!r} needs `hidden`, the input of the query head's last layer")
-        basis = _short_basis(hidden) / temperature
-        b = keys.new_empty(len(keys), basis.shape[1])
+    basis = _basis(embedding, hidden, temperature)
+    width = len(queries) if basis is None else basis.shape[1]
+    b = None if embedding == "feature" else keys.new_empty(len(keys), width)
     if embedding == "negative_gradient":
         present = _present_logsumexp(queries, positives, negatives, temperature)
     loss, similarity = keys.new_empty(2, len(keys)).unbind()
@@ -117,6 +113,15 @@ def _present_logsumexp(
     if positives is not None:
         present = torch.logaddexp(present, (queries * positives).sum(1) / temperature)
     return present
+
+
+def _basis(embedding: str, hidden: Tensor | None, temperature: float) -> Tensor | None:
+    """[M, min(M, H)]: what residuals are pushed back through; None for embeddings that stop at the queries."""
+    if embedding not in ("gradient", "negative_gradient"):
+        return None
+    if hidden is None:
+        raise ValueError(f"embedding={embedding!r} needs `hidden`, the input of the query head's last layer")
+    return _short_basis(hidden) / temperature
 
 
 def _short_basis(hidden: Tensor) -> Tensor:
