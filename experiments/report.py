@@ -111,8 +111,8 @@ def _table(rows: Sequence[Row], baseline: str) -> str:
         cells += [_cell(name, row.figures.get(name)) for name in COLUMNS]
         comparison = row.against.get("probe")
         cells += ["", "", ""] if comparison is None else [str(comparison.difference), *_p_values(row, comparison.p)]
-        shares = ["never" if share is None else f"{share:.0%}" for share in row.reaches.values()]
-        cells.append(", ".join(dict.fromkeys(shares)) if "never" in shares else ", ".join(shares))
+        reached = list(row.reaches.values())
+        cells.append("never" if None in reached else ", ".join(f"{share:.0%}" for share in reached))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
