@@ -51,7 +51,10 @@ def _inputs(reader: ShardReader, plan: Any, *, config: Config, codec: str, devic
     if codec == "vp9":
         encoded, first = reader.vp9(plan)
         return {"encoded": encoded, "first": first}
-    crop = {} if device.type == "cuda" else video_arguments(plan, codec=codec, frames=config.clip.frames, device=device)
+    if device.type == "cuda":
+        return {"encoded": reader.jpeg(plan)}
+    widths = reader.manifest.width[plan.ids]
+    crop = video_arguments(plan, codec=codec, frames=config.clip.frames, widths=widths, device=device)
     return {"encoded": reader.jpeg(plan), **crop}
 
 

@@ -152,7 +152,13 @@ class DaliLoader(ClipLoader[Manifest]):
         video: Inputs | None = None
         audio: Inputs | None = None
         if self.has_video:
-            arguments = video_arguments(plan, codec=self._codec, frames=self.config.clip.frames, device=self.device)
+            arguments = video_arguments(
+                plan,
+                codec=self._codec,
+                frames=self.config.clip.frames,
+                widths=self.dataset.width[plan.ids],
+                device=self.device,
+            )
             if self._codec == "vp9":
                 encoded, first = self._reader.vp9(plan)
                 video = {"encoded": encoded, "first": first, **arguments}
@@ -186,7 +192,7 @@ class DaliLoader(ClipLoader[Manifest]):
         if self._resampler is None:
             return frames.view(len(plan), clip.frames, clip.size, clip.size, 3)
         if self._codec == "jpeg":
-            return self._resampler.submit([frames[b * clip.frames :][: clip.frames] for b in range(len(plan))], plan)
+            return self._resampler.submit(_crops(frames, plan, clip.frames), plan)
         windows = []
         for video, (top, left, height, width) in zip(frames, plan.window.tolist(), strict=True):
             windows.append(video[:, top : top + height, left : left + width])
@@ -224,3 +230,12 @@ class DaliLoader(ClipLoader[Manifest]):
                 reason="it does not decode",
             )
         return errors
+
+
+def _crops(images: list[np.ndarray], plan: ClipPlan, frames: int) -> list[list[np.ndarray]]:
+    """Of each clip its frames, cropped; decoded was their `jpeg_window`: the crop, or its whole rows."""
+    crops = []
+    for b, (_, left, _, width) in enumerate(plan.window.tolist()):
+        clip = images[b * frames :][:frames]
+        crops.append(clip if clip[0].shape[1] == width else [image[:, left : left + width] for image in clip])
+    return crops

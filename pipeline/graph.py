@@ -25,6 +25,9 @@ from pipeline.resampling import color_maps
 NVDEC_SMALLEST_VP9 = 128
 """Pixels; NVDEC refuses VP9 frames with a shorter side."""
 
+_SPARED_PIXELS = 128
+"""Of a row; below, decoding only the crop's columns of a JPEG costs more than it spares (docs/performance.md)."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,7 +38,7 @@ def video_graph(
 
     Inputs: those of `video_arguments` and `encoded` (vp9: an IVF file a clip; jpeg: an image a frame). Output on a GPU:
     float32 [B, T, size, size, 3] for vp9, [B * T, size, size, 3] for jpeg; on a CPU uint8, for vp9 the whole frames
-    [T, H, W, 3] of each clip, for jpeg the crop [h, w, 3] of each frame.
+    [T, H, W, 3] of each clip, for jpeg the `jpeg_window` [h, w, 3] of each frame.
     """
     decoder = decoder_device(codec=codec, shortest_side=shortest_side, device=device)
     pipe = decoding_pipeline(config=config, codec=codec, device=device, threads=threads, batch=batch)
@@ -91,12 +94,28 @@ def resampled(frames: Any, size: int) -> Any:
     return fn.coord_transform(frames, M=matrix, T=offset)
 
 
-def video_arguments(plan: ClipPlan, *, codec: str, frames: int, device: torch.device) -> dict[str, np.ndarray]:
+def jpeg_window(plan: ClipPlan, *, widths: np.ndarray) -> np.ndarray:
+    """The part of its frames that is decoded of each clip on a CPU, int64 [N, 4] (top, left, height, width).
+
+    The crop, or its whole rows where they are not much longer: of rows cut on both sides libjpeg-turbo first writes
+    more around the caches and the decoder then reads it back, which takes as long as decoding some 128 pixels.
+
+    Args:
+        widths: [N], pixels, of the frames.
+    """
+    whole = plan.window.copy()
+    whole[:, 1], whole[:, 3] = 0, widths
+    return np.where((whole - plan.window)[:, 3:] <= _SPARED_PIXELS, whole, plan.window)
+
+
+def video_arguments(
+    plan: ClipPlan, *, codec: str, frames: int, widths: np.ndarray, device: torch.device
+) -> dict[str, np.ndarray]:
     """Per-sample arguments of `video_graph` but for the frames' numbers; for jpeg, each row `frames` times.
 
     On a GPU: roi_start, roi_end: float32 [N, 2], (y, x); the flip is a region that runs from right to left, free of
     cost. matrix [N, 3, 3], offset [N, 3]: colour and normalisation in one affine map of bytes. On a CPU: for jpeg
-    corner and shape, int32 [N, 2], the crop.
+    corner and shape, int32 [N, 2], the `jpeg_window` of frames of `widths` [N].
     """
     top, left, height, width = plan.window.T
     if device.type == "cuda":
@@ -109,7 +128,8 @@ def video_arguments(plan: ClipPlan, *, codec: str, frames: int, device: torch.de
             "offset": offset,
         }
     elif codec == "jpeg":
-        arguments = {"corner": plan.window[:, :2].astype(np.int32), "shape": plan.window[:, 2:].astype(np.int32)}
+        window = jpeg_window(plan, widths=widths).astype(np.int32)
+        arguments = {"corner": window[:, :2], "shape": window[:, 2:]}
     else:
         arguments = {}
     copies = frames if codec == "jpeg" else 1
@@ -128,7 +148,7 @@ def audio_graph(*, config: Config, device: torch.device, threads: int, batch: in
         if device.type == "cuda":
             pcm = pcm.gpu()
         power = fn.spectrogram(
-            fn.cast(pcm, dtype=DALIDataType.FLOAT) * (1 / 32768),
+            fn.cast(pcm, dtype=DALIDataType.FLOAT),
             nfft=audio.n_fft,
             window_length=audio.window,
             window_step=audio.hop,
@@ -147,8 +167,15 @@ def audio_graph(*, config: Config, device: torch.device, threads: int, batch: in
             mel_formula="htk",
             normalize=False,
         )
-        decibels = fn.to_decibels(mel, multiplier=10.0, reference=1.0, cutoff_db=-100.0)
-        pipe.set_outputs((decibels - audio.mean_db) / audio.std_db)
+        # The samples' scale and the normalisation are in the logarithm: four passes over the data less.
+        pipe.set_outputs(
+            fn.to_decibels(
+                mel,
+                multiplier=10 / audio.std_db,
+                reference=32768**2 * 10 ** (audio.mean_db / 10),
+                cutoff_db=(-100 - audio.mean_db) / audio.std_db,
+            )
+        )
     return pipe
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from pipeline import graph
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.clip_loader import ClipLoader
 from pipeline.loader import make_loader
@@ -106,6 +107,13 @@ def test_real_clips_agree_too(corpus, prepared, real_data: Path, codec: str, tmp
     loader = make_loader(corpus.config(f"dali-{codec}", data={"path": str(path)}, clip={"frames": 16, "size": 112}))
     assert_log_mel_agrees_with_torchaudio(loader, np.arange(8))
     assert_video_agrees_with_pyav(loader, np.arange(8))
+
+
+@pytest.mark.parametrize("spared", [-1, 10_000], ids=["crops", "whole rows"])
+def test_jpegs_decoded_in_part_agree_with_pyav(corpus, monkeypatch: pytest.MonkeyPatch, spared: int) -> None:
+    monkeypatch.setattr(graph, "_SPARED_PIXELS", spared)
+    loader = make_loader(corpus.config("dali-jpeg", augment={"crop_area": [0.1, 0.5]}))
+    assert_video_agrees_with_pyav(loader, loader.ids)
 
 
 @pytest.mark.parametrize("backend", ["dali-vp9", "dali-jpeg"])

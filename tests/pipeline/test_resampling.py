@@ -39,7 +39,8 @@ def with_dali(frames: np.ndarray, plan: ClipPlan, size: int) -> torch.Tensor:
             pipe.set_outputs(resampled(fn.external_source(name="frames", dtype=DALIDataType.UINT8, ndim=4), size))
         return pipe
 
-    arguments = video_arguments(plan, codec="vp9", frames=frames.shape[1], device=torch.device("cuda"))
+    widths = np.full(len(plan), frames.shape[3])
+    arguments = video_arguments(plan, codec="vp9", frames=frames.shape[1], widths=widths, device=torch.device("cuda"))
     runner = GraphRunner(build, depth=2, own=one_tensor)
     return runner.result(runner.submit({"frames": list(frames), **arguments}))
 
