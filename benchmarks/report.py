@@ -124,7 +124,7 @@ def efficiency(result: Result) -> str:
     rows = [
         ["fed by the loader", f"{1e3 * found['seconds_fed_by_loader']:.1f} ms"],
         ["fed from memory", f"{1e3 * found['seconds_fed_from_memory']:.1f} ms"],
-        ["efficiency", f"{found['efficiency']:.1%}"],
+        ["efficiency (its standard error)", f"{found['efficiency']:.1%} ({found['standard_error']:.1%})"],
         ["waiting for data", f"{found['data_wait']:.1%}"],
     ]
     if "against" in result:

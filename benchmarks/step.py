@@ -3,15 +3,18 @@
     python benchmarks/step.py --config configs/quickstart.yaml --against sampler.name=fifo --json out.json
 
 Three measurements in one run. *Efficiency*: blocks of steps fed by the loader and blocks fed from memory take turns;
-the median ratio of neighbours is what the data pipeline leaves of the limit. *Parts*: the time of each part of a step
-(on a GPU with a synchronisation after each, so that they add up to more than an undisturbed step). *Against*: the same
-step under other settings, taking turns, both from memory. Settings are given as key=value, as to train.py.
+the median ratio of neighbours is what the data pipeline leaves of the limit, with its standard error. *Parts*: the time
+of each part of a step (on a GPU with a synchronisation after each, so that they add up to more than an undisturbed
+step). *Against*: the same step under other settings, taking turns, both from memory. Settings are given as key=value,
+as to train.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
+import math
 import statistics
 import sys
 import time
@@ -39,6 +42,8 @@ from training.step import Learner
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
 """Of dense bf16 products, from NVIDIA's data sheets (SXM), by a part of the GPU's name."""
+LEAD = 4
+"""Steps before a timed block; after three the loader rests (its threads take no more CPU time)."""
 PARTS = {
     "key encoding": (Learner, "_keys"),
     "selection": (Learner, "_select"),
@@ -80,22 +85,29 @@ def efficiency(
     learner: Learner, loader: ClipLoader, batches: list[Batch], *, rounds: int, steps: int
 ) -> dict[str, Any]:
     """The step fed by the loader against the step fed from memory."""
-    live, count = loader.steps(0, sys.maxsize), 0
-    fed, limit, waits = [], [], []
+    live, memory = loader.steps(0, sys.maxsize), cycle(batches)
+    places = itertools.count(0, LEAD + steps)
+
+    def timed(source: Iterator[Batch]) -> tuple[float, float]:
+        first = next(places)
+        # The loader still reads ahead for some steps when it is no longer asked.
+        block(learner, source, steps=LEAD, first=first)
+        return block(learner, source, steps=steps, first=first + LEAD)
+
+    fed, limit, waits = [], [timed(memory)[0]], []
     for _ in range(rounds):
-        # Not timed: what was decoded while the other kind of block ran is used up, and is decoded to the end here.
-        block(learner, live, steps=len(batches), first=count)
-        seconds, wait = block(learner, live, steps=steps, first=count)
+        seconds, wait = timed(live)
         fed.append(seconds)
         waits.append(wait)
-        block(learner, cycle(batches), steps=len(batches), first=count)
-        limit.append(block(learner, cycle(batches), steps=steps, first=count)[0])
-        count += steps
+        limit.append(timed(memory)[0])
+    # With the blocks before and after: a machine's speed drifts more than the two kinds differ.
+    ratios = [math.sqrt(before * after) / f for before, after, f in zip(limit, limit[1:], fed, strict=False)]
     return {
         "seconds_fed_by_loader": statistics.median(fed),
         "seconds_fed_from_memory": statistics.median(limit),
-        # Of neighbouring blocks: a machine's speed drifts more than the two kinds differ.
-        "efficiency": statistics.median(m / f for m, f in zip(limit, fed, strict=True)),
+        "efficiency": statistics.median(ratios),
+        # A median's is 1.25 times a mean's.
+        "standard_error": 1.25 * statistics.stdev(ratios) / math.sqrt(rounds),
         "data_wait": statistics.median(waits),
     }
 
@@ -168,7 +180,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "setting": {"config": options.config.name, "overrides": options.overrides, "threads": torch.get_num_threads()}
         | {"rounds": options.rounds, "steps": options.steps},
         "flops_per_step": flops(learner, batches[0]),
-        "parts": parts(learner, batches, steps=options.steps),
+        "parts": parts(learner, batches, steps=5 * options.steps),
         "efficiency": efficiency(learner, loader, batches, rounds=options.rounds, steps=options.steps),
     }
     if peak := options.peak_tflops or known_peak(result["environment"]["gpu"]):
@@ -188,8 +200,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
     parser.add_argument("--against", nargs="+", default=[], metavar="key=value", help="compare with these settings")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=10, help="of a block")
+    parser.add_argument("--rounds", type=int, default=30, help="at least 2")
+    parser.add_argument("--steps", type=int, default=6, help="of a block")
     parser.add_argument(
         "--peak-tflops", type=float, default=0.0, help="of the GPU, for model FLOP utilisation; 0: as known"
     )

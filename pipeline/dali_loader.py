@@ -18,7 +18,7 @@ from pipeline.batch_plan import BatchPlan
 from pipeline.clip_loader import ClipLoader, decode_threads
 from pipeline.clips import ClipPlan
 from pipeline.graph import audio_graph, video_arguments, video_graph
-from pipeline.graph_runner import DecodeError, GraphRunner, Inputs, Run, many_arrays, one_tensor
+from pipeline.graph_runner import DecodeError, GraphRunner, Inputs, Run, arrays, one_tensor
 from pipeline.manifest import Manifest
 from pipeline.priority import yield_to_training
 from pipeline.resampling import Resampler, Resampling
@@ -74,7 +74,9 @@ class DaliLoader(ClipLoader[Manifest]):
         )
         depth = config.data.prefetch
         on_gpu = self.device.type == "cuda"
-        own = one_tensor if on_gpu else many_arrays
+        self._samples = config.clip.frames if self._codec == "jpeg" else 1
+        """Of the video graph in a clip."""
+        own = one_tensor if on_gpu else partial(arrays, samples=self._samples)
         self._video: GraphRunner[Any] = GraphRunner(build_video, depth=depth, own=own)
         self._resampler = None if on_gpu else Resampler(size=config.clip.size, threads=threads)
         self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=depth, own=one_tensor)
@@ -191,14 +193,17 @@ class DaliLoader(ClipLoader[Manifest]):
         clip = self.config.clip
         if self._resampler is None:
             return frames.view(len(plan), clip.frames, clip.size, clip.size, 3)
-        if self._codec == "jpeg":
-            return self._resampler.submit(_crops(frames, plan, clip.frames), plan)
         windows = []
-        for video, (top, left, height, width) in zip(frames, plan.window.tolist(), strict=True):
-            windows.append(video[:, top : top + height, left : left + width])
+        for images, (top, left, height, width) in zip(frames, plan.window.tolist(), strict=True):
+            if self._codec == "vp9":
+                images = images[0, :, top : top + height]
+            # The rows of a JPEG are the crop's already, and the columns may be: see `jpeg_window`.
+            windows.append(images if images.shape[2] == width else images[:, :, left : left + width])
         short = [b for b, window in enumerate(windows) if window.shape[1:3] != tuple(plan.window[b, 2:])]
         if short:
-            raise DecodeError("the decoded frames are smaller than the manifest says", short)
+            raise DecodeError(
+                "the decoded frames are smaller than the manifest says", [b * self._samples for b in short]
+            )
         return self._resampler.submit(windows, plan)
 
     def _batch(self, decoded: Decoded) -> Batch:
@@ -219,7 +224,7 @@ class DaliLoader(ClipLoader[Manifest]):
             raise ShardError(f"DALI failed on a batch, though on none of its samples alone: {error}") from error
         errors = {}
         for place in error.samples:
-            row = place if self._codec == "vp9" else place // self.config.clip.frames
+            row = place // self._samples
             i = int(plan.ids[row])
             shard = self.dataset.root / self.dataset.shards[int(self.dataset.shard[i])]
             errors[row] = ShardError(
@@ -230,12 +235,3 @@ class DaliLoader(ClipLoader[Manifest]):
                 reason="it does not decode",
             )
         return errors
-
-
-def _crops(images: list[np.ndarray], plan: ClipPlan, frames: int) -> list[list[np.ndarray]]:
-    """Of each clip its frames, cropped; decoded was their `jpeg_window`: the crop, or its whole rows."""
-    crops = []
-    for b, (_, left, _, width) in enumerate(plan.window.tolist()):
-        clip = images[b * frames :][:frames]
-        crops.append(clip if clip[0].shape[1] == width else [image[:, left : left + width] for image in clip])
-    return crops

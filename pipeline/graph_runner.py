@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +50,7 @@ class GraphRunner(Generic[Output]):
     Args:
         build: makes the pipeline, when the first batch comes: without `source` callbacks and with one output.
         depth: the pipeline's prefetch_queue_depth.
-        own: `one_tensor` or `many_arrays`, the form of the results.
+        own: the form of the results, by `one_tensor` or `arrays`.
     """
 
     def __init__(self, build: Callable[[], Pipeline], *, depth: int, own: Callable[[Any], Output]) -> None:
@@ -144,6 +146,17 @@ def one_tensor(output: Any) -> torch.Tensor:
     return feed_ndarray(tensor, own, cuda_stream=stream)
 
 
-def many_arrays(output: Any) -> list[np.ndarray]:
-    """A batch of samples of any shape, on the CPU: an eighth of the time that as many tensors take."""
-    return [np.asarray(sample) for sample in output]
+def arrays(output: Any, *, samples: int) -> list[np.ndarray]:
+    """A batch on the CPU whose samples have one shape in groups of `samples`: of each group an array [samples, ...].
+
+    Raises:
+        RuntimeError: the samples do not lie one after the other (image decoders' do).
+    """
+    shapes = output.shape()[::samples]
+    sizes = [samples * math.prod(shape) for shape in shapes]
+    # One array for all: an eighth of the time of as many arrays, and views of it need no lock of the interpreter.
+    joined = np.asarray(output.as_reshaped_tensor([sum(sizes)]))
+    ends = itertools.accumulate(sizes)
+    return [
+        joined[end - size : end].reshape(samples, *shape) for size, end, shape in zip(sizes, ends, shapes, strict=True)
+    ]

@@ -26,15 +26,16 @@ _PIXELS_A_ROW = 8
 _TASKS_A_THREAD = 4
 """Of a batch. Handing over a task costs as much as a tenth of a small clip."""
 
-Window = Sequence[np.ndarray] | np.ndarray
-"""The frames of one clip."""
-
 
 def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
     """Colour and normalisation as one affine map of bytes: float32 matrix [B, 3, 3] and offset [B, 3]."""
     mean, std = np.array(VIDEO_MEAN), np.array(VIDEO_STD)
     matrix = plan.color[:, :, :3] / (255 * std[:, None])
     return matrix.astype(np.float32), ((plan.color[:, :, 3] - mean) / std).astype(np.float32)
+
+
+Work = tuple[np.ndarray, bool, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Of a clip: its frames, whether to flip, matrix and offset of a row's pixels, where the rows go."""
 
 
 class Resampling:
@@ -65,41 +66,34 @@ class Resampler:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resample")
         self._use_one_core_each(threads)
 
-    def submit(self, windows: Sequence[Window], plan: ClipPlan) -> Resampling:
+    def submit(self, windows: Sequence[np.ndarray], plan: ClipPlan) -> Resampling:
         """Begins with a batch and returns at once.
 
         Args:
-            windows: of each clip its T frames, uint8 [h, w, 3], already cropped; h and w differ between clips.
+            windows: of each clip its T frames, uint8 [T, h, w, 3], already cropped; h and w differ between clips.
             plan: the clips; flip and color are read.
         """
         frames = len(windows[0])
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
         matrix, offset = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_A_ROW, frames * self._size**2))
-        work = list(zip(windows, plan.flip.tolist(), matrix, offset, clips, strict=True))
+        rows = clips.view(len(clips), -1, matrix.shape[-1])
+        work = list(zip(windows, plan.flip.tolist(), matrix, offset, rows, strict=True))
         each = math.ceil(len(work) / (_TASKS_A_THREAD * self._threads))
         parts = (work[first : first + each] for first in range(0, len(work), each))
-        tasks = [self._pool.submit(self._resample_all, part) for part in parts]
+        tasks = [self._pool.submit(self._resample, part, frames) for part in parts]
         return Resampling(clips, tasks)
 
-    def _resample_all(self, work: Sequence[tuple[Window, bool, torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-        for clip in work:
-            self._resample(*clip)
-
-    def _resample(
-        self,
-        window: Window,
-        flip: bool,
-        matrix: torch.Tensor,
-        offset: torch.Tensor,
-        out: torch.Tensor,
-    ) -> None:
-        # Bytes of three channels, channels last: what torch has a vectorised kernel for.
-        pictures = torch.from_numpy(np.stack(list(window))).permute(0, 3, 1, 2)
-        pictures = interpolate(pictures, size=(self._size, self._size), mode="bilinear", antialias=True)
-        if flip:
-            pictures = pictures.flip(-1)
-        rows = pictures.permute(0, 2, 3, 1).reshape(-1, len(matrix)).float()
-        torch.addmm(offset, rows, matrix, out=out.view(-1, len(matrix)))
+    def _resample(self, work: Sequence[Work], frames: int) -> None:
+        # Few calls into torch and numpy: each gives the interpreter's lock away and must get it back, from the training
+        # step, which as often waits for it in turn.
+        resized = torch.empty(frames, self._size, self._size, 3)
+        pictures, rows = resized.permute(0, 3, 1, 2), resized.view(work[0][-1].shape)
+        for window, flip, matrix, offset, out in work:
+            # Bytes of three channels, channels last: what torch has a vectorised kernel for.
+            clip = torch.from_numpy(np.ascontiguousarray(window).transpose(0, 3, 1, 2))
+            clip = interpolate(clip, size=(self._size, self._size), mode="bilinear", antialias=True)
+            pictures.copy_(clip.flip(-1) if flip else clip)
+            torch.addmm(offset, rows, matrix, out=out)
 
     def _use_one_core_each(self, threads: int) -> None:
         """Keeps each thread's torch from starting threads of its own, and everyone else's as it was.

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType
 
-from pipeline.graph_runner import DecodeError, GraphRunner, many_arrays
+from pipeline.graph_runner import DecodeError, GraphRunner, arrays
 
 
 def graph() -> Pipeline:
     pipe = Pipeline(batch_size=16, num_threads=1, device_id=None, prefetch_queue_depth=2)
     with pipe:
-        pipe.set_outputs(fn.crop(fn.external_source(name="pictures", dtype=DALIDataType.UINT8, ndim=3), crop=(30, 30)))
+        pipe.set_outputs(fn.flip(fn.external_source(name="pictures", dtype=DALIDataType.UINT8, ndim=3)))
     return pipe
 
 
 def test_arrays_outlive_later_batches_and_the_graph() -> None:
-    runner = GraphRunner(graph, depth=2, own=many_arrays)
+    runner = GraphRunner(graph, depth=2, own=partial(arrays, samples=4))
     rng = np.random.default_rng(0)
     kept, copies = [], []
     for _ in range(20):
-        pictures = [rng.integers(0, 255, (40 + k, 50, 3), dtype=np.uint8) for k in range(16)]
+        pictures = [rng.integers(0, 255, (40 + k // 4, 50, 3), dtype=np.uint8) for k in range(16)]
         kept.append(runner.result(runner.submit({"pictures": pictures})))
         copies.append([array.copy() for array in kept[-1]])
+        for first, group in zip(range(0, 16, 4), copies[-1], strict=True):
+            assert np.array_equal(group, [picture[:, ::-1] for picture in pictures[first : first + 4]])
     del runner
     gc.collect()
-    for arrays, expected in zip(kept, copies, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
+    for group, expected in zip(kept, copies, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(group, expected, strict=True))
 
 
 class SmallDevice:
