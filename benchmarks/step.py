@@ -101,7 +101,7 @@ def efficiency(
         waits.append(wait)
         limit.append(timed(memory)[0])
     # With the blocks before and after: a machine's speed drifts more than the two kinds differ.
-    ratios = [math.sqrt(before * after) / f for before, after, f in zip(limit, limit[1:], fed, strict=False)]
+    ratios = [math.sqrt(before * after) / f for (before, after), f in zip(itertools.pairwise(limit), fed, strict=True)]
     return {
         "seconds_fed_by_loader": statistics.median(fed),
         "seconds_fed_from_memory": statistics.median(limit),

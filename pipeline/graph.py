@@ -167,7 +167,7 @@ def audio_graph(*, config: Config, device: torch.device, threads: int, batch: in
             mel_formula="htk",
             normalize=False,
         )
-        # The samples' scale and the normalisation are in the logarithm: four passes over the data less.
+        # The samples' scale and the normalisation are in the logarithm: three passes over the data less.
         pipe.set_outputs(
             fn.to_decibels(
                 mel,

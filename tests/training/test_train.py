@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import signal
 import subprocess
 import sys
@@ -74,13 +73,14 @@ def test_every_sampler_trains(demo_shards, tmp_path, name):
 
 
 def test_the_dictionaries_are_looked_at_now_and_then(demo_shards, tmp_path):
-    more = arguments(demo_shards, f"run_dir={tmp_path / 'run'}", "monitor.dictionary_every=3", "monitor.label=kind")
+    # At the other tests' rate so few clips train wildly: what later batches left of a selection may then cover nothing.
+    more = ("optim.lr=1e-6", "monitor.dictionary_every=3", "monitor.label=kind", f"run_dir={tmp_path / 'run'}")
+    more = arguments(demo_shards, *more)
     assert train.train(load_config(Config, overrides=more), alone(), resume="never")
     looks = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "video/phi" in line]
     assert [line["step"] for line in looks] == [2, 5, 8, 11]
     for modality in ("video", "audio"):
-        # Not below any number: picks that are left may be further from a row than the row is from zero.
-        assert all(0 < line[f"{modality}/phi"] < math.inf for line in looks)
+        assert all(0 < line[f"{modality}/phi"] < 2 for line in looks)
         assert all(0 <= line[f"{modality}/near_duplicates"] <= 1 for line in looks)
         assert all(1 <= line[f"{modality}/distinct_classes"] <= 8 for line in looks)
 
