@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +22,8 @@ from pipeline.clips import ClipPlanner, Timelines
 from pipeline.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
 
 BOTH = ("video", "audio")
+_PLANNED_TOGETHER = 256
+"""Clips of a few batches whose plans are made at once."""
 
 
 class Dataset(Timelines, Protocol):
@@ -153,8 +156,14 @@ class ClipLoader(ABC, Generic[D]):
         replacement = Replacement(
             planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
         )
-        for ids in blocks:
-            yield BatchPlan(self.planner.train(ids, epoch=epoch, purpose=purpose), replacement)
+        blocks = iter(blocks)
+        # Plans of few clips take as long as of many, and hold up the training step.
+        while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
+            plan = self.planner.train(np.concatenate(together), epoch=epoch, purpose=purpose)
+            first = 0
+            for ids in together:
+                yield BatchPlan(plan[first : first + len(ids)], replacement)
+                first += len(ids)
 
     def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
         while first < last:

@@ -18,13 +18,16 @@ from torch.nn.functional import interpolate
 
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.clips import ClipPlan
-from pipeline.priority import yield_to_training
+from pipeline.priority import give_way, yield_to_training
 
 _PIXELS_A_ROW = 8
 """Of 1, 2, 4, 8 and 16 the fastest (16 x 112 x 112 pixels, one core: 0.6 ms against 2.4 with one)."""
 
 _TASKS_A_THREAD = 4
-"""Of a batch. Handing over a task costs as much as a tenth of a small clip."""
+"""Of a batch, or more if clips are large. Handing over a task costs as much as a tenth of a small clip."""
+
+_VALUES_A_TASK = 2**20
+"""A task's clips between resizing and colour are to stay in a core's cache."""
 
 
 def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
@@ -32,10 +35,6 @@ def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
     mean, std = np.array(VIDEO_MEAN), np.array(VIDEO_STD)
     matrix = plan.color[:, :, :3] / (255 * std[:, None])
     return matrix.astype(np.float32), ((plan.color[:, :, 3] - mean) / std).astype(np.float32)
-
-
-Work = tuple[np.ndarray, bool, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Of a clip: its frames, whether to flip, matrix and offset of a row's pixels, where the rows go."""
 
 
 class Resampling:
@@ -76,24 +75,37 @@ class Resampler:
         frames = len(windows[0])
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
         matrix, offset = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_A_ROW, frames * self._size**2))
-        rows = clips.view(len(clips), -1, matrix.shape[-1])
-        work = list(zip(windows, plan.flip.tolist(), matrix, offset, rows, strict=True))
-        each = math.ceil(len(work) / (_TASKS_A_THREAD * self._threads))
-        parts = (work[first : first + each] for first in range(0, len(work), each))
-        tasks = [self._pool.submit(self._resample, part, frames) for part in parts]
+        each = min(math.ceil(len(clips) / (_TASKS_A_THREAD * self._threads)), _VALUES_A_TASK // clips[0].numel())
+        parts = (slice(first, first + max(1, each)) for first in range(0, len(clips), max(1, each)))
+        tasks = [
+            self._pool.submit(
+                self._resample, windows[part], plan.flip[part].tolist(), matrix[part], offset[part], clips[part]
+            )
+            for part in parts
+        ]
         return Resampling(clips, tasks)
 
-    def _resample(self, work: Sequence[Work], frames: int) -> None:
+    def _resample(
+        self,
+        windows: Sequence[np.ndarray],
+        flips: Sequence[bool],
+        matrix: torch.Tensor,
+        offset: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:
         # Few calls into torch and numpy: each gives the interpreter's lock away and must get it back, from the training
         # step, which as often waits for it in turn.
-        resized = torch.empty(frames, self._size, self._size, 3)
-        pictures, rows = resized.permute(0, 3, 1, 2), resized.view(work[0][-1].shape)
-        for window, flip, matrix, offset, out in work:
+        resized = []
+        for window, flip in zip(windows, flips, strict=True):
             # Bytes of three channels, channels last: what torch has a vectorised kernel for.
-            clip = torch.from_numpy(np.ascontiguousarray(window).transpose(0, 3, 1, 2))
+            clip = torch.from_numpy(window).permute(0, 3, 1, 2)
             clip = interpolate(clip, size=(self._size, self._size), mode="bilinear", antialias=True)
-            pictures.copy_(clip.flip(-1) if flip else clip)
-            torch.addmm(offset, rows, matrix, out=out)
+            resized.append((clip.flip(-1) if flip else clip).permute(0, 2, 3, 1))
+            give_way()
+        rows = (len(out), -1, matrix.shape[-1])
+        pixels = torch.stack(resized, out=torch.empty_like(out))
+        torch.baddbmm(offset, pixels.view(rows), matrix, out=out.view(rows))
+        give_way()
 
     def _use_one_core_each(self, threads: int) -> None:
         """Keeps each thread's torch from starting threads of its own, and everyone else's as it was.
@@ -111,7 +123,7 @@ class Resampler:
 
 
 def _maps_of_rows(plan: ClipPlan, *, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The colour maps for rows of several pixels, [B, 3 * pixels, 3 * pixels] and [B, 3 * pixels].
+    """The colour maps for rows of several pixels, [B, 3 * pixels, 3 * pixels] and [B, 1, 3 * pixels].
 
     Products with matrices of three rows are slow.
     """
@@ -119,7 +131,8 @@ def _maps_of_rows(plan: ClipPlan, *, pixels: int) -> tuple[torch.Tensor, torch.T
     blocks = np.zeros((len(matrix), pixels, 3, pixels, 3), dtype=np.float32)
     each = np.arange(pixels)
     blocks[:, each, :, each] = matrix.transpose(0, 2, 1)
-    return torch.from_numpy(blocks.reshape(-1, 3 * pixels, 3 * pixels)), torch.from_numpy(np.tile(offset, pixels))
+    rows = np.tile(offset, pixels)[:, None]
+    return torch.from_numpy(blocks.reshape(-1, 3 * pixels, 3 * pixels)), torch.from_numpy(rows)
 
 
 def _use_one_core(all_there: threading.Barrier) -> None:
