@@ -76,7 +76,8 @@ class Resampler:
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
         matrix, offset = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_A_ROW, frames * self._size**2))
         each = min(math.ceil(len(clips) / (_TASKS_A_THREAD * self._threads)), _VALUES_A_TASK // clips[0].numel())
-        parts = (slice(first, first + max(1, each)) for first in range(0, len(clips), max(1, each)))
+        each = max(1, each)
+        parts = (slice(first, first + each) for first in range(0, len(clips), each))
         tasks = [
             self._pool.submit(
                 self._resample, windows[part], plan.flip[part].tolist(), matrix[part], offset[part], clips[part]
