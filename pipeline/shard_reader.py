@@ -22,6 +22,8 @@ JPEG_HEADER_BYTES = 4096
 """More than the tables of a baseline JPEG take."""
 OPEN_SHARDS = 256
 """File descriptors a reader keeps; the usual limit of a process is 1,024."""
+_AT_ONCE = getattr(os, "RWF_NOWAIT", 0)
+"""Pythons built for old systems (conda's, uv's) lack it."""
 
 
 class ShardError(SampleError):
@@ -163,8 +165,10 @@ class ShardReader:
 
     def _is_read_at_once(self, i: int, target: np.ndarray, offset: int) -> bool:
         give_way()
+        if not _AT_ONCE:
+            return False
         try:
-            return os.preadv(self._descriptor(i), [target.data], offset, os.RWF_NOWAIT) == target.nbytes
+            return os.preadv(self._descriptor(i), [target.data], offset, _AT_ONCE) == target.nbytes
         except OSError:  # it is not in memory, or the file system cannot tell, or the disk fails
             return False
 

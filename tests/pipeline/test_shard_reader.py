@@ -18,7 +18,9 @@ def reader_and_plan(corpus) -> tuple[ShardReader, ClipPlan]:
     return loader._reader, loader.planner.train(np.arange(6), epoch=0, purpose="train")
 
 
-@pytest.mark.parametrize("kernel", ["lacks the range", "holds half of it", "cannot tell"])
+@pytest.mark.parametrize(
+    "kernel", ["lacks the range", "holds half of it", "cannot tell", "cannot be asked by this Python"]
+)
 def test_what_is_not_in_memory_is_asked_for_before_it_is_waited_for(
     corpus, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,6 +41,8 @@ def test_what_is_not_in_memory_is_asked_for_before_it_is_waited_for(
         calls.append(("asked for", offset))
         fadvise(descriptor, offset, size, advice)
 
+    if kernel == "cannot be asked by this Python":
+        monkeypatch.setattr("pipeline.shard_reader._AT_ONCE", 0)
     monkeypatch.setattr("os.preadv", reading)
     monkeypatch.setattr("os.posix_fadvise", asking)
     images = reader.jpeg(plan)
