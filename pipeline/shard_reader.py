@@ -23,7 +23,7 @@ JPEG_HEADER_BYTES = 4096
 OPEN_SHARDS = 256
 """File descriptors a reader keeps; the usual limit of a process is 1,024."""
 _AT_ONCE = getattr(os, "RWF_NOWAIT", 0)
-"""Pythons built for old systems (conda's, uv's) lack it."""
+"""Pythons that were built for systems older than 2018 lack it."""
 
 
 class ShardError(SampleError):
