@@ -7,7 +7,6 @@ import os
 import struct
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,8 +21,6 @@ JPEG_HEADER_BYTES = 4096
 """More than the tables of a baseline JPEG take."""
 OPEN_SHARDS = 256
 """File descriptors a reader keeps; the usual limit of a process is 1,024."""
-_AT_ONCE = getattr(os, "RWF_NOWAIT", 0)
-"""Pythons that were built for systems older than 2018 lack it."""
 
 
 class ShardError(SampleError):
@@ -97,7 +94,6 @@ class ShardReader:
             for image, start, length in zip(clip, starts, lengths, strict=True):
                 part = blob[start : start + length]
                 image[: len(part)] = part
-            give_way()
         images = images.reshape(begin.size, images.shape[2])
         valid = _are_jpegs(images, sizes.reshape(-1), shape.repeat(self.frames, axis=0))
         self._check_jpeg(ids, valid.reshape(begin.shape))
@@ -117,7 +113,9 @@ class ShardReader:
         windows = np.zeros((len(ids), self.audio_samples), dtype="<i2")
         offsets = m.audio_offset[ids] + 2 * plan.audio_start
         self._check_ranges(ids, offsets, 2 * count)
-        self._fill(ids, [window[:n] for window, n in zip(windows, count.tolist(), strict=True)], offsets)
+        self._prefetch(ids, offsets, 2 * count)
+        for i, window, offset, n in zip(ids.tolist(), windows, offsets.tolist(), count.tolist(), strict=True):
+            self._fill(i, window[:n], offset)
         return windows
 
     def _ivf_header(self, i: int) -> bytes:
@@ -129,8 +127,12 @@ class ShardReader:
     def _read(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, *, room: int = 0) -> list[np.ndarray]:
         """Byte ranges as uint8 arrays that begin with `room` unset bytes."""
         self._check_ranges(ids, offsets, sizes)
-        blobs = [np.empty(room + size, dtype=np.uint8) for size in sizes.tolist()]
-        self._fill(ids, [blob[room:] for blob in blobs], offsets)
+        self._prefetch(ids, offsets, sizes)
+        blobs = []
+        for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
+            blob = np.empty(room + size, dtype=np.uint8)
+            self._fill(i, blob[room:], offset)
+            blobs.append(blob)
         return blobs
 
     def _check_frames(self, ids: np.ndarray) -> None:
@@ -150,29 +152,13 @@ class ShardReader:
         if len(wrong):
             raise self._mismatch(int(wrong[0]), "the manifest places it outside the shard")
 
-    def _fill(self, ids: np.ndarray, targets: Sequence[np.ndarray], offsets: np.ndarray) -> None:
-        """Reads a range into each of `targets`.
+    def _prefetch(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
+        """Tells the kernel all ranges of a batch before the first is read: slow disks then serve them side by side."""
+        for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
+            os.posix_fadvise(self._descriptor(i), offset, size, os.POSIX_FADV_WILLNEED)
 
-        The kernel is told all those that are not in memory before the first is waited for: slow disks then serve them
-        side by side.
-        """
-        ranges = list(zip(ids.tolist(), targets, offsets.tolist(), strict=True))
-        absent = [one for one in ranges if not self._is_read_at_once(*one)]
-        for i, target, offset in absent:
-            os.posix_fadvise(self._descriptor(i), offset, target.nbytes, os.POSIX_FADV_WILLNEED)
-        for one in absent:
-            self._wait_for(*one)
-
-    def _is_read_at_once(self, i: int, target: np.ndarray, offset: int) -> bool:
+    def _fill(self, i: int, target: np.ndarray, offset: int) -> None:
         give_way()
-        if not _AT_ONCE:
-            return False
-        try:
-            return os.preadv(self._descriptor(i), [target.data], offset, _AT_ONCE) == target.nbytes
-        except OSError:  # it is not in memory, or the file system cannot tell, or the disk fails
-            return False
-
-    def _wait_for(self, i: int, target: np.ndarray, offset: int) -> None:
         try:
             got = os.preadv(self._descriptor(i), [target.data], offset)
         except OSError as error:

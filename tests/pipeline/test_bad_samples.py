@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 
 from pipeline.bad_samples import BadSample, BadSamples, SampleError, TooManyBadSamples
 from pipeline.loader import make_loader
-from pipeline.shard_reader import ShardError
+from pipeline.shard_reader import ShardError, ShardReader
 
 SAMPLE = 5
 IDS = list(range(10))
@@ -204,12 +203,12 @@ def test_without_anything_to_read_the_search_ends(copy) -> None:
 def test_a_disk_that_fails_is_a_bad_sample(copy, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = copy().loader()
     shard = int(loader.dataset.shard[SAMPLE])
-    preadv = os.preadv
+    preadv = ShardReader._fill.__globals__["os"].preadv
 
-    def failing(descriptor, buffers, offset, flags=0):
+    def failing(descriptor, buffers, offset):
         if descriptor == loader._reader._open.get(shard):
             raise OSError(5, "Input/output error")
-        return preadv(descriptor, buffers, offset, flags)
+        return preadv(descriptor, buffers, offset)
 
     monkeypatch.setattr("os.preadv", failing)
     (batch,) = loader.clips([SAMPLE], epoch=0, purpose="train")

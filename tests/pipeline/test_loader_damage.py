@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -17,7 +16,7 @@ from config.load import ConfigError
 from pipeline.clip_loader import decode_threads
 from pipeline.decord_loader import RawVideoError
 from pipeline.loader import make_loader
-from pipeline.shard_reader import ShardError
+from pipeline.shard_reader import ShardError, ShardReader
 from tests.pipeline.aborting import decode_or_abort, decode_or_terminate
 
 SAMPLE = 5
@@ -101,14 +100,14 @@ def test_a_picture_that_does_not_decode_is_named_and_the_loader_goes_on(damaged,
 def test_only_the_bytes_of_the_clip_are_read(corpus, codec, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = make_loader(corpus.config(f"dali-{codec}"))
     manifest = loader.dataset
-    read = set()
-    preadv = os.preadv
+    read = []
+    fill = ShardReader._fill
 
-    def counted(descriptor, buffers, offset, flags=0):
-        read.add((offset, sum(buffer.nbytes for buffer in buffers)))
-        return preadv(descriptor, buffers, offset, flags)
+    def counted(self, i, target, offset):
+        read.append((offset, target.nbytes))
+        fill(self, i, target, offset)
 
-    monkeypatch.setattr("os.preadv", counted)
+    monkeypatch.setattr(ShardReader, "_fill", counted)
     (batch,) = loader.clips([7], epoch=0, purpose="train")
     (video, size), (_, audio_size) = sorted(read)
     start = round(float(batch.start[0]) * 10)
