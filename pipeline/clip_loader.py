@@ -18,7 +18,7 @@ from config.load import ConfigError, shown_names
 from pipeline.bad_samples import BadSamples
 from pipeline.batch import Batch
 from pipeline.batch_plan import BatchPlan, Replacement
-from pipeline.clips import ClipPlanner, Timelines
+from pipeline.clips import ClipPlan, ClipPlanner, Timelines
 from pipeline.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
 
 BOTH = ("video", "audio")
@@ -153,6 +153,7 @@ class ClipLoader(ABC, Generic[D]):
         """
 
     def _train_plans(self, blocks: Iterable[np.ndarray], *, epoch: int, purpose: str) -> Iterator[BatchPlan]:
+        """`blocks` are of batch_size ids, but for the last."""
         replacement = Replacement(
             planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
         )
@@ -160,10 +161,7 @@ class ClipLoader(ABC, Generic[D]):
         # Plans of few clips take as long as of many, and hold up the training step.
         while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
             plan = self.planner.train(np.concatenate(together), epoch=epoch, purpose=purpose)
-            first = 0
-            for ids in together:
-                yield BatchPlan(plan[first : first + len(ids)], replacement)
-                first += len(ids)
+            yield from self._in_batches(plan, replacement)
 
     def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
         while first < last:
@@ -187,8 +185,11 @@ class ClipLoader(ABC, Generic[D]):
         # A block of batch_size samples makes a whole number of batches: only the last block's last batch is short.
         for block in _blocks(ids, self.batch_size):
             plan = self.planner.uniform(block, clips=clips, crops=crops)
-            for first in range(0, len(plan), self.batch_size):
-                yield BatchPlan(plan[first : first + self.batch_size])
+            yield from self._in_batches(plan)
+
+    def _in_batches(self, plan: ClipPlan, replacement: Replacement | None = None) -> Iterator[BatchPlan]:
+        for first in range(0, len(plan), self.batch_size):
+            yield BatchPlan(plan[first : first + self.batch_size], replacement)
 
     def _checked(self, ids: np.ndarray | torch.Tensor) -> np.ndarray:
         ids = np.asarray(ids, dtype=np.int64)

@@ -75,8 +75,8 @@ class Resampler:
         frames = len(windows[0])
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
         matrix, offset = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_A_ROW, frames * self._size**2))
-        each = min(math.ceil(len(clips) / (_TASKS_A_THREAD * self._threads)), _VALUES_A_TASK // clips[0].numel())
-        each = max(1, each)
+        most = max(1, _VALUES_A_TASK // clips[0].numel())
+        each = min(most, math.ceil(len(clips) / (_TASKS_A_THREAD * self._threads)))
         parts = (slice(first, first + each) for first in range(0, len(clips), each))
         tasks = [
             self._pool.submit(
