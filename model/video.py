@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torchvision.models import video as torchvision_video
 
+from model.batchnorm import ClipBatchNorm, replace_batchnorm
+
 TINY_FEATURES = 256
 
 
@@ -47,10 +49,10 @@ class TinyVideo(nn.Module):
 def _spatial_temporal(inputs: int, outputs: int, *, kernel: int, stride: int, temporal_stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, kernel // 2, kernel // 2), bias=False),
-        nn.BatchNorm3d(outputs),
+        ClipBatchNorm(outputs),
         nn.ReLU(inplace=True),
         nn.Conv3d(outputs, outputs, (3, 1, 1), (temporal_stride, 1, 1), (1, 0, 0), bias=False),
-        nn.BatchNorm3d(outputs),
+        ClipBatchNorm(outputs),
         nn.ReLU(inplace=True),
     )
 
@@ -60,6 +62,7 @@ def _torchvision(build: Callable[..., Any]) -> Callable[[], tuple[nn.Module, int
         network = build(weights=None)
         features = network.fc.in_features
         network.fc = nn.Identity()
+        replace_batchnorm(network, ClipBatchNorm)
         return network, features
 
     return factory

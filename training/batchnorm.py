@@ -12,6 +12,8 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from model.batchnorm import JoinedAxes, replace_batchnorm
+
 
 class GlooSyncBatchNorm(_BatchNorm):
     """BatchNorm whose training statistics come from all ranks' samples (as torch.nn.SyncBatchNorm)."""
@@ -56,19 +58,10 @@ class GlooSyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
-def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
+class GpuSyncBatchNorm(JoinedAxes, nn.SyncBatchNorm):
+    """torch.nn.SyncBatchNorm with `JoinedAxes`."""
+
+
+def synchronise_batchnorm(module: nn.Module, device: torch.device) -> None:
     """Replaces every BatchNorm in `module` by one over all ranks; state dict names stay the same."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            synced = GlooSyncBatchNorm(
-                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
-            )
-            synced.load_state_dict(child.state_dict())
-            for mine, theirs in zip(synced.parameters(), child.parameters(), strict=True):
-                mine.requires_grad_(theirs.requires_grad)
-            setattr(module, name, synced.train(child.training))
-        else:
-            synchronise_batchnorm(child, device)
-    return module
+    replace_batchnorm(module, GpuSyncBatchNorm if device.type == "cuda" else GlooSyncBatchNorm)

@@ -41,9 +41,7 @@ class Learner:
     def __init__(self, *, model: CrossModalModel, config: Config, world: World, total_steps: int) -> None:
         self.config, self.world, self.total_steps = config, world, total_steps
         if world.size > 1 and config.train.batchnorm == "sync":
-            synced = synchronise_batchnorm(model, world.device)
-            assert isinstance(synced, CrossModalModel)
-            model = synced
+            synchronise_batchnorm(model, world.device)
         self.model = model.to(world.device)
         if config.train.channels_last:
             use_channels_last(self.model)
