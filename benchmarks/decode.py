@@ -11,7 +11,6 @@ ours are decoded there, where it can; those of peers are sent there.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
-from benchmarks.environment import environment, medians, publish
+from benchmarks.environment import environment, medians, publish, write
 from benchmarks.usage import usage
 from config import ClipConfig, Config, DataConfig, TrainConfig
 
@@ -41,9 +40,12 @@ ROWS = [
 ]
 """(loader, storage). MJPEG has no GOPs: exact and approximate seeking are the same there."""
 ALONE = "decoder_alone"
+OURS_NVDEC = "ours_nvdec"
+"""Ours with data.vp9_decoder=nvdec."""
 GPU_ROWS = [
     *(("torchcodec_cuda", recipe) for recipe in ("h264_256", "h264_144", "h264_144_gop250")),
     *((ALONE, storage) for storage in SHARDS),
+    (OURS_NVDEC, "shards_vp9_144"),
 ]
 """With --device cuda, besides. NVDEC takes no MJPEG."""
 SETTINGS = ("frames", "batch_size", "clips", "rounds", "workers", "device")
@@ -52,9 +54,14 @@ BATCHES_AHEAD = 8
 """More than any loader here decodes in advance: one whose stream ends while it is measured empties its queues."""
 
 
-def config_of(options: argparse.Namespace, storage: str) -> Config:
+def config_of(options: argparse.Namespace, loader: str, storage: str) -> Config:
     return Config(
-        data=DataConfig(path=str(options.work / storage / "shards"), threads=options.workers, prefetch=2),
+        data=DataConfig(
+            path=str(options.work / storage / "shards"),
+            threads=options.workers,
+            vp9_decoder="nvdec" if loader == OURS_NVDEC else "cpu",
+            prefetch=2,
+        ),
         clip=ClipConfig(frames=options.frames, fps=10, size=112),
         train=TrainConfig(batch_size=options.batch_size),
     )
@@ -62,9 +69,9 @@ def config_of(options: argparse.Namespace, storage: str) -> Config:
 
 def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> Iterator[Any]:
     """`options.clips` clips of one loader over one form of storage, and what comes before and after them."""
-    config = config_of(options, storage)
+    config = config_of(options, loader, storage)
     wanted = options.clips + (WARM_UP_BATCHES + BATCHES_AHEAD) * options.batch_size
-    if loader == "ours":
+    if loader in ("ours", OURS_NVDEC):
         from pipeline.loader import make_loader
 
         ours = make_loader(config, device=options.device)
@@ -121,29 +128,35 @@ def measure_apart(loader: str, storage: str, *, options: argparse.Namespace, epo
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Medians over interleaved rounds, one record a row; a library that is absent is a row that says so."""
-    found: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows}
+Runs = dict[tuple[str, str], list[dict[str, float]]]
+
+
+def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """The `records` after each of the interleaved rounds; a library that is absent is a row that says so."""
+    found: Runs = {row: [] for row in rows}
     failed: dict[tuple[str, str], str] = {}
-    for epoch, row in itertools.product(range(options.rounds), rows):
-        if row in failed:
-            continue
-        try:
-            found[row].append(measure_apart(*row, options=options, epoch=epoch))
-        except RuntimeError as error:
-            failed[row] = str(error)
-        print(f"round {epoch + 1}: {' '.join(row)}: {failed.get(row) or found[row][-1]}", file=sys.stderr)
-    records = []
-    for row in rows:
-        record: dict[str, Any] = {"loader": row[0], "storage": row[1], "workers": options.workers}
+    for epoch in range(options.rounds):
+        for row in (row for row in rows if row not in failed):
+            try:
+                found[row].append(measure_apart(*row, options=options, epoch=epoch))
+            except RuntimeError as error:
+                failed[row] = str(error)
+            print(f"round {epoch + 1}: {' '.join(row)}: {failed.get(row) or found[row][-1]}", file=sys.stderr)
+        yield records(found, failed, workers=options.workers)
+
+
+def records(found: Runs, failed: dict[tuple[str, str], str], *, workers: int) -> list[dict[str, Any]]:
+    """One record a row, with the medians over its runs."""
+    made = []
+    for row, runs in found.items():
+        record: dict[str, Any] = {"loader": row[0], "storage": row[1], "workers": workers}
         if row in failed:
             record["failed"] = failed[row]
         else:
-            record |= medians(found[row])
-            rates = [run["clips_per_second"] for run in found[row]]
-            record["clips_per_second_range"] = [min(rates), max(rates)]
-        records.append(record)
-    return records
+            rates = [run["clips_per_second"] for run in runs]
+            record |= medians(runs) | {"clips_per_second_range": [min(rates), max(rates)]}
+        made.append(record)
+    return made
 
 
 def storage_quality(sources: list[Path], work: Path, names: set[str]) -> dict[str, dict[str, float]]:
@@ -171,7 +184,7 @@ def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
     done = [record for record in records if "failed" not in record]
     ours = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == "ours"}
     alone = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == ALONE}
-    peers = [record for record in done if record["loader"] not in ("ours", ALONE)]
+    peers = [record for record in done if record["loader"] not in ("ours", OURS_NVDEC, ALONE)]
     kinds = {
         "files_as_people_have_them": ["h264_256"],
         "same_size_h264": ["h264_144", "h264_144_gop250"],
@@ -243,22 +256,25 @@ def main(arguments: list[str] | None = None) -> None:
     sources = usable_sources(options.videos or demo(options.work), seconds=options.frames / 10)
     names = {storage for _, storage in rows}
     make_corpus(sources, options.work, sorted(names))
-    records = all_rows(rows, options=options)
-    result = {
-        "environment": environment("torchcodec", "decord", "av", "spdl-io", "nvidia-dali-cuda130"),
-        "setting": {
-            "videos": len(sources),
-            **{name: getattr(options, name) for name in SETTINGS},
-        },
-        "storage": storage_quality(sources, options.work, names),
-        "comparisons": comparisons(records),
-        "records": records,
-    }
-    publish(result, options.json)
+    quality = storage_quality(sources, options.work, names)
+    result: dict[str, Any] = {}
+    for number, found in enumerate(all_rows(rows, options=options), start=1):
+        setting = {name: getattr(options, name) for name in SETTINGS}
+        result = {
+            "environment": environment("torchcodec", "decord", "av", "spdl-io", "nvidia-dali-cuda130"),
+            "setting": {"videos": len(sources)} | setting | {"rounds": number},
+            "storage": quality,
+            "comparisons": comparisons(found),
+            "records": found,
+        }
+        if options.json:
+            # After every round: a run that is stopped leaves what it has measured.
+            write(result, options.json)
+    publish(result, None)
     if options.plot:
         from benchmarks.plots import plot_loaders
 
-        plot_loaders(records, options.plot)
+        plot_loaders(result["records"], options.plot)
 
 
 def demo(work: Path) -> Path:

@@ -64,7 +64,7 @@ def _graph(config: Config, data: Manifest, *, stride: int, device: torch.device)
     def build() -> Pipeline:
         threads, batch = decode_threads(config.data.threads), config.train.batch_size
         pipe = decoding_pipeline(config=config, codec=codec, device=device, threads=threads, batch=batch)
-        decoder = decoder_device(codec=codec, shortest_side=shortest, device=device)
+        decoder = decoder_device(config=config, codec=codec, shortest_side=shortest, device=device)
         with pipe:
             frames = decoded(codec=codec, frames=config.clip.frames, stride=stride, device=device, decoder=decoder)
             pipe.set_outputs(frames)

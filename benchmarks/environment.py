@@ -41,7 +41,10 @@ def medians(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def publish(result: dict[str, Any], path: Path | None) -> None:
     """Prints a result as JSON, and writes it where a path is given."""
-    text = json.dumps(result, indent=1)
-    print(text)
+    print(json.dumps(result, indent=1))
     if path is not None:
-        path.write_text(text + "\n")
+        write(result, path)
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(result, indent=1) + "\n")

@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.corpus import SHARDS
 from benchmarks.plots import plot_loaders
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,12 +93,14 @@ def ratios(result: Result) -> str:
         "same_size_any_storage": "any storage of our size and frame rate",
         "decoding_alone": "the same shards, from memory, and decodes alone",
     }
+    kinds = result["comparisons"]
+    ours = [storage for storage in SHARDS if all(storage in found["ratio"] for found in kinds.values())]
     rows = [
-        [names[kind], found["fastest_peer"]]
-        + [f"{found['ratio'][storage]:.2f}" for storage in ("shards_vp9_144", "shards_jpeg_144")]
-        for kind, found in result["comparisons"].items()
+        [names[kind], found["fastest_peer"], *(f"{found['ratio'][storage]:.2f}" for storage in ours)]
+        for kind, found in kinds.items()
     ]
-    return table(["the peer reads", "fastest peer", "ours, VP9", "ours, JPEG"], rows)
+    codecs = [storage.split("_")[1].upper() for storage in ours]
+    return table(["the peer reads", "fastest peer", *(f"ours, {codec}" for codec in codecs)], rows)
 
 
 def spectrogram(result: Result) -> str:
@@ -127,6 +130,8 @@ def efficiency(result: Result) -> str:
         ["efficiency (its standard error)", f"{found['efficiency']:.1%} ({found['standard_error']:.1%})"],
         ["waiting for data", f"{found['data_wait']:.1%}"],
     ]
+    if "model_flop_utilisation" in result:
+        rows.append(["model FLOP utilisation", f"{result['model_flop_utilisation']['share']:.1%}"])
     if "against" in result:
         rows.append([f"against {list(result['against']['seconds'])[1]}", f"{result['against']['ratio']:.3f} times"])
     return table(["", ""], rows)
@@ -173,10 +178,15 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "sampling": ("sampling_38400x3840", sampling),
     "decode": ("decode", decode),
     "decode_ratios": ("decode", ratios),
+    "decode_gpu": ("decode_gpu", decode),
+    "decode_gpu_ratios": ("decode_gpu", ratios),
+    "decode_gpu_nvdec": ("decode_gpu_nvdec", decode),
     "decode_sweep": ("decode_sweep", decode_sweep),
     "spectrogram": ("spectrogram", spectrogram),
     "step": ("step", step),
     "efficiency": ("step", efficiency),
+    "step_gpu": ("step_gpu", step),
+    "efficiency_gpu": ("step_gpu", efficiency),
     "growth": ("growth", growth),
     "scaling": ("scaling", scaling),
 }

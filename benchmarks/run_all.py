@@ -4,7 +4,7 @@ Each writes its JSON (and chart) into the folder as it ends; one that fails is n
 Then `python benchmarks/report.py results/` puts the tables into README.md and docs/performance.md.
 
 Where there is a GPU, decode_gpu, decode_sweep_gpu and step_gpu are measured too: the last is R(2+1)D-18 on 16 frames of
-112 pixels in bf16, fed from VP9 shards of the demo corpus.
+112 pixels in bf16, fed from JPEG shards of the demo corpus.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 PLOTTED = ("sampling_38400x3840", "decode", "decode_sweep", "decode_gpu", "decode_sweep_gpu")
-VIDEOS, SHARDS = Path("data/demo/videos"), Path("data/demo/shards_vp9_144")
+VIDEOS, SHARDS = Path("data/demo/videos"), Path("data/demo/shards_jpeg_144")
 """What step_gpu reads, from the repository's root."""
 STEP_GPU = (
     "model.video=r2plus1d_18",
@@ -59,8 +59,9 @@ def gpu_commands(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def prepare_for_gpu() -> None:
-    """Makes the demo corpus and its VP9 shards, so far as they are not there; without them step.py fails."""
-    for module in (["pipeline.demo", str(VIDEOS), "--videos", "800"], ["pipeline.prepare", str(VIDEOS), str(SHARDS)]):
+    """Makes the demo corpus and its JPEG shards, so far as they are not there; without them step.py fails."""
+    demo = ["pipeline.demo", str(VIDEOS), "--videos", "800"]
+    for module in (demo, ["pipeline.prepare", str(VIDEOS), str(SHARDS), "storage.codec=jpeg"]):
         subprocess.run([sys.executable, "-m", *module], cwd=HERE.parent)
 
 

@@ -13,7 +13,7 @@ class StorageConfig:
     """How a normalised video is stored in a shard (a "seekable blob")."""
 
     codec: Literal["vp9", "jpeg"] = "vp9"
-    """vp9: small, decodes on CPU and NVDEC. jpeg: about six times the bytes, half the CPU time."""
+    """vp9: small. jpeg: about six times the bytes, half the CPU time, and a GPU helps to decode it."""
     fps: float = 10.0
     """Frame rate of the stored video; clips are read at this rate or an integer fraction of it."""
     short_side: int = 144
@@ -178,6 +178,9 @@ class DataConfig:
     """Control experiment: each video gets another sample's audio, drawn anew each epoch, from a place of its own."""
     threads: int = 0
     """Decode threads a process; 0 shares the machine's cores among its processes."""
+    vp9_decoder: Literal["cpu", "nvdec"] = "cpu"
+    """What decodes VP9 for a GPU; JPEG is decoded on it. nvdec: the GPU's own decoder, slower with DALI 2.4 than
+    two CPU cores, whose time it takes more of (docs/performance.md)."""
     prefetch: int = 2
     """Batches prepared ahead."""
     max_bad_fraction: float = 0.001

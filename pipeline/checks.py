@@ -101,26 +101,24 @@ def check_driver() -> Finding:
 
 
 def check_nvdec() -> Finding:
-    """Whether the GPU's video decoder can be loaded and decodes what pipeline.prepare stores."""
+    """Whether the GPU's video decoder can be loaded and decodes VP9, for data.vp9_decoder=nvdec."""
     if not _cuda_works():
-        return Finding("NVDEC", "absent", "no GPU: videos are decoded on the CPU")
+        return Finding("NVDEC", "absent", "no GPU")
     try:
         ctypes.CDLL("libnvcuvid.so.1")
     except OSError:
         return Finding(
             "NVDEC",
             "absent",
-            "libnvcuvid.so.1 cannot be loaded: videos are decoded on the CPU, the rest runs on the GPU",
+            "libnvcuvid.so.1 cannot be loaded; only data.vp9_decoder=nvdec needs it",
             "in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; on a host: install the driver's decode "
             "library (Debian, Ubuntu: libnvidia-decode-*)",
         )
     try:
         decode_with_dali("vp9", gpu=True)
     except RuntimeError as error:
-        return Finding(
-            "NVDEC", "absent", f"does not decode VP9: {_first_line(error)}", "prepare with storage.codec=jpeg"
-        )
-    return Finding("NVDEC", "good", "decodes VP9, the stored format")
+        return Finding("NVDEC", "absent", f"does not decode VP9: {_first_line(error)}", "leave data.vp9_decoder=cpu")
+    return Finding("NVDEC", "good", "decodes VP9, for data.vp9_decoder=nvdec")
 
 
 def check_dali() -> Finding:

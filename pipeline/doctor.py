@@ -33,7 +33,7 @@ def what_is_used(findings: Sequence[Finding]) -> list[tuple[str, str]]:
     processes = next((f.found.partition(" ")[0] for f in findings if f.name == "GPU" and gpu), "1")
     return [
         ("train.device=auto", "cuda, bf16 autocast" if gpu else "cpu, fp32"),
-        ("video decoding", "GPU (NVDEC)" if {"GPU", "NVDEC"} <= good else "CPU"),
+        ("video decoding", "JPEG on the GPU, VP9 on the CPU" if gpu else "CPU"),
         ("the rest of the loader", "GPU" if gpu else "CPU"),
         ("between processes", "NCCL" if gpu and processes != "1" else "gloo (CPU)"),
         ("start with", f"torchrun --standalone --nproc_per_node={processes} train.py --config ..."),

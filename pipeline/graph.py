@@ -40,7 +40,7 @@ def video_graph(
     float32 [B, T, size, size, 3] for vp9, [B * T, size, size, 3] for jpeg; on a CPU uint8, for vp9 the whole frames
     [T, H, W, 3] of each clip, for jpeg the `jpeg_window` [h, w, 3] of each frame.
     """
-    decoder = decoder_device(codec=codec, shortest_side=shortest_side, device=device)
+    decoder = decoder_device(config=config, codec=codec, shortest_side=shortest_side, device=device)
     pipe = decoding_pipeline(config=config, codec=codec, device=device, threads=threads, batch=batch)
     with pipe:
         frames = decoded(codec=codec, frames=config.clip.frames, stride=stride, device=device, decoder=decoder)
@@ -56,11 +56,13 @@ def decoding_pipeline(*, config: Config, codec: str, device: torch.device, threa
     return _pipeline(device, threads, samples, config.data.prefetch)
 
 
-def decoder_device(*, codec: str, shortest_side: int, device: torch.device) -> str:
+def decoder_device(*, config: Config, codec: str, shortest_side: int, device: torch.device) -> str:
     """Where frames are decoded, in DALI's words: mixed or cpu."""
-    if device.type == "cuda" and (codec != "vp9" or _nvdec_takes(shortest_side)):
-        return "mixed"
-    return "cpu"
+    if device.type == "cpu":
+        return "cpu"
+    if codec == "vp9" and not (config.data.vp9_decoder == "nvdec" and _nvdec_takes(shortest_side)):
+        return "cpu"
+    return "mixed"
 
 
 def decoded(*, codec: str, frames: int, stride: int, device: torch.device, decoder: str) -> Any:

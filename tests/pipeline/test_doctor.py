@@ -66,7 +66,7 @@ def test_the_number_of_gpus_becomes_the_number_of_processes(machine):
     used = dict(doctor.what_is_used([gpu]))
     assert "--nproc_per_node=8" in used["start with"]
     assert used["between processes"] == "NCCL"
-    assert used["video decoding"] == "CPU"
+    assert used["video decoding"] == "JPEG on the GPU, VP9 on the CPU"
 
 
 def test_a_loaded_driver_without_visible_gpu_is_explained(machine):

@@ -16,14 +16,18 @@ from pipeline.loader import make_loader
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 CODECS = ["vp9", "jpeg"]
+PATHS = [("vp9", "cpu"), ("vp9", "nvdec"), ("jpeg", "cpu")]
+"""codec, data.vp9_decoder"""
 
 
 @pytest.fixture(scope="module")
-def settings(corpus, prepared: Callable[..., Path]) -> Callable[[str], Config]:
+def settings(corpus, prepared: Callable[..., Path]) -> Callable[[str, str], Config]:
     """Settings for the corpus, prepared as large as NVDEC wants it."""
     storage = {"fps": 10.0, "short_side": 144, "gop": 8}
     paths = {codec: prepared(corpus.raw, corpus.labels, storage={**storage, "codec": codec}) for codec in CODECS}
-    return lambda codec: corpus.config(f"dali-{codec}", data={"path": str(paths[codec])})
+    return lambda codec, decoder: corpus.config(
+        f"dali-{codec}", data={"path": str(paths[codec]), "vp9_decoder": decoder}
+    )
 
 
 def assert_same_on_both(config: Config, ids: np.ndarray) -> None:
@@ -39,9 +43,9 @@ def assert_same_on_both(config: Config, ids: np.ndarray) -> None:
         assert config.audio.std_db * (gpu.audio.cpu() - cpu.audio).abs().mean() < 0.01
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_gpu_gives_what_a_cpu_gives(settings: Callable[[str], Config], codec: str) -> None:
-    assert_same_on_both(settings(codec), np.arange(10))
+@pytest.mark.parametrize(("codec", "decoder"), PATHS)
+def test_a_gpu_gives_what_a_cpu_gives(settings: Callable[[str, str], Config], codec: str, decoder: str) -> None:
+    assert_same_on_both(settings(codec, decoder), np.arange(10))
 
 
 def test_frames_that_nvdec_pads_to_one_size_are_not_mixed_up(
@@ -53,16 +57,17 @@ def test_frames_that_nvdec_pads_to_one_size_are_not_mixed_up(
     for number, height in enumerate((104, 102, 100)):
         video_writer(tmp_path / f"{number}.mp4", iter([picture[:height]] * 40), np.zeros(32000), fps=20)
     path = prepared(tmp_path, storage={"fps": 10.0, "short_side": 144, "gop": 8})
-    config = corpus.config("dali-vp9", data={"path": str(path)}, augment={"enabled": False}, train={"batch_size": 3})
+    data = {"path": str(path), "vp9_decoder": "nvdec"}
+    config = corpus.config("dali-vp9", data=data, augment={"enabled": False}, train={"batch_size": 3})
     assert make_loader(config).dataset.height.tolist() == [208, 204, 200]
     assert_same_on_both(config, np.array([0, 0, 0, 1, 2, 1, 2, 0, 1]))
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(("codec", "decoder"), PATHS)
 def test_a_batch_that_was_let_go_is_not_overwritten_while_torch_reads_it(
-    settings: Callable[[str], Config], codec: str
+    settings: Callable[[str, str], Config], codec: str, decoder: str
 ) -> None:
-    loader, ids = make_loader(settings(codec), device="cuda"), np.arange(80) % 10
+    loader, ids = make_loader(settings(codec, decoder), device="cuda"), np.arange(80) % 10
     sums: dict[bool, list[torch.Tensor]] = {False: [], True: []}
     for late in sums:
         for batch in loader.clips(ids, epoch=0, purpose="train"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
+import torch
 
+from config import Config, DataConfig
 from pipeline import graph
 
 
@@ -16,6 +19,25 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     graph._nvdec_works.cache_clear()
     yield
     graph._nvdec_works.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("device", "codec", "vp9_decoder", "expected"),
+    [
+        ("cpu", "vp9", "nvdec", "cpu"),
+        ("cpu", "jpeg", "nvdec", "cpu"),
+        ("cuda", "jpeg", "cpu", "mixed"),
+        ("cuda", "vp9", "cpu", "cpu"),
+        ("cuda", "vp9", "nvdec", "mixed"),
+    ],
+)
+def test_jpeg_is_decoded_where_the_batches_go_and_vp9_where_the_setting_says(
+    monkeypatch: pytest.MonkeyPatch, device: str, codec: str, vp9_decoder: Literal["cpu", "nvdec"], expected: str
+) -> None:
+    monkeypatch.setattr(graph, "decode_with_dali", lambda codec, *, gpu: None)
+    config = Config(data=DataConfig(vp9_decoder=vp9_decoder))
+    found = graph.decoder_device(config=config, codec=codec, shortest_side=144, device=torch.device(device))
+    assert found == expected
 
 
 @pytest.mark.parametrize(("side", "takes"), [(144, True), (128, True), (112, False)])
