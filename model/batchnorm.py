@@ -17,7 +17,8 @@ class JoinedAxes(_BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[B, C, T, H, W] -> [B, C, T, H, W] of the same memory format."""
         if input.dim() == 5 and input.is_contiguous(memory_format=torch.channels_last_3d):
-            return super().forward(input.flatten(2, 3)).unflatten(2, input.shape[2:4])
+            # Not a view to autograd: behind one, a ReLU in place would copy whole activations in the backward pass.
+            return torch.ops.aten._unsafe_view(super().forward(input.flatten(2, 3)), input.shape)
         return super().forward(input)
 
 

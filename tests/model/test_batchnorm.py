@@ -57,6 +57,19 @@ def test_all_of_a_video_networks_batchnorms_on_a_gpu_normalise_clips_as_images(m
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images in seen)
 
 
+def test_a_relu_in_place_behind_it_costs_no_copies():
+    clips = torch.randn(2, 4, 3, 5, 6).contiguous(memory_format=torch.channels_last_3d)
+    results = []
+    for norm in (ClipBatchNorm(4), nn.BatchNorm3d(4)):
+        leaf = clips.clone(memory_format=torch.preserve_format).requires_grad_()
+        out = nn.functional.relu(norm(leaf), inplace=True)
+        assert out.grad_fn.name() == "ReluBackward0"
+        out.square().sum().backward()
+        results.append((out, leaf.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_a_replaced_batchnorm_keeps_what_it_was():
     network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.Sequential(nn.BatchNorm3d(4, eps=1e-3, momentum=0.3)))
     network[1][0].weight.requires_grad_(False).fill_(2)
