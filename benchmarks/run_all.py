@@ -33,7 +33,7 @@ STEP_GPU = (
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     """Name of the result -> script and arguments."""
     videos = ["--videos", str(options.videos)] if options.videos else []
-    step = ["step.py", "--rounds", "200", "--against", "sampler.name=fifo"]
+    step = ["step.py", "--rounds", "150", "--against", "sampler.name=fifo"]
     return {
         "sampling_38400x3840": ["sampling.py", "--sizes", "38400x3840", "--seeds", "5", "--slow-repeats", "1"],
         "sampling_step": ["sampling.py", "--step"],

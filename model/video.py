@@ -19,7 +19,7 @@ TINY_FEATURES = 256
 
 
 class TinyVideo(nn.Module):
-    """A (2+1)-D network for CPUs: about 60 million multiply-adds for 8 frames of 64 pixels.
+    """A (2+1)-D network for CPUs: about 70 million multiply-adds for 8 frames of 64 pixels.
 
     It sees each frame twice, as it is and with the clip's mean image taken off: what moves stands out from the first
     step on, which a network of this size would take most of a short run to find.
@@ -31,7 +31,7 @@ class TinyVideo(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = _spatial_temporal(6, 32, kernel=7, stride=4, temporal_stride=1)
+        self.stem = _spatial_temporal(6, 32, kernel=7, stride=4, temporal_stride=1, spatial=StillAndMoving)
         self.stage1 = _spatial_temporal(32, 64, kernel=3, stride=2, temporal_stride=1)
         self.stage2 = _spatial_temporal(64, 128, kernel=3, stride=2, temporal_stride=2)
         self.stage3 = _spatial_temporal(128, TINY_FEATURES, kernel=3, stride=1, temporal_stride=2)
@@ -41,14 +41,33 @@ class TinyVideo(nn.Module):
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """[B, 3, T, H, W] to [B, F]."""
-        moving = video - video.mean(dim=2, keepdim=True)
-        x = self.stem(torch.cat([video, moving], dim=1))
-        return self.stage3(self.stage2(self.stage1(x))).mean(dim=(2, 3, 4))
+        return self.stage3(self.stage2(self.stage1(self.stem(video)))).mean(dim=(2, 3, 4))
 
 
-def _spatial_temporal(inputs: int, outputs: int, *, kernel: int, stride: int, temporal_stride: int) -> nn.Sequential:
+class StillAndMoving(nn.Conv3d):
+    """Convolves each frame of clips [B, C, T, H, W] beside what differs in it from the clip's mean image, 2C channels.
+
+    No kernel may span frames. By linearity, w * x + v * (x - m) = (w + v) * x - v * m: half the products, and nothing
+    is concatenated.
+    """
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        still, moving = self.weight.chunk(2, dim=1)
+        mean = video.mean(dim=2, keepdim=True)
+        return self._conv_forward(video, still + moving, None).sub_(self._conv_forward(mean, moving, None))
+
+
+def _spatial_temporal(
+    inputs: int,
+    outputs: int,
+    *,
+    kernel: int,
+    stride: int,
+    temporal_stride: int,
+    spatial: type[nn.Conv3d] = nn.Conv3d,
+) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, kernel // 2, kernel // 2), bias=False),
+        spatial(inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, kernel // 2, kernel // 2), bias=False),
         ClipBatchNorm(outputs),
         nn.ReLU(inplace=True),
         nn.Conv3d(outputs, outputs, (3, 1, 1), (temporal_stride, 1, 1), (1, 0, 0), bias=False),

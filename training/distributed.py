@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from config import ConfigError
+from training.memory import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -40,7 +41,8 @@ class World:
 def start(device: str = "auto", threads: int = 0) -> World:
     """Joins the process group that torchrun describes in the environment; alone without torchrun.
 
-    Also sets what belongs to the process as a whole: its GPU or threads, and how soon Python changes threads.
+    Also sets what belongs to the process as a whole: its GPU, or threads and what becomes of freed memory; and how soon
+    Python changes threads.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
@@ -66,6 +68,7 @@ def start(device: str = "auto", threads: int = 0) -> World:
         torch.backends.cudnn.benchmark = True
     else:
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+        keep_freed_memory()
     if size > 1 and not dist.is_initialized():
         # gloo beside NCCL: a word between hosts must not wait for the GPU's queue.
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"

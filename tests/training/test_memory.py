@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import subprocess
 import sys
 
 import pytest
@@ -80,3 +82,22 @@ def test_only_what_can_still_be_turned_is_named():
     for knob in ("train.recompute", "data.prefetch", "train.accumulate", "train.precision"):
         assert knob not in said
     assert "train.batch_size=4 (now 8" in said
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
+def test_memory_that_a_step_frees_is_there_for_the_next_one():
+    script = """
+import resource, torch
+from training.memory import keep_freed_memory
+def step():
+    tensors = [torch.ones(2_000_000) for _ in range(8)]
+keep_freed_memory()
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # of some 150,000 pages
