@@ -42,6 +42,7 @@ ROWS = [
 ALONE = "decoder_alone"
 OURS_NVDEC = "ours_nvdec"
 """Ours with data.vp9_decoder=nvdec."""
+OURS = ("ours", OURS_NVDEC)
 GPU_ROWS = [
     *(("torchcodec_cuda", recipe) for recipe in ("h264_256", "h264_144", "h264_144_gop250")),
     *((ALONE, storage) for storage in SHARDS),
@@ -71,7 +72,7 @@ def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
     """`options.clips` clips of one loader over one form of storage, and what comes before and after them."""
     config = config_of(options, loader, storage)
     wanted = options.clips + (WARM_UP_BATCHES + BATCHES_AHEAD) * options.batch_size
-    if loader in ("ours", OURS_NVDEC):
+    if loader in OURS:
         from pipeline.loader import make_loader
 
         ours = make_loader(config, device=options.device)
@@ -184,7 +185,7 @@ def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
     done = [record for record in records if "failed" not in record]
     ours = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == "ours"}
     alone = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == ALONE}
-    peers = [record for record in done if record["loader"] not in ("ours", OURS_NVDEC, ALONE)]
+    peers = [record for record in done if record["loader"] not in (*OURS, ALONE)]
     kinds = {
         "files_as_people_have_them": ["h264_256"],
         "same_size_h264": ["h264_144", "h264_144_gop250"],
@@ -256,17 +257,15 @@ def main(arguments: list[str] | None = None) -> None:
     sources = usable_sources(options.videos or demo(options.work), seconds=options.frames / 10)
     names = {storage for _, storage in rows}
     make_corpus(sources, options.work, sorted(names))
-    quality = storage_quality(sources, options.work, names)
-    result: dict[str, Any] = {}
+    setting = {"videos": len(sources)} | {name: getattr(options, name) for name in SETTINGS}
+    result: dict[str, Any] = {
+        "environment": environment("torchcodec", "decord", "av", "spdl-io", "nvidia-dali-cuda130"),
+        "setting": setting,
+        "storage": storage_quality(sources, options.work, names),
+    }
     for number, found in enumerate(all_rows(rows, options=options), start=1):
-        setting = {name: getattr(options, name) for name in SETTINGS}
-        result = {
-            "environment": environment("torchcodec", "decord", "av", "spdl-io", "nvidia-dali-cuda130"),
-            "setting": {"videos": len(sources)} | setting | {"rounds": number},
-            "storage": quality,
-            "comparisons": comparisons(found),
-            "records": found,
-        }
+        setting["rounds"] = number
+        result |= {"comparisons": comparisons(found), "records": found}
         if options.json:
             # After every round: a run that is stopped leaves what it has measured.
             write(result, options.json)

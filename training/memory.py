@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     *DALI_OUT_OF_MEMORY,
 )
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt, from malloc.h."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +51,6 @@ def peak_memory(device: torch.device) -> PeakMemory:
         )
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return PeakMemory(bytes=resident, total=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep memory that a step frees for the next one, as far as it is glibc.
-
-    By itself it may give the end of the heap back to the system after each tensor, as it happens to lie: a quickstart
-    step then takes 5,000 page faults and 15 ms of a CPU more.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # bytes; glibc takes no larger one
-    mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from pipeline.bad_samples import BadSample, BadSamples, SampleError, TooManyBadSamples
 from pipeline.loader import make_loader
-from pipeline.shard_reader import ShardError, ShardReader
+from pipeline.shard_reader import ShardError
 
 SAMPLE = 5
 IDS = list(range(10))
@@ -203,7 +204,7 @@ def test_without_anything_to_read_the_search_ends(copy) -> None:
 def test_a_disk_that_fails_is_a_bad_sample(copy, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = copy().loader()
     shard = int(loader.dataset.shard[SAMPLE])
-    preadv = ShardReader._fill.__globals__["os"].preadv
+    preadv = os.preadv
 
     def failing(descriptor, buffers, offset):
         if descriptor == loader._reader._open.get(shard):
