@@ -19,28 +19,30 @@ from pipeline.clip_loader import ClipLoader, decode_threads
 from pipeline.clips import ClipPlan
 from pipeline.graph import audio_graph, video_arguments, video_graph
 from pipeline.graph_runner import DecodeError, GraphRunner, Inputs, Run, arrays, one_tensor
+from pipeline.log_mel import LogMelRunner
 from pipeline.manifest import Manifest
+from pipeline.one_core_threads import OneCoreThreads, UnderWay
 from pipeline.priority import yield_to_training
-from pipeline.resampling import Resampler, Resampling
+from pipeline.resampling import Resampler
 from pipeline.shard_reader import ShardError, ShardReader
 
-Running = tuple[BatchPlan, "Run | None", "Run | None"]
+Running = tuple[BatchPlan, "Run | None", "Run | UnderWay | None"]
 
 
 @dataclass
 class Decoded:
-    """A batch on its last way: on a CPU its pictures are still being resampled."""
+    """A batch on its last way: on a CPU threads are still at work on it."""
 
     batch: BatchPlan
-    pictures: torch.Tensor | Resampling | None
+    pictures: torch.Tensor | UnderWay | None
     audio: torch.Tensor | None
 
 
 class DaliLoader(ClipLoader[Manifest]):
     """Stages side by side: a thread plans and reads, DALI's threads decode, the caller computes.
 
-    On a CPU other threads resample what was decoded. Up to data.prefetch batches wait in each stage. See `make_loader`
-    for what it yields.
+    On a CPU torch's threads resample what was decoded and compute the spectrograms. Up to data.prefetch batches wait in
+    each stage. See `make_loader` for what it yields.
 
     Raises:
         ManifestError: data.path holds no whole prepared data set.
@@ -78,8 +80,14 @@ class DaliLoader(ClipLoader[Manifest]):
         """Of the video graph in a clip."""
         own = one_tensor if on_gpu else partial(arrays, samples=self._samples)
         self._video: GraphRunner[Any] = GraphRunner(build_video, depth=depth, own=own)
-        self._resampler = None if on_gpu else Resampler(size=config.clip.size, threads=threads)
-        self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=depth, own=one_tensor)
+        self._resampler: Resampler | None = None
+        self._audio: Any
+        if on_gpu:
+            self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=depth, own=one_tensor)
+        else:
+            of_torch = OneCoreThreads(threads)
+            self._resampler = Resampler(size=config.clip.size, threads=of_torch)
+            self._audio = LogMelRunner(audio=config.audio, threads=of_torch)
         # One thread: the shard reader's table of open files is not shared, and reads of a batch overlap in the kernel.
         self._io = ThreadPoolExecutor(1, "shard-reader", None if on_gpu else yield_to_training)
         # One thread for all iterators: the graphs are shared. Not for a GPU, whose current stream is the caller's.
@@ -177,8 +185,8 @@ class DaliLoader(ClipLoader[Manifest]):
             None if audio is None else self._audio.submit(audio),
         )
 
-    def _decoded(self, batch: BatchPlan, video: Run | None, audio: Run | None) -> Decoded:
-        pictures: torch.Tensor | Resampling | None = None
+    def _decoded(self, batch: BatchPlan, video: Run | None, audio: Run | UnderWay | None) -> Decoded:
+        pictures: torch.Tensor | UnderWay | None = None
         while video is not None:
             try:
                 pictures = self._pictures(self._video.result(video), batch.plan)
@@ -189,7 +197,7 @@ class DaliLoader(ClipLoader[Manifest]):
                 batch, video, audio = self._submit(*self._io.submit(self._read, batch).result())
         return Decoded(batch, pictures, None if audio is None else self._audio.result(audio).unsqueeze(1))
 
-    def _pictures(self, frames: Any, plan: ClipPlan) -> torch.Tensor | Resampling:
+    def _pictures(self, frames: Any, plan: ClipPlan) -> torch.Tensor | UnderWay:
         clip = self.config.clip
         if self._resampler is None:
             return frames.view(len(plan), clip.frames, clip.size, clip.size, 3)
@@ -208,7 +216,7 @@ class DaliLoader(ClipLoader[Manifest]):
 
     def _batch(self, decoded: Decoded) -> Batch:
         plan, pictures = decoded.batch.plan, decoded.pictures
-        if isinstance(pictures, Resampling):
+        if isinstance(pictures, UnderWay):
             pictures = pictures.result()
         self.bad_samples.note(decoded.batch.bad)
         return Batch(

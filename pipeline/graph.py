@@ -1,4 +1,4 @@
-"""The DALI graphs: encoded bytes and plans in, normalised tensors out.
+"""The DALI graphs: encoded bytes and plans in, on a GPU normalised tensors out.
 
 No operator here is random: crops, flips and colours come in as per-sample arguments. `device` decides where operators
 run and nothing else. Video and audio are two graphs because a JPEG clip enters as T samples and its audio as one, and
@@ -141,7 +141,8 @@ def video_arguments(
 def audio_graph(*, config: Config, device: torch.device, threads: int, batch: int) -> Pipeline:
     """Log-mel of PCM: input `pcm` int16 [B, samples], output float32 [B, n_mels, F], normalised.
 
-    Matches torchaudio's MelSpectrogram and AmplitudeToDB (power, no top_db) to 0.01 dB.
+    For a GPU; on a CPU `LogMelRunner` computes it. Matches torchaudio's MelSpectrogram and AmplitudeToDB (power, no
+    top_db) to 0.01 dB.
     """
     audio: AudioConfig = config.audio
     pipe = _pipeline(device, threads, batch, config.data.prefetch)

@@ -8,9 +8,7 @@ agree to a few levels of 255, but for a crop's outermost pixels: there DALI's fi
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -18,7 +16,8 @@ from torch.nn.functional import interpolate
 
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.clips import ClipPlan
-from pipeline.priority import give_way, yield_to_training
+from pipeline.one_core_threads import OneCoreThreads, UnderWay
+from pipeline.priority import give_way
 
 _PIXELS_A_ROW = 8
 """Of 1, 2, 4, 8 and 16 the fastest (16 x 112 x 112 pixels, one core: 0.6 ms against 2.4 with one)."""
@@ -37,36 +36,20 @@ def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
     return matrix.astype(np.float32), ((plan.color[:, :, 3] - mean) / std).astype(np.float32)
 
 
-class Resampling:
-    """A batch under way; `result` waits for it."""
-
-    def __init__(self, clips: torch.Tensor, tasks: list[Future[None]]) -> None:
-        self._clips = clips
-        self._tasks = tasks
-
-    def result(self) -> torch.Tensor:
-        """float32 [B, T, size, size, 3]."""
-        for task in self._tasks:
-            task.result()
-        return self._clips
-
-
 class Resampler:
-    """Threads that turn cropped frames into clips of size x size pixels, with antialiasing.
+    """Turns cropped frames into clips of size x size pixels, with antialiasing.
 
     Args:
         size: pixels.
-        threads: clips that are in work at a time.
+        threads: those that do it.
     """
 
-    def __init__(self, *, size: int, threads: int) -> None:
+    def __init__(self, *, size: int, threads: OneCoreThreads) -> None:
         self._size = size
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resample")
-        self._use_one_core_each(threads)
 
-    def submit(self, windows: Sequence[np.ndarray], plan: ClipPlan) -> Resampling:
-        """Begins with a batch and returns at once.
+    def submit(self, windows: Sequence[np.ndarray], plan: ClipPlan) -> UnderWay:
+        """Begins with a batch, float32 [B, T, size, size, 3], and returns at once.
 
         Args:
             windows: of each clip its T frames, uint8 [T, h, w, 3], already cropped; h and w differ between clips.
@@ -76,15 +59,15 @@ class Resampler:
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
         matrix, offset = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_A_ROW, frames * self._size**2))
         most = max(1, _VALUES_A_TASK // clips[0].numel())
-        each = min(most, math.ceil(len(clips) / (_TASKS_A_THREAD * self._threads)))
+        each = min(most, math.ceil(len(clips) / (_TASKS_A_THREAD * self._threads.count)))
         parts = (slice(first, first + each) for first in range(0, len(clips), each))
         tasks = [
-            self._pool.submit(
+            self._threads.submit(
                 self._resample, windows[part], plan.flip[part].tolist(), matrix[part], offset[part], clips[part]
             )
             for part in parts
         ]
-        return Resampling(clips, tasks)
+        return UnderWay(clips, tasks)
 
     def _resample(
         self,
@@ -108,20 +91,6 @@ class Resampler:
         torch.baddbmm(offset, pixels.view(rows), matrix, out=out.view(rows))
         give_way()
 
-    def _use_one_core_each(self, threads: int) -> None:
-        """Keeps each thread's torch from starting threads of its own, and everyone else's as it was.
-
-        torch.set_num_threads is of the calling thread, once that has asked for the number; the number that threads to
-        come begin with is of the process, hence set back.
-        """
-        before = torch.get_num_threads()
-        all_there = threading.Barrier(threads + 1)
-        started = [self._pool.submit(_use_one_core, all_there) for _ in range(threads)]
-        all_there.wait()
-        for task in started:
-            task.result()
-        torch.set_num_threads(before)
-
 
 def _maps_of_rows(plan: ClipPlan, *, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The colour maps for rows of several pixels, [B, 3 * pixels, 3 * pixels] and [B, 1, 3 * pixels].
@@ -134,10 +103,3 @@ def _maps_of_rows(plan: ClipPlan, *, pixels: int) -> tuple[torch.Tensor, torch.T
     blocks[:, each, :, each] = matrix.transpose(0, 2, 1)
     rows = np.tile(offset, pixels)[:, None]
     return torch.from_numpy(blocks.reshape(-1, 3 * pixels, 3 * pixels)), torch.from_numpy(rows)
-
-
-def _use_one_core(all_there: threading.Barrier) -> None:
-    torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield_to_training()
-    all_there.wait()

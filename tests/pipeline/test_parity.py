@@ -13,11 +13,14 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from config import AudioConfig
 from pipeline import graph
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.clip_loader import ClipLoader
+from pipeline.graph_runner import GraphRunner, one_tensor
 from pipeline.loader import make_loader
-from pipeline.log_mel import LogMel
+from pipeline.log_mel import LogMel, LogMelRunner
+from pipeline.one_core_threads import OneCoreThreads
 
 
 def assert_log_mel_agrees_with_torchaudio(loader: ClipLoader, ids: np.ndarray) -> None:
@@ -91,6 +94,34 @@ def assert_video_agrees_with_pyav(loader: ClipLoader, ids: np.ndarray) -> None:
 def test_log_mel_agrees_with_torchaudio(corpus, window: int) -> None:
     loader = make_loader(corpus.config("dali-vp9", audio={"window": window, "seconds": 1.0}))
     assert_log_mel_agrees_with_torchaudio(loader, np.arange(10))
+
+
+@pytest.mark.parametrize("window", [400, 512])
+def test_what_computes_log_mel_on_a_gpu_agrees_with_it_on_a_cpu(corpus, window: int) -> None:
+    config = corpus.config("dali-vp9", audio={"window": window, "seconds": 1.0})
+    # A quiet tone in noise, and silence.
+    tone = 600 * np.sin(np.arange(16000) / 9) + np.random.default_rng(0).normal(0, 30, (3, 16000))
+    pcm = np.concatenate([tone, np.zeros((1, 16000))]).astype("<i2")
+    dali = GraphRunner(
+        lambda: graph.audio_graph(config=config, device=torch.device("cpu"), threads=1, batch=len(pcm)),
+        depth=2,
+        own=one_tensor,
+    )
+    torchs = LogMelRunner(audio=config.audio, threads=OneCoreThreads(2))
+    on_gpu, on_cpu = (runner.result(runner.submit({"pcm": pcm})) for runner in (dali, torchs))
+    assert on_gpu.shape == on_cpu.shape == (4, config.audio.n_mels, 101)
+    assert config.audio.std_db * float((on_gpu - on_cpu).abs().max()) < 0.1
+    reference = LogMel(config.audio)(torch.from_numpy(pcm) / 32768)
+    assert config.audio.std_db * float((on_cpu - reference).abs().max()) < 0.001
+
+
+def test_a_spectrogram_does_not_depend_on_its_batch_or_the_threads() -> None:
+    pcm = np.random.default_rng(0).normal(0, 3000, (7, 8000)).astype("<i2")
+    many, one = (LogMelRunner(audio=AudioConfig(), threads=OneCoreThreads(count)) for count in (3, 1))
+    together = many.result(many.submit({"pcm": pcm}))
+    assert torch.equal(together, one.result(one.submit({"pcm": pcm})))
+    for b in range(len(pcm)):
+        assert torch.equal(together[b : b + 1], one.result(one.submit({"pcm": pcm[b : b + 1]})))
 
 
 @pytest.mark.parametrize("backend", ["dali-vp9", "dali-jpeg"])

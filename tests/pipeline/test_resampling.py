@@ -16,6 +16,7 @@ from pipeline.clips import ClipPlan
 from pipeline.graph import resampled, video_arguments
 from pipeline.graph_runner import GraphRunner, one_tensor
 from pipeline.loader import make_loader
+from pipeline.one_core_threads import OneCoreThreads
 from pipeline.resampling import Resampler
 
 
@@ -59,7 +60,7 @@ def test_resampling_is_what_dali_does_on_a_gpu(corpus, size: int) -> None:
     height, width = (plan.window[:, :2] + plan.window[:, 2:]).max(axis=0) + 4
     frames = np.stack([smooth_frames(4, int(height), int(width), seed=b) for b in range(len(plan))])
     expected = with_dali(frames, plan, size)
-    ours = Resampler(size=size, threads=2).submit(windows(frames, plan), plan).result()
+    ours = Resampler(size=size, threads=OneCoreThreads(2)).submit(windows(frames, plan), plan).result()
     assert ours.shape == expected.shape == (len(plan), 4, size, size, 3)
     levels = (ours - expected).abs() * 255 * torch.tensor(VIDEO_STD)
     assert float(levels.mean()) < 0.5
@@ -71,7 +72,7 @@ def test_a_clip_does_not_depend_on_its_batch(corpus) -> None:
     plan = training_plan(corpus, 8)
     height, width = (plan.window[:, :2] + plan.window[:, 2:]).max(axis=0)
     frames = np.stack([smooth_frames(3, int(height), int(width), seed=b) for b in range(len(plan))])
-    resampler = Resampler(size=33, threads=2)
+    resampler = Resampler(size=33, threads=OneCoreThreads(2))
     together = resampler.submit(windows(frames, plan), plan).result()
     for b in range(len(plan)):
         alone = resampler.submit(windows(frames[b : b + 1], plan[b : b + 1]), plan[b : b + 1]).result()
@@ -91,7 +92,7 @@ def test_its_threads_take_one_core_each_and_others_are_as_they_were(corpus, monk
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        resampler = Resampler(size=8, threads=2)
+        resampler = Resampler(size=8, threads=OneCoreThreads(2))
         assert torch.get_num_threads() == 3
         torch.set_num_threads(4)
         frames = [np.zeros((1, 9, 9, 3), dtype=np.uint8) for _ in range(len(plan))]
