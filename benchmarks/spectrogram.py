@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.environment import environment, publish
 from config import Config
@@ -110,9 +111,11 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             print(f"{name}: left out, {error}", file=sys.stderr)
     reference = computes["torchaudio"](pcm).cpu()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in computes}
-    for _ in range(options.rounds):
-        for name, compute in computes.items():
-            seconds[name].append(timed(compute, pcm, options))
+    # NumPy's products, for librosa, have threads of their own.
+    with threadpool_limits(options.threads):
+        for _ in range(options.rounds):
+            for name, compute in computes.items():
+                seconds[name].append(timed(compute, pcm, options))
     records = []
     for name, compute in computes.items():
         wall, cpu = (statistics.median(values) for values in zip(*seconds[name], strict=True))
