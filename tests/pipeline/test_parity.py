@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from config import AudioConfig
+from config import AudioConfig, Config
 from pipeline import graph
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.clip_loader import ClipLoader
@@ -96,23 +96,37 @@ def test_log_mel_agrees_with_torchaudio(corpus, window: int) -> None:
     assert_log_mel_agrees_with_torchaudio(loader, np.arange(10))
 
 
-@pytest.mark.parametrize("window", [400, 512])
-def test_what_computes_log_mel_on_a_gpu_agrees_with_it_on_a_cpu(corpus, window: int) -> None:
-    config = corpus.config("dali-vp9", audio={"window": window, "seconds": 1.0})
-    # A quiet tone in noise, and silence.
-    tone = 600 * np.sin(np.arange(16000) / 9) + np.random.default_rng(0).normal(0, 30, (3, 16000))
-    pcm = np.concatenate([tone, np.zeros((1, 16000))]).astype("<i2")
+def both_ways(config: Config, pcm: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The spectrograms of what computes them on a GPU, here on a CPU, and of what does there."""
     dali = GraphRunner(
         lambda: graph.audio_graph(config=config, device=torch.device("cpu"), threads=1, batch=len(pcm)),
         depth=2,
         own=one_tensor,
     )
     torchs = LogMelRunner(audio=config.audio, threads=OneCoreThreads(2))
-    on_gpu, on_cpu = (runner.result(runner.submit({"pcm": pcm})) for runner in (dali, torchs))
+    return dali.result(dali.submit({"pcm": pcm})), torchs.result(torchs.submit({"pcm": pcm}))
+
+
+@pytest.mark.parametrize("window", [400, 512])
+def test_what_computes_log_mel_on_a_gpu_agrees_with_it_on_a_cpu(corpus, window: int) -> None:
+    config = corpus.config("dali-vp9", audio={"window": window, "seconds": 1.0})
+    # A quiet tone in noise, and silence.
+    tone = 600 * np.sin(np.arange(16000) / 9) + np.random.default_rng(0).normal(0, 30, (3, 16000))
+    pcm = np.concatenate([tone, np.zeros((1, 16000))]).astype("<i2")
+    on_gpu, on_cpu = both_ways(config, pcm)
     assert on_gpu.shape == on_cpu.shape == (4, config.audio.n_mels, 101)
     assert config.audio.std_db * float((on_gpu - on_cpu).abs().max()) < 0.1
     reference = LogMel(config.audio)(torch.from_numpy(pcm) / 32768)
     assert config.audio.std_db * float((on_cpu - reference).abs().max()) < 0.001
+
+
+@pytest.mark.parametrize(("samples", "n_fft"), [(100, 512), (160, 512), (256, 512), (4000, 511)])
+def test_log_mel_of_short_sounds_and_odd_transforms_is_the_same_on_both(corpus, samples: int, n_fft: int) -> None:
+    config = corpus.config("dali-vp9", audio={"n_fft": n_fft})
+    pcm = np.random.default_rng(0).normal(0, 3000, (2, samples)).astype("<i2")
+    on_gpu, on_cpu = both_ways(config, pcm)
+    assert on_gpu.shape == on_cpu.shape == (2, config.audio.n_mels, 1 + samples // config.audio.hop)
+    assert config.audio.std_db * float((on_gpu - on_cpu).abs().max()) < 0.1
 
 
 def test_a_spectrogram_does_not_depend_on_its_batch_or_the_threads() -> None:
