@@ -17,8 +17,6 @@ from config import StorageConfig
 IVF_HEADER_BYTES = 32
 _IVF_FRAME_HEADER = struct.Struct("<IQ")
 _DEFAULT_QUALITY = {"vp9": 30, "jpeg": 4}
-# FFmpeg's FF_QP2LAMBDA: the unit of global_quality for a qscale of 1.
-_QP2LAMBDA = 118
 SUFFIX = {"vp9": "ivf", "jpeg": "mjpeg"}
 """Suffix of the shard member that holds the blob, by storage.codec."""
 
@@ -140,7 +138,8 @@ def _open_encoder(storage: StorageConfig, width: int, height: int, rate: Fractio
     codec.thread_count = 1
     if storage.codec == "jpeg":
         codec.pix_fmt = "yuvj420p"
-        codec.options = {"flags": "+qscale", "global_quality": str(_QP2LAMBDA * quality)}
+        # Not global_quality: FFmpeg's program copies that to each frame, which PyAV cannot, and a frame without has 2.
+        codec.options = {"flags": "+qscale", "qmin": str(quality), "qmax": str(quality)}
         return codec
     codec.pix_fmt = "yuv420p"
     codec.gop_size = storage.gop

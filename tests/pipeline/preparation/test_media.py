@@ -197,6 +197,25 @@ def test_any_colour_recipe_is_stored_as_bt601(codec, values, colorspace, color_r
         assert np.abs(np.frombuffer(plane, np.uint8).astype(int)[:16] - value).max() <= 3
 
 
+@pytest.mark.parametrize(("codec", "qualities", "default"), [("vp9", (10, 30, 50), 30), ("jpeg", (2, 4, 12), 4)])
+def test_quality_governs_what_is_stored(codec, qualities, default, media, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = np.kron(rng.integers(0, 255, (15, 12, 16, 3)), np.ones((1, 4, 4, 1))).astype(np.uint8)
+    path = media.write(tmp_path / "noise.mp4", frames=[(i / 25, picture) for i, picture in enumerate(noise)])
+
+    def stored(quality: int) -> bytes:
+        storage = StorageConfig(codec=codec, fps=25, short_side=48, quality=quality)
+        return normalise(path, PrepareConfig(storage=storage, streams="video")).video.data
+
+    fine, usual, coarse = map(stored, qualities)
+    assert len(fine) > 1.2 * len(usual) > 1.2**2 * len(coarse)
+    assert stored(0) == stored(default)
+    if codec == "jpeg":
+        # FFmpeg's table of a qscale q: 8 for the mean, then q / 8 of MPEG-1's 16, 16, 19 and so on.
+        tables = [data[data.index(b"\xff\xdb") + 5 :] for data in (fine, usual, coarse)]
+        assert [list(table[:4]) for table in tables] == [[8, 2 * q, 2 * q, 19 * q // 8] for q in qualities]
+
+
 def test_a_clip_cut_at_a_group_of_pictures_decodes_to_the_same_frames(media, tmp_path):
     rng = np.random.default_rng(0)
     noise = np.kron(rng.integers(0, 255, (40, 12, 16, 3)), np.ones((1, 4, 4, 1))).astype(np.uint8)
