@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.loader import make_loader
-from pipeline.priority import give_way, yield_to_training
+from pipeline.priority import give_way, keep_cores, yield_to_training
 
 
 def threads() -> dict[int, str]:
@@ -25,6 +28,7 @@ def threads() -> dict[int, str]:
 
 
 def test_decoding_and_resampling_give_way_and_the_caller_does_not(corpus) -> None:
+    torch.empty(2**20).fill_(0)  # starts the caller's own threads
     before = threads()
     config = corpus.config("dali-jpeg", data={"threads": 2})
     batches = make_loader(config).epoch(0)
@@ -52,6 +56,30 @@ def test_only_a_thread_that_yields_gives_way_and_not_all_the_time(monkeypatch: p
     with ThreadPoolExecutor(1, initializer=yield_to_training) as pool:
         pool.submit(work).result()
     assert given == [10.0, 10.0003, 10.1]
+
+
+def turn_and_niceness() -> tuple[float, int]:
+    """Of this thread: what Linux says how long it keeps a core, in seconds."""
+    lines = Path("/proc/thread-self/sched").read_text().splitlines()
+    turn = next(line.split(":")[1] for line in lines if line.startswith("se.slice "))
+    return float(turn) / 1e9, os.getpriority(os.PRIO_PROCESS, 0)
+
+
+@pytest.mark.skipif(
+    tuple(map(int, re.findall(r"\d+", platform.release())[:2])) < (6, 12) or not Path("/proc/self/sched").exists(),
+    reason="Linux has it since 6.12, and says so if it was built with CONFIG_SCHED_DEBUG",
+)
+def test_a_steps_threads_keep_their_cores_at_the_niceness_they_have() -> None:
+    def work() -> list[tuple[float, int]]:
+        usual, _ = turn_and_niceness()
+        assert usual < 0.01
+        os.setpriority(os.PRIO_PROCESS, 0, 5)
+        keep_cores()
+        with ThreadPoolExecutor(1) as pool:
+            return [turn_and_niceness(), pool.submit(turn_and_niceness).result()]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() == [(0.01, 5), (0.01, 5)]
 
 
 _SPINNING = """
