@@ -13,7 +13,7 @@ class StorageConfig:
     """How a normalised video is stored in a shard (a "seekable blob")."""
 
     codec: Literal["vp9", "jpeg"] = "vp9"
-    """vp9: small. jpeg: about six times the bytes, half the CPU time, and a GPU helps to decode it."""
+    """vp9: small. jpeg: about four times the bytes, half the CPU time, and a GPU helps to decode it."""
     fps: float = 10.0
     """Frame rate of the stored video; clips are read at this rate or an integer fraction of it."""
     short_side: int = 144

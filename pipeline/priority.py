@@ -40,9 +40,9 @@ def yield_to_training() -> None:
 def keep_cores() -> None:
     """Lets this thread, and those that it will start, keep a core for 10 ms, as far as nothing preempts them.
 
-    For the training step on a CPU. By itself its turn ends after some 1.4 ms; the scheduler then gives the core even to a
-    thread that yields, and looks again only at its next tick: the step stands still for up to 4 ms. Linux has this since
-    6.12; an older one takes no notice, and other systems are left as they are.
+    For the training step on a CPU. By itself a turn ends after some 1.4 ms; the scheduler then gives the core even to a
+    thread that yields, and looks again only at its next tick: the step stands still for up to 4 ms. Linux has this
+    since 6.12; an older one takes no notice, and other systems are left as they are.
     """
     number = _SCHED_SETATTR.get(platform.machine())
     if number is None or platform.system() != "Linux":
