@@ -40,13 +40,16 @@ def with_dali(config: Config, options: argparse.Namespace) -> Compute:
         depth=2,
         own=one_tensor,
     )
-    return lambda pcm: runner.result(runner.submit({"pcm": pcm})).unsqueeze(1)
+    return by_runner(runner)
 
 
 def with_ours(config: Config, options: argparse.Namespace) -> Compute:
     if options.device == "cuda":
         return with_dali(config, options)
-    runner = LogMelRunner(audio=config.audio, threads=OneCoreThreads(options.threads))
+    return by_runner(LogMelRunner(audio=config.audio, threads=OneCoreThreads(options.threads)))
+
+
+def by_runner(runner: GraphRunner | LogMelRunner) -> Compute:
     return lambda pcm: runner.result(runner.submit({"pcm": pcm})).unsqueeze(1)
 
 

@@ -21,7 +21,7 @@ class StorageConfig:
     gop: int = 16
     """Frames per group of pictures (vp9): a clip costs at most this many extra decoded frames."""
     quality: int = 0
-    """vp9: CRF, 0 to 63, lower is better; jpeg: FFmpeg's qscale, 2 to 31, lower is better. 0 chooses 30 or 4."""
+    """vp9: CRF, 0 to 63, lower is better; jpeg: FFmpeg's qscale, 1 to 31, lower is better. 0 chooses 30 or 4."""
 
     def __post_init__(self) -> None:
         require(0.01 <= self.fps <= 240, f"storage.fps must be in [0.01, 240], not {self.fps}")

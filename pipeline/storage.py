@@ -139,7 +139,7 @@ def _open_encoder(storage: StorageConfig, width: int, height: int, rate: Fractio
     if storage.codec == "jpeg":
         codec.pix_fmt = "yuvj420p"
         # Not global_quality: FFmpeg's program copies that to each frame, which PyAV cannot, and a frame without has 2.
-        codec.options = {"flags": "+qscale", "qmin": str(quality), "qmax": str(quality)}
+        codec.options = {"qmin": str(quality), "qmax": str(quality)}
         return codec
     codec.pix_fmt = "yuv420p"
     codec.gop_size = storage.gop
