@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from config import Config, ConfigError, load_config, to_dict
 from evaluation.official_splits import describe_coverage
 from evaluation.protocols import PROTOCOLS, Subject
 from evaluation.reference import reference_model
 from evaluation.report import print_table, run_folder, write_json
-from evaluation.settings import EvaluationConfig
 from model.encoder import CrossModalModel, build_model
-from pipeline.decord_loader import RawVideoError
-from pipeline.labels import LabelError
+from pipeline.load.reference.decord_loader import RawVideoError
 from pipeline.loader import make_loader
-from pipeline.manifest import ManifestError
-from pipeline.shard_reader import ShardError
+from pipeline.prepare.labels import LabelError
+from pipeline.shards.manifest import ManifestError
+from pipeline.shards.reader import ShardError
+from settings import Config, ConfigError, load_config, to_dict
+from settings.evaluation import EvaluationConfig
 from training.checkpoint import CheckpointError, load_model
 
 PRETRAINED, RANDOM, REFERENCE = "pre-trained", "random-initialised", "Kinetics-400 labels (torchvision)"
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="folder of shards (of raw videos with loader=decord)")
     parser.add_argument("--label", help="label columns to predict, with commas between; not needed if there is one")
     parser.add_argument("--config", type=Path, help="YAML of settings, as in configs/eval")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in clips=10 (evaluation/settings.py)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in clips=10 (settings/evaluation.py)")
     args = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -13,24 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-from config import Config, ConfigError, load_config
 from evaluation.monitor import Monitor
 from model.encoder import build_model
-from pipeline.bad_samples import SampleError
-from pipeline.clip_loader import ClipLoader, Dataset
-from pipeline.labels import LabelError
+from pipeline.load.clip_loader import ClipLoader, Dataset
 from pipeline.loader import make_loader
-from pipeline.manifest import ManifestError
-from pipeline.order import global_order
+from pipeline.plan.bad_samples import SampleError
+from pipeline.plan.order import global_order
+from pipeline.prepare.labels import LabelError
+from pipeline.shards.manifest import ManifestError
+from settings import Config, ConfigError, load_config
 from training import distributed
-from training.check import check
 from training.checkpoint import CheckpointError
-from training.faults import TrainingError
+from training.dry_run import check
 from training.memory import explain_out_of_memory, is_out_of_memory
+from training.nonfinite import TrainingError
 from training.preemption import EXIT_PREEMPTED
-from training.profiling import DEFAULT_STEPS, parse_steps
 from training.run import Run
 from training.step import Learner
+from training.tracking.profiling import DEFAULT_STEPS, parse_steps
 
 
 def main() -> int:

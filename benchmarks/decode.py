@@ -1,6 +1,6 @@
 """From stored videos to training batches: our loader beside what people use today, in one run.
 
-    python benchmarks/decode.py --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
+    python -m benchmarks.decode --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
 
 Every row gives the same clips (16 frames at 10 a second, random crop to 112 pixels, colour, normalisation, and the
 log-mel spectrogram of the sound) of the same source videos. A row runs in a process of its own; rounds are interleaved
@@ -22,15 +22,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
 
-from benchmarks.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
-from benchmarks.environment import environment, medians, publish, write
-from benchmarks.usage import usage
-from config import ClipConfig, Config, DataConfig, TrainConfig
+from benchmarks.tools.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
+from benchmarks.tools.result import medians, publish, write
+from benchmarks.tools.usage import usage
+from common.environment import available_cores, environment
+from settings import ClipConfig, Config, DataConfig, TrainConfig
 
 PEERS = ("decord", "pyav", "torchcodec_exact", "torchcodec_approximate", "spdl")
 ROWS = [
@@ -78,7 +77,7 @@ def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
         ours = make_loader(config, device=options.device)
         return ours.clips(np.resize(np.arange(len(ours.dataset)), wanted), epoch=epoch, purpose="benchmark")
     if loader == ALONE:
-        from benchmarks.decoder_alone import decoder_alone
+        from benchmarks.peers.decoder_alone import decoder_alone
 
         return decoder_alone(config, device=torch.device(options.device), epoch=epoch)
     from benchmarks.peers.loaders import PeerClips, data_loader, threads
@@ -120,7 +119,18 @@ def synchronise(device: str) -> None:
 
 def measure_apart(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
     """One row, once, in a process of its own; what it says when it fails is an error here."""
-    command = [sys.executable, __file__, "--row", loader, storage, "--epoch", str(epoch), "--work", str(options.work)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.decode",
+        "--row",
+        loader,
+        storage,
+        "--epoch",
+        str(epoch),
+        "--work",
+        str(options.work),
+    ]
     for name in ("frames", "batch_size", "clips", "workers", "device"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -166,7 +176,7 @@ def storage_quality(sources: list[Path], work: Path, names: set[str]) -> dict[st
 
 
 def _quality(sources: list[Path], folder: Path, name: str) -> dict[str, float]:
-    from benchmarks.quality import psnr_to_source, shard_frames
+    from benchmarks.tools.quality import psnr_to_source, shard_frames
 
     if shard_settings(name) is not None:
         stored, seconds, size = shard_frames(folder / "shards", count=16)
@@ -223,7 +233,7 @@ def with_ffmpeg_libraries() -> None:
         (links / f"lib{stem}.so.{major}").symlink_to(path)
     paths = [str(links), str(bundled), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     environ = os.environ | {"LD_LIBRARY_PATH": ":".join(paths), "CMACC_FFMPEG": str(links)}
-    os.execve(sys.executable, [sys.executable, *sys.argv], environ)
+    os.execve(sys.executable, sys.orig_argv, environ)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -235,7 +245,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes or threads")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes or threads")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where batches must be")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -271,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
             write(result, options.json)
     publish(result, None)
     if options.plot:
-        from benchmarks.plots import plot_loaders
+        from benchmarks.tools.plots import plot_loaders
 
         plot_loaders(result["records"], options.plot)
 

@@ -1,6 +1,6 @@
 """How our loader's speed depends on how videos are stored and how clips are read.
 
-    python benchmarks/decode_sweep.py --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
+    python -m benchmarks.decode_sweep --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
 
 One curve for each setting, the others as in decode.py: stored shorter side, GOP (VP9), frames of a clip, batch size and
 threads. Each point runs in a process of its own; rounds are interleaved and figures are medians over them.
@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks import decode
-from benchmarks.corpus import make_corpus, usable_sources
-from benchmarks.environment import environment, medians, publish
-from config import StorageConfig
+from benchmarks.tools.corpus import make_corpus, usable_sources
+from benchmarks.tools.result import medians, publish
+from common.environment import environment
+from settings import StorageConfig
 
 SHORT_SIDES = (112, 144, 192, 256)
 GOPS = (4, 8, 16, 32, 64)
@@ -105,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     publish(result, options.json)
     if options.plot:
-        from benchmarks.plots import plot_curves
+        from benchmarks.tools.plots import plot_curves
 
         plot_curves(records, options.plot)
 

@@ -1,4 +1,4 @@
-"""Puts the figures of benchmark results into the documents: python benchmarks/report.py results/
+"""Puts the figures of benchmark results into the documents: python -m benchmarks.report results/
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->` in README.md and docs/performance.md; what is between
 them is replaced by what the JSON says. A document whose JSON is not in the folder keeps its table.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.tools.corpus import SHARDS
+from benchmarks.tools.plots import plot_loaders
+from common.environment import ROOT
 
-from benchmarks.corpus import SHARDS
-from benchmarks.plots import plot_loaders
-
-ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/performance.md")
 PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -187,7 +184,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "efficiency": ("step", efficiency),
     "step_gpu": ("step_gpu", step),
     "efficiency_gpu": ("step_gpu", efficiency),
-    "growth": ("growth", growth),
+    "dataset_scaling": ("dataset_scaling", growth),
     "scaling": ("scaling", scaling),
 }
 """Name of the place -> (name of the JSON, what makes the table)."""

@@ -1,7 +1,7 @@
-"""Runs every benchmark at the sizes whose figures the documents show: python benchmarks/run_all.py --out results/
+"""Runs every benchmark at the sizes whose figures the documents show: python -m benchmarks.run_all --out results/
 
 Each writes its JSON (and chart) into the folder as it ends; one that fails is named at the end, the others still run.
-Then `python benchmarks/report.py results/` puts the tables into README.md and docs/performance.md.
+Then `python -m benchmarks.report results/` puts the tables into README.md and docs/performance.md.
 
 Where there is a GPU, decode_gpu, decode_sweep_gpu and step_gpu are measured too: the last is R(2+1)D-18 on 16 frames of
 112 pixels in bf16, fed from JPEG shards of the demo corpus.
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
+from common.environment import ROOT
+
 PLOTTED = ("sampling_38400x3840", "decode", "decode_sweep", "decode_gpu", "decode_sweep_gpu")
 VIDEOS, SHARDS = Path("data/demo/videos"), Path("data/demo/shards_jpeg_144")
 """What step_gpu reads, from the repository's root."""
@@ -31,18 +32,18 @@ STEP_GPU = (
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
-    """Name of the result -> script and arguments."""
+    """Name of the result -> benchmark and arguments."""
     videos = ["--videos", str(options.videos)] if options.videos else []
-    step = ["step.py", "--rounds", "150", "--against", "sampler.name=fifo"]
+    step = ["step", "--rounds", "150", "--against", "sampler.name=fifo"]
     return {
-        "sampling_38400x3840": ["sampling.py", "--sizes", "38400x3840", "--seeds", "5", "--slow-repeats", "1"],
-        "sampling_step": ["sampling.py", "--step"],
-        "decode": ["decode.py", *videos],
-        "decode_sweep": ["decode_sweep.py", *videos],
-        "spectrogram": ["spectrogram.py"],
+        "sampling_38400x3840": ["sampling", "--sizes", "38400x3840", "--seeds", "5", "--slow-repeats", "1"],
+        "sampling_step": ["sampling", "--step"],
+        "decode": ["decode", *videos],
+        "decode_sweep": ["decode_sweep", *videos],
+        "spectrogram": ["spectrogram"],
         "step": [*step, "--", f"data.path={options.data}"] if options.data else step,
-        "growth": ["growth.py", *(["--data", str(options.data)] if options.data else [])],
-        "scaling": ["scaling.py"],
+        "dataset_scaling": ["dataset_scaling", *(["--data", str(options.data)] if options.data else [])],
+        "scaling": ["scaling"],
     }
 
 
@@ -50,10 +51,10 @@ def gpu_commands(options: argparse.Namespace) -> dict[str, list[str]]:
     """As `commands`, of what is measured on a GPU only."""
     videos = ["--videos", str(options.videos)] if options.videos else []
     on_gpu = ["--device", "cuda", "--batch-size", "128", "--clips", "4096", *videos]
-    step = ["step.py", "--config", "configs/kinetics_sounds.yaml", "--against", "sampler.name=fifo", "--"]
+    step = ["step", "--config", "configs/kinetics_sounds.yaml", "--against", "sampler.name=fifo", "--"]
     return {
-        "decode_gpu": ["decode.py", *on_gpu],
-        "decode_sweep_gpu": ["decode_sweep.py", "--device", "cuda", "--clips", "4096", *videos],
+        "decode_gpu": ["decode", *on_gpu],
+        "decode_sweep_gpu": ["decode_sweep", "--device", "cuda", "--clips", "4096", *videos],
         "step_gpu": [*step, f"data.path={SHARDS}", *STEP_GPU],
     }
 
@@ -62,7 +63,7 @@ def prepare_for_gpu() -> None:
     """Makes the demo corpus and its JPEG shards, so far as they are not there; without them step.py fails."""
     demo = ["pipeline.demo", str(VIDEOS), "--videos", "800"]
     for module in (demo, ["pipeline.prepare", str(VIDEOS), str(SHARDS), "storage.codec=jpeg"]):
-        subprocess.run([sys.executable, "-m", *module], cwd=HERE.parent)
+        subprocess.run([sys.executable, "-m", *module], cwd=ROOT)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     failed = []
     every = commands(options) | (gpu_commands(options) if torch.cuda.is_available() else {})
-    for name, (script, *rest) in every.items():
+    for name, (module, *rest) in every.items():
         if options.only and name not in options.only:
             continue
         if name == "step_gpu":
@@ -85,9 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
         target = options.out.resolve() / f"{name}.json"
         # Before the settings, which may follow a "--".
         plot = ["--plot", str(target.with_suffix(".png"))] if name in PLOTTED else []
-        command = [sys.executable, str(HERE / script), "--json", str(target), *plot, *rest]
+        command = [sys.executable, "-m", f"benchmarks.{module}", "--json", str(target), *plot, *rest]
         print(f"{name}: {' '.join(command)}", flush=True)
-        if subprocess.run(command, cwd=HERE.parent).returncode:
+        if subprocess.run(command, cwd=ROOT).returncode:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Times every sampler and what others use in its place, side by side in one run.
 
-    python benchmarks/sampling.py --sizes 38400x128 38400x3840 --json out.json --plot out.png
-    python benchmarks/sampling.py --step            # the whole selection inside a training step
-    python benchmarks/sampling.py --sizes 4096x256 --seeds 100 --backends kmeanspp_sequential kmeanspp --quality
+    python -m benchmarks.sampling --sizes 38400x128 38400x3840 --json out.json --plot out.png
+    python -m benchmarks.sampling --step            # the whole selection inside a training step
+    python -m benchmarks.sampling --sizes 4096x256 --seeds 100 --backends kmeanspp_sequential kmeanspp --quality
 
 Repeats are interleaved and medians are of CPU time on a CPU (one thread: other work on the machine disturbs it little)
 and of CUDA events on a GPU. The sequential oracle and BADGE's routine cost the same for every pick: with
@@ -20,17 +20,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 
-from benchmarks.baselines import BASELINES
-from benchmarks.clock import hold_threads, timed
-from benchmarks.environment import environment
-from benchmarks.plots import plot_times
-from benchmarks.pools import KINDS, make_pool
-from benchmarks.sampling_backends import DEFAULT_BACKENDS, LINEAR, ORACLE, VARIANTS, make_backend
+from benchmarks.peers.samplers import BASELINES
 from benchmarks.sampling_step import measure_step
+from benchmarks.tools.plots import plot_times
+from benchmarks.tools.pools import KINDS, make_pool
+from benchmarks.tools.sampling_backends import DEFAULT_BACKENDS, LINEAR, ORACLE, VARIANTS, make_backend
+from benchmarks.tools.timing import hold_threads, timed
+from common.environment import environment
 from sampler import SAMPLERS
 from sampler.base import Candidates, Sampler
 from sampler.quality import near_duplicate_share, phi

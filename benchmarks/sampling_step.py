@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.clock import timed
-from benchmarks.pools import make_pool
-from benchmarks.sampling_backends import VARIANTS
-from config import DictionaryConfig, PoolConfig, SamplerConfig
+from benchmarks.tools.pools import make_pool
+from benchmarks.tools.sampling_backends import VARIANTS
+from benchmarks.tools.timing import timed
 from sampler.active import ActiveDictionary
 from sampler.base import Candidates
+from settings import DictionaryConfig, PoolConfig, SamplerConfig
 
 _ROWS, _BATCH, _DIM, _HIDDEN, _DICTIONARY = 38_400, 128, 128, 512, 3_840
 

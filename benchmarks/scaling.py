@@ -1,6 +1,6 @@
 """One to n processes on this machine, bytes in each collective, and what they would cost on eight nodes of eight GPUs.
 
-    python benchmarks/scaling.py --processes 1 2 4 --json out.json [key=value ...]
+    python -m benchmarks.scaling --processes 1 2 4 --json out.json [key=value ...]
 
 Every process trains on clips from memory with the same local batch ("weak" scaling: the ideal is a flat line as long as
 each process has a core of its own). The bytes are counted where the collectives are called.
@@ -18,17 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import torch.distributed as dist
 
-import training.batchnorm
-from benchmarks.environment import environment, publish
+import training.sync_batchnorm
 from benchmarks.step import synchronise
-from config import Config, load_config
+from benchmarks.tools.result import publish
+from common.environment import environment
 from model.encoder import build_model
 from pipeline.batch import Batch
+from settings import Config, load_config
 from training import distributed
 from training.step import Learner
 
@@ -149,8 +148,8 @@ def cluster(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def launch(processes: int, options: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", __file__]
-    command += ["--worker", "--config", str(options.config), "--steps", str(options.steps)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["-m", "benchmarks.scaling", "--worker", "--config", str(options.config), "--steps", str(options.steps)]
     command += ["--threads", str(options.threads), *options.overrides]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if done.returncode:

@@ -1,6 +1,6 @@
 """Log-mel spectrograms a second: ours beside DALI's operators, torchaudio and librosa, on the same waveforms.
 
-    python benchmarks/spectrogram.py --json out.json
+    python -m benchmarks.spectrogram --json out.json
 
 Rounds are interleaved, figures are medians; the largest difference to torchaudio stands beside each row. On a GPU ours
 are DALI's operators; on a CPU torch's.
@@ -16,18 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.environment import environment, publish
-from config import Config
-from pipeline.graph import audio_graph
-from pipeline.graph_runner import GraphRunner, one_tensor
-from pipeline.log_mel import LogMel, LogMelRunner
-from pipeline.one_core_threads import OneCoreThreads
+from benchmarks.tools.result import publish
+from common.environment import environment
+from pipeline.load.cpu_threads import OneCoreThreads
+from pipeline.load.dali_graph import audio_graph
+from pipeline.load.dali_runner import GraphRunner, one_tensor
+from pipeline.load.log_mel import LogMel, LogMelRunner
+from settings import Config
 
 Compute = Callable[[np.ndarray], torch.Tensor]
 """int16 [B, samples] to float32 [B, 1, n_mels, F], normalised."""

@@ -1,6 +1,6 @@
 """The training step taken apart, and beside the same step fed from memory.
 
-    python benchmarks/step.py --config configs/quickstart.yaml --against sampler.name=fifo --json out.json
+    python -m benchmarks.step --config configs/quickstart.yaml --against sampler.name=fifo --json out.json
 
 Three measurements in one run. *Efficiency*: blocks of steps fed by the loader and blocks fed from memory take turns;
 the median ratio of neighbours is what the data pipeline leaves of the limit, with its standard error. *Parts*: the time
@@ -23,22 +23,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import training.step
-from benchmarks.environment import environment, publish
-from config import Config, load_config
+from benchmarks.tools.result import publish
+from common.environment import environment
 from model.encoder import build_model
 from pipeline.batch import Batch
-from pipeline.clip_loader import ClipLoader
+from pipeline.load.clip_loader import ClipLoader
 from pipeline.loader import make_loader
+from settings import Config, load_config
 from train import pool_ids
 from training.distributed import World, start
-from training.metrics import StepTimer
 from training.step import Learner
+from training.tracking.metrics import StepTimer
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
 """Of dense bf16 products, from NVIDIA's data sheets (SXM), by a part of the GPU's name."""

@@ -14,13 +14,13 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from config import ConfigError
 from evaluation.features import QueryEncoders, extract
-from evaluation.settings import EvaluationConfig
 from evaluation.statistics import CHANCE, over_splits
 from evaluation.task import LabelledData, Split, Task
 from model.encoder import CrossModalModel, EncoderOutput
-from pipeline.clip_loader import ClipLoader
+from pipeline.load.clip_loader import ClipLoader
+from settings import ConfigError
+from settings.evaluation import EvaluationConfig
 
 CS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 BASELINE = "log-mel mean and deviation"

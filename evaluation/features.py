@@ -74,3 +74,9 @@ def extract(
         rows_of = by_sample.flatten(1) if kind == "pooled" else by_sample.mean(dim=1)
         getattr(features[name], kind)[modality] = rows_of.numpy()
     return features
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float64 [n, D], of the same direction; rows of zeros stay zeros."""
+    rows = rows.astype(np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import ConfigError
-from evaluation.settings import EvaluationConfig, FinetuneConfig
+from common.randomness import torch_seed
 from evaluation.statistics import CHANCE, over_splits
 from evaluation.task import Task
 from model.encoder import CrossModalModel
-from pipeline.clip_loader import ClipLoader
-from pipeline.order import global_order, random_key
+from pipeline.load.clip_loader import ClipLoader
+from pipeline.plan.order import global_order
+from settings import ConfigError
+from settings.evaluation import EvaluationConfig, FinetuneConfig
 
 FULL, LINEAR = "fine-tuned", "linear"
 PURPOSE = "finetune"
@@ -134,7 +135,7 @@ def fit(
     steps = len(ids) // loader.batch_size
     # fork_rng: the caller's random state stays as it was; the new layer and dropout depend on the seed alone.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(random_key(settings.seed, 0, PURPOSE) % 2**63)
+        torch.manual_seed(torch_seed(settings.seed, 0, PURPOSE))
         classifier = Classifier(
             backbone=backbone, features=features, classes=int(codes.max()) + 1, dropout=recipe.dropout, frozen=frozen
         ).to(device)

@@ -8,9 +8,9 @@ from typing import Any
 from sklearn.neighbors import KNeighborsClassifier
 
 from evaluation.features import Features
-from evaluation.settings import EvaluationConfig
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
+from settings.evaluation import EvaluationConfig
 
 
 def run_knn(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:

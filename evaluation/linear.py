@@ -15,9 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from evaluation.features import Features
-from evaluation.settings import EvaluationConfig
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
+from settings.evaluation import EvaluationConfig
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 

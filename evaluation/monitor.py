@@ -14,12 +14,12 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from config import Config, ConfigError
-from config.load import shown_names
 from evaluation.features import extract
 from model.encoder import CrossModalModel
 from pipeline.loader import make_loader
-from pipeline.order import global_order
+from pipeline.plan.order import global_order
+from settings import Config, ConfigError
+from settings.load import shown_names
 
 log = logging.getLogger(__name__)
 

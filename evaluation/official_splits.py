@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from config import ConfigError
 from evaluation.task import LabelledData, Split, Task
+from settings import ConfigError
 
 HMDB51_PARTS = {"0": None, "1": "train", "2": "test"}
 PARTS = ("train", "test")

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from config import ConfigError
+from evaluation.class_retrieval import run_nearest
 from evaluation.esc50 import esc50_tasks, run_esc50
 from evaluation.features import Features, extract
 from evaluation.finetune import LINEAR, run_finetune
 from evaluation.knn import run_knn
 from evaluation.linear import run_linear
-from evaluation.nearest import run_nearest
 from evaluation.official_splits import official_tasks, read_official_splits, read_rejected
-from evaluation.retrieval import run_retrieval
-from evaluation.settings import EvaluationConfig
+from evaluation.pair_retrieval import run_retrieval
 from evaluation.task import Task, choose_labels, make_split, make_splits, make_task
 from model.encoder import CrossModalModel
-from pipeline.clip_loader import ClipLoader
+from pipeline.load.clip_loader import ClipLoader
+from settings import ConfigError
+from settings.evaluation import EvaluationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torchvision.models import get_model_weights
 
-from config import ConfigError
 from model.encoder import CrossModalModel
+from settings import ConfigError
 
 ARCHITECTURES = ("mc3_18", "r2plus1d_18", "r3d_18")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+
+from common.files import write_atomically
 
 FORMATS = {
     "accuracy": "{:.3f}",
@@ -27,9 +28,7 @@ TEXT = ("encoder", "training", "modality")
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Writes the result whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:

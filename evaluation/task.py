@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from config import ConfigError
+from common.randomness import uniform_of_text
+from settings import ConfigError
 
 SPLIT_COLUMN = "split"
 TEST_NAMES = ("test", "validation", "validate", "val")
@@ -80,7 +80,7 @@ def make_split(data: LabelledData, *, seed: int) -> Split:
     """
     if SPLIT_COLUMN in data.label_columns:
         return _column_split(data, SPLIT_COLUMN)
-    shares = np.array([_share(f"{seed} {data.source(index)}") for index in range(len(data))])
+    shares = np.array([uniform_of_text(f"{seed} {data.source(index)}") for index in range(len(data))])
     origin = f"hash of seed {seed} and source path, {TRAIN_SHARE:.0%} train (there is no label column split)"
     return Split(train=shares < TRAIN_SHARE, test=shares >= TRAIN_SHARE, origin=origin)
 
@@ -146,10 +146,3 @@ def choose_labels(data: LabelledData, wanted: str | None) -> list[str]:
 
 def _listing(columns: list[str]) -> str:
     return "the label columns " + ", ".join(columns) if columns else "no label columns"
-
-
-def _share(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return (
-        int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big") / 2**64
-    )

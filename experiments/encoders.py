@@ -7,10 +7,10 @@ import math
 import torch
 from torch import nn
 
-from config import ModelConfig
-from experiments.corpus import Pairs
+from experiments.corpora.pairs import Pairs
 from model.encoder import CrossModalModel, Encoder
 from model.heads import HEADS
+from settings import ModelConfig
 
 FEATURES = 256
 

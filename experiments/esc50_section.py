@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from experiments import esc50_speech, results
+from experiments import esc50_speech
+from experiments import records as stored
 from experiments.esc50_transfer import FILE, LOG_MEL, RANDOM, RULES, SETTINGS
 from experiments.statistics import compare, estimate
 
@@ -43,7 +44,7 @@ def esc50_section(folder: Path, plot: Path) -> str:
     """Markdown; the plot is written where something was measured."""
     lines = [f"## {TITLE}\n", QUESTION]
     wanted = {rule: [*SETTINGS, *RULES[rule]] for rule in RULES}
-    records = [r for r in results.load(folder / FILE) if r["settings"] == wanted.get(r["rule"])]
+    records = [r for r in stored.load(folder / FILE) if r["settings"] == wanted.get(r["rule"])]
     table = {rule: {r["fold"]: r["accuracy"] for r in records if r["rule"] == rule} for rule in RULES}
     table = {rule: folds for rule, folds in table.items() if folds}
     if table:
@@ -59,7 +60,7 @@ def speech_section(folder: Path) -> str:
     """Markdown about the encoders that experiments.esc50_speech asked."""
     planned = list(esc50_speech.trials())
     wanted = {(corpus, rule, trial.seed, trial.digest) for corpus, rule, trial in planned}
-    found = results.load(folder / esc50_speech.FILE)
+    found = stored.load(folder / esc50_speech.FILE)
     records = [r for r in found if (r["corpus"], r["rule"], r["seed"], r["digest"]) in wanted]
     lines = ["### What encoders that learned from speech hear in it\n", SPEECH]
     lines += ["| audio encoder of | rule | seeds | accuracy | less random weights | p | less `fifo` | p |"]

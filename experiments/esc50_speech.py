@@ -20,15 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.environment import environment
-from config import ConfigError
-from experiments import av_mnist, results
+from common.environment import environment
+from experiments import records as stored
+from experiments.corpora import av_mnist
+from experiments.corpora.esc50 import Sounds, even_windows, read_sounds
 from experiments.encoders import build_small_model
-from experiments.esc50_sounds import Sounds, even_windows, read_sounds
 from experiments.esc50_transfer import RANDOM, WINDOWS_TESTED, fold_accuracy, frozen_features, pretrain
 from experiments.sweep import Planned, load_sweep, plan
 from experiments.trial import make_corpus
 from model import build_model
+from settings import ConfigError
 from training.checkpoint import CheckpointError, load_model
 
 GRID, AV_MNIST = "GRID", "AV-MNIST"
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, help="run folders that experiments.run grid_words --keep left")
     parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
     parser.add_argument("--quick", action="store_true", help="the encoders of the quick versions, one seed")
-    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the results")
+    parser.add_argument("--results", type=Path, default=stored.RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     index, _, count = options.share.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [t for t in trials(quick=options.quick) if t[0] != GRID or options.runs]
     try:
         for corpus, rule, trial in wanted[int(index) :: int(count)]:
-            if known(results.load(path), corpus, rule, trial):
+            if known(stored.load(path), corpus, rule, trial):
                 continue
             sounds = read_sounds(options.data / "esc50", _rate(corpus, trial))
             torch.set_num_threads(1)
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             folds = [fold_accuracy(features, sounds, fold) for fold in range(1, 6)]
             record = {"corpus": corpus, "rule": rule, "seed": trial.seed, "digest": trial.digest}
             found = {"accuracy": float(np.mean(folds)), "folds": folds}
-            results.append_line(path, record | found | {"environment": here})
+            stored.append_line(path, record | found | {"environment": here})
             print(f"{corpus} | {rule} | {trial.seed}: {json.dumps(found)}", flush=True)
     except (ConfigError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)

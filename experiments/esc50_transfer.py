@@ -3,7 +3,7 @@
     python -m experiments.esc50_transfer --data DATA
 
 DATA holds esc50/ (meta/, audio/). For each of the five folds, encoders are pre-trained, without labels, on pairs made
-of the other four (experiments/esc50_sounds.py); a linear SVM on frozen features is then fitted on the same four and
+of the other four (experiments/corpora/esc50.py); a linear SVM on frozen features is then fitted on the same four and
 tested on the fold. Each trial's line is appended to experiments/results/esc50_transfer.jsonl; interrupt and start again
 at will.
 """
@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.environment import environment
-from config import Config, ConfigError
-from config.load import load_config
+from common.environment import environment
 from evaluation.esc50 import fit_svm
-from experiments import results
-from experiments.corpus import Pairs
-from experiments.esc50_sounds import Sounds, even_windows, make_pairs, read_sounds
+from experiments import records as stored
+from experiments.corpora.esc50 import Sounds, even_windows, make_pairs, read_sounds
+from experiments.corpora.pairs import Pairs
 from model import build_model
 from model.encoder import CrossModalModel
+from settings import Config, ConfigError
+from settings.load import load_config
 from training.distributed import World
 from training.step import Learner
 
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/")
     parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
     parser.add_argument("--quick", action="store_true", help="fold 1 alone, in fp32")
-    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the results")
+    parser.add_argument("--results", type=Path, default=stored.RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     index, _, count = options.share.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -73,11 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for fold, rule in trials[int(index) :: int(count)]:
             settings = [*SETTINGS, *RULES[rule], *(QUICK if options.quick else ())]
-            if any(known(record, fold, rule, settings) for record in results.load(path)):
+            if any(known(record, fold, rule, settings) for record in stored.load(path)):
                 continue
             found = run_fold(options.data / "esc50", fold, rule, settings)
             record = {"fold": fold, "rule": rule, "settings": settings, **found}
-            results.append_line(path, record | {"environment": environment("scikit-learn", "numpy")})
+            stored.append_line(path, record | {"environment": environment("scikit-learn", "numpy")})
             print(f"fold {fold} | {rule}: {json.dumps(found)}", flush=True)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

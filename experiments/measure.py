@@ -11,8 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from evaluation.retrieval import pair_ranks
-from experiments.corpus import Corpus, Pairs
+from evaluation.pair_retrieval import pair_ranks
+from experiments.corpora.pairs import Corpus, Pairs
 from model.encoder import OTHER_MODALITY
 from training.step import MODALITIES, Learner
 

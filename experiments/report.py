@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from config.load import ConfigError
-from experiments import results
+from common.environment import ROOT
+from experiments import records as stored
 from experiments.esc50_section import esc50_section
 from experiments.plots import plot_experiment
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
-from experiments.sweep import FOLDER, Planned, Sweep, is_tuning, load_sweep, plan
+from experiments.sweep import SWEEPS, Planned, Sweep, is_tuning, load_sweep, plan
+from settings.load import ConfigError
 
-DOCS = FOLDER.parent / "docs"
+DOCS = ROOT / "docs"
 EXPERIMENTS = ("mutual_information", "grid_words", "av_mnist", "quickstart", "ablations")
 COLUMNS = {
     "probe": "probe",
@@ -63,11 +64,11 @@ picks so far.
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 2 for a sweep that cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the results")
+    parser.add_argument("--results", type=Path, default=stored.RESULTS, help="folder of the results")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder that gets results.md and results/*.png")
     options = parser.parse_args(arguments)
     try:
-        parts = [_experiment(name, options) for name in EXPERIMENTS if (FOLDER / f"{name}.yaml").is_file()]
+        parts = [_experiment(name, options) for name in EXPERIMENTS if (SWEEPS / f"{name}.yaml").is_file()]
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -81,8 +82,8 @@ def _experiment(name: str, options: argparse.Namespace) -> str:
     """The part of the page about one experiment; its plot and summary go to their files."""
     sweep = load_sweep(name)
     planned = list(plan(sweep, [group for group in sweep.groups if not is_tuning(group)]))
-    records = results.load(options.results / f"{name}.jsonl")
-    done = results.matching(records, planned)
+    records = stored.load(options.results / f"{name}.jsonl")
+    done = stored.matching(records, planned)
     lines = [f"## {sweep.title}\n", sweep.question.strip() + "\n"]
     if done:
         conditions = summarise(done, baseline=sweep.baseline)

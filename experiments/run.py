@@ -15,11 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.environment import environment
-from config.load import ConfigError
-from experiments import results
+from common.environment import environment
+from experiments import records as stored
 from experiments.sweep import load_sweep, plan
 from experiments.trial import run_trial
+from settings.load import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after so many minutes")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="run folders stay here (experiments on shards)")
-    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the results")
+    parser.add_argument("--results", type=Path, default=stored.RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     try:
         return _run(options)
@@ -52,14 +52,14 @@ def _run(options: argparse.Namespace) -> int:
     path = options.results / f"{options.experiment}.jsonl"
     here = environment("scikit-learn", "numpy")
     for number, trial in enumerate(trials):
-        if number % int(count) != int(index) or results.matching(results.load(path), [trial]):
+        if number % int(count) != int(index) or stored.matching(stored.load(path), [trial]):
             continue
         if time.monotonic() - started > options.minutes * 60:
             print(f"{options.minutes:g} minutes are over; start again to go on")
             break
         keep = options.keep / trial.digest if options.keep else None
         found = run_trial(trial.settings, data=options.data, keep=keep)
-        results.append(path, trial, found, here)
+        stored.append(path, trial, found, here)
         short = {name: round(value, 3) for name, value in found["final"].items()}
         print(f"[{number + 1}/{len(trials)}] {trial.condition} | {trial.rule} | {trial.seed}: {json.dumps(short)}")
         sys.stdout.flush()

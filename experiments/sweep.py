@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.load import ConfigError, load_config, require, to_dict
+from common.trees import flatten
 from experiments.trial import TrialConfig
+from settings.load import ConfigError, load_config, require, to_dict
 
-FOLDER = Path(__file__).parent
+SWEEPS = Path(__file__).parent / "sweeps"
 TUNING = "tuning"
 
 
@@ -86,9 +87,9 @@ def load_sweep(name: str) -> Sweep:
     Raises:
         ConfigError: there is none, or it names what it does not define.
     """
-    path = FOLDER / f"{name}.yaml"
+    path = SWEEPS / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in SWEEPS.glob("*.yaml")))
         raise ConfigError(f"there is no experiment {name!r}; known: {known}")
     return load_config(Sweep, path)
 
@@ -112,13 +113,5 @@ def plan(sweep: Sweep, groups: list[str] | None = None, *, quick: bool = False) 
 
 
 def _settings(base: dict[str, Any], overrides: list[str], seed: int) -> TrialConfig:
-    flat = [f"{key}={json.dumps(value)}" for key, value in _leaves(base)]
+    flat = [f"{key}={json.dumps(value)}" for key, value in flatten(base).items()]
     return load_config(TrialConfig, None, [*flat, *overrides, f"run.seed={seed}"])
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import torch
 
-from config import Config
-from config.load import require
-from experiments.av_mnist import make_av_mnist
-from experiments.corpus import Corpus
+from experiments.corpora.av_mnist import make_av_mnist
+from experiments.corpora.omniglot import make_omniglot
+from experiments.corpora.pairs import Corpus
 from experiments.encoders import build_small_model
-from experiments.launched import run_launched
 from experiments.measure import measure
-from experiments.omniglot import make_omniglot
+from experiments.subprocess_trial import run_launched
+from settings import Config
+from settings.load import require
 from train import pool_ids
 from training.distributed import World
 from training.step import Learner
@@ -32,7 +32,7 @@ class CorpusConfig:
     labels: str = ""
     """Label columns to probe, with commas between (shards)."""
     probe: str = ""
-    """Settings of the probe, key=value with spaces between (shards; see evaluation/settings.py)."""
+    """Settings of the probe, key=value with spaces between (shards; see settings/evaluation.py)."""
     characters: int = 1
     """n, cells of a strip (omniglot)."""
     cell: int = 24

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import zlib
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import AudioConfig, ConfigError, ModelConfig, pick
+from common.randomness import weight_seed
 from model.audio import AUDIO_ENCODERS
 from model.heads import HEADS, LinearHead, MLPHead
 from model.video import VIDEO_ENCODERS
+from settings import AudioConfig, ConfigError, ModelConfig, pick
 
 OTHER_MODALITY = {"video": "audio", "audio": "video"}
 
@@ -126,9 +125,9 @@ def build_model(config: ModelConfig, *, audio: AudioConfig, seed: int) -> CrossM
     query = {}
     # fork_rng: building a model leaves the caller's random state as it was.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_encoder_seed(seed, f"video {config.video}"))
+        torch.manual_seed(weight_seed(seed, f"video {config.video}"))
         query["video"] = _encoder(video_factory(), config)
-        torch.manual_seed(_encoder_seed(seed, f"audio {config.audio}"))
+        torch.manual_seed(weight_seed(seed, f"audio {config.audio}"))
         query["audio"] = _encoder(audio_factory(audio.n_mels), config)
     return CrossModalModel(query=query, momentum=config.momentum, cross_modal_fc=config.cross_modal_fc)
 
@@ -137,10 +136,6 @@ def _encoder(backbone: tuple[nn.Module, int], config: ModelConfig) -> Encoder:
     network, features = backbone
     head = HEADS[config.head](features=features, hidden=config.hidden, dim=config.dim, batchnorm=config.head_batchnorm)
     return Encoder(backbone=network, head=head)
-
-
-def _encoder_seed(seed: int, name: str) -> int:
-    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -25,3 +26,9 @@ VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
 """Mean of Kinetics-400 in RGB, as torchvision's video models expect it."""
 VIDEO_STD = (0.22803, 0.22145, 0.216989)
 """Standard deviation of Kinetics-400 in RGB, likewise."""
+
+
+def pixels(video: torch.Tensor) -> np.ndarray:
+    """Normalised frames as pictures again: float32 [..., 3, T, H, W] to uint8 [..., T, H, W, 3]."""
+    frames = video.movedim(-4, -1).numpy() * np.array(VIDEO_STD, np.float32) + np.array(VIDEO_MEAN, np.float32)
+    return (frames.clip(0, 1) * 255).round().astype(np.uint8)

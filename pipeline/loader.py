@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from config import Config
-from config.load import pick
-from pipeline.clip_loader import ClipLoader
-from pipeline.dali_loader import DaliLoader
-from pipeline.decord_loader import DecordLoader
+from pipeline.load.clip_loader import ClipLoader
+from pipeline.load.dali_loader import DaliLoader
+from pipeline.load.reference.decord_loader import DecordLoader
+from settings import Config
+from settings.load import pick
 
 LOADERS: dict[str, type[DaliLoader] | type[DecordLoader]] = {"dali": DaliLoader, "decord": DecordLoader}
 """data.loader -> loader."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from config.load import from_dict, pick
-from sampler.adaptive import Adaptive
-from sampler.auto import Auto
 from sampler.base import Candidates, Sampler, Selection
 from sampler.fifo import Fifo
 from sampler.grad_norm import GradNorm
-from sampler.hard import Hard
-from sampler.kcenter import KCenter
-from sampler.kmeanspp import KMeansPP
-from sampler.kmeanspp_faiss import KMeansPPFaiss
-from sampler.kmeanspp_greedy import KMeansPPGreedy
-from sampler.kmeanspp_sequential import KMeansPPSequential
-from sampler.kmeanspp_sketch import KMeansPPSketch
 from sampler.ohem import Ohem
-from sampler.ring import Ring
-from sampler.uniform import Uniform
+from sampler.rules.adaptive import Adaptive
+from sampler.rules.auto import Auto
+from sampler.rules.kcenter import KCenter
+from sampler.rules.kmeanspp import KMeansPP
+from sampler.rules.kmeanspp_faiss import KMeansPPFaiss
+from sampler.rules.kmeanspp_greedy import KMeansPPGreedy
+from sampler.rules.kmeanspp_sequential import KMeansPPSequential
+from sampler.rules.kmeanspp_sketch import KMeansPPSketch
+from sampler.rules.similarity_band import Ring
+from sampler.rules.top_score import Hard
+from sampler.rules.uniform import Uniform
+from settings.load import from_dict, pick
 
 __all__ = ["SAMPLERS", "Candidates", "Sampler", "Selection", "build_sampler"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -10,17 +9,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from config import DictionaryConfig, PoolConfig, SamplerConfig
-from config.load import ConfigError
+from common.randomness import torch_generator
 from sampler import build_sampler
 from sampler.base import Candidates
+from sampler.d2.distance import squared_norms
 from sampler.dictionary import Dictionary
-from sampler.distance import squared_norms
 from sampler.exclusion import allowed_rows
 from sampler.gradient import gradient_factors
+from sampler.key_ring import KeyRing
 from sampler.pool import Pool
 from sampler.quality import near_duplicate_share, phi
-from sampler.storage import KeyRing
+from settings import DictionaryConfig, PoolConfig, SamplerConfig
+from settings.load import ConfigError
 
 
 class ActiveDictionary(nn.Module):
@@ -207,6 +207,4 @@ class ActiveDictionary(nn.Module):
         return Candidates(**vars(factors), ids=ring.ids, valid=valid, stamps=ring.stamps)
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
-        name = f"{self.seed}/{self.purpose}/{purpose}/{step}".encode()
-        seed = int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "little")
-        return torch.Generator().manual_seed(seed)
+        return torch_generator(f"{self.seed}/{self.purpose}/{purpose}/{step}")

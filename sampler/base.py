@@ -69,7 +69,7 @@ class Sampler(Protocol):
     """A selection rule. Options are the fields of a dataclass, checked in its `__post_init__`.
 
     A sampler draws from `generator` (a CPU generator, whatever the device) and nothing else, so that equal
-    candidates and seeds give equal picks. It never raises on strange numbers: see sampler/degenerate.py.
+    candidates and seeds give equal picks. It never raises on strange numbers: see sampler/fallbacks.py.
     """
 
     def select(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from sampler.base import Candidates, Selection
-from sampler.degenerate import make_selection, top_rows, usable_rows
-from sampler.distance import squared_norms
+from sampler.d2.distance import squared_norms
+from sampler.fallbacks import make_selection, top_rows, usable_rows
 
 
 @dataclass(kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sampler.storage import KeyRing
+from sampler.key_ring import KeyRing
 
 
 class Pool(KeyRing):

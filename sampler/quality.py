@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sampler.base import Candidates
-from sampler.d2_law import starting_distances
-from sampler.dense_bounds import DenseBounds
-from sampler.distance import squared_distances, squared_norms
+from sampler.d2.dense_bounds import DenseBounds
+from sampler.d2.distance import squared_distances, squared_norms
+from sampler.d2.distribution import starting_distances
 
 NEAR_DUPLICATE = 0.01
 """Two rows are near-duplicates when their squared distance is below this share of the larger squared norm."""

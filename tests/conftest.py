@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from config import PrepareConfig, load_config
-from pipeline.demo import make_demo
-from pipeline.prepare import prepare
+from pipeline.demo.corpus import make_demo
+from pipeline.prepare.run import prepare
+from settings import PrepareConfig, load_config
 
 
 @pytest.fixture(scope="session")

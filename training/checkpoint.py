@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from config import Config, ConfigError, from_dict, to_dict
-from config.load import shown
+from common.files import replacing, write_atomically
+from common.trees import flatten
 from model.encoder import CrossModalModel, build_model
+from settings import Config, ConfigError, from_dict, to_dict
+from settings.load import shown
 
 FORMAT = 1
 # Changing these between two runs changes where or how fast, never what is computed.
@@ -81,27 +82,22 @@ class CheckpointStore:
 
     def _write(self, state: dict[str, Any], step: int) -> None:
         path = self.folder / f"step-{step:09d}.pt"
-        partial = path.with_suffix(".partial")
         try:
-            with open(partial, "wb") as file:
-                hashing = _HashingFile(file)
-                hashing.save(state)
-                file.flush()
-                os.fsync(file.fileno())
-            checksum = _checksum_path(path)
-            _write_durably(checksum, f"{hashing.digest}  {path.name}\n")
-            os.replace(partial, path)
-            _sync_folder(self.folder)
+            with replacing(path, durable=True) as unfinished:
+                with unfinished.open("wb") as file:
+                    hashing = _HashingFile(file)
+                    hashing.save(state)
+                # Before the checkpoint takes its name: a checkpoint never stands without its checksum.
+                write_atomically(_checksum_path(path), f"{hashing.digest}  {path.name}\n", durable=True)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             log.warning("could not write the checkpoint %s: %s; training goes on, the last good one stays", path, error)
             return
         self._prune()
 
     def _prune(self) -> None:
         # Only this writer makes them, and it has just finished: what is left is from a run that was killed.
-        for partial in self.folder.glob("*.partial"):
-            partial.unlink(missing_ok=True)
+        for unfinished in self.folder.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
         paths = sorted(self.folder.glob("step-*.pt"))
         for path in paths[: -self.keep]:
             if not (self.milestone_every and step_of(path) % self.milestone_every == 0):
@@ -188,7 +184,7 @@ def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalM
 
 def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> None:
     """Raises ConfigError, key by key, where the checkpoint was made with other settings that matter."""
-    before, now = _flatten(saved), _flatten(to_dict(config))
+    before, now = flatten(saved), flatten(to_dict(config))
     differing = [
         f"  {key}: {before.get(key, '(absent)')!r} in the checkpoint, {now.get(key, '(absent)')!r} now"
         for key in sorted(before.keys() | now.keys())
@@ -205,13 +201,6 @@ def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> No
 def step_of(path: Path) -> int:
     """The step in a checkpoint's file name."""
     return int(path.stem.removeprefix("step-"))
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _copy_to_cpu(value: Any) -> Any:
@@ -273,20 +262,3 @@ def _sha256(file: BinaryIO) -> str:
 
 def _checksum_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _write_durably(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from config import ConfigError
-from pipeline.priority import keep_cores
+from common.environment import available_cores
+from settings import ConfigError
 
 T = TypeVar("T")
 
@@ -44,8 +44,8 @@ class World:
 def start(device: str = "auto", threads: int = 0) -> World:
     """Joins the process group that torchrun describes in the environment; alone without torchrun.
 
-    Also sets what belongs to the process as a whole: its GPU, or threads, how long they keep a core and what becomes of
-    freed memory; and how soon Python changes threads.
+    Also sets what belongs to the process as a whole: its GPU, or its threads and what becomes of freed memory;
+    and how soon Python changes threads.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
@@ -70,9 +70,7 @@ def start(device: str = "auto", threads: int = 0) -> World:
         # Clips are of one size all through a run, so the fastest algorithm is looked for once.
         torch.backends.cudnn.benchmark = True
     else:
-        # Before torch has started threads: they take it from this one.
-        keep_cores()
-        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+        torch.set_num_threads(threads or available_cores(processes=local_size))
         keep_freed_memory()
     if size > 1 and not dist.is_initialized():
         # gloo beside NCCL: a word between hosts must not wait for the GPU's queue.

@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.randomness import random_key
 from model.encoder import CrossModalModel, EncoderOutput, Encoders
-from pipeline.order import random_key
 
 
 class PairOutput(NamedTuple):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from config import Config
-from pipeline.graph_runner import OUT_OF_MEMORY as DALI_OUT_OF_MEMORY
+from pipeline.load.dali_runner import OUT_OF_MEMORY as DALI_OUT_OF_MEMORY
+from settings import Config
 
 GIB = 2**30
 OUT_OF_MEMORY = (

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from config import OptimConfig
+from settings import OptimConfig
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, total: int) -> float:

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import Config, ConfigError, to_dict, to_yaml
+from common.environment import environment
 from model.encoder import CrossModalModel
-from pipeline.bad_samples import BadSamples, TooManyBadSamples
 from pipeline.batch import Batch
+from pipeline.plan.bad_samples import BadSamples, TooManyBadSamples
+from settings import Config, ConfigError, to_dict, to_yaml
 from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
 from training.distributed import World, any_rank, from_main, gather_objects, mean_over_ranks, spread_over_ranks
-from training.environment import environment
-from training.metrics import MetricsWriter, StepTimer, Watch
 from training.preemption import Preemption
-from training.profiling import StepProfiler
 from training.step import Learner, Metrics
+from training.tracking.metrics import MetricsWriter, StepTimer, Watch
+from training.tracking.profiling import StepProfiler
 
 BAD_SAMPLES = "bad_samples.jsonl"
 """The samples that could not be read, in the run's folder."""

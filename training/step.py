@@ -11,17 +11,17 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from config import Config
 from model.encoder import OTHER_MODALITY, CrossModalModel
 from model.loss import info_nce
 from pipeline.batch import Batch
 from sampler.active import ActiveDictionary
-from training.batchnorm import synchronise_batchnorm
+from settings import Config
 from training.distributed import World, gather_rows
 from training.encode import EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
-from training.faults import NonFiniteGuard, in_one, put_back, restore_where
+from training.nonfinite import NonFiniteGuard, in_one, put_back, restore_where
 from training.optim import build_optimizer, learning_rate, update
 from training.precision import uses_bf16
+from training.sync_batchnorm import synchronise_batchnorm
 
 MODALITIES = tuple(OTHER_MODALITY)
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torchvision.transforms.v2.functional import resize
 
-from benchmarks.corpus import Recording
 from benchmarks.peers.decoders import DECODERS
-from config import Config
+from benchmarks.tools.corpus import Recording
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
-from pipeline.clips import ClipPlanner
-from pipeline.log_mel import LogMel
+from pipeline.load.log_mel import LogMel
+from pipeline.plan.clips import ClipPlanner
+from settings import Config
 
 
 class PeerClips(torch.utils.data.Dataset):

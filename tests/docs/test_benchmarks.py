@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.corpus import SHARDS, shard_settings
 from benchmarks.decode import ALONE, comparisons
 from benchmarks.decode_sweep import Point, curves
-from benchmarks.decoder_alone import BATCHES, decoder_alone
+from benchmarks.peers.decoder_alone import BATCHES, decoder_alone
 from benchmarks.report import DOCUMENTS, PLACE, ROOT, TABLES, fill
 from benchmarks.run_all import gpu_commands
 from benchmarks.step import known_peak
-from config import ClipConfig, Config, DataConfig, PrepareConfig, StorageConfig, TrainConfig, load_config
-from pipeline.demo import make_demo
-from pipeline.prepare import prepare
+from benchmarks.tools.corpus import SHARDS, shard_settings
+from pipeline.demo.corpus import make_demo
+from pipeline.prepare.run import prepare
+from settings import ClipConfig, Config, DataConfig, PrepareConfig, StorageConfig, TrainConfig, load_config
 
 
 def test_every_place_in_the_documents_has_a_table_and_is_made_again_as_it_is() -> None:
     for name in DOCUMENTS:
         text = (ROOT / name).read_text()
         assert {match[1] for match in PLACE.findall(text)} <= set(TABLES)
-        assert fill(text, ROOT / "benchmarks" / "results") == text, f"run python benchmarks/report.py: {name} is behind"
+        assert fill(text, ROOT / "benchmarks" / "results") == text, f"run python -m benchmarks.report: {name} is behind"
 
 
 def test_a_result_that_is_not_there_leaves_the_table_alone(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_decoding_alone_gives_batches_without_end(codec: str, tmp_path: Path) ->
 
 def test_the_step_on_a_gpu_has_settings_that_fit_together() -> None:
     script, *arguments = gpu_commands(argparse.Namespace(videos=None))["step_gpu"]
-    assert script == "step.py"
+    assert script == "step"
     path, overrides = ROOT / arguments[1], arguments[arguments.index("--") + 1 :]
     config = load_config(Config, path, overrides)
     assert (config.model.video, config.clip.frames, config.clip.size) == ("r2plus1d_18", 16, 112)

@@ -10,8 +10,8 @@ from typing import Literal
 import pytest
 import yaml
 
-from config import Config, from_dict
-from config.reference import field_docstrings, markdown, sections, trees
+from settings import Config, from_dict
+from settings.reference import field_docstrings, markdown, sections, trees
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EVERY_SECTION = [section for _, tree, _ in trees() for section in sections(tree)]
@@ -36,7 +36,7 @@ class Outer:
 
 def test_the_reference_is_up_to_date():
     written = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    assert written == markdown(), "run: python -m config.reference > docs/configuration.md"
+    assert written == markdown(), "run: python -m settings.reference > docs/configuration.md"
 
 
 @pytest.mark.parametrize(("name", "section"), EVERY_SECTION, ids=lambda value: str(value))

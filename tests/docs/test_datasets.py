@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.labels import read_labels
-from pipeline.sources import find_sources
+from pipeline.prepare.labels import read_labels
+from pipeline.prepare.sources import find_sources
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
 KINETICS = "label,youtube_id,time_start,time_end,split\n"

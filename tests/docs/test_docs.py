@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config import Config, PrepareConfig, load_config, to_dict
-from evaluation.settings import EvaluationConfig
-from pipeline.checks import PYTHONS
+from pipeline.doctor.checks import PYTHONS
+from settings import Config, PrepareConfig, load_config, to_dict
+from settings.evaluation import EvaluationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -75,7 +75,8 @@ def test_commands_exist_with_these_options(words):
     if program is None:
         return
     arguments = words[words.index(program[-1]) + 1 :]
-    source = (ROOT / program[-1].replace(".", "/")).with_suffix(".py") if program[0] == "-m" else ROOT / program[0]
+    source = _source(program[-1]) if program[0] == "-m" else ROOT / program[0]
+    assert source is not None
     declared = source.read_text(encoding="utf-8")
     for option in arguments:
         if option.startswith("--"):
@@ -92,11 +93,17 @@ def test_commands_exist_with_these_options(words):
 def _program(words: list[str]) -> tuple[str, ...] | None:
     """What of this repository a command starts, as arguments of python; None for other programs."""
     for place, word in enumerate(words):
-        if word == "-m" and (ROOT / words[place + 1].replace(".", "/")).with_suffix(".py").exists():
+        if word == "-m" and _source(words[place + 1]) is not None:
             return ("-m", words[place + 1])
-        if word in ("train.py", "evaluate.py"):
+        if word in ("train.py", "evaluate.py", "export.py"):
             return (word,)
     return None
+
+
+def _source(module: str) -> Path | None:
+    """The file that `python -m MODULE` runs; None if it is not in this repository."""
+    path = ROOT / module.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__main__.py") if file.is_file()), None)
 
 
 def test_versions_agree():
@@ -106,7 +113,7 @@ def test_versions_agree():
 
 
 def test_formats_in_the_changelog_are_those_of_the_code():
-    sources = [ROOT / "pipeline" / "manifest.py", ROOT / "training" / "checkpoint.py"]
+    sources = [ROOT / "pipeline" / "shards" / "manifest.py", ROOT / "training" / "checkpoint.py"]
     formats = [re.search(r"^FORMAT = (\d+)$", source.read_text(), re.MULTILINE).group(1) for source in sources]
     newest = re.search(r"\*Formats\*: shards (\d+), checkpoints (\d+)", (ROOT / "CHANGELOG.md").read_text())
     assert list(newest.groups()) == formats

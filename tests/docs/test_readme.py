@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo import make_demo
+from pipeline.demo.corpus import make_demo
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = [block.strip() for block in re.findall(r"```(?:ba)?sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import evaluate
-from config import PrepareConfig, StorageConfig
 from model import build_model
-from pipeline.demo import make_demo
-from pipeline.prepare import prepare
+from pipeline.demo.corpus import make_demo
+from pipeline.prepare.run import prepare
+from settings import PrepareConfig, StorageConfig
 
 FPS = 8
 COLOURS = {"ApplyEyeMakeup": (200, 40, 40), "HandstandPushups": (40, 200, 40), "YoYo": (40, 40, 200)}

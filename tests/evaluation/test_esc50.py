@@ -16,15 +16,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 import evaluate
-from config import AudioConfig, ClipConfig, Config, ConfigError, DataConfig, ModelConfig, PrepareConfig, TrainConfig
 from evaluation import esc50
 from evaluation.esc50 import BASELINE, LogMelMoments, esc50_tasks, fit_svm, run_esc50
 from evaluation.finetune import FULL, run_finetune
-from evaluation.settings import EvaluationConfig, FinetuneConfig
 from model import build_model
 from pipeline.loader import make_loader
-from pipeline.manifest import Manifest
-from pipeline.prepare import prepare
+from pipeline.prepare.run import prepare
+from pipeline.shards.manifest import Manifest
+from settings import AudioConfig, ClipConfig, Config, ConfigError, DataConfig, ModelConfig, PrepareConfig, TrainConfig
+from settings.evaluation import EvaluationConfig, FinetuneConfig
 
 CONFIG = Config(clip=ClipConfig(frames=4, fps=8.0, size=32), model=ModelConfig(video="tiny", audio="tiny", dim=16))
 

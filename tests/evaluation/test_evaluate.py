@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import evaluate
-from config import ClipConfig, Config, DataConfig, ModelConfig, load_config
 from evaluation.features import extract
 from evaluation.protocols import PROTOCOLS
 from evaluation.report import run_folder
-from evaluation.settings import EvaluationConfig
 from model import build_model
 from pipeline.batch import Batch
+from settings import ClipConfig, Config, DataConfig, ModelConfig, load_config
+from settings.evaluation import EvaluationConfig
 
 CONFIG = Config(
     data=DataConfig(path="elsewhere", split="train", shuffle_pairs=True),

@@ -11,11 +11,11 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 import evaluate
-from config import AudioConfig, ClipConfig, Config, ConfigError, DataConfig, ModelConfig, TrainConfig
 from evaluation.finetune import classify, fit
-from evaluation.settings import EvaluationConfig, FinetuneConfig
 from model import build_model
 from pipeline.loader import make_loader
+from settings import AudioConfig, ClipConfig, Config, ConfigError, DataConfig, ModelConfig, TrainConfig
+from settings.evaluation import EvaluationConfig, FinetuneConfig
 
 CONFIG = Config(clip=ClipConfig(frames=4, fps=8.0, size=32), model=ModelConfig(video="tiny", audio="tiny", dim=16))
 SETTINGS = EvaluationConfig(clips=2, crops=3, batch_size=4, finetune=FinetuneConfig(epochs=1))

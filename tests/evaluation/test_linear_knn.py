@@ -12,8 +12,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from evaluation.features import Features
 from evaluation.knn import run_knn
 from evaluation.linear import CS, fit_probe, run_linear
-from evaluation.settings import EvaluationConfig
 from evaluation.task import Split, Task
+from settings.evaluation import EvaluationConfig
 
 
 def blobs(n=120, classes=3, spread=0.5, seed=0):

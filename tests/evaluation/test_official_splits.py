@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from config import ConfigError, PrepareConfig
 from evaluation.official_splits import official_tasks, read_official_splits, read_rejected
-from pipeline.manifest import Manifest
-from pipeline.prepare import prepare
+from pipeline.prepare.run import prepare
+from pipeline.shards.manifest import Manifest
+from settings import ConfigError, PrepareConfig
 
 
 def tasks_of(corpus):

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torchvision.models import WeightsEnum
 from torchvision.models.video import r2plus1d_18, r3d_18
 
-from config import AudioConfig, ConfigError, ModelConfig
 from evaluation.features import extract
 from evaluation.reference import reference_model
 from model import build_model
 from pipeline.batch import Batch
+from settings import AudioConfig, ConfigError, ModelConfig
 
 
 @pytest.fixture(scope="module")

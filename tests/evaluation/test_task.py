@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from config import ConfigError
 from evaluation.task import choose_labels, make_split, make_splits, make_task
+from settings import ConfigError
 
 
 class Table:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from config.load import ConfigError
-from experiments.av_mnist import FREQUENT, make_av_mnist
-from experiments.omniglot import make_omniglot, read_alphabets
+from experiments.corpora.av_mnist import FREQUENT, make_av_mnist
+from experiments.corpora.omniglot import make_omniglot, read_alphabets
+from settings.load import ConfigError
 
 
 def test_omniglot_pairs_are_next_characters_of_distinct_alphabets(real_data: Path):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from config import AudioConfig, Config, ConfigError, ModelConfig, PoolConfig, TrainConfig
-from config.learning import DictionaryConfig
-from experiments import av_mnist, esc50_speech
+from experiments import esc50_speech
+from experiments.corpora import av_mnist
+from experiments.corpora.esc50 import Sounds, even_windows, make_pairs, read_sounds, spectrum_video
 from experiments.esc50_section import esc50_section, speech_section
-from experiments.esc50_sounds import Sounds, even_windows, make_pairs, read_sounds, spectrum_video
 from experiments.esc50_transfer import FILE, RANDOM, RULES, SETTINGS, frozen_features, pretrain
 from model import build_model
+from settings import AudioConfig, Config, ConfigError, ModelConfig, PoolConfig, TrainConfig
+from settings.learning import DictionaryConfig
 
 RATE = 8000
 AUDIO = AudioConfig(seconds=0.5, sample_rate=RATE, n_mels=16, f_max=4000.0)

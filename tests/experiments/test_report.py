@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import report, results
+from experiments import records as stored
+from experiments import report
 from experiments.summary import sentences, summarise
 from experiments.sweep import load_sweep, plan
 
@@ -87,7 +88,7 @@ def test_p_is_adjusted_for_all_rules_and_conditions_of_the_experiment():
 def test_the_report_is_made_from_the_lines_and_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(report, "EXPERIMENTS", ("mutual_information", "av_mnist"))
     for trial, found in results_of(0.05, 8):
-        results.append(tmp_path / "mutual_information.jsonl", trial, found, HERE)
+        stored.append(tmp_path / "mutual_information.jsonl", trial, found, HERE)
     assert report.main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs")]) == 0
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "`kmeanspp gradient` **beats `fifo`**" in page

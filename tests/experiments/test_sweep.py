@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from config.load import ConfigError
-from experiments import results
-from experiments.sweep import FOLDER, TUNING, Sweep, is_tuning, load_sweep, plan
+from experiments import records as stored
+from experiments.sweep import SWEEPS, TUNING, Sweep, is_tuning, load_sweep, plan
+from settings.load import ConfigError
 
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
 def sweep(**changes) -> Sweep:
@@ -64,15 +64,15 @@ def test_an_unknown_rule_group_or_experiment_is_named_with_what_is_known():
 def test_a_changed_setting_makes_old_results_not_count(tmp_path: Path):
     trials = list(plan(sweep()))
     path = tmp_path / "results.jsonl"
-    results.append(path, trials[0], {"final": {"probe": 0.5}}, {})
-    assert [t for t, _ in results.matching(results.load(path), trials)] == [trials[0]]
+    stored.append(path, trials[0], {"final": {"probe": 0.5}}, {})
+    assert [t for t, _ in stored.matching(stored.load(path), trials)] == [trials[0]]
     changed = plan(sweep(base={"run": {"train": {"steps": 4}}}))
-    assert results.matching(results.load(path), changed) == []
+    assert stored.matching(stored.load(path), changed) == []
 
 
 def test_a_line_cut_off_by_a_kill_is_neither_read_nor_in_the_way(tmp_path: Path):
     trials = list(plan(sweep()))
     path = tmp_path / "results.jsonl"
     path.write_text('{"digest": "abc", "fin')
-    results.append(path, trials[1], {"final": {"probe": 0.5}}, {})
-    assert [t for t, _ in results.matching(results.load(path), trials)] == [trials[1]]
+    stored.append(path, trials[1], {"final": {"probe": 0.5}}, {})
+    assert [t for t, _ in stored.matching(stored.load(path), trials)] == [trials[1]]

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import Config, ConfigError, PrepareConfig, from_dict, to_dict
-from pipeline.bad_samples import SampleError
-from pipeline.clip_loader import select_split
-from pipeline.clips import ClipPlan, ClipPlanner
-from pipeline.labels import Labels
-from pipeline.manifest import Manifest, ManifestError
-from pipeline.publish import publish
-from pipeline.shard_reader import ShardReader
-from pipeline.shards import RowError, write_shard
-from pipeline.staging import PrepareError, Staging
+from pipeline.load.clip_loader import select_split
+from pipeline.plan.bad_samples import SampleError
+from pipeline.plan.clips import ClipPlan, ClipPlanner
+from pipeline.prepare.labels import Labels
+from pipeline.prepare.publish import publish
+from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.shards.manifest import Manifest, ManifestError
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.tar_writer import RowError, write_shard
+from settings import Config, ConfigError, PrepareConfig, from_dict, to_dict
 from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
 from tests.fuzz.odd import ODD_TEXTS

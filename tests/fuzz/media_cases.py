@@ -8,11 +8,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from config import Config, ConfigError, PrepareConfig, from_dict
-from pipeline.decord_loader import DecordLoader, RawVideoError
-from pipeline.media import NormalisedMedia, normalise
-from pipeline.shards import sample_bytes, sample_row
-from pipeline.unusable import Unusable
+from pipeline.load.reference.decord_loader import DecordLoader, RawVideoError
+from pipeline.prepare.media import NormalisedMedia, normalise
+from pipeline.prepare.rejection import Unusable
+from pipeline.shards.tar_writer import sample_bytes, sample_row
+from settings import Config, ConfigError, PrepareConfig, from_dict
 from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
 

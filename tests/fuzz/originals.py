@@ -11,9 +11,9 @@ import av
 import numpy as np
 import torch
 
-from config import Config, PrepareConfig, from_dict, to_dict
 from model.encoder import build_model
-from pipeline.prepare import prepare
+from pipeline.prepare.run import prepare
+from settings import Config, PrepareConfig, from_dict, to_dict
 
 FPS, SECONDS, WIDTH, HEIGHT = 10, 0.8, 64, 48
 # Suffix -> codecs of picture and sound, and the sound's rate.

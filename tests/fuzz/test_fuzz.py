@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from pipeline.manifest import Manifest
+from pipeline.shards.manifest import Manifest
 from tests.fuzz import campaign
 from tests.fuzz.cases import World
 from tests.fuzz.mutate import damaged

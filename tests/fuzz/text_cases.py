@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from config import Config, ConfigError, PrepareConfig, load_config, to_dict
-from config.load import to_yaml
-from pipeline.labels import LabelError, folder_labels, read_labels
-from pipeline.sources import find_sources
-from pipeline.staging import Staging
+from pipeline.prepare.labels import LabelError, folder_labels, read_labels
+from pipeline.prepare.sources import find_sources
+from pipeline.prepare.staging import Staging
+from settings import Config, ConfigError, PrepareConfig, load_config, to_dict
+from settings.load import to_yaml
 from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
 from tests.fuzz.odd import ODD_TEXTS, ODD_VALUES, ODD_YAML

@@ -10,7 +10,7 @@ from torch import nn
 
 from model import VIDEO_ENCODERS
 from model.batchnorm import ClipBatchNorm, replace_batchnorm
-from training.batchnorm import synchronise_batchnorm
+from training.sync_batchnorm import synchronise_batchnorm
 
 SHAPES = [(4, 24, 8, 14, 14), (2, 45, 16, 9, 7), (3, 12, 1, 7, 7), (2, 8, 4, 1, 1)]
 FORMATS = [torch.channels_last_3d, torch.contiguous_format]

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from config import AudioConfig, ConfigError, ModelConfig
 from model import build_model
+from settings import AudioConfig, ConfigError, ModelConfig
 
 
 def tiny(seed=0, **settings):

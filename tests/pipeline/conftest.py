@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from config import Config, PrepareConfig
-from config.load import from_dict
-from pipeline.prepare import prepare
+from pipeline.prepare.run import prepare
+from settings import Config, PrepareConfig
+from settings.load import from_dict
 
 RATE = 16000
 

@@ -7,8 +7,9 @@ import sys
 import torch
 import torch.distributed as dist
 
-from sampler import build_sampler, dense_bounds, proposals
-from tests.sampler.law import random_pool
+from sampler import build_sampler
+from sampler.d2 import dense_bounds, proposals
+from tests.sampler.distribution import random_pool
 
 
 def main(folder: str, chunk: int) -> None:

@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from config import DictionaryConfig, PoolConfig, SamplerConfig
-from config.load import ConfigError
 from sampler import SAMPLERS
 from sampler.active import ActiveDictionary
+from settings import DictionaryConfig, PoolConfig, SamplerConfig
+from settings.load import ConfigError
 
 D, H, M = 8, 12, 4
 

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from benchmarks.baselines import BASELINES, Baseline
+from benchmarks.peers.samplers import BASELINES, Baseline
 from benchmarks.sampling import main
 from sampler.base import Candidates
 from tests.pretend_gpu import GpuTensor, PretendGpu
-from tests.sampler.law import random_pool
+from tests.sampler.distribution import random_pool
 
 
 def run(tmp_path, *arguments):

@@ -1,7 +1,7 @@
 import pytest
 
-from config.load import ConfigError
 from sampler import build_sampler
+from settings.load import ConfigError
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():

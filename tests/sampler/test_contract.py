@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sampler import SAMPLERS, build_sampler
-from tests.sampler.law import dense_d2, make_candidates, random_pool
+from tests.sampler.distribution import dense_d2, make_candidates, random_pool
 
 D2_SAMPLERS = ("kmeanspp_sequential", "kmeanspp", "kmeanspp_faiss", "kmeanspp_sketch", "kcenter")
 
@@ -145,7 +145,7 @@ def test_ring_stays_between_its_percentiles_and_widens_when_it_is_too_small():
 
 
 def test_auto_takes_the_index_for_many_picks_from_a_large_pool(monkeypatch):
-    monkeypatch.setattr("sampler.auto.INDEX_FROM", (20, 100))
+    monkeypatch.setattr("sampler.rules.auto.INDEX_FROM", (20, 100))
     pool = random_pool(200)
     generator = torch.Generator().manual_seed
     auto, few = build_sampler("auto"), build_sampler("kmeanspp")
@@ -156,7 +156,7 @@ def test_auto_takes_the_index_for_many_picks_from_a_large_pool(monkeypatch):
     assert auto.select(pool, 10, generator=generator(0)).indices.equal(
         few.select(pool, 10, generator=generator(0)).indices
     )
-    monkeypatch.setattr("sampler.auto.CANDIDATES_A_PICK", 4)
+    monkeypatch.setattr("sampler.rules.auto.CANDIDATES_A_PICK", 4)
     assert auto.select(pool, 40, generator=generator(0)).indices.equal(
         few.select(pool, 40, generator=generator(0)).indices
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from config.load import ConfigError
 from sampler import SAMPLERS, build_sampler
-from tests.sampler.law import random_pool
+from settings.load import ConfigError
+from tests.sampler.distribution import random_pool
 
 DOCS = Path(__file__).parents[2] / "docs" / "samplers.md"
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from config import DictionaryConfig, PoolConfig, SamplerConfig
 from sampler import SAMPLERS
 from sampler.active import ActiveDictionary
-from sampler.faiss_index import train_quantiser
+from sampler.d2.faiss_index import train_quantiser
 from sampler.gradient import EMBEDDINGS
-from sampler.kmeanspp_faiss import KMeansPPFaiss
+from sampler.rules.kmeanspp_faiss import KMeansPPFaiss
+from settings import DictionaryConfig, PoolConfig, SamplerConfig
 from tests.pretend_gpu import GpuTensor, PretendGpu, to_gpu
 
 N, K, M, D, H = 200, 40, 8, 16, 24
@@ -96,7 +96,7 @@ def test_the_default_waits_a_handful_of_times():
 
 
 def test_auto_leaves_the_index_to_the_cpu(monkeypatch):
-    monkeypatch.setattr("sampler.auto.INDEX_FROM", (1, 1))
+    monkeypatch.setattr("sampler.rules.auto.INDEX_FROM", (1, 1))
     monkeypatch.setattr(KMeansPPFaiss, "select", None)
     with PretendGpu():
         check(active_dictionary("auto"))
@@ -107,7 +107,7 @@ def test_the_quantiser_is_trained_on_no_other_gpu_than_that_of_the_rows(monkeypa
     monkeypatch.setattr("tests.pretend_gpu.GPU", torch.device("cuda", 3))
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 8)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, place, index: places.append(place) or index)
-    monkeypatch.setattr("sampler.faiss_index._gpu_resources", lambda: None)
+    monkeypatch.setattr("sampler.d2.faiss_index._gpu_resources", lambda: None)
     keys = F.normalize(torch.randn(N, D))
     with PretendGpu():
         there = train_quantiser(keys.as_subclass(GpuTensor), 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from config import Config
+from settings import Config
 from tests.training.small_run import small_config
 
 

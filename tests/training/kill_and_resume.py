@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from training.checkpoint import find, read
-from training.metrics import read_metrics
+from training.tracking.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMING = re.compile(r"(seconds|samples_per_second|data_wait)(_min|_max|_max_rank)?$")
@@ -71,7 +71,7 @@ def wait_for_moment(
         if moved_at is None and (kind == "starting" or saved(run_dir) != before):
             moved_at = begun if kind == "starting" else now
         if kind == "writing":
-            at_it = moved_at is not None and any((run_dir / "checkpoints").glob("*.partial"))
+            at_it = moved_at is not None and any((run_dir / "checkpoints").glob(".*.tmp"))
             if at_it or len(set(saved(run_dir)) - set(before)) > 1:
                 return kind
         elif moved_at is not None and now - moved_at > extra:

@@ -20,7 +20,7 @@ from torch import nn
 
 import training.step
 from model.encoder import build_model
-from tests.training import processes
+from tests.training.distributed import processes
 from tests.training.small_run import alone, random_batch, small_config
 from training.distributed import World, mean_over_ranks
 from training.step import Learner

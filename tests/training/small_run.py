@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from config import Config, load_config
 from model.encoder import build_model
 from pipeline.batch import Batch
+from settings import Config, load_config
 from training.distributed import World
 from training.step import Learner
 

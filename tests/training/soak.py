@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t as student
 
-from config import Config, load_config
+from common.environment import environment
 from pipeline.loader import make_loader
+from settings import Config, load_config
 from tests.training.kill_and_resume import finish, start
 from tests.training.small_run import OVERRIDES
-from training.environment import environment
-from training.metrics import read_metrics
+from training.tracking.metrics import read_metrics
 
 SMALL = [*OVERRIDES, "train.batch_size=4", "data.threads=1", "train.threads=1"]
 READINGS, WARM_UP, BLOCKS = 400, 0.25, 20

@@ -8,13 +8,13 @@ import shutil
 import pytest
 
 import train
-from config import Config, load_config
-from pipeline.bad_samples import TooManyBadSamples
-from pipeline.manifest import Manifest
+from pipeline.plan.bad_samples import TooManyBadSamples
+from pipeline.shards.manifest import Manifest
+from settings import Config, load_config
 from tests.training import kill_and_resume as kills
 from tests.training.small_run import OVERRIDES, alone
 from training.checkpoint import find
-from training.metrics import read_metrics
+from training.tracking.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

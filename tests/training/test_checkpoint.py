@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from config import ConfigError, to_dict
+from settings import ConfigError, to_dict
 from tests.training.small_run import new_learner, small_config
 from training import checkpoint
 from training.checkpoint import CheckpointError, CheckpointStore, find, load_model, read, require_same_config
@@ -63,7 +63,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capl
 
 def test_a_write_cut_short_leaves_nothing_that_counts(tmp_path):
     store = saved(tmp_path, [1])
-    (tmp_path / "step-000000002.partial").write_bytes(b"half a checkpoint")
+    (tmp_path / ".step-000000002.pt.123.tmp").write_bytes(b"half a checkpoint")
     assert store.newest().name == "step-000000001.pt"
 
 
@@ -78,7 +78,7 @@ def test_a_full_disk_is_reported_and_the_last_good_one_stays(tmp_path, caplog, m
     store.wait()
     assert "No space left" in caplog.text
     assert store.newest().name == "step-000000001.pt"
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_strangers_pickle_runs_nothing(tmp_path):

@@ -9,7 +9,7 @@ import threading
 import torch
 
 from training.checkpoint import CheckpointStore
-from training.metrics import MetricsWriter, read_metrics
+from training.tracking.metrics import MetricsWriter, read_metrics
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_the_last_good_one_stays(
         store.wait()
     assert "could not write the checkpoint" in caplog.text
     assert "training goes on" in caplog.text
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*.tmp"))
     assert store.newest().name == "step-000000001.pt"
     store.save({"value": torch.zeros(10)}, step=3)
     store.wait()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from config import ConfigError
 from evaluation import monitor as monitor_module
 from evaluation.monitor import Monitor, effective_rank, knn_accuracy
 from model.encoder import EncoderOutput
 from pipeline.batch import Batch
+from settings import ConfigError
 from tests.training.small_run import new_learner, random_batch, small_config
 
 SAMPLES, CLASSES = 48, 4

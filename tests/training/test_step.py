@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from config import Config, load_config
 from model.encoder import build_model
+from settings import Config, load_config
 from tests.training.small_run import alone, new_learner, random_batch, small_config
 from training.distributed import mean_over_ranks
-from training.faults import TrainingError
+from training.nonfinite import TrainingError
 from training.optim import build_optimizer, learning_rate, update
 from training.step import Learner
 

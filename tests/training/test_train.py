@@ -11,12 +11,12 @@ import sys
 import pytest
 
 import train
-from config import Config, load_config
 from sampler import SAMPLERS
+from settings import Config, load_config
 from tests.training import kill_and_resume as kills
 from tests.training.small_run import OVERRIDES, alone
-from training.faults import TrainingError
-from training.metrics import read_metrics
+from training.nonfinite import TrainingError
+from training.tracking.metrics import read_metrics
 
 SMALL = [
     *OVERRIDES,
@@ -49,9 +49,7 @@ def undisturbed(demo_shards, tmp_path_factory):
 
 def test_a_run_leaves_config_environment_metrics_and_checkpoints(undisturbed):
     assert load_config(Config, undisturbed / "config.yaml").train.steps == 14
-    assert {"command", "git", "versions", "processor"} <= json.loads(
-        (undisturbed / "environment.json").read_text()
-    ).keys()
+    assert {"command", "commit", "versions", "cpu"} <= json.loads((undisturbed / "environment.json").read_text()).keys()
     lines = read_metrics(undisturbed / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 3, 5, 7, 9, 11, 13]
     wanted = {"loss_v2a", "loss_a2v", "retrieval_v2a", "retrieval_a2v", "lr", "samples_per_second", "data_wait"}

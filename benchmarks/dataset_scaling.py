@@ -1,0 +1,132 @@
+"""Whether cost stays flat as a data set grows: start-up, memory and clips/s by samples and by shards.
+
+    python -m benchmarks.dataset_scaling --data data/demo/shards --json out.json
+
+A prepared data set is repeated in a synthetic manifest: every row points at real bytes, every further shard is a link
+to a real one. Each case runs in a process of its own; rounds are interleaved and figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tools.result import medians, publish
+from benchmarks.tools.usage import usage
+from common.environment import environment
+from pipeline.shards.manifest import COLUMNS, Manifest
+from settings import Config, load_config
+
+CASES = [(1_000, 1), (10_000, 1), (100_000, 1), (100_000, 10), (100_000, 100), (100_000, 1_000), (1_000_000, 1_000)]
+"""(samples, shards)."""
+
+
+def synthesise(source: Path, target: Path, *, samples: int, shards: int) -> None:
+    """Writes a data set of `samples` rows in `shards` shards; all its bytes are those of `source`'s first shard."""
+    real = Manifest.open(source)
+    rows = np.flatnonzero(real.shard == 0)
+    chosen = np.resize(rows, samples)
+    counts = (real.frames[chosen] + 1).astype(np.int64)
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    gather = np.repeat(real.frame_start[chosen] - start[:-1], counts) + np.arange(start[-1])
+    arrays = {name: np.asarray(getattr(real, name)[chosen]) for name in COLUMNS}
+    arrays["shard"] = (np.arange(samples) * shards // samples).astype(np.int32)
+    names = [f"sample-{i:07d}".encode() for i in range(samples)]
+    arrays |= {
+        "frame_start": start,
+        "frame_offsets": np.asarray(real.frame_offsets)[gather],
+        "source_start": np.arange(samples + 1, dtype=np.int64) * len(names[0]),
+        "source_bytes": np.frombuffer(b"".join(names), dtype=np.uint8),
+    }
+    meta = json.loads((source / "manifest" / "meta.json").read_text())
+    folder = target / "manifest" / meta["version"]
+    folder.mkdir(parents=True)
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values, allow_pickle=False)
+    links = [f"shard-{n:06d}.tar" for n in range(shards)]
+    for name in links:
+        (target / name).symlink_to((source / meta["shards"][0]).resolve())
+    meta |= {"samples": samples, "label_columns": [], "shards": links}
+    meta["shard_bytes"] = [meta["shard_bytes"][0]] * shards
+    (target / "manifest" / "meta.json").write_text(json.dumps(meta))
+
+
+def measure(data: Path, clips: int) -> dict[str, float]:
+    """One case, in this process: seconds from nothing to the first batch, clips/s of random samples, memory."""
+    from pipeline.loader import make_loader
+
+    config = load_config(
+        Config, Path(__file__).parents[1] / "configs/quickstart.yaml", [f"data.path={data}", 'data.split=""']
+    )
+    imported = usage().peak_bytes
+    began = time.perf_counter()
+    loader = make_loader(config)
+    batches = loader.steps(0, sys.maxsize)  # the smallest case has fewer clips than are asked for
+    first = next(batches)
+    start_up = time.perf_counter() - began
+    for _ in range(4):
+        next(batches)
+    began, cpu, done = time.perf_counter(), time.process_time(), 0
+    for batch in itertools.islice(batches, clips // len(first.ids)):
+        done += len(batch.ids)
+    return {
+        "start_up_seconds": start_up,
+        "clips_per_second": done / (time.perf_counter() - began),
+        "cpu_ms_per_clip": 1e3 * (time.process_time() - cpu) / done,
+        "megabytes_above_imports": (usage().peak_bytes - imported) / 1e6,
+    }
+
+
+def measure_apart(data: Path, clips: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.dataset_scaling", "--case", str(data), "--clips", str(clips)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to repeat")
+    parser.add_argument("--clips", type=int, default=1600)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.case:
+        print(json.dumps(measure(options.case, options.clips)))
+        return
+    runs: dict[tuple[int, int], list[dict[str, float]]] = {case: [] for case in CASES}
+    with tempfile.TemporaryDirectory() as work:
+        for samples, shards in CASES:
+            synthesise(options.data, Path(work) / f"{samples}-{shards}", samples=samples, shards=shards)
+        for number in range(options.rounds):
+            # Up and down in turns, for a machine whose speed drifts.
+            for samples, shards in CASES if number % 2 == 0 else reversed(CASES):
+                runs[samples, shards].append(measure_apart(Path(work) / f"{samples}-{shards}", options.clips))
+                print(samples, shards, runs[samples, shards][-1], file=sys.stderr)
+    records: list[dict[str, Any]] = []
+    for (samples, shards), found in runs.items():
+        # Of the same round, as the machine's speed drifts.
+        pairs = zip(found, runs[CASES[0]], strict=True)
+        ratios = [run["clips_per_second"] / first["clips_per_second"] for run, first in pairs]
+        records.append(
+            {"samples": samples, "shards": shards, **medians(found), "relative_to_first": statistics.median(ratios)}
+        )
+    result = {
+        "environment": environment("nvidia-dali-cuda130", "numpy"),
+        "setting": {"clips": options.clips, "rounds": options.rounds},
+        "records": records,
+    }
+    publish(result, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Decoding and nothing else, from bytes that are in memory: what no loader on the machine can pass."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import Pipeline
+
+from pipeline.load.clip_loader import decode_threads
+from pipeline.load.dali_graph import decoded, decoder_device, decoding_pipeline, video_arguments
+from pipeline.load.dali_runner import GraphRunner, Inputs
+from pipeline.plan.clips import ClipPlanner
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.reader import ShardReader
+from settings import Config
+
+BATCHES = 8
+"""Kept in memory, over and over again."""
+
+
+def decoder_alone(config: Config, *, device: torch.device, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids of decoded clips (twice, in place of pictures and sound), batch after batch without end.
+
+    The clips are those of our loader over the shards at data.path, and so are threads and batches under way.
+    """
+    data = Manifest.open(config.data.path)
+    planner = ClipPlanner(config=config, dataset=data, fps=data.storage.fps)
+    ids = np.resize(np.arange(len(data)), (BATCHES, config.train.batch_size))
+    stride = planner.stride
+    reader = ShardReader(manifest=data, frames=config.clip.frames, stride=stride, audio_samples=config.audio_samples)
+    plans = [planner.train(batch, epoch=epoch, purpose="benchmark") for batch in ids]
+    inputs = [_inputs(reader, plan, config=config, codec=data.storage.codec, device=device) for plan in plans]
+    runner: GraphRunner[Any] = GraphRunner(
+        _graph(config, data, stride=stride, device=device), depth=config.data.prefetch, own=lambda output: output
+    )
+    running = deque()
+    for batch, given in zip(itertools.cycle(ids), itertools.cycle(inputs), strict=True):
+        running.append((torch.from_numpy(batch), runner.submit(given)))
+        if len(running) >= config.data.prefetch:
+            done, run = running.popleft()
+            runner.result(run)
+            yield done, done
+
+
+def _inputs(reader: ShardReader, plan: Any, *, config: Config, codec: str, device: torch.device) -> Inputs:
+    if codec == "vp9":
+        encoded, first = reader.vp9(plan)
+        return {"encoded": encoded, "first": first}
+    if device.type == "cuda":
+        return {"encoded": reader.jpeg(plan)}
+    widths = reader.manifest.width[plan.ids]
+    crop = video_arguments(plan, codec=codec, frames=config.clip.frames, widths=widths, device=device)
+    return {"encoded": reader.jpeg(plan), **crop}
+
+
+def _graph(config: Config, data: Manifest, *, stride: int, device: torch.device) -> Callable[[], Pipeline]:
+    codec, shortest = data.storage.codec, int(np.minimum(data.width, data.height).min())
+
+    def build() -> Pipeline:
+        threads, batch = decode_threads(config.data.threads), config.train.batch_size
+        pipe = decoding_pipeline(config=config, codec=codec, device=device, threads=threads, batch=batch)
+        decoder = decoder_device(config=config, codec=codec, shortest_side=shortest, device=device)
+        with pipe:
+            frames = decoded(codec=codec, frames=config.clip.frames, stride=stride, device=device, decoder=decoder)
+            pipe.set_outputs(frames)
+        return pipe
+
+    return build

@@ -1,0 +1,175 @@
+"""The same source videos in the forms that loaders start from: files as people have them, and prepared shards."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from common.environment import ROOT
+from pipeline.prepare.audio_track import SoundTrack
+
+SAMPLE_RATE = 16000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How videos are stored as files."""
+
+    codec: str
+    short_side: int
+    fps: float | None
+    """None keeps the source's."""
+    options: dict[str, str]
+    suffix: str = ".mp4"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One stored video and its sound."""
+
+    video: Path
+    sound: Path
+    seconds: float
+    width: int
+    height: int
+
+
+H264 = {"crf": "23", "preset": "medium"}
+RECIPES = {
+    "h264_256": Recipe("libx264", 256, None, H264 | {"g": "250"}),
+    "h264_144_gop250": Recipe("libx264", 144, 10, H264 | {"g": "250"}),
+    "h264_144": Recipe("libx264", 144, 10, H264 | {"g": "16"}),
+    "mjpeg_144": Recipe("mjpeg", 144, 10, {"qmin": "4", "qmax": "4"}, suffix=".mkv"),
+}
+"""h264_256 is what people have. The others are of the size and frame rate of our shards; mjpeg with their quality."""
+SHARDS = ("shards_vp9_144", "shards_jpeg_144")
+
+
+def shard_settings(name: str) -> list[str] | None:
+    """pipeline.prepare's settings for `shards_CODEC_SIDE` or `shards_CODEC_SIDE_gopN`; None for a recipe of files."""
+    found = re.fullmatch(r"shards_(vp9|jpeg)_(\d+)(?:_gop(\d+))?", name)
+    if found is None:
+        return None
+    codec, side, gop = found.groups()
+    settings = [f"storage.codec={codec}", "storage.fps=10", f"storage.short_side={side}"]
+    return settings + ([f"storage.gop={gop}"] if gop else [])
+
+
+def usable_sources(folder: Path, *, seconds: float) -> list[Path]:
+    """Videos with sound of at least `seconds`, sorted."""
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            with av.open(str(path)) as container:
+                long_enough = (container.duration or 0) / av.time_base >= seconds
+                if container.streams.video and container.streams.audio and long_enough:
+                    found.append(path)
+        except (av.error.FFmpegError, OSError):
+            continue
+    if not found:
+        raise SystemExit(f"--videos {folder}: no video with sound of at least {seconds:g} s")
+    return found
+
+
+def make_corpus(sources: list[Path], out: Path, names: list[str]) -> None:
+    """Stores the sources in every form that is not there yet; interrupted, it begins that form again."""
+    for name in names:
+        target = out / name
+        if target.is_dir():
+            continue
+        part = target.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        print(f"storing {len(sources)} videos as {name}", file=sys.stderr)
+        settings = shard_settings(name)
+        if settings is not None:
+            _prepare(sources, part, settings)
+        else:
+            for i, source in enumerate(sources):
+                transcode(source, part / f"{i:05d}{RECIPES[name].suffix}", RECIPES[name])
+        part.rename(target)
+
+
+def recordings(folder: Path) -> list[Recording]:
+    """What make_corpus stored as files, in order."""
+    return [_recording(path) for path in sorted(folder.iterdir()) if path.suffix != ".wav"]
+
+
+def transcode(source: Path, target: Path, recipe: Recipe) -> None:
+    """Video by the recipe, sound beside it as 16 kHz mono PCM from the first frame's time on."""
+    with av.open(str(source)) as container:
+        stream = container.streams.video[0]
+        rate = Fraction(recipe.fps or stream.average_rate).limit_denominator(1001)
+        short = min(stream.width, stream.height)
+        width, height = (2 * round(side * recipe.short_side / short / 2) for side in (stream.width, stream.height))
+        with av.open(str(target), "w") as out:
+            video = out.add_stream(recipe.codec, rate=rate, options=recipe.options)
+            video.width, video.height = width, height
+            video.pix_fmt = "yuvj420p" if recipe.codec == "mjpeg" else "yuv420p"
+            start, count = None, 0
+            for number, frame in enumerate(at_rate(container, rate)):
+                start, count = frame.time if start is None else start, number + 1
+                picture = frame.reformat(width, height, format=video.pix_fmt, interpolation="BICUBIC")
+                picture.pts, picture.time_base = number, 1 / rate
+                out.mux(video.encode(picture))
+            out.mux(video.encode(None))
+    _store_sound(source, target.with_suffix(".wav"), start=start, seconds=count / float(rate))
+
+
+def at_rate(container: av.container.InputContainer, rate: Fraction) -> Iterator[av.VideoFrame]:
+    """Frames of the first video stream at a constant rate: at each time the one that is shown."""
+    number, origin, shown = 0, None, None
+    for frame in container.decode(video=0):
+        origin = frame.time if origin is None else origin
+        while shown is not None and number / rate < frame.time - origin - 1e-6:
+            yield shown
+            number += 1
+        shown = frame
+    if shown is not None:
+        yield shown
+
+
+def frames_of(path: Path, *, fps: float, count: int) -> list[np.ndarray]:
+    """The first `count` frames at `fps`, RGB."""
+    with av.open(str(path)) as container:
+        frames = at_rate(container, Fraction(fps))
+        return [next(frames).to_ndarray(format="rgb24") for _ in range(count)]
+
+
+def _store_sound(source: Path, target: Path, *, start: float, seconds: float) -> None:
+    track = SoundTrack(sample_rate=SAMPLE_RATE)
+    with av.open(str(source)) as container:
+        for frame in container.decode(audio=0):
+            track.add(frame)
+    with wave.open(str(target), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(SAMPLE_RATE)
+        sound.writeframes(track.finish(start=start, samples=round(seconds * SAMPLE_RATE)).tobytes())
+
+
+def _recording(path: Path) -> Recording:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        seconds = container.duration / av.time_base
+        return Recording(path, path.with_suffix(".wav"), seconds, stream.width, stream.height)
+
+
+def _prepare(sources: list[Path], out: Path, overrides: list[str]) -> None:
+    """Through links, so that ids follow the sources' order."""
+    links = out / "links"
+    links.mkdir()
+    for i, source in enumerate(sources):
+        (links / f"{i:05d}{source.suffix}").symlink_to(source.resolve())
+    command = [sys.executable, "-m", "pipeline.prepare", str(links), str(out / "shards"), *overrides]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)

@@ -1,0 +1,52 @@
+"""Progress of a long task, for a terminal or a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+_LOG_SECONDS = 10.0
+
+
+def show_progress(items: Iterable[Item], *, total: int) -> Iterator[Item]:
+    """Passes `items` through and shows on stderr how many, how fast and for how long still."""
+    console = Console(stderr=True)
+    if total == 0:
+        yield from items
+    elif console.is_terminal:
+        yield from _bar(items, total, console)
+    else:
+        yield from _lines(items, total, console)
+
+
+def _bar(items: Iterable[Item], total: int, console: Console) -> Iterator[Item]:
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f}/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=total, rate=0.0)
+        for done, item in enumerate(items, start=1):
+            yield item
+            progress.update(bar, completed=done, rate=done / (time.monotonic() - start))
+
+
+def _lines(items: Iterable[Item], total: int, console: Console) -> Iterator[Item]:
+    start = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= _LOG_SECONDS or done == total:
+            last, rate = now, done / (now - start)
+            left = (total - done) / rate
+            console.print(f"{done}/{total} files, {rate:.1f}/s, {left:.0f} s left", highlight=False)

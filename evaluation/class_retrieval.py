@@ -1,0 +1,67 @@
+"""Retrieval by class: is a training sample of the class among the nearest? (Büchler et al. 2018; UCF101, HMDB51)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from evaluation.features import Features, unit_rows
+from evaluation.statistics import CHANCE, standard_error
+from evaluation.task import Task
+from settings.evaluation import EvaluationConfig
+
+RECALL_AT = (1, 5, 20)
+BLOCK = 1024
+
+
+def run_nearest(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
+    """Recall at RECALL_AT of test samples among training samples by the cosine of features, for each encoder and
+    modality, and for a random order."""
+    del config  # protocols share one signature; retrieval has nothing to set
+    gallery, queries = task.codes[task.train], task.codes[task.test]
+    rows = []
+    for name, given in features.items():
+        for modality, pooled in given.pooled.items():
+            hits = first_hits(pooled[task.test], queries, pooled[task.train], gallery)
+            rows.append({"encoder": name, "modality": f"{modality} to {modality}"} | _recalls(hits))
+    chance = {f"R@{k}": float(np.mean(_chance(queries, gallery, k))) for k in RECALL_AT}
+    return [*rows, {"encoder": CHANCE, "modality": "random order"} | chance]
+
+
+def first_hits(
+    queries: np.ndarray, query_codes: np.ndarray, gallery: np.ndarray, gallery_codes: np.ndarray
+) -> np.ndarray:
+    """int64 [n]: rank, from 1, of the nearest gallery row of the query's class; one past the gallery where it has none.
+
+    Rows of other classes that score the same come before it: a collapsed encoder finds nothing early.
+
+    Args:
+        queries, gallery: [n, F] and [m, F] features.
+        query_codes, gallery_codes: int classes of their rows.
+    """
+    keys = unit_rows(gallery)
+    hits = np.empty(len(queries), dtype=np.int64)
+    for first in range(0, len(queries), BLOCK):
+        rows = slice(first, first + BLOCK)
+        similarities = unit_rows(queries[rows]) @ keys.T
+        same = query_codes[rows, None] == gallery_codes[None, :]
+        best = np.where(same, similarities, -np.inf).max(axis=1, keepdims=True)
+        # Rounding must not break a tie in favour of the right class.
+        hits[rows] = 1 + (~same & (similarities >= best - 1e-6)).sum(axis=1)
+    hits[~np.isin(query_codes, gallery_codes)] = len(gallery) + 1
+    return hits
+
+
+def _recalls(hits: np.ndarray) -> dict[str, float]:
+    recalls = {f"R@{k}": float(np.mean(hits <= k)) for k in RECALL_AT}
+    return recalls | {"standard_error": standard_error(recalls["R@1"], len(hits))}
+
+
+def _chance(query_codes: np.ndarray, gallery_codes: np.ndarray, k: int) -> np.ndarray:
+    """float64 [n]: probability that k of the gallery, drawn without regard to features, hold the query's class."""
+    n = len(gallery_codes)
+    others = n - (query_codes[:, None] == gallery_codes[None, :]).sum(axis=1).astype(np.float64)
+    drawn = np.arange(min(k, n))
+    return 1 - np.prod(np.maximum(others[:, None] - drawn, 0) / (n - drawn), axis=1)

@@ -1,0 +1,1 @@
+"""A page with a map of the embeddings."""

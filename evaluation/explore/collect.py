@@ -1,0 +1,180 @@
+"""Collects what the page shows: embeddings, their map, neighbours, and what the dictionaries hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from evaluation.explore.page import Clip, Page
+from evaluation.features import MODALITIES, extract, unit_rows
+from model.encoder import CrossModalModel
+from pipeline.batch import Batch, pixels
+from pipeline.load.clip_loader import select_split
+from pipeline.load.dali_loader import DaliLoader
+from pipeline.plan.order import global_order
+from pipeline.shards.reader import ShardReader
+from settings import Config, ConfigError
+from training.checkpoint import find, model_of, read
+
+NEIGHBOURS = 8
+Method = Literal["tsne", "pca"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which samples are shown, and why."""
+
+    ids: np.ndarray
+    """int64 [n], ascending."""
+    active: dict[str, np.ndarray]
+    """Modality -> int64 ids that its dictionary holds, no more than are shown of them."""
+    random: dict[str, np.ndarray]
+    """Modality -> as many ids, drawn uniformly from the samples trained on."""
+    held: dict[str, int]
+    """Modality -> how many clips its dictionary holds."""
+
+
+def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
+    """What the page shows of `run` on the shards `data`.
+
+    Raises:
+        CheckpointError, ConfigError, ManifestError, SampleError: each with what is wrong.
+    """
+    if samples < 8:
+        raise ConfigError(f"--samples must be at least 8, not {samples}")
+    state = read(find(run))
+    config, model = model_of(state, source=str(run))
+    loader = DaliLoader(config=_loader_config(config, data))
+    if not (loader.has_video and loader.has_audio):
+        raise ConfigError(f"{data}: the page needs video and audio in every sample; prepare with streams=both")
+    same_data = state["data"] == loader.dataset.fingerprint
+    held = {m: state["active"][m]["dictionary.ids"].numpy() for m in MODALITIES} if same_data else {}
+    trained_on = select_split(loader.dataset, config.data.split) if same_data else loader.ids
+    chosen = choose(held, trained_on, everything=loader.ids, samples=samples, seed=config.seed)
+    if len(chosen.ids) < 8:
+        raise ConfigError(f"{data} has {len(chosen.ids)} samples; a map needs at least 8")
+    embedding, pictures = _embed(loader, model, chosen.ids)
+    return Page(
+        title=f"{run.resolve().name}, step {state['step']}",
+        notes=_notes(chosen, loader, method, same_data),
+        columns=_columns(loader, chosen.ids),
+        clips=_clips(loader, chosen.ids, pictures),
+        sample_rate=config.audio.sample_rate,
+        maps={m: project(embedding[m], method=method, seed=config.seed) for m in MODALITIES},
+        nearest={(a, b): nearest(embedding[a], embedding[b]) for a in MODALITIES for b in MODALITIES},
+        active={m: np.searchsorted(chosen.ids, ids) for m, ids in chosen.active.items()},
+        random={m: np.searchsorted(chosen.ids, ids) for m, ids in chosen.random.items()},
+    )
+
+
+def choose(
+    held: dict[str, np.ndarray], trained_on: np.ndarray, *, everything: np.ndarray, samples: int, seed: int
+) -> Chosen:
+    """At most `samples` ids: a fifth of them for each dictionary, as many random ones, and others drawn uniformly.
+
+    Args:
+        held: modality -> ids its dictionary holds, -1 for empty rows.
+        trained_on: ids that the run drew its clips from.
+        everything: all ids there are.
+    """
+
+    def draw(ids: np.ndarray, count: int, purpose: str) -> np.ndarray:
+        return ids[global_order(len(ids), seed=seed, epoch=0, purpose=f"explore {purpose}")[:count]]
+
+    filled = {modality: ids[ids >= 0] for modality, ids in held.items()}
+    filled = {modality: ids for modality, ids in filled.items() if len(ids)}
+    active = {m: np.sort(draw(ids, samples // 5, f"active {m}")) for m, ids in filled.items()}
+    random = {m: np.sort(draw(trained_on, len(ids), f"random {m}")) for m, ids in active.items()}
+    first = np.unique(np.concatenate([np.zeros(0, np.int64), *active.values(), *random.values()]))
+    others = draw(np.setdiff1d(everything, first), samples - len(first), "others")
+    ids = np.sort(np.concatenate([first, others]))
+    return Chosen(ids=ids, active=active, random=random, held={m: len(ids) for m, ids in filled.items()})
+
+
+def project(embedding: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
+    """float64 [n, 2] in [0, 1] of float32 [n, D] embeddings."""
+    if method == "pca":
+        flat = PCA(n_components=2, random_state=seed).fit_transform(embedding)
+    else:
+        # t-SNE wants fewer neighbours than points.
+        perplexity = min(30.0, (len(embedding) - 1) / 3)
+        flat = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=seed).fit_transform(embedding)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    return (flat - low) / np.maximum(high - low, 1e-12)
+
+
+def nearest(queries: np.ndarray, keys: np.ndarray) -> list[list[tuple[int, float]]]:
+    """For each row of `queries` [n, D] the NEIGHBOURS rows of `keys` [n, D] of highest cosine, with that cosine."""
+    cosines = unit_rows(queries) @ unit_rows(keys).T
+    if queries is keys:
+        np.fill_diagonal(cosines, -np.inf)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(keys) - 1)]
+    return [[(int(k), float(cosines[i, k])) for k in row] for i, row in enumerate(order)]
+
+
+def _loader_config(config: Config, data: str) -> Config:
+    source = config.data.whole(path=data, loader="dali", labels="", max_bad_fraction=0.0)
+    return replace(config, data=source, train=replace(config.train, batch_size=16))
+
+
+def _embed(
+    loader: DaliLoader, model: CrossModalModel, ids: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Embeddings of the middle clips by modality, and uint8 [H, W, 3] of each clip's middle frame."""
+    pictures: list[np.ndarray] = []
+
+    def watched() -> Iterator[Batch]:
+        for batch in loader.uniform_clips(ids, clips=1):
+            assert batch.video is not None
+            middle = batch.video.shape[2] // 2
+            pictures.extend(pixels(batch.video[:, :, middle : middle + 1])[:, 0])
+            yield batch
+
+    features = extract({"": model}, watched(), ids)[""]
+    return features.embedding, pictures
+
+
+def _clips(loader: DaliLoader, ids: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Clip]:
+    config, dataset = loader.config, loader.dataset
+    reader = ShardReader(
+        manifest=dataset,
+        frames=config.clip.frames,
+        stride=loader.planner.stride,
+        audio_samples=config.audio_samples,
+    )
+    sounds = reader.pcm(loader.planner.uniform(ids, clips=1))
+    return [
+        Clip(sample=int(i), source=dataset.source(int(i)), picture=picture, pcm=pcm)
+        for i, picture, pcm in zip(ids, pictures, sounds, strict=True)
+    ]
+
+
+def _columns(loader: DaliLoader, ids: np.ndarray) -> dict[str, list[str]]:
+    """Label column -> the label of each of `ids`; empty text where it is unknown."""
+    columns = {}
+    for column in loader.dataset.label_columns:
+        names, codes = loader.dataset.label_names(column), loader.dataset.labels(column)[ids]
+        columns[column] = [names[code] if code >= 0 else "" for code in codes]
+    return columns
+
+
+def _notes(chosen: Chosen, loader: DaliLoader, method: Method, same_data: bool) -> list[str]:
+    total = len(loader.ids)
+    shown = f"{len(chosen.ids)} of {total} samples" if len(chosen.ids) < total else f"all {total} samples"
+    notes = [f"{shown}, the middle clip of each; {'t-SNE' if method == 'tsne' else 'PCA'} of the embeddings."]
+    for modality, ids in chosen.active.items():
+        notes.append(
+            f"{modality} dictionary: {len(ids)} of the {chosen.held[modality]} clips it holds, beside "
+            f"{len(chosen.random[modality])} drawn at random from what was trained on."
+        )
+    if not same_data:
+        notes.append("The dictionaries are not shown: the run was trained on other data than these.")
+    elif not chosen.active:
+        notes.append("The dictionaries are not shown: they are still empty at this step.")
+    return notes

@@ -1,0 +1,1 @@
+"""The corpora that the experiments train on."""

@@ -1,0 +1,157 @@
+"""AV-MNIST: a digit that moves over a canvas, paired with the same digit spoken.
+
+Pictures: MNIST's training part for training, its test part for the test. Voices: whole speakers are held out for the
+test. A share of the training pairs can be of three digits only, which is where a random dictionary repeats itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchaudio
+
+from common.randomness import numpy_generator
+from experiments.corpora.pairs import Corpus, Pairs
+from settings import ConfigError
+
+HELD_OUT_SPEAKERS = ("theo", "yweweler")
+FREQUENT = (0, 1, 2)
+RATE, SECONDS, MELS, FFT, HOP = 8000, 0.75, 32, 256, 125
+DIGIT, CANVAS, FRAMES = 20, 32, 4
+
+
+def make_av_mnist(folder: Path, *, train: int, held_out: int, seed: int, skew: float) -> Corpus:
+    """A corpus of video [4, 32, 32] and log-mel audio [32, 49].
+
+    Args:
+        folder: holds MNIST's idx files under mnist/ and the Free Spoken Digit Dataset under spoken_digits/.
+        train: training pairs; `probe` and `test` have `held_out` each, all digits alike.
+        skew: this share of the training pairs is of the digits FREQUENT.
+
+    Raises:
+        ConfigError: a data set is not there.
+    """
+    spoken = _spoken(folder / "spoken_digits")
+    sounds, digits = spoken.spectra, spoken.digits
+    unseen = np.isin(spoken.speakers, HELD_OUT_SPEAKERS)
+    learned, tested = _mnist(folder / "mnist", "train"), _mnist(folder / "mnist", "t10k")
+    known, new = (sounds[~unseen], digits[~unseen]), (sounds[unseen], digits[unseen])
+    return Corpus(
+        train=_pairs(learned, known, train, seed=seed, purpose="train", skew=skew),
+        probe=_pairs(learned, known, held_out, seed=seed, purpose="probe"),
+        test=_pairs(tested, new, held_out, seed=seed, purpose="test"),
+    )
+
+
+def hear(folder: Path, waves: torch.Tensor) -> torch.Tensor:
+    """Other sounds as an encoder of this corpus hears them: float32 [n, 6000] at RATE to log-mel [n, 32, 49].
+
+    Args:
+        folder: as for make_av_mnist; the digits' mean and deviation are the scale.
+    """
+    spoken = _spoken(folder / "spoken_digits")
+    return ((_log_mel(waves) - spoken.mean) / spoken.std).float()
+
+
+def _pairs(
+    pictures: tuple[np.ndarray, np.ndarray],
+    sounds: tuple[np.ndarray, np.ndarray],
+    count: int,
+    *,
+    seed: int,
+    purpose: str,
+    skew: float = 0.0,
+) -> Pairs:
+    rng = numpy_generator(seed, 0, f"av_mnist {purpose}")
+    digits = rng.integers(10, size=count)
+    if skew:
+        frequent = rng.random(count) < skew
+        rare = np.setdiff1d(np.arange(10), FREQUENT)
+        digits = np.where(frequent, rng.choice(FREQUENT, size=count), rng.choice(rare, size=count))
+    return Pairs(
+        video=torch.from_numpy(_move(pictures[0][_rows_of(pictures[1], digits, rng)], rng)),
+        audio=torch.from_numpy(sounds[0][_rows_of(sounds[1], digits, rng)]),
+        classes=torch.from_numpy(digits)[:, None],
+    )
+
+
+def _rows_of(labels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random row of each wanted label."""
+    rows = np.empty(len(wanted), dtype=np.int64)
+    for label in range(10):
+        places = wanted == label
+        rows[places] = rng.choice(np.flatnonzero(labels == label), size=int(places.sum()))
+    return rows
+
+
+def _move(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [n, 4, 32, 32]: each picture on a straight way between two random places."""
+    ends = rng.integers(CANVAS - DIGIT + 1, size=(2, len(pictures), 2))
+    video = np.zeros((len(pictures), FRAMES, CANVAS, CANVAS), dtype=np.uint8)
+    for frame in range(FRAMES):
+        share = frame / (FRAMES - 1)
+        places = np.rint((1 - share) * ends[0] + share * ends[1]).astype(int)
+        for row, (top, left) in enumerate(places):
+            video[row, frame, top : top + DIGIT, left : left + DIGIT] = pictures[row]
+    return video
+
+
+@lru_cache(maxsize=2)
+def _mnist(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 [10000, 20, 20] (MNIST's inner box; the first ten thousand of the part) and their digits."""
+    try:
+        pictures = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
+        labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder} must hold MNIST's idx files, packed with gzip: {error}") from None
+    images = np.frombuffer(pictures, dtype=np.uint8, offset=16).reshape(-1, 28, 28)[:10_000, 4:24, 4:24]
+    return images, np.frombuffer(labels, dtype=np.uint8, offset=8)[:10_000].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """The recordings, each cut or padded to 0.75 s."""
+
+    spectra: np.ndarray
+    """Log-mel float32 [3000, 32, 49], standardised."""
+    digits: np.ndarray
+    speakers: np.ndarray
+    mean: float
+    std: float
+
+
+@lru_cache(maxsize=1)
+def _spoken(folder: Path) -> _Spoken:
+    if not (folder / "index.csv").is_file():
+        raise ConfigError(f"{folder} must hold index.csv and recordings/ of the Free Spoken Digit Dataset")
+    with (folder / "index.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    samples = int(RATE * SECONDS)
+    waves = []
+    for row in rows:
+        data = (folder / "recordings" / row["file"]).read_bytes()
+        # The files are PCM of 16 bits behind a header of 44 bytes.
+        wave = np.frombuffer(data[44 : 44 + (len(data) - 44) // 2 * 2], dtype="<i2")
+        wave = torch.from_numpy(wave.astype(np.float32) / 32768)[:samples]
+        waves.append(F.pad(wave, (0, samples - len(wave))))
+    mels = _log_mel(torch.stack(waves))
+    mean, std = mels.mean(), mels.std()
+    return _Spoken(
+        spectra=((mels - mean) / std).float().numpy(),
+        digits=np.array([int(r["digit"]) for r in rows]),
+        speakers=np.array([r["speaker"] for r in rows]),
+        mean=float(mean),
+        std=float(std),
+    )
+
+
+def _log_mel(waves: torch.Tensor) -> torch.Tensor:
+    spectrogram = torchaudio.transforms.MelSpectrogram(RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
+    return torch.log10(spectrogram(waves) + 1e-6).double()

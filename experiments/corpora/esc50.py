@@ -1,0 +1,102 @@
+"""ESC-50's sounds, each with a moving picture of its spectrum: pairs to pre-train on, windows to test on.
+
+The sounds are real and have no pictures of their own. What a spectrum analyser shows of one is video that anybody can
+make, and that an encoder of pictures must read to find the sound.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+
+from common.randomness import numpy_generator
+from experiments.corpora.pairs import Pairs
+from pipeline.load.log_mel import LogMel
+from pipeline.load.reference.raw_decoding import decode_pcm
+from settings import AudioConfig, ConfigError
+
+SECONDS, FRAMES, SIDE = 5, 8, 32
+FLOOR_DB = 60.0
+"""Below the loudest band of the window a bar has no height."""
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """All clips of the data set."""
+
+    pcm: torch.Tensor
+    """float32 [n, samples] in [-1, 1], mono."""
+    classes: np.ndarray
+    """int [n], 0 to 49."""
+    folds: np.ndarray
+    """int [n], 1 to 5, the official ones."""
+
+
+@lru_cache(maxsize=1)
+def read_sounds(folder: Path, rate: int) -> Sounds:
+    """The sounds of meta/esc50.csv, from the files of that name in audio/, whatever their suffix.
+
+    Raises:
+        ConfigError: the folder is not ESC-50.
+    """
+    table = folder / "meta" / "esc50.csv"
+    if not table.is_file():
+        raise ConfigError(f"{folder} must hold ESC-50 (meta/esc50.csv and audio/); {table} is missing")
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = {path.stem: path for path in sorted((folder / "audio").iterdir())}
+    pcm = [
+        decode_pcm(str(paths[Path(row["filename"]).stem]), origin=0.0, rate=rate, start=0, length=SECONDS * rate)
+        for row in rows
+    ]
+    return Sounds(
+        pcm=torch.from_numpy(np.stack(pcm)).float() / 32768,
+        classes=np.array([int(row["target"]) for row in rows]),
+        folds=np.array([int(row["fold"]) for row in rows]),
+    )
+
+
+def make_pairs(sounds: Sounds, rows: np.ndarray, *, audio: AudioConfig, windows: int, seed: int) -> Pairs:
+    """`windows` random windows of each of the clips `rows`: video [8, 32, 32], audio [n_mels, F]."""
+    rng, length = numpy_generator(seed, 0, "esc50 windows"), round(audio.seconds * audio.sample_rate)
+    log_mel, video, spectra = LogMel(audio), [], []
+    for _ in range(windows):
+        starts = rng.integers(SECONDS * audio.sample_rate - length, size=len(rows))
+        heard = torch.stack([sounds.pcm[row, start : start + length] for row, start in zip(rows, starts, strict=True)])
+        # Many clips are silent after their sound; their beginning is not.
+        silent = heard.abs().amax(1) < 1e-3
+        heard[silent] = sounds.pcm[rows[silent.numpy()], :length]
+        video.append(spectrum_video(heard, rate=audio.sample_rate))
+        spectra.append(log_mel(heard))
+    classes = torch.from_numpy(np.tile(sounds.classes[rows], windows))[:, None]
+    return Pairs(video=torch.cat(video), audio=torch.cat(spectra), classes=classes)
+
+
+def spectrum_video(pcm: torch.Tensor, *, rate: int) -> torch.Tensor:
+    """What a spectrum analyser shows: a bar a mel band, its height the level below the window's loudest band.
+
+    float [B, samples] to uint8 [B, 8, 32, 32].
+    """
+    mel = torchaudio.transforms.MelSpectrogram(
+        sample_rate=rate, n_fft=1024, hop_length=pcm.shape[1] // FRAMES, n_mels=SIDE
+    )
+    # Pictures show the shape of a sound, not how loud it was recorded.
+    level = pcm / pcm.abs().amax(1, keepdim=True).clamp(min=1e-3)
+    decibels = 10 * torch.log10(mel(level)[..., :FRAMES] + 1e-6)
+    height = ((decibels - decibels.amax((1, 2), keepdim=True) + FLOOR_DB) / FLOOR_DB).clamp(0, 1) * SIDE
+    row = torch.arange(SIDE - 1, -1, -1)[None, None, :, None]
+    return ((height.transpose(1, 2)[:, :, None, :] - row).clamp(0, 1) * 255).to(torch.uint8)
+
+
+def even_windows(sounds: Sounds, *, audio: AudioConfig, windows: int) -> torch.Tensor:
+    """float32 [n, windows, n_mels, F], evenly spaced from end to end of every clip."""
+    length = round(audio.seconds * audio.sample_rate)
+    starts = np.linspace(0, SECONDS * audio.sample_rate - length, windows).astype(int)
+    log_mel = LogMel(audio)
+    return torch.stack([log_mel(sounds.pcm[:, start : start + length]) for start in starts], dim=1)

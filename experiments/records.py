@@ -1,0 +1,75 @@
+"""Results on disk: one JSON line a trial, appended as it ends, so that a sweep can stop anywhere and go on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep import Planned
+from experiments.trial import TrialConfig
+from settings import Config, TrainConfig
+from settings.load import to_dict
+
+RESULTS = Path(__file__).parent / "results"
+SHORTEST = TrialConfig(run=Config(train=TrainConfig(steps=1)))
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    """All lines of the file; none where there is no file. A line that was cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def append(path: Path, planned: Planned, found: dict[str, Any], environment: dict[str, Any]) -> None:
+    """Adds a trial's line."""
+    record = {
+        "group": planned.group,
+        "condition": planned.condition,
+        "rule": planned.rule,
+        "seed": planned.seed,
+        "digest": planned.digest,
+        **found,
+        "environment": environment,
+        "settings": _without_defaults(to_dict(planned.settings), to_dict(SHORTEST)),
+    }
+    append_line(path, record)
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Adds a record; several processes may add to one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        content = file.read()
+        # A line that a kill cut off must not swallow this one.
+        file.write(("\n" if content and not content.endswith("\n") else "") + json.dumps(record) + "\n")
+
+
+def matching(records: Iterable[dict[str, Any]], trials: Iterable[Planned]) -> list[tuple[Planned, dict[str, Any]]]:
+    """Each planned trial that has a result, with it; results of other settings are ignored."""
+    by_digest = {record["digest"]: record for record in records}
+    return [(trial, by_digest[trial.digest]) for trial in trials if trial.digest in by_digest]
+
+
+def _without_defaults(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults, which is what a reader wants to see."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and isinstance(default.get(key), dict) and default[key]:
+            inner = _without_defaults(value, default[key])
+            if inner:
+                found[key] = inner
+        elif value != default.get(key):
+            found[key] = value
+    return found

@@ -1,0 +1,71 @@
+"""A trial on prepared shards: train.py and evaluate.py as a user starts them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.environment import ROOT
+from settings import Config, ConfigError
+from settings.load import to_yaml
+
+
+def run_launched(
+    config: Config, *, shards: Path, labels: Sequence[str], probe: Sequence[str], keep: Path | None = None
+) -> dict[str, Any]:
+    """Trains on the shards and probes the video features of the checkpoint.
+
+    Args:
+        labels: columns to predict.
+        probe: key=value settings of evaluate.py's protocol `linear`.
+        keep: where the run folder stays; None: nowhere.
+
+    Returns:
+        final: probe (mean video accuracy over the labels), probe_LABEL, random_LABEL (encoder of random weights, same
+        protocol), step, cpu_seconds and wall_seconds (of train.py whole); curve: the same, alone.
+
+    Raises:
+        ConfigError: train.py or evaluate.py failed; the message ends with what they wrote last.
+    """
+    with tempfile.TemporaryDirectory(prefix="experiment-") as folder:
+        run = Path(folder) / "run"
+        settings = Path(folder) / "config.yaml"
+        launched = replace(config, run_dir=str(run), data=replace(config.data, path=str(shards)))
+        settings.write_text(to_yaml(launched), encoding="utf-8")
+        before, started = _children_seconds(), time.perf_counter()
+        _start(["train.py", "--config", str(settings)])
+        spent = {"cpu_seconds": _children_seconds() - before, "wall_seconds": time.perf_counter() - started}
+        asked = ["--protocol", "linear", "--data", str(shards), "--label", ",".join(labels)]
+        _start(["evaluate.py", "--checkpoint", str(run), *asked, *probe])
+        lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        *_, last = (line for line in lines if "loss" in line)  # the monitor writes lines of its own
+        final: dict[str, Any] = {"step": last["step"] + 1, "loss": last["loss"], **spent}
+        for label in labels:
+            table = json.loads((run / f"evaluation-linear-{label}.json").read_text(encoding="utf-8"))
+            found = {row["encoder"]: row["accuracy"] for row in table["rows"] if row["modality"] == "video"}
+            final |= {f"probe_{label}": found["pre-trained"], f"random_{label}": found["random-initialised"]}
+        if keep is not None:
+            shutil.copytree(run, keep, dirs_exist_ok=True)
+    final["probe"] = sum(final[f"probe_{label}"] for label in labels) / len(labels)
+    return {"curve": [final], "final": final}
+
+
+def _start(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-8:])
+        raise ConfigError(f"{command[0]} ended with status {done.returncode}:\n{tail}")
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,1 @@
+"""A demo corpus of short videos with sound."""

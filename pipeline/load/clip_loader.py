@@ -1,0 +1,243 @@
+"""What every loader has in common: which samples, in which order, with which plans."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from common.environment import available_cores
+from pipeline.batch import Batch
+from pipeline.plan.bad_samples import BadSamples
+from pipeline.plan.batch_plan import BatchPlan, Replacement
+from pipeline.plan.clips import ClipPlan, ClipPlanner, Timelines
+from pipeline.plan.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
+from settings import Config
+from settings.load import ConfigError, shown_names
+
+BOTH = ("video", "audio")
+_PLANNED_TOGETHER = 256
+"""Clips of a few batches whose plans are made at once."""
+
+
+class Dataset(Timelines, Protocol):
+    """n samples with labels."""
+
+    shard: np.ndarray
+    """int [n], the shard of each sample (for data.order: shards)."""
+    sample_rate: int
+    label_columns: list[str]
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+    def source(self, index: int) -> str: ...
+    def labels(self, column: str) -> np.ndarray: ...
+    def label_names(self, column: str) -> list[str]: ...
+
+
+D = TypeVar("D", bound=Dataset)
+
+
+class ClipLoader(ABC, Generic[D]):
+    """Iterates over clips of a data set; see `make_loader`.
+
+    Args:
+        config: data, clip, audio, augment, seed and train.batch_size are read.
+        dataset: the samples.
+        fps: frame rate in which the data set counts frames.
+        device: where the tensors go.
+        rank, world_size: this process among those that share the global batch.
+
+    Attributes:
+        bad_samples: what could not be read so far, of the batches that were handed out.
+
+    Raises:
+        ConfigError: settings that do not fit together or not the data set.
+    """
+
+    def __init__(
+        self, *, config: Config, dataset: D, fps: float, device: str | torch.device, rank: int, world_size: int
+    ) -> None:
+        if dataset.sample_rate != config.audio.sample_rate:
+            raise ConfigError(
+                f"audio.sample_rate={config.audio.sample_rate} but {config.data.path} was prepared at "
+                f"{dataset.sample_rate} Hz: set audio.sample_rate to that, or prepare again"
+            )
+        self.config = config
+        self.dataset = dataset
+        self.device = torch.device(device)
+        self.has_video = bool((dataset.frames > 0).all())
+        self.has_audio = bool((dataset.audio_samples > 0).all())
+        self.ids = select_split(dataset, config.data.split)
+        self._share = share_of_batch(config.train.batch_size, rank=rank, world_size=world_size)
+        self.batch_size = self._share.stop - self._share.start
+        partners = lru_cache(maxsize=2)(self._partners) if config.data.shuffle_pairs else None
+        self.planner = ClipPlanner(config=config, dataset=dataset, fps=fps, partners=partners)
+        self.bad_samples = BadSamples(samples=len(self.ids), max_fraction=config.data.max_bad_fraction)
+
+    def _partners(self, epoch: int) -> np.ndarray:
+        partners = np.arange(len(self.dataset))
+        partners[self.ids] = derangement(self.ids, seed=self.config.seed, epoch=epoch)
+        return partners
+
+    def __len__(self) -> int:
+        """Steps an epoch, the same on all ranks.
+
+        Raises:
+            ConfigError: the data set is smaller than one global batch.
+        """
+        return steps_per_epoch(len(self.ids), self.config.train.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """As `steps`, for the steps of one epoch from its `start_step`-th on."""
+        first = epoch * len(self)
+        return self.steps(first + start_step, first + len(self))
+
+    def steps(self, first: int, last: int) -> Iterator[Batch]:
+        """This rank's share of each of the training steps `first` to `last` - 1, counted from the run's start.
+
+        Reading ahead does not stop where an epoch does. Other samples take the place of those that cannot be read;
+        `Batch.ids` and `bad_samples` say so.
+
+        Raises:
+            ConfigError: the data set is smaller than a batch, or samples lack a stream.
+            TooManyBadSamples: more of them than data.max_bad_fraction allows (from the iterator).
+        """
+        self._require_streams(self.ids, BOTH)
+        return self._batches(self._step_plans(first, last, length=len(self)))
+
+    def clips(
+        self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str, streams: Sequence[str] = BOTH
+    ) -> Iterator[Batch]:
+        """Training clips of `ids` in that order, not shared over ranks; `purpose` names the stream of randomness.
+
+        The last batch may be short. Samples that cannot be read are replaced as in `epoch`. `streams` are those that
+        every one of `ids` must have.
+
+        Raises:
+            ValueError: an id that the data set does not have.
+            ConfigError: samples that lack a stream.
+            TooManyBadSamples: as `epoch`.
+        """
+        ids = self._checked(ids)
+        self._require_streams(ids, streams)
+        return self._batches(self._train_plans(_blocks(ids, self.batch_size), epoch=epoch, purpose=purpose))
+
+    def uniform_clips(self, ids: np.ndarray | torch.Tensor, *, clips: int, crops: int = 1) -> Iterator[Batch]:
+        """`clips` evenly spaced test clips of each of `ids`, sample after sample, not shared over ranks.
+
+        Each comes with the centre crop, or with `crops` squares from one end of the frame's longer side to the other.
+        The last batch may be short. A stream that the data set lacks is None in the batch. No sample is ever replaced.
+
+        Raises:
+            ValueError: clips or crops < 1, or an id that the data set does not have.
+            SampleError: a sample that cannot be read (from the iterator).
+        """
+        for name, value in (("clips", clips), ("crops", crops)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        return self._batches(self._uniform_plans(self._checked(ids), clips, crops))
+
+    @abstractmethod
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
+        """Carries out plans of at most `batch_size` clips, in order.
+
+        What is bad is noted when its batch is handed out, not when it is prepared: so the count at a step does not
+        depend on how far the loader is ahead.
+        """
+
+    def _train_plans(self, blocks: Iterable[np.ndarray], *, epoch: int, purpose: str) -> Iterator[BatchPlan]:
+        """`blocks` are of batch_size ids, but for the last."""
+        replacement = Replacement(
+            planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
+        )
+        blocks = iter(blocks)
+        # Plans of few clips take as long as of many, and hold up the training step.
+        while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
+            plan = self.planner.train(np.concatenate(together), epoch=epoch, purpose=purpose)
+            yield from self._in_batches(plan, replacement)
+
+    def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
+        while first < last:
+            epoch, start = divmod(first, length)
+            stop = min(length, start + last - first)
+            yield from self._train_plans(self._epoch_ids(epoch, range(start, stop)), epoch=epoch, purpose="train")
+            first += stop - start
+
+    def _epoch_ids(self, epoch: int, steps: range) -> Iterator[np.ndarray]:
+        data, seed = self.config.data, self.config.seed
+        if data.order == "shards":
+            order = shard_order(self.dataset.shard[self.ids], window=data.window, seed=seed, epoch=epoch)
+        else:
+            order = global_order(len(self.ids), seed=seed, epoch=epoch)
+        size = self.config.train.batch_size
+        for step in steps:
+            places = order[step * size : (step + 1) * size][self._share]
+            yield self.ids[places]
+
+    def _uniform_plans(self, ids: np.ndarray, clips: int, crops: int) -> Iterator[BatchPlan]:
+        # A block of batch_size samples makes a whole number of batches: only the last block's last batch is short.
+        for block in _blocks(ids, self.batch_size):
+            plan = self.planner.uniform(block, clips=clips, crops=crops)
+            yield from self._in_batches(plan)
+
+    def _in_batches(self, plan: ClipPlan, replacement: Replacement | None = None) -> Iterator[BatchPlan]:
+        for first in range(0, len(plan), self.batch_size):
+            yield BatchPlan(plan[first : first + self.batch_size], replacement)
+
+    def _checked(self, ids: np.ndarray | torch.Tensor) -> np.ndarray:
+        ids = np.asarray(ids, dtype=np.int64)
+        wrong = ids[(ids < 0) | (ids >= len(self.dataset))]
+        if len(wrong):
+            raise ValueError(f"id {wrong[0]} is not in the data set, which has {len(self.dataset)} samples")
+        return ids
+
+    def _require_streams(self, ids: np.ndarray, streams: Sequence[str]) -> None:
+        lengths = {"video": self.dataset.frames, "audio": self.dataset.audio_samples}
+        for stream in streams:
+            lacking = ids[lengths[stream][ids] == 0]
+            if len(lacking):
+                raise ConfigError(
+                    f"training needs {' and '.join(streams)}, but {len(lacking)} of {len(ids)} samples of "
+                    f"{self.config.data.path} have no {stream}, the first {self.dataset.source(int(lacking[0]))}: "
+                    f"prepare the data with streams={streams[0] if len(streams) == 1 else 'both'}"
+                )
+
+
+def select_split(dataset: Dataset, split: str) -> np.ndarray:
+    """Ids of the samples whose label `split` is `split`, int64; all for the empty string.
+
+    Raises:
+        ConfigError: no such column or value.
+    """
+    if not split:
+        return np.arange(len(dataset))
+    if "split" not in dataset.label_columns:
+        columns = shown_names(dataset.label_columns)
+        raise ConfigError(f"data.split={split!r} needs a label column named split; there are: {columns}")
+    names = dataset.label_names("split")
+    if split not in names:
+        near = difflib.get_close_matches(split, names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(
+            f"data.split={split!r} is not a value of the label split; {hint}there are: {shown_names(names)}"
+        )
+    return np.flatnonzero(np.asarray(dataset.labels("split")) == names.index(split))
+
+
+def decode_threads(configured: int) -> int:
+    """data.threads, or this process's share of the cores that it may run on (torchrun says how many share them)."""
+    if configured:
+        return configured
+    return available_cores(processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _blocks(ids: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (ids[first : first + size] for first in range(0, len(ids), size))

@@ -1,0 +1,91 @@
+"""The log-mel spectrogram on a CPU, and by torchaudio: what ours must match, and what the reference loader uses.
+
+On a GPU it is a DALI graph. On a CPU torch's Fourier transform and product take less time than DALI's operators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torchaudio
+from torch import nn
+
+from common.cpu_priority import give_way
+from pipeline.load.cpu_threads import OneCoreThreads, UnderWay
+from settings import AudioConfig
+
+
+class LogMel(nn.Module):
+    """torchaudio's MelSpectrogram (power, HTK mels) and AmplitudeToDB, then (dB - audio.mean_db) / audio.std_db."""
+
+    def __init__(self, audio: AudioConfig) -> None:
+        super().__init__()
+        self.mean_db, self.std_db = audio.mean_db, audio.std_db
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=audio.sample_rate,
+            n_fft=audio.n_fft,
+            win_length=audio.window,
+            hop_length=audio.hop,
+            f_min=audio.f_min,
+            f_max=audio.f_max,
+            n_mels=audio.n_mels,
+        )
+        self.decibels = torchaudio.transforms.AmplitudeToDB()
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """float32 [..., samples] in [-1, 1] to [..., n_mels, F]."""
+        return (self.decibels(self.mel(waveform)) - self.mean_db) / self.std_db
+
+
+class LogMelRunner:
+    """Computes what `LogMel` does, of 16-bit samples, on a CPU; to be asked as a `GraphRunner` is.
+
+    Args:
+        audio: the settings.
+        threads: those that do it, each for a part of a batch.
+    """
+
+    def __init__(self, *, audio: AudioConfig, threads: OneCoreThreads) -> None:
+        self._audio = audio
+        self._threads = threads
+        reference = LogMel(audio).mel
+        self._window = reference.spectrogram.window
+        # [1, n_mels, 2 * (n_fft / 2 + 1)]: each weight once for the real and once for the imaginary part, so that the
+        # product adds their squares, which takes longer by itself; and the samples' scale.
+        self._filters = reference.mel_scale.fb.T.repeat_interleave(2, dim=1)[None] / 32768**2
+
+    def submit(self, inputs: Mapping[str, Any]) -> UnderWay:
+        """Begins with a batch, float32 [B, n_mels, F], and returns at once.
+
+        Args:
+            inputs: `pcm`, int16 [B, samples].
+        """
+        pcm: np.ndarray = inputs["pcm"]
+        out = torch.empty(len(pcm), self._audio.n_mels, 1 + pcm.shape[1] // self._audio.hop)
+        each = math.ceil(len(pcm) / self._threads.count)
+        parts = (slice(first, first + each) for first in range(0, len(pcm), each))
+        return UnderWay(out, [self._threads.submit(self._compute, pcm[part], out[part]) for part in parts])
+
+    def result(self, run: UnderWay) -> torch.Tensor:
+        return run.result()
+
+    def _compute(self, pcm: np.ndarray, out: torch.Tensor) -> None:
+        audio = self._audio
+        before = audio.n_fft // 2
+        after = max(0, (out.shape[2] - 1) * audio.hop + audio.n_fft - before - pcm.shape[1])
+        # As stft pads, which takes no sound shorter than its padding.
+        sound = torch.from_numpy(np.pad(pcm, ((0, 0), (before, after)), mode="reflect")).float()
+        spectrum = torch.stft(
+            sound, audio.n_fft, audio.hop, audio.window, self._window, center=False, return_complex=True
+        )
+        give_way()
+        power = torch.view_as_real(spectrum.transpose(1, 2)).flatten(2).square_()
+        give_way()
+        torch.bmm(self._filters.expand(len(out), -1, -1), power.transpose(1, 2), out=out)
+        give_way()
+        out.clamp_min_(1e-10).log10_().mul_(10 / audio.std_db).sub_(audio.mean_db / audio.std_db)
+        give_way()

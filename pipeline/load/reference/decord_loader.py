@@ -1,0 +1,165 @@
+"""The reference loader: raw videos through decord, PyAV, torch and torchaudio, as people do it today.
+
+It carries out the same plans as the DALI loader and is written to be read, not to be fast: the DALI loader is tested
+and measured against it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TookTooLong  # not the builtin one before Python 3.11
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from pebble import ProcessExpired, ProcessPool
+from torch.nn.functional import interpolate
+
+from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
+from pipeline.load.clip_loader import ClipLoader, decode_threads
+from pipeline.load.log_mel import LogMel
+from pipeline.load.reference.raw_dataset import RawDataset
+from pipeline.load.reference.raw_decoding import decode_frames, decode_pcm
+from pipeline.plan.bad_samples import SampleError
+from pipeline.plan.batch_plan import BatchPlan
+from pipeline.plan.clips import ClipPlan
+from pipeline.prepare.workers import verdict, worker_pool
+from settings import Config, PrepareConfig
+
+_LIMITS = PrepareConfig()
+"""A file may take as long, and a process as much memory, as when it is prepared."""
+
+
+class RawVideoError(SampleError):
+    """A raw video could not be decoded; the message names the file."""
+
+
+@cache
+def decoding_processes(workers: int) -> ProcessPool:
+    """The decoding processes of this process, which all its loaders share: they take a second to start."""
+    return worker_pool(workers, memory_mb=_LIMITS.memory_mb)
+
+
+class DecordLoader(ClipLoader[RawDataset]):
+    """Clips straight from a folder of videos; threads make data.prefetch batches ahead. See `make_loader`.
+
+    Files are decoded in processes of their own, because decord's library aborts on some damaged ones.
+
+    Raises:
+        ConfigError: data.path holds no usable video, or as ClipLoader.
+    """
+
+    def __init__(
+        self, *, config: Config, device: str | torch.device = "cpu", rank: int = 0, world_size: int = 1
+    ) -> None:
+        dataset = RawDataset(
+            root=config.data.path,
+            labels=config.data.labels,
+            fps=config.clip.fps,
+            sample_rate=config.audio.sample_rate,
+        )
+        super().__init__(
+            config=config, dataset=dataset, fps=config.clip.fps, device=device, rank=rank, world_size=world_size
+        )
+        self._log_mel = LogMel(config.audio)
+        self._pool = ThreadPoolExecutor(decode_threads(config.data.threads), thread_name_prefix="decord")
+
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
+        pending: deque[tuple[BatchPlan, list[Future]]] = deque()
+
+        def submit_next() -> None:
+            batch = next(plans, None)
+            if batch is not None:
+                rows = range(len(batch.plan))
+                pending.append((batch, [self._pool.submit(self._clip, batch.plan, b) for b in rows]))
+
+        try:
+            for _ in range(self.config.data.prefetch):
+                submit_next()
+            while pending:
+                clips = [self._result(pending[0][0], b, future) for b, future in enumerate(pending[0][1])]
+                batch, _ = pending.popleft()
+                submit_next()
+                self.bad_samples.note(batch.bad)
+                yield self._collate(batch.plan, clips)
+        finally:
+            for _, futures in pending:
+                for future in futures:
+                    future.cancel()
+
+    def _result(self, batch: BatchPlan, b: int, future: Future) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Clip b of the batch, or the one that takes its place."""
+        while True:
+            try:
+                return future.result()
+            except RawVideoError as error:
+                batch.replace({b: error})
+                future = self._pool.submit(self._clip, batch.plan, b)
+
+    def _collate(self, plan: ClipPlan, clips: list[tuple[torch.Tensor, torch.Tensor | None]]) -> Batch:
+        video = torch.stack([video for video, _ in clips]).contiguous(memory_format=torch.channels_last_3d)
+        sounds = [audio for _, audio in clips if audio is not None]
+        audio = torch.stack(sounds).to(self.device) if self.has_audio else None
+        assert len(sounds) == (len(clips) if self.has_audio else 0)
+        return Batch(
+            video=video.to(self.device), audio=audio, ids=torch.from_numpy(plan.ids), start=torch.from_numpy(plan.start)
+        )
+
+    def _clip(self, plan: ClipPlan, b: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        i = int(plan.ids[b])
+        video = self._augmented(self._frames(i, int(plan.start_frame[b])), plan, b)
+        if not self.has_audio:
+            return video, None
+        pcm = self._pcm(int(plan.audio_ids[b]), int(plan.audio_start[b]))
+        return video, self._log_mel(pcm).unsqueeze(0)
+
+    def _frames(self, i: int, start_frame: int) -> torch.Tensor:
+        """uint8 [T, H, W, 3], the frames nearest to the clip's times; the last one again after the end."""
+        clip = self.config.clip
+        wanted = np.minimum(start_frame + np.arange(clip.frames), self.dataset.frames[i] - 1) / clip.fps
+        return torch.from_numpy(self._decoded(i, "decord cannot decode the video", decode_frames, wanted=wanted))
+
+    def _augmented(self, frames: torch.Tensor, plan: ClipPlan, b: int) -> torch.Tensor:
+        """float32 [3, T, H, W]: crop, resize, flip, colour, normalisation."""
+        top, left, height, width = plan.window[b].tolist()
+        window = frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2).float() / 255
+        size = (self.config.clip.size, self.config.clip.size)
+        pictures = interpolate(window, size=size, mode="bilinear", antialias=True)
+        if plan.flip[b]:
+            pictures = pictures.flip(-1)
+        color = torch.from_numpy(plan.color[b]).float()
+        pictures = torch.einsum("dc,tchw->dthw", color[:, :3], pictures) + color[:, 3].view(3, 1, 1, 1)
+        return (pictures - torch.tensor(VIDEO_MEAN).view(3, 1, 1, 1)) / torch.tensor(VIDEO_STD).view(3, 1, 1, 1)
+
+    def _pcm(self, i: int, start: int) -> torch.Tensor:
+        """float32 [audio_samples] in [-1, 1], the window from PCM sample `start` on, silence where there is none."""
+        window = {"rate": self.config.audio.sample_rate, "start": start, "length": self.config.audio_samples}
+        origin = self.dataset.headers[i].origin
+        pcm = self._decoded(i, "PyAV cannot decode the audio", decode_pcm, origin=origin, **window)
+        return torch.from_numpy(pcm).float() / 32768
+
+    def _decoded(self, i: int, what: str, decode: Callable[..., np.ndarray], **arguments: Any) -> np.ndarray:
+        """What `decode` gives of sample i, in a process that the file may crash or hang."""
+        pool = decoding_processes(decode_threads(self.config.data.threads))
+        while True:
+            future = pool.schedule(decode, args=(self._path(i),), kwargs=arguments, timeout=_LIMITS.timeout_seconds)
+            try:
+                return future.result()
+            except (ValueError, TookTooLong, MemoryError, ProcessExpired) as error:
+                # A job that is told to end, all its processes at once, says nothing about the file. (pebble's processes
+                # answer with an exit status.)
+                if isinstance(error, ProcessExpired) and abs(error.exitcode or 0) == signal.SIGTERM:
+                    continue
+                found = verdict(error, _LIMITS.timeout_seconds, _LIMITS.memory_mb) or error
+                raise self._error(i, what, found) from None
+
+    def _error(self, i: int, what: str, error: BaseException) -> RawVideoError:
+        found = " ".join(str(error).split())
+        return RawVideoError(f"{what} of {self._path(i)}: {found}", sample=i, file=self._path(i), reason=what)
+
+    def _path(self, i: int) -> str:
+        return str(self.dataset.sources[i].path)

@@ -1,0 +1,140 @@
+"""A folder of raw videos as a data set: what the headers of the files say, nothing decoded or stored."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+
+from pipeline.prepare.labels import folder_labels, read_labels
+from pipeline.prepare.sources import Source, find_sources
+from settings.load import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself."""
+
+    origin: float
+    """Presentation time of the first video frame in seconds; clips count their time from it."""
+    seconds: float
+    width: int
+    height: int
+    has_audio: bool
+
+
+class RawDataset:
+    """n raw videos sorted by path, counted in frames of `fps`; has the attributes that ClipLoader asks for.
+
+    Files whose header cannot be read are left out, each named with its reason in a logged warning.
+
+    Args:
+        root: folder, searched as pipeline.prepare does: ids equal those of the prepared data set when both can use the
+            same files.
+        labels: csv as pipeline.prepare takes it; empty takes the folder names as `label`.
+        fps: frame rate in which to count.
+        sample_rate: Hz of the audio in which to count.
+
+    Raises:
+        ConfigError: no folder, or no usable video in it.
+        LabelError: a csv that cannot be used.
+    """
+
+    def __init__(self, *, root: str | Path, labels: str, fps: float, sample_rate: int) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise ConfigError(f"data.path={str(root)!r} is no folder; data.loader=decord reads a folder of raw videos")
+        self.sample_rate = sample_rate
+        self.sources, self.headers = _usable(self.root)
+        seconds = np.array([header.seconds for header in self.headers])
+        self.frames = np.maximum(np.floor(seconds * fps + 1e-6), 1).astype(np.int32)
+        self.width = np.array([header.width for header in self.headers], dtype=np.int32)
+        self.height = np.array([header.height for header in self.headers], dtype=np.int32)
+        has_audio = np.array([header.has_audio for header in self.headers])
+        self.audio_samples = has_audio * np.rint(self.frames / fps * sample_rate).astype(np.int64)
+        # Every file is a shard of its own: data.order=shards then shuffles them all.
+        self.shard = np.arange(len(self.sources))
+        names = [source.name for source in self.sources]
+        found = read_labels(Path(labels), names) if labels else folder_labels(names)
+        self.label_columns = found.columns
+        self._labels = [found.of.get(name, {}) for name in names]
+        identity = [(name, int(n)) for name, n in zip(names, self.frames, strict=True)]
+        self.fingerprint = hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def source(self, index: int) -> str:
+        """Path of the video, relative to the folder."""
+        return self.sources[index].name
+
+    def labels(self, column: str) -> np.ndarray:
+        """int32 [n], codes into `label_names(column)`, -1 = unknown."""
+        codes = {name: code for code, name in enumerate(self.label_names(column))}
+        return np.array([codes.get(value, -1) for value in self._values(column)], dtype=np.int32)
+
+    def label_names(self, column: str) -> list[str]:
+        """Sorted distinct values of the label column."""
+        return sorted({value for value in self._values(column) if value})
+
+    def _values(self, column: str) -> list[str]:
+        return [values.get(column, "") for values in self._labels]
+
+
+def read_header(path: Path) -> Header:
+    """Reads the header of a video.
+
+    Raises:
+        ValueError: the file is no video, or its header lacks what is needed; the message is the reason.
+    """
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise ValueError("no video track")
+            video = container.streams.video[0]
+            if video.codec_context is None:  # PyAV would crash
+                raise ValueError("FFmpeg has no decoder for the video track")
+            frame = next(container.decode(video), None)
+            if frame is None:
+                raise ValueError("no frame decodes")
+            turned = frame.rotation % 180 != 0
+            seconds = _seconds(container, video)
+            return Header(
+                origin=frame.time or 0.0,
+                seconds=seconds,
+                width=frame.height if turned else frame.width,
+                height=frame.width if turned else frame.height,
+                has_audio=bool(container.streams.audio),
+            )
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _seconds(container: av.container.InputContainer, video: av.VideoStream) -> float:
+    if video.duration is not None and video.time_base is not None:
+        return float(video.duration * video.time_base)
+    if container.duration is not None:
+        return container.duration / av.time_base
+    raise ValueError("the header has no duration")
+
+
+def _usable(root: Path) -> tuple[list[Source], list[Header]]:
+    sources, headers, bad = [], [], []
+    for source in find_sources(root)[0]:
+        try:
+            headers.append(read_header(source.path))
+            sources.append(source)
+        except ValueError as reason:
+            bad.append(f"{source.name}: {reason}")
+    if bad:
+        _log.warning("%d of %d files of %s are left out:\n%s", len(bad), len(bad) + len(sources), root, "\n".join(bad))
+    if not sources:
+        raise ConfigError(f"data.path={str(root)!r} holds no usable video ({len(bad)} files were left out)")
+    return sources, headers

@@ -1,0 +1,1 @@
+"""Which samples a step trains on, which seconds of them, and which crop: NumPy only."""

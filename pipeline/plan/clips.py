@@ -1,0 +1,209 @@
+"""From sample ids to clip plans: which seconds, which crop, which colours.
+
+Every draw is a pure function of (seed, epoch, purpose, sample id), made for a whole batch at once in NumPy and handed
+to the decoder as data. So a sample's clip does not depend on the batch, the process or the loader it is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from common.randomness import uniforms
+from pipeline.plan.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows, spread_windows
+from settings import Config
+from settings.load import ConfigError
+
+_DRAWS = {
+    "start": 1,
+    "area": CROP_ATTEMPTS,
+    "ratio": CROP_ATTEMPTS,
+    "place": 2,
+    "flip": 1,
+    "brightness": 1,
+    "contrast": 1,
+    "saturation": 1,
+    "hue": 1,
+    "gray": 1,
+    "sound": 1,
+}
+"""Uniform numbers a training clip takes; to reorder them is to change every run."""
+
+
+class Timelines(Protocol):
+    """What planning needs to know of a data set of n samples."""
+
+    frames: np.ndarray
+    """Frames of each sample, int [n], at the frame rate the plan counts in."""
+    width: np.ndarray
+    height: np.ndarray
+    audio_samples: np.ndarray
+    """PCM samples of each sample, int [n]."""
+
+
+Partners = Callable[[int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """B clips as arrays; row b of each belongs to clip b."""
+
+    ids: np.ndarray
+    """int64 [B], sample whose video is shown."""
+    audio_ids: np.ndarray
+    """int64 [B], sample whose audio is heard: the same one, but for data.shuffle_pairs."""
+    start_frame: np.ndarray
+    """int64 [B], first frame."""
+    start: np.ndarray
+    """float64 [B], its time in seconds."""
+    audio_start: np.ndarray
+    """int64 [B], first PCM sample of the audio window."""
+    window: np.ndarray
+    """int64 [B, 4], crop as (top, left, height, width) in pixels of the frame."""
+    flip: np.ndarray
+    """bool [B], mirrored left to right."""
+    color: np.ndarray
+    """float64 [B, 3, 4], rgb -> color[:, :, :3] @ rgb + color[:, :, 3], for RGB in [0, 1]."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> ClipPlan:
+        return ClipPlan(**{name: value[rows] for name, value in vars(self).items()})
+
+    def with_rows(self, rows: list[int], other: ClipPlan) -> ClipPlan:
+        """This plan with `rows` taken from `other`, whose clips come in that order."""
+        changed = {name: value.copy() for name, value in vars(self).items()}
+        for name, value in changed.items():
+            value[rows] = getattr(other, name)
+        return ClipPlan(**changed)
+
+
+class ClipPlanner:
+    """Makes plans for a data set.
+
+    Args:
+        config: clip, audio, augment and seed are read.
+        dataset: frame counts, frame sizes and audio lengths of the samples.
+        fps: frame rate in which the data set counts frames.
+        partners: of an epoch, the sample whose audio each sample gets, int64 [n], from a place of its own;
+            None gives each its own audio, at the time of its frames.
+
+    Raises:
+        ConfigError: fps is no integer multiple of clip.fps, though there are pictures.
+    """
+
+    def __init__(self, *, config: Config, dataset: Timelines, fps: float, partners: Partners | None = None) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.fps = fps
+        # Sound alone has no frame rate that clip.fps would have to fit.
+        seen = bool((np.asarray(dataset.frames) > 0).any())
+        self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps) if seen else 1
+        self.partners = partners
+
+    @property
+    def span(self) -> int:
+        """Stored frames from a clip's first to its last."""
+        return (self.config.clip.frames - 1) * self.stride + 1
+
+    def train(self, ids: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
+        """One random clip a sample, augmented as config.augment says."""
+        ids = np.asarray(ids, dtype=np.int64)
+        draws = self._draws(ids, epoch=epoch, purpose=purpose)
+        start_frame = (draws["start"] * self._starts(ids)).astype(np.int64)
+        audio_ids = ids if self.partners is None else self.partners(epoch)[ids]
+        place = draws["start"] if self.partners is None else draws["sound"]
+        start_sample = (place * (self._last_audio_start(audio_ids) + 1)).astype(np.int64)
+        starts = {"start_frame": start_frame, "start_sample": start_sample, "audio_ids": audio_ids}
+        augment = self.config.augment
+        if not augment.enabled:
+            return self._plan(ids, centre_windows(*self._frame_size(ids)), **starts)
+        window = random_resized_windows(
+            *self._frame_size(ids),
+            area=draws["area"],
+            ratio=draws["ratio"],
+            place=draws["place"],
+            area_range=augment.crop_area,
+            ratio_range=augment.crop_ratio,
+        )
+        color = color_matrices(
+            brightness=1 + augment.brightness * (2 * draws["brightness"] - 1),
+            contrast=1 + augment.contrast * (2 * draws["contrast"] - 1),
+            saturation=(draws["gray"] >= augment.gray) * (1 + augment.saturation * (2 * draws["saturation"] - 1)),
+            hue=augment.hue * (2 * draws["hue"] - 1),
+        )
+        flip = draws["flip"] < augment.flip
+        return self._plan(ids, window, flip=flip, color=color, **starts)
+
+    def uniform(self, ids: np.ndarray, *, clips: int, crops: int = 1) -> ClipPlan:
+        """Test clips, sample after sample: `clips` evenly spaced starts, each with `crops` squares one after the other.
+
+        The first clip starts with the sample and the last ends with it; a single clip is the middle one. The squares
+        are spread over the longer side of the frame likewise. Each clip has its own audio.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        place = (np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])).repeat(crops)
+        start_frame = np.floor(place * (self._starts(ids) - 1)[:, None] + 0.5).astype(np.int64).reshape(-1)
+        start_sample = np.floor(place * self._last_audio_start(ids)[:, None] + 0.5).astype(np.int64).reshape(-1)
+        window = spread_windows(*self._frame_size(ids), crops=crops)
+        window = np.tile(window, (1, clips, 1)).reshape(-1, 4)
+        ids = ids.repeat(clips * crops)
+        return self._plan(ids, window, start_frame=start_frame, start_sample=start_sample, audio_ids=ids)
+
+    def _draws(self, ids: np.ndarray, *, epoch: int, purpose: str) -> dict[str, np.ndarray]:
+        numbers = uniforms(ids, sum(_DRAWS.values()), seed=self.config.seed, epoch=epoch, purpose=purpose)
+        columns = np.split(numbers, np.cumsum(list(_DRAWS.values()))[:-1], axis=1)
+        return {name: c[:, 0] if c.shape[1] == 1 else c for name, c in zip(_DRAWS, columns, strict=True)}
+
+    def _plan(self, ids, window, *, start_frame, start_sample, audio_ids, flip=None, color=None) -> ClipPlan:
+        """`start_sample` is where audio starts that has no picture of its own; other audio follows its picture."""
+        n = len(ids)
+        seen = self.dataset.frames[ids] > 0
+        start = np.where(seen, start_frame / self.fps, start_sample / self.config.audio.sample_rate)
+        return ClipPlan(
+            ids=ids,
+            audio_ids=audio_ids,
+            start_frame=start_frame,
+            start=start,
+            audio_start=np.where(seen & (audio_ids == ids), self._audio_starts(ids, start), start_sample),
+            window=window,
+            flip=np.zeros(n, dtype=bool) if flip is None else flip,
+            color=np.tile(np.eye(3, 4), (n, 1, 1)) if color is None else color,
+        )
+
+    def _starts(self, ids: np.ndarray) -> np.ndarray:
+        """How many frames of each sample a clip can start at; 1 where the sample is shorter than a clip."""
+        return np.maximum(self.dataset.frames[ids].astype(np.int64) - self.span + 1, 1)
+
+    def _frame_size(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.dataset.width[ids].astype(np.int64), self.dataset.height[ids].astype(np.int64)
+
+    def _audio_starts(self, ids: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """First PCM sample of windows that share their centre with the video's, moved into the sample."""
+        config = self.config
+        earliest = start + (config.clip.seconds - config.audio_seconds) / 2
+        wanted = np.floor(earliest * config.audio.sample_rate + 0.5).astype(np.int64)
+        return np.clip(wanted, 0, self._last_audio_start(ids))
+
+    def _last_audio_start(self, audio_ids: np.ndarray) -> np.ndarray:
+        """The last PCM sample of each that a whole window starts at; 0 where the sound is shorter than a window."""
+        return np.maximum(self.dataset.audio_samples[audio_ids].astype(np.int64) - self.config.audio_samples, 0)
+
+
+def frame_stride(*, stored_fps: float, clip_fps: float) -> int:
+    """Stored frames from one frame of a clip to the next.
+
+    Raises:
+        ConfigError: the stored rate is no integer multiple of the clip's.
+    """
+    stride = round(stored_fps / clip_fps)
+    if stride < 1 or abs(stride * clip_fps - stored_fps) > 1e-6 * stored_fps:
+        raise ConfigError(
+            f"clip.fps={clip_fps:g} must be the stored frame rate {stored_fps:g} or an integer fraction of it: "
+            "change clip.fps, or prepare the data again with another storage.fps"
+        )
+    return stride

@@ -1,0 +1,80 @@
+"""Which samples a step trains on: a pure function of (seed, epoch, step), the same for every world size.
+
+Both orders are permutations of the data set's ids. The global batch of a step is a slice of the permutation and a
+rank's share is a contiguous slice of the global batch, so neither the world size nor where a run was interrupted
+changes which samples meet in a batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.randomness import numpy_generator
+from settings.load import ConfigError
+
+
+def global_order(n: int, *, seed: int, epoch: int, purpose: str = "order") -> np.ndarray:
+    """A uniformly drawn permutation of range(n), int64 [n]."""
+    return numpy_generator(seed, epoch, purpose).permutation(n)
+
+
+def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpose: str = "order") -> np.ndarray:
+    """A permutation that reads shard after shard, shuffled within `window` samples; int64 [n].
+
+    The shards come in random order and each sample is displaced by less than `window` places, as by a shuffle buffer
+    of that size: a network disk sees a few open shards instead of the whole data set, at the price of batches that
+    are less random.
+
+    Args:
+        shards: int [n], the shard of each sample.
+        window: largest displacement in samples; 1 keeps the order within a shard.
+    """
+    rng = numpy_generator(seed, epoch, purpose)
+    rank_of_shard = rng.permutation(int(shards.max(initial=-1)) + 1)
+    by_shard = np.argsort(rank_of_shard[shards], kind="stable")
+    displaced = np.arange(len(shards)) + rng.random(len(shards)) * window
+    return by_shard[np.argsort(displaced, kind="stable")]
+
+
+def derangement(ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """Another of `ids` for each of `ids`, int64 [n]: one random cycle, so no id meets itself and each is used once.
+
+    Raises:
+        ConfigError: fewer than two ids, for which there is no such pairing.
+    """
+    if len(ids) < 2:
+        raise ConfigError(f"data.shuffle_pairs needs at least two samples, the data set has {len(ids)}")
+    cycle = numpy_generator(seed, epoch, "shuffle_pairs").permutation(len(ids))
+    partner = np.empty_like(ids)
+    partner[cycle] = ids[np.roll(cycle, -1)]
+    return partner
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Whole global batches in an epoch; the tail of the permutation is left out.
+
+    Raises:
+        ConfigError: the data set is smaller than one batch.
+    """
+    if samples < batch_size:
+        raise ConfigError(
+            f"train.batch_size={batch_size} is larger than the data set, which has {samples} samples: "
+            "lower train.batch_size, or check data.path and data.split"
+        )
+    return samples // batch_size
+
+
+def share_of_batch(batch_size: int, *, rank: int, world_size: int) -> slice:
+    """The contiguous part of a global batch that belongs to `rank`.
+
+    Raises:
+        ConfigError: the batch cannot be divided evenly, or there is no such rank.
+    """
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank must be in [0, {world_size}), not {rank}")
+    if batch_size % world_size:
+        raise ConfigError(
+            f"train.batch_size={batch_size} must be a multiple of the number of processes, which is {world_size}"
+        )
+    local = batch_size // world_size
+    return slice(rank * local, (rank + 1) * local)

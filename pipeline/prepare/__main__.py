@@ -1,0 +1,68 @@
+"""From a folder of videos to shards: `python -m pipeline.prepare SRC OUT [--labels labels.csv] [key=value ...]`.
+
+Run it again to continue after an interruption, or to add files that are new in SRC. Over several machines that see the
+same folders, give each its share: --shard 0/4 to --shard 3/4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.prepare.labels import LabelError
+from pipeline.prepare.run import prepare
+from pipeline.prepare.staging import PrepareError
+from pipeline.prepare.summary import print_summary
+from settings import ConfigError, PrepareConfig, load_config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 1 when nothing was usable, 2 for a mistake in the arguments, 130 when interrupted."""
+    options = _parse(arguments)
+    try:
+        summary = prepare(
+            options.src,
+            options.out,
+            config=load_config(PrepareConfig, None, options.settings),
+            labels_path=options.labels,
+            workers=options.workers,
+            part=options.shard,
+        )
+    except (PrepareError, LabelError, ConfigError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("prepare: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    print_summary(summary, options.out)
+    return 0 if summary.totals.samples else 1
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.prepare", description=__doc__)
+    parser.add_argument("src", type=Path, help="folder tree of videos in any format FFmpeg reads")
+    parser.add_argument("out", type=Path, help="folder for shards, manifest and rejected.jsonl")
+    parser.add_argument("--labels", type=Path, help="CSV file: column path, all others are labels (else: folder names)")
+    parser.add_argument("--workers", type=_positive, help="worker processes (else: all cores)")
+    parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="do only part i (from 0) of n")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="PrepareConfig, as in storage.fps=12.5")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
+        return int(index), int(count)
+    raise argparse.ArgumentTypeError(f"must be i/n with 0 <= i < n, as in 0/4, not {text!r}")
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

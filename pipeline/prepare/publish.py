@@ -1,0 +1,87 @@
+"""From the indexes of all shards to what readers open: the manifest and rejected.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.prepare.labels import Labels
+from pipeline.prepare.staging import index_rows, read_journal, write_atomically
+from pipeline.shards.manifest_writer import write_manifest
+from settings import PrepareConfig
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """What OUT holds, over all parts and runs."""
+
+    samples: int = 0
+    seconds: float = 0.0
+    shards: int = 0
+    shard_bytes: int = 0
+    unlabelled: int = 0
+    flagged: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+def publish(out: Path, *, config: PrepareConfig, labels: Labels) -> Totals:
+    """(Re)builds the manifest and rejected.jsonl from what all parts have finished so far."""
+    while True:
+        before = _state(out)
+        totals = _publish_once(out, config, labels)
+        # Another machine may have finished a shard meanwhile, and published before us.
+        if _state(out) == before:
+            return totals
+
+
+def _state(out: Path) -> list[tuple[str, int]]:
+    return sorted((path.name, path.stat().st_size) for path in (out / "index").iterdir() if path.suffix != ".tmp")
+
+
+def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
+    shards = [path.stem + ".tar" for path in sorted((out / "index").glob("*.jsonl"))]
+    sizes = [(out / name).stat().st_size for name in shards]
+    totals = Totals(shards=len(shards), shard_bytes=sum(sizes))
+    sources: set[str] = set()
+    write_manifest(
+        out,
+        _rows(out, shards, labels, totals, sources),
+        shards=shards,
+        shard_bytes=sizes,
+        label_columns=labels.columns,
+        storage=config.storage,
+        sample_rate=config.sample_rate,
+        streams=config.streams,
+    )
+    _publish_rejected(out, sources, totals)
+    return totals
+
+
+def _rows(out: Path, shards: list[str], labels: Labels, totals: Totals, sources: set[str]) -> Iterator[dict[str, Any]]:
+    number = {name: index for index, name in enumerate(shards)}
+    for name, row in index_rows(out):
+        if row["source"] in sources or name not in number:
+            continue
+        sources.add(row["source"])
+        row["labels"] = labels.of.get(row["source"], row["labels"])
+        totals.samples += 1
+        totals.seconds += row["seconds"]
+        totals.unlabelled += bool(labels.columns) and not any(row["labels"].values())
+        totals.flagged.update(row["flags"].keys())
+        yield row | {"shard": number[name]}
+
+
+def _publish_rejected(out: Path, usable: set[str], totals: Totals) -> None:
+    entries: dict[str, dict[str, str]] = {}
+    for journal in sorted((out / "index").glob("*.rejected")):
+        for entry in read_journal(journal):
+            if entry["source"] not in usable:
+                kept = {"source": entry["source"], "reason": entry["reason"], "detail": entry.get("detail", "")}
+                entries[entry["source"]] = kept
+    totals.rejected.update(entry["reason"] for entry in entries.values())
+    lines = [json.dumps(entries[source], ensure_ascii=False) + "\n" for source in sorted(entries)]
+    write_atomically(out / "rejected.jsonl", "".join(lines))

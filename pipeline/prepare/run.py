@@ -1,0 +1,161 @@
+"""Prepares every source of a folder: decodes and encodes in workers, packs shards in order, publishes the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from common.environment import available_cores
+from common.files import write_atomically
+from common.progress import show_progress
+from pipeline.prepare.labels import Labels, folder_labels, read_labels
+from pipeline.prepare.media import normalise
+from pipeline.prepare.publish import publish
+from pipeline.prepare.rejection import Unusable
+from pipeline.prepare.sources import Source, find_sources
+from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.prepare.summary import Summary
+from pipeline.prepare.workers import run_tasks
+from pipeline.shards.tar_writer import sample_bytes
+from settings import PrepareConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    source: Source
+    fragment: Path
+    labels: dict[str, str]
+
+
+def prepare(
+    src: Path,
+    out: Path,
+    *,
+    config: PrepareConfig,
+    labels_path: Path | None = None,
+    workers: int | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Summary:
+    """Prepares the sources of `src` that are this part's (i of n) and not in `out` yet.
+
+    The shards do not depend on `workers` (default: all cores this process may use) or on interruptions.
+
+    Raises:
+        PrepareError, LabelError: a mistake in the arguments, a full disk, another run at work.
+    """
+    src, out = src.resolve(), out.resolve()
+    _check_folders(src, out)
+    sources, passed_over = find_sources(src, exclude=out)
+    if not sources:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5)) or "nothing"
+        raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
+    names = [source.name for source in sources]
+    labels = read_labels(labels_path, names) if labels_path is not None else folder_labels(names)
+    summary = Summary(passed_over=passed_over, rows_without_file=labels.rows_without_file)
+    staging = Staging(out, part=part, config=config, labels="file" if labels_path is not None else "folders")
+    try:
+        mine = [source for source in sources if int(source.key, 16) % part[1] == part[0]]
+        _work(mine, staging, labels, config=config, workers=workers or available_cores(), summary=summary)
+        summary.totals = publish(out, config=config, labels=labels)
+    except OSError as error:
+        raise PrepareError(f"cannot go on in {out}: {error}") from None
+    finally:
+        staging.close()
+    return summary
+
+
+def _check_folders(src: Path, out: Path) -> None:
+    if not src.is_dir():
+        raise PrepareError(f"SRC must be a folder of videos; {src} {'is a file' if src.exists() else 'does not exist'}")
+    if out == src or out in src.parents:
+        raise PrepareError(f"OUT ({out}) must be another folder than SRC ({src}), not one that holds it")
+    if out.exists() and not out.is_dir():
+        raise PrepareError(f"OUT must be a folder; {out} is a file")
+
+
+def _work(
+    sources: Sequence[Source],
+    staging: Staging,
+    labels: Labels,
+    *,
+    config: PrepareConfig,
+    workers: int,
+    summary: Summary,
+) -> None:
+    summary.changed = sum(staging.is_changed(source) for source in sources)
+    open_sources = [source for source in sources if not staging.is_packed(source)]
+    summary.already = len(sources) - len(open_sources)
+    packer = _Packer(open_sources, staging, config.shard_samples)
+    todo = [source for source in open_sources if not (staging.is_staged(source) or staging.is_rejected(source))]
+    for source in todo:
+        if source.problem is not None:
+            staging.reject(source, source.problem)
+            summary.rejected[source.problem.reason] += 1
+    tasks = [
+        _Task(source=source, fragment=staging.fragment(source), labels=labels.of.get(source.name, {}))
+        for source in todo
+        if source.problem is None
+    ]
+    results = run_tasks(
+        partial(prepare_sample, config=config),
+        tasks,
+        workers=max(1, min(workers, len(tasks))),
+        timeout_seconds=config.timeout_seconds,
+        memory_mb=config.memory_mb,
+    )
+    for task, error in show_progress(results, total=len(tasks)):
+        if isinstance(error, OSError):
+            raise error
+        if error is None:
+            staging.stage(task.source)
+            summary.new += 1
+        else:
+            if not isinstance(error, Unusable):
+                error = Unusable("internal error", f"{type(error).__name__}: {error}; please report it with the file")
+            staging.reject(task.source, error)
+            summary.rejected[error.reason] += 1
+        packer.advance()
+    packer.advance()
+    packer.finish()
+
+
+class _Packer:
+    """Fills shards in source order, whatever order samples are finished in."""
+
+    def __init__(self, sources: Iterable[Source], staging: Staging, shard_samples: int) -> None:
+        self._sources = list(sources)
+        self._staging = staging
+        self._shard_samples = shard_samples
+        self._position = 0
+        self._group: list[Source] = []
+
+    def advance(self) -> None:
+        """Writes the shards whose samples, and all before them, are decided."""
+        while self._position < len(self._sources):
+            source = self._sources[self._position]
+            if self._staging.is_staged(source):
+                self._group.append(source)
+            elif not self._staging.is_rejected(source):
+                return
+            self._position += 1
+            if len(self._group) == self._shard_samples:
+                self.finish()
+
+    def finish(self) -> None:
+        """Writes what is gathered, be it less than a full shard."""
+        if self._group:
+            self._staging.pack(self._group)
+            self._group = []
+
+
+def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
+    """Writes the fragment of one source; runs in a worker.
+
+    Raises:
+        Unusable: nothing was written.
+    """
+    media = normalise(task.source.path, config)
+    data = sample_bytes(media, key=task.source.key, source=task.source.name, labels=task.labels, config=config)
+    write_atomically(task.fragment, data)

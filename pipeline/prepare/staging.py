@@ -1,0 +1,231 @@
+"""What makes preparation resumable: every finished sample, refusal and shard is on disk before anything relies on it.
+
+OUT/recipe.json             the settings all samples share
+OUT/.staging/PART/          samples (KEY.SIZE-MTIME.tar) that wait for their shard; a file appears there complete
+OUT/shard-*.tar             shards; one counts once its index exists
+OUT/index/SHARD.jsonl       one row a sample of that shard: source, offsets, lengths, labels
+OUT/index/PART.rejected     refusals, one JSON object a line, in the order they happened
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.files import replacing, write_atomically
+from common.trees import flatten
+from pipeline.prepare.rejection import Unusable
+from pipeline.prepare.sources import Source
+from pipeline.shards.tar_writer import RowError, checked_row, is_text, write_shard
+from settings import PrepareConfig
+from settings.load import shown, shown_key, to_dict
+
+# These say when to give up on a source, not what a sample looks like.
+_LIMITS = ("timeout_seconds", "memory_mb")
+
+
+class PrepareError(Exception):
+    """What stops a run before it starts, or for good; the message is meant for the user."""
+
+
+class Staging:
+    """The state of OUT for one part (i of n) of the sources.
+
+    Raises:
+        PrepareError: OUT cannot be written, another process works on this part, OUT was made by another recipe.
+    """
+
+    def __init__(self, out: Path, *, part: tuple[int, int], config: PrepareConfig, labels: str) -> None:
+        self.out = out
+        self._part = "part" if part[1] == 1 else f"part-{part[0]}of{part[1]}"
+        self._shard = "shard" if part[1] == 1 else f"shard-{part[0]}of{part[1]}"
+        self._limits = [getattr(config, name) for name in _LIMITS]
+        self._folder = out / ".staging" / self._part
+        self._journal = out / "index" / f"{self._part}.rejected"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (out / "index").mkdir(exist_ok=True)
+            self._lock = (self._folder / "lock").open("w")
+        except OSError as error:
+            raise PrepareError(f"cannot write to {out}: {error.strerror}") from None
+        try:
+            self._read_state(config, labels)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _read_state(self, config: PrepareConfig, labels: str) -> None:
+        out = self.out
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"another pipeline.prepare works on {out} ({self._part}); wait for it or stop it"
+            raise PrepareError(message) from None
+        _check_recipe(out, config, labels)
+        self._packed = {row["key"]: (row["size"], row["mtime_ns"]) for _, row in index_rows(out)}
+        self._rejected = {
+            entry["key"]: (entry["size"], entry["mtime_ns"])
+            for entry in read_journal(self._journal)
+            if entry["limits"] == self._limits
+        }
+        self._staged = self._tidy()
+        if self._journal.exists() and not self._journal.read_bytes().endswith(b"\n"):
+            # A kill cut the last line short: the next one must not be joined to it.
+            with self._journal.open("a", encoding="utf-8") as journal:
+                journal.write("\n")
+
+    def close(self) -> None:
+        """Gives the part free; the folder of the part goes away when nothing waits in it."""
+        self._lock.close()
+        if not self._staged:
+            (self._folder / "lock").unlink(missing_ok=True)
+            for folder in (self._folder, self._folder.parent):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    return
+
+    def fragment(self, source: Source) -> Path:
+        """Where the finished sample of `source` waits for its shard."""
+        return self._folder / f"{source.key}.{source.size}-{source.mtime_ns}.tar"
+
+    def is_packed(self, source: Source) -> bool:
+        return source.key in self._packed
+
+    def is_changed(self, source: Source) -> bool:
+        """Whether the file is another version than the one in a shard."""
+        return self._packed.get(source.key, (source.size, source.mtime_ns)) != (source.size, source.mtime_ns)
+
+    def is_staged(self, source: Source) -> bool:
+        return self.fragment(source).name in self._staged
+
+    def is_rejected(self, source: Source) -> bool:
+        """Whether this version of the file was refused under the present limits."""
+        return self._rejected.get(source.key) == (source.size, source.mtime_ns)
+
+    def stage(self, source: Source) -> None:
+        """Notes that the fragment of `source` is on disk."""
+        self._staged.add(self.fragment(source).name)
+
+    def reject(self, source: Source, problem: Unusable) -> None:
+        """Records a refusal for good."""
+        entry: dict[str, object] = {
+            "source": source.name,
+            "reason": problem.reason,
+            "detail": problem.detail,
+            "key": source.key,
+        }
+        entry |= {"size": source.size, "mtime_ns": source.mtime_ns, "limits": self._limits}
+        with self._journal.open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._rejected[source.key] = (source.size, source.mtime_ns)
+
+    def pack(self, sources: Sequence[Source]) -> None:
+        """Turns the staged samples of `sources` into the next shard and its index."""
+        number = len(list((self.out / "index").glob(f"{self._shard}-" + "[0-9]" * 6 + ".jsonl")))
+        name = f"{self._shard}-{number:06d}"
+        fragments = [self.fragment(source) for source in sources]
+        try:
+            with replacing(self.out / f"{name}.tar", durable=True) as unfinished:
+                rows = write_shard(unfinished, fragments)
+        except RowError as error:
+            raise PrepareError(str(error)) from None
+        with (
+            replacing(self.out / "index" / f"{name}.jsonl", durable=True) as unfinished,
+            unfinished.open("w", encoding="utf-8") as file,
+        ):
+            for source, row in zip(sources, rows, strict=True):
+                version = {"key": source.key, "size": source.size, "mtime_ns": source.mtime_ns}
+                file.write(json.dumps(version | row, ensure_ascii=False) + "\n")
+        for source, fragment in zip(sources, fragments, strict=True):
+            self._packed[source.key] = (source.size, source.mtime_ns)
+            self._staged.discard(fragment.name)
+            fragment.unlink()
+
+    def _tidy(self) -> set[str]:
+        """Names of the fragments that wait; removes unfinished files and what is in a shard already."""
+        for folder in (self.out, self.out / "index"):
+            for path in folder.glob(f".{self._shard}-*.tmp"):
+                path.unlink()
+        waiting = set()
+        for path in self._folder.iterdir():
+            if path.suffix == ".tmp" or path.name.partition(".")[0] in self._packed:
+                path.unlink()
+            elif path.suffix == ".tar":
+                waiting.add(path.name)
+        return waiting
+
+
+def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(shard file name, row) of every finished sample of all parts, shard by shard.
+
+    Raises:
+        PrepareError: an index file that is damaged.
+    """
+    for path in sorted((out / "index").glob("*.jsonl")):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = checked_row(json.loads(line.decode("utf-8")))
+                    if not _is_version(row):
+                        raise RowError("key, size or mtime_ns is missing")
+                except (ValueError, RecursionError) as error:
+                    found = f"{path}, line {number}, is damaged ({error})"
+                    raise PrepareError(f"{found}; restore it, or prepare into a new folder") from None
+                yield f"{path.stem}.tar", row
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """The refusals recorded in `path`; a line cut short by a kill is passed over, its source is simply tried again."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(entry, dict) and _is_refusal(entry):
+                yield entry
+
+
+def _is_refusal(entry: Mapping[str, Any]) -> bool:
+    texts = (entry.get("source"), entry.get("reason"), entry.get("detail", ""))
+    return "limits" in entry and _is_version(entry) and all(map(is_text, texts))
+
+
+def _is_version(entry: Mapping[str, Any]) -> bool:
+    """Whether the entry names a version of a source, as Source has it."""
+    return is_text(entry.get("key")) and all(type(entry.get(name)) is int for name in ("size", "mtime_ns"))
+
+
+def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
+    recipe = {"labels": labels} | {key: value for key, value in to_dict(config).items() if key not in _LIMITS}
+    path = out / "recipe.json"
+    try:
+        old = flatten(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        if any(out.glob("shard-*.tar")):
+            raise PrepareError(f"{out} holds shards but no recipe.json; prepare into an empty folder") from None
+        write_atomically(path, json.dumps(recipe, indent=1) + "\n", durable=True)
+        return
+    except (OSError, ValueError, RecursionError) as error:
+        raise PrepareError(f"cannot read {path}: {error}") from None
+    new = flatten(recipe)
+    differing = [
+        f"{shown_key('', key)}={_setting(old, key)} then, {_setting(new, key)} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise PrepareError(
+            f"{out} was prepared with other settings: {'; '.join(differing)}. "
+            "Give the same settings, or another folder for the new ones"
+        )
+
+
+def _setting(recipe: Mapping[str, Any], key: str) -> str:
+    return shown(recipe[key]) if key in recipe else "unset"

@@ -1,0 +1,53 @@
+"""What a preparation did, and its table for a terminal or a log file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.prepare.publish import Totals
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What a run did and what OUT holds now."""
+
+    new: int = 0
+    already: int = 0
+    changed: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    rows_without_file: int = 0
+    totals: Totals = field(default_factory=Totals)
+
+
+def print_summary(summary: Summary, out: Path) -> None:
+    """Prints what a run did and what OUT holds."""
+    totals = summary.totals
+    table = Table("", "count", title=f"{out}", title_justify="left")
+    table.add_row("samples in the data set", f"{totals.samples:,}")
+    table.add_row("  prepared by this run", f"{summary.new:,}")
+    table.add_row("  hours", f"{totals.seconds / 3600:,.2f}")
+    table.add_row(f"  MB in {totals.shards:,} shard(s)", f"{totals.shard_bytes / 1e6:,.1f}")
+    if totals.unlabelled:
+        table.add_row("  without a label", f"{totals.unlabelled:,}")
+    for flag, count in sorted(totals.flagged.items()):
+        table.add_row(f"  flagged {flag}", f"{count:,}")
+    table.add_row("files left out (rejected.jsonl)", f"{sum(totals.rejected.values()):,}")
+    for reason, count in totals.rejected.most_common():
+        table.add_row(f"  {reason}", f"{count:,}")
+    if summary.changed:
+        table.add_row("changed since they were prepared, kept as they were", f"{summary.changed:,}")
+    if summary.rows_without_file:
+        table.add_row("rows of the labels file without a file", f"{summary.rows_without_file:,}")
+    if summary.passed_over:
+        kinds = ", ".join(suffix for suffix, _ in summary.passed_over.most_common(5))
+        table.add_row(f"files of other kinds ({kinds})", f"{sum(summary.passed_over.values()):,}")
+    console = Console()
+    console.print(table)
+    if not totals.samples:
+        console.print("Nothing was usable; rejected.jsonl says why, file by file.")

@@ -1,0 +1,143 @@
+"""Collects the clips to be shown: as the DALI loader delivers them and, for comparison, as the decord loader does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.batch import Batch, pixels
+from pipeline.load.clip_loader import ClipLoader
+from pipeline.load.dali_loader import DaliLoader
+from pipeline.load.reference.decord_loader import DecordLoader
+from pipeline.plan.batch_plan import BatchPlan
+from pipeline.plan.clips import ClipPlan
+from pipeline.plan.order import global_order
+from pipeline.preview.contact_sheet import ShownClip, View
+from pipeline.shards.reader import ShardReader
+from settings import Config
+from settings.load import ConfigError
+
+
+def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compare: Path | None) -> list[ShownClip]:
+    """The clips of `ids`, or of the first `count` samples of the epoch, as training gets them.
+
+    Data sets that lack a stream cannot be trained on: their test clips are shown.
+
+    Args:
+        config: data.path holds the shards.
+        compare: folder of the raw videos that were prepared; None leaves the decord loader out.
+
+    Raises:
+        ConfigError, ManifestError, SampleError, ValueError: each with what is wrong.
+    """
+    chosen = len(ids) or count
+    # What is shown must be what was asked for: a bad sample is an error here.
+    data = replace(config.data, max_bad_fraction=0.0)
+    loader = DaliLoader(config=replace(config, data=data, train=replace(config.train, batch_size=max(2, chosen))))
+    first = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
+    shown = np.asarray(ids if len(ids) else first, dtype=np.int64)
+    if loader.has_video and loader.has_audio:
+        (batch,) = loader.clips(shown, epoch=epoch, purpose="train")
+        plan = loader.planner.train(shown, epoch=epoch, purpose="train")
+    else:
+        (batch,) = loader.uniform_clips(shown, clips=1)
+        plan = loader.planner.uniform(shown, clips=1)
+    pcm = _pcm(loader, plan) if loader.has_audio else [None] * len(plan)
+    batches = {"dali": batch}
+    if compare is not None:
+        batches["decord"] = _raw_batch(config, loader, plan, compare)
+    return [
+        ShownClip(
+            title=_title(loader, plan, b),
+            start=float(plan.start[b]),
+            frame_seconds=1 / config.clip.fps,
+            audio_start=plan.audio_start[b] / config.audio.sample_rate,
+            pcm=pcm[b],
+            sample_rate=config.audio.sample_rate,
+            hop_seconds=config.audio.hop / config.audio.sample_rate,
+            views=[_view(name, batch, b, config) for name, batch in batches.items()],
+        )
+        for b in range(len(plan))
+    ]
+
+
+def _pcm(loader: DaliLoader, plan: ClipPlan) -> list[np.ndarray]:
+    config = loader.config
+    reader = ShardReader(
+        manifest=loader.dataset,
+        frames=config.clip.frames,
+        stride=loader.planner.stride,
+        audio_samples=config.audio_samples,
+    )
+    return list(reader.pcm(plan))
+
+
+def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path) -> Batch:
+    """The same plan carried out by the decord loader on the sources of the prepared samples."""
+    names = [loader.dataset.source(int(i)) for i in plan.ids]
+    heard = [loader.dataset.source(int(i)) for i in plan.audio_ids]
+    with tempfile.TemporaryDirectory() as folder:
+        # A folder of just these videos: VIDEOS may hold a million, and others that were rejected.
+        link_of = {}
+        for number, name in enumerate(sorted({*names, *heard})):
+            if not (videos / name).is_file():
+                raise ConfigError(f"--compare {videos} holds no {name}; give the folder the shards were prepared from")
+            link_of[name] = f"{number}{Path(name).suffix}"
+            Path(folder, link_of[name]).symlink_to((videos / name).resolve())
+        data = config.data.whole(path=folder, loader="decord", labels="")
+        raw = DecordLoader(config=replace(config, data=data, train=replace(config.train, batch_size=max(2, len(plan)))))
+        id_of = {raw.dataset.source(i): i for i in range(len(raw.dataset))}
+        for name, link in link_of.items():
+            if link not in id_of:
+                raise ConfigError(f"--compare: {videos / name} cannot be read as a video any more")
+        ids = np.array([id_of[link_of[name]] for name in names])
+        translated = replace(
+            plan,
+            ids=ids,
+            audio_ids=np.array([id_of[link_of[name]] for name in heard]),
+            window=_scaled_windows(plan, loader, raw, ids),
+        )
+        (batch,) = raw._batches(iter([BatchPlan(translated)]))
+    return batch
+
+
+def _scaled_windows(plan: ClipPlan, loader: ClipLoader, raw: ClipLoader, raw_ids: np.ndarray) -> np.ndarray:
+    """The plan's crop windows in pixels of the raw videos, int64 [B, 4]."""
+    y = raw.dataset.height[raw_ids] / loader.dataset.height[plan.ids]
+    x = raw.dataset.width[raw_ids] / loader.dataset.width[plan.ids]
+    return np.rint(plan.window * np.stack([y, x, y, x], axis=1)).astype(np.int64)
+
+
+def _view(name: str, batch: Batch, b: int, config: Config) -> View:
+    frames = decibels = None
+    if batch.video is not None:
+        frames = pixels(batch.video[b])
+    if batch.audio is not None:
+        decibels = batch.audio[b, 0].numpy() * config.audio.std_db + config.audio.mean_db
+    return View(loader=name, frames=frames, decibels=decibels)
+
+
+def _title(loader: DaliLoader, plan: ClipPlan, b: int) -> str:
+    """Id, source, labels, and what augmentation does to the clip."""
+    dataset, i = loader.dataset, int(plan.ids[b])
+    top, left, height, width = plan.window[b].tolist()
+    parts = [f"#{i} {dataset.source(i)}"]
+    for column in dataset.label_columns:
+        code = int(dataset.labels(column)[i])
+        if code >= 0:
+            parts.append(f"{column}={dataset.label_names(column)[code]}")
+    if loader.has_video:
+        parts.append(f"crop {width} x {height} at ({left}, {top}) of {dataset.width[i]} x {dataset.height[i]}")
+        if plan.flip[b]:
+            parts.append("flipped")
+        # All rows of a grey clip's colour map are equal.
+        if np.allclose(plan.color[b, 1:], plan.color[b, :1]):
+            parts.append("grey")
+    if plan.audio_ids[b] != i:
+        parts.append(f"sound of #{plan.audio_ids[b]}")
+    # File names may hold anything; a line break must not tear the sheet.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in "   ".join(parts))

@@ -1,0 +1,228 @@
+"""Draws clips: a contact sheet as a picture, and a page with the sound."""
+
+from __future__ import annotations
+
+import html
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from common.html import data_uri
+from pipeline.shards.wav import wav_bytes
+
+WIDTH_INCHES, DOTS_PER_INCH = 16.0, 100
+MOST_FRAMES = 16
+"""Frames in a row; of longer clips every n-th is drawn."""
+LEFT, RIGHT = 0.06, 0.99
+"""Where the time axis begins and ends, as shares of the width."""
+_MARGINS = {"left": LEFT, "right": RIGHT, "top": 1.0, "bottom": 0.0, "hspace": 0.0}
+TITLE_INCHES, WAVE_INCHES, MEL_INCHES, AXIS_INCHES = 0.3, 0.5, 0.9, 0.35
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One clip as one loader gives it."""
+
+    loader: str
+    frames: np.ndarray | None
+    """uint8 [T, H, W, 3], normalisation undone; None without video."""
+    decibels: np.ndarray | None
+    """float32 [n_mels, F], normalisation undone; None without audio."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownClip:
+    """One clip of the sheet; times are seconds on the sample's clock."""
+
+    title: str
+    start: float
+    frame_seconds: float
+    audio_start: float
+    pcm: np.ndarray | None
+    """int16 [samples], the audio window; None without audio."""
+    sample_rate: int
+    hop_seconds: float
+    views: list[View]
+
+
+def write_picture(clips: Sequence[ShownClip], path: Path) -> Path:
+    """Writes all clips below one another in the format of the suffix (png, pdf, svg, jpg).
+
+    Raises:
+        ValueError: another suffix.
+        OSError: the file cannot be written.
+    """
+    heights = [sum(_row_inches(clip)) for clip in clips]
+    figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), dpi=DOTS_PER_INCH)
+    parts = figure.subfigures(len(clips), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, clip in zip(parts, clips, strict=True):
+        _draw(part, clip)
+    _save(figure, path)
+    return path
+
+
+def write_page(clips: Sequence[ShownClip], path: Path) -> Path:
+    """Writes one HTML file that needs nothing else: a picture and the sound of each clip.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.write_text(_PAGE.format(clips="\n".join(_clip_html(clip) for clip in clips)), encoding="utf-8")
+    return path
+
+
+def _save(figure: Figure, target: Path | io.BytesIO) -> None:
+    with warnings.catch_warnings():
+        # Emoji in file names: a box in their place is good enough.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(target)
+
+
+def _draw(figure: Figure | SubFigure, clip: ShownClip) -> None:
+    figure.suptitle(clip.title, x=LEFT, ha="left", fontsize=10, parse_math=False)
+    inches = _row_inches(clip)
+    # The first row is the title's, the last the time axis' labels.
+    rows = figure.subplots(len(inches), 1, height_ratios=inches, gridspec_kw=_MARGINS, squeeze=False)[:, 0]
+    for empty in (rows[0], rows[-1]):
+        empty.remove()
+    for axes, fill in zip(rows[1:-1], _fillers(clip), strict=True):
+        fill(axes)
+        axes.set_xlim(_time_span(clip))
+        axes.tick_params(labelbottom=False, labelsize=8)
+        axes.set_yticks([])
+    rows[-2].tick_params(labelbottom=True)
+    rows[-2].set_xlabel("seconds since the sample's start", fontsize=8, labelpad=1)
+
+
+def _fillers(clip: ShownClip) -> Iterator[Callable[[Axes], None]]:
+    """What draws each row, in the order of `_row_inches`; views are compared with the first."""
+    pictures = [(view.loader, view.frames) for view in clip.views if view.frames is not None]
+    for loader, frames in pictures:
+        yield partial(_draw_frames, clip=clip, loader=loader, frames=frames, reference=pictures[0][1])
+    if clip.pcm is not None:
+        yield partial(_draw_wave, clip=clip, pcm=clip.pcm)
+    spectrograms = [(view.loader, view.decibels) for view in clip.views if view.decibels is not None]
+    for loader, decibels in spectrograms:
+        yield partial(_draw_mel, clip=clip, loader=loader, decibels=decibels, reference=spectrograms[0][1])
+
+
+def _row_inches(clip: ShownClip) -> list[float]:
+    rows = [TITLE_INCHES]
+    for view in clip.views:
+        if view.frames is not None:
+            begin, end = _time_span(clip)
+            cell = clip.frame_seconds * _step(view.frames) / (end - begin) * WIDTH_INCHES * (RIGHT - LEFT)
+            rows.append(cell * view.frames.shape[1] / view.frames.shape[2])
+    if clip.pcm is not None:
+        rows.append(WAVE_INCHES)
+    rows += [MEL_INCHES for view in clip.views if view.decibels is not None]
+    return [*rows, AXIS_INCHES]
+
+
+def _draw_frames(axes: Axes, *, clip: ShownClip, loader: str, frames: np.ndarray, reference: np.ndarray) -> None:
+    step = _step(frames)
+    for number in range(0, len(frames), step):
+        begin = clip.start + number * clip.frame_seconds
+        axes.imshow(frames[number], extent=(begin, begin + step * clip.frame_seconds, 0, 1), aspect="auto")
+        axes.axvline(begin, color="white", linewidth=0.8)
+    axes.set_ylim(0, 1)
+    note = ""
+    if frames is not reference:
+        difference = np.abs(frames.astype(int) - reference.astype(int)).mean()
+        note = f"\ndifference\n{difference:.1f} of 255"
+    _label(axes, f"{loader}{note}" if len(clip.views) > 1 else "frames")
+
+
+def _draw_wave(axes: Axes, *, clip: ShownClip, pcm: np.ndarray) -> None:
+    # Minimum and maximum of each stretch: a plain line of 25,600 samples would alias.
+    stretches = np.array_split(pcm.astype(np.float32) / 32768, min(1200, len(pcm)))
+    times = clip.audio_start + np.linspace(0, len(pcm) / clip.sample_rate, len(stretches))
+    low, high = [s.min() for s in stretches], [s.max() for s in stretches]
+    axes.fill_between(times, low, high, color="tab:blue", linewidth=0.5, edgecolor="tab:blue")
+    loudest = max(abs(min(low)), max(high), 1e-3)
+    axes.set_ylim(-loudest, loudest)
+    _label(axes, f"waveform\npeak {loudest:.2f}")
+
+
+def _draw_mel(axes: Axes, *, clip: ShownClip, loader: str, decibels: np.ndarray, reference: np.ndarray) -> None:
+    bands, frames = decibels.shape
+    # Spectrogram frame j is centred on sample j * hop.
+    begin = clip.audio_start - clip.hop_seconds / 2
+    extent = (begin, begin + frames * clip.hop_seconds, 0, bands)
+    low, high = np.percentile(reference, [1, 100])
+    axes.imshow(decibels, extent=extent, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=high)
+    note = f"\n{low:.0f} to {high:.0f} dB"
+    if decibels is not reference:
+        note = f"\ndifference\n{np.abs(decibels - reference).mean():.2f} dB"
+    _label(axes, f"{loader if len(clip.views) > 1 else 'log-mel'}{note}")
+
+
+def _label(axes: Axes, text: str) -> None:
+    axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
+
+
+def _step(frames: np.ndarray) -> int:
+    return -(-len(frames) // MOST_FRAMES)
+
+
+def _time_span(clip: ShownClip) -> tuple[float, float]:
+    """From the earliest to the latest moment of the clip's streams."""
+    begins, ends = [], []
+    frames = clip.views[0].frames
+    if frames is not None:
+        begins.append(clip.start)
+        ends.append(clip.start + len(frames) * clip.frame_seconds)
+    if clip.pcm is not None:
+        begins.append(clip.audio_start)
+        ends.append(clip.audio_start + len(clip.pcm) / clip.sample_rate)
+    return min(begins), max(ends)
+
+
+def _clip_html(clip: ShownClip) -> str:
+    figure = Figure(figsize=(WIDTH_INCHES, sum(_row_inches(clip))), dpi=DOTS_PER_INCH)
+    _draw(figure, clip)
+    picture = io.BytesIO()
+    _save(figure, picture)
+    begin, end = _time_span(clip)
+    scale = (RIGHT - LEFT) / (end - begin)
+    first = LEFT + (clip.audio_start - begin) * scale
+    parts = [
+        f'<div class="sheet"><img alt="" src="{data_uri("image/png", picture.getvalue())}"><i></i></div>',
+    ]
+    if clip.pcm is not None:
+        sound = data_uri("audio/wav", wav_bytes(clip.pcm, clip.sample_rate))
+        parts.append(f'<audio controls data-first="{first:.5f}" data-scale="{scale:.5f}" src="{sound}"></audio>')
+    return f"<figure>{''.join(parts)}<figcaption>{html.escape(clip.title)}</figcaption></figure>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Preview</title>
+<style>
+body {{ font: 15px system-ui, sans-serif; margin: 1rem auto; max-width: 1600px; }}
+figure {{ margin: 0 0 2.5rem; }}
+.sheet {{ position: relative; }}
+.sheet img {{ width: 100%; display: block; }}
+.sheet i {{ position: absolute; top: 0; bottom: 0; width: 2px; background: #e33; display: none; }}
+audio {{ width: 100%; }}
+</style></head><body>
+{clips}
+<script>
+// A red line moves over the picture with the sound.
+for (const audio of document.querySelectorAll("audio")) {{
+  const line = audio.parentElement.querySelector("i");
+  const move = () => {{
+    line.style.display = "block";
+    line.style.left = 100 * (+audio.dataset.first + audio.currentTime * audio.dataset.scale) + "%";
+    if (!audio.paused) requestAnimationFrame(move);
+  }};
+  for (const event of ["play", "seeked", "timeupdate"]) audio.addEventListener(event, move);
+}}
+</script></body></html>
+"""

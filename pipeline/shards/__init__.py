@@ -1,0 +1,1 @@
+"""The format on disk: written and read here only."""

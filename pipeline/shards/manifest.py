@@ -1,0 +1,223 @@
+"""The array-backed index of a prepared data set: where each sample's bytes lie, and its labels."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from settings import StorageConfig
+from settings.load import from_dict, shown, shown_names
+
+FORMAT = 1
+COLUMNS = {
+    "shard": np.int32,
+    "video_offset": np.int64,
+    "frames": np.int32,
+    "width": np.int32,
+    "height": np.int32,
+    "audio_offset": np.int64,
+    "audio_samples": np.int64,
+}
+
+
+class ManifestError(ValueError):
+    """A manifest that is missing, damaged or does not fit its shards; the message is meant for the user."""
+
+
+class Manifest:
+    """n samples sorted by source path; every array is memory-mapped, so opening a million rows costs next to nothing.
+
+    One clock a sample: frame i is shown at i / storage.fps seconds, PCM sample j at j / sample_rate.
+
+    Attributes:
+        root: the folder that holds the shards.
+        shards: file names of the shards, relative to `root`.
+        shard_bytes: int64, sizes of the shards' files.
+        shard: int32 [n], index into `shards`.
+        video_offset: int64 [n], byte of the shard where the video blob begins; -1 without video.
+        frame_start: int64 [n + 1]; frame_offsets[frame_start[i]:frame_start[i + 1]] belong to sample i.
+        frame_offsets: uint32, ragged; frames + 1 offsets a sample, relative to video_offset: where each frame begins,
+            and where the last one ends. Nothing for a sample without video.
+        frames, width, height: int32 [n]; 0 without video.
+        audio_offset: int64 [n], byte of the shard where the first PCM sample lies; -1 without audio.
+        audio_samples: int64 [n]; equals round(frames / fps * sample_rate) where both tracks exist.
+        storage: how the video is encoded.
+        sample_rate: Hz of the PCM.
+        fingerprint: identity of the data set (sources, labels, lengths), independent of how shards are cut.
+    """
+
+    def __init__(self, *, root: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.root = root
+        self.shards: list[str] = list(meta["shards"])
+        self.shard_bytes: NDArray[np.int64] = np.array(meta["shard_bytes"], dtype=np.int64)
+        self.shard: NDArray[np.int32] = arrays["shard"]
+        self.video_offset: NDArray[np.int64] = arrays["video_offset"]
+        self.frame_start: NDArray[np.int64] = arrays["frame_start"]
+        self.frame_offsets: NDArray[np.uint32] = arrays["frame_offsets"]
+        self.frames: NDArray[np.int32] = arrays["frames"]
+        self.width: NDArray[np.int32] = arrays["width"]
+        self.height: NDArray[np.int32] = arrays["height"]
+        self.audio_offset: NDArray[np.int64] = arrays["audio_offset"]
+        self.audio_samples: NDArray[np.int64] = arrays["audio_samples"]
+        self.storage: StorageConfig = from_dict(StorageConfig, meta["storage"], source=f"{root}/manifest/meta.json")
+        self.sample_rate: int = meta["sample_rate"]
+        self.streams: str = meta["streams"]
+        self.fingerprint: str = meta["fingerprint"]
+        self.label_columns: list[str] = list(meta["label_columns"])
+        self._arrays = arrays
+
+    @classmethod
+    def open(cls, path: str | Path) -> Manifest:
+        """Opens the manifest of the prepared folder `path` and checks that its shards are all there.
+
+        Raises:
+            ManifestError: nothing prepared there, a damaged manifest, a missing or shortened shard.
+        """
+        root = Path(path)
+        meta_path = root / "manifest" / "meta.json"
+        try:
+            meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ManifestError(
+                f"{root} holds no manifest; make one with: python -m pipeline.prepare SRC {root}"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ManifestError(f"cannot read {meta_path}: {error}; {_REBUILD}") from None
+        try:
+            if meta["format"] != FORMAT:
+                raise ManifestError(
+                    f"{meta_path} has format {shown(meta['format'])}, this version reads {FORMAT}; {_REBUILD}"
+                )
+            _check_meta(meta)
+            arrays = _load_arrays(meta_path.parent / meta["version"], meta)
+            _check_shards(root, meta)
+            return cls(root=root, meta=meta, arrays=arrays)
+        except ManifestError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+            found = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ManifestError(f"{meta_path} is damaged ({found}); {_REBUILD}") from None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """float64 [n], length of each sample."""
+        return np.where(self.frames > 0, self.frames / self.storage.fps, self.audio_samples / self.sample_rate)
+
+    def source(self, index: int) -> str:
+        """Path of the sample's source, relative to the source folder (undecodable bytes as \\xNN)."""
+        return self._text("source", index)
+
+    def labels(self, column: str) -> NDArray[np.int32]:
+        """int32 [n], codes into `label_names(column)`, -1 = unknown.
+
+        Raises:
+            ManifestError: no such column, or codes that have no name.
+        """
+        name = f"label{self._column(column)}"
+        codes, names = self._arrays[name], len(self._arrays[f"{name}_names_start"]) - 1
+        if codes.min(initial=-1) < -1 or codes.max(initial=-1) >= names:
+            raise ManifestError(
+                f"{self.root}/manifest: {name}.npy is damaged, it counts beyond {names} names; {_REBUILD}"
+            )
+        return codes
+
+    def label_names(self, column: str) -> list[str]:
+        """Sorted distinct values of the label column."""
+        name = f"label{self._column(column)}_names"
+        return [self._text(name, code) for code in range(len(self._arrays[f"{name}_start"]) - 1)]
+
+    def _column(self, column: str) -> int:
+        if column not in self.label_columns:
+            columns = shown_names(self.label_columns)
+            raise ManifestError(f"{self.root} has no label column {column!r}; it has: {columns}")
+        return self.label_columns.index(column)
+
+    def _text(self, name: str, index: int) -> str:
+        start = self._arrays[f"{name}_start"]
+        return bytes(self._arrays[f"{name}_bytes"][start[index] : start[index + 1]]).decode("utf-8", "replace")
+
+
+_REBUILD = "delete the folder manifest and run pipeline.prepare again: it is rebuilt from the shards' index"
+
+
+# Names become part of paths that are read, or removed when a new version is published.
+_VERSION = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?")
+_META: dict[str, type] = {"samples": int, "sample_rate": int, "streams": str, "fingerprint": str, "version": str}
+_META_LISTS: dict[str, type] = {"label_columns": str, "shards": str, "shard_bytes": int}
+
+
+def is_version(name: Any) -> bool:
+    """Whether `name` can be that of a version folder."""
+    return isinstance(name, str) and _VERSION.fullmatch(name) is not None
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+    """Raises ValueError or KeyError unless every entry is of the kind that is written."""
+    for key, kind in _META.items():
+        if type(meta[key]) is not kind or (kind is int and meta[key] < 0):
+            raise ValueError(f"{key} is {shown(meta[key])}")
+    for key, kind in _META_LISTS.items():
+        if type(meta[key]) is not list or any(type(item) is not kind for item in meta[key]):
+            raise ValueError(f"{key} is {shown(meta[key])}")
+    if not is_version(meta["version"]):
+        raise ValueError(f"version is {shown(meta['version'])}")
+    if meta["sample_rate"] == 0:
+        raise ValueError("sample_rate is 0")
+    for name in meta["shards"]:
+        if not name.isprintable() or name != Path(name).name:
+            raise ValueError(f"a shard is named {shown(name)}, which is no name of a file beside the folder manifest")
+
+
+def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    count, columns = meta["samples"], range(len(meta["label_columns"]))
+    texts = ["source", *(f"label{column}_names" for column in columns)]
+    types: dict[str, type] = {**COLUMNS, "frame_start": np.int64, "frame_offsets": np.uint32}
+    types |= dict.fromkeys((f"{name}_start" for name in texts), np.int64)
+    types |= dict.fromkeys((f"{name}_bytes" for name in texts), np.uint8)
+    types |= dict.fromkeys((f"label{column}" for column in columns), np.int32)
+    arrays = {name: _load_array(folder / f"{name}.npy", dtype) for name, dtype in types.items()}
+    lengths = dict.fromkeys(COLUMNS, count) | {"frame_start": count + 1, "source_start": count + 1}
+    lengths |= {f"label{column}": count for column in columns}
+    for name, length in lengths.items():
+        _check_length(folder, arrays, name, length)
+    _check_length(folder, arrays, "frame_offsets", int(arrays["frame_start"][-1]))
+    if count and not 0 <= arrays["shard"].min() <= arrays["shard"].max() < len(meta["shards"]):
+        raise ManifestError(f"{folder}/shard.npy counts beyond the {len(meta['shards'])} shards; {_REBUILD}")
+    return arrays
+
+
+def _load_array(path: Path, dtype: type) -> NDArray[Any]:
+    # NumPy cannot map a file without elements.
+    empty = path.stat().st_size <= 128
+    try:
+        array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    except Exception as error:  # NumPy raises many types, and damage decides which
+        raise ManifestError(f"{path} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from None
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ManifestError(f"{path} is damaged (it is {found}, not a list of {dtype.__name__}); {_REBUILD}")
+    return array
+
+
+def _check_length(folder: Path, arrays: Mapping[str, NDArray[Any]], name: str, length: int) -> None:
+    if arrays[name].shape != (length,):
+        raise ManifestError(f"{folder}/{name}.npy has shape {arrays[name].shape}, not ({length},); {_REBUILD}")
+
+
+def _check_shards(root: Path, meta: Mapping[str, Any]) -> None:
+    for name, size in zip(meta["shards"], meta["shard_bytes"], strict=True):
+        path = root / name
+        if not path.is_file():
+            raise ManifestError(f"{path} is missing, though the manifest names it; restore it or prepare again")
+        if path.stat().st_size != size:
+            found = f"{path} has {path.stat().st_size:,} bytes, the manifest expects {size:,}"
+            raise ManifestError(f"{found}; copy it again or prepare again")

@@ -1,0 +1,149 @@
+"""Writes the manifest of a prepared data set.
+
+`OUT/manifest/meta.json` names a version folder of .npy files beside it; replacing that one small file is
+what publishes a new version, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.files import write_atomically
+from pipeline.shards.manifest import COLUMNS, FORMAT, is_version
+from settings import StorageConfig
+
+
+def write_manifest(
+    root: Path,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    shards: Sequence[str],
+    shard_bytes: Sequence[int],
+    label_columns: Sequence[str],
+    storage: StorageConfig,
+    sample_rate: int,
+    streams: str,
+) -> int:
+    """Publishes the manifest of `rows` under `root` and returns their number.
+
+    Each row maps: source, shard (index into `shards`), video_offset, first_frame (bytes before the first frame within
+    the blob), frame_bytes (list), width, height, audio_offset, audio_samples, labels (column -> text).
+    """
+    table = _Table(label_columns)
+    for row in rows:
+        table.append(row)
+    arrays = table.arrays()
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(storage), sample_rate, list(label_columns)]).encode())
+    for name in sorted(arrays):
+        if name not in ("shard", "video_offset", "audio_offset"):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(arrays[name]).data)
+    layout = hashlib.sha256(json.dumps(list(shards)).encode())
+    for name in ("shard", "video_offset", "audio_offset"):
+        layout.update(arrays[name].data)
+    fingerprint = digest.hexdigest()[:16]
+    meta = {
+        "format": FORMAT,
+        "version": f"{fingerprint}-{layout.hexdigest()[:8]}",
+        "fingerprint": fingerprint,
+        "samples": len(arrays["frames"]),
+        "streams": streams,
+        "sample_rate": sample_rate,
+        "storage": dataclasses.asdict(storage),
+        "label_columns": list(label_columns),
+        "shards": list(shards),
+        "shard_bytes": list(shard_bytes),
+    }
+    _publish(root / "manifest", meta, arrays)
+    return len(arrays["frames"])
+
+
+def _publish(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    meta_path = folder / "meta.json"
+    try:
+        previous = json.loads(meta_path.read_text(encoding="utf-8"))["version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        previous = None
+    version = folder / meta["version"]
+    if not version.exists():
+        unfinished = folder / f"{meta['version']}.{os.getpid()}.tmp"
+        unfinished.mkdir(exist_ok=True)
+        for name, values in arrays.items():
+            np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
+        try:
+            unfinished.rename(version)
+        except OSError:  # another machine has just published the same version
+            shutil.rmtree(unfinished)
+    write_atomically(meta_path, json.dumps(meta, indent=1) + "\n")
+    # Checked, because what else the file may say ("", "..") would remove the whole manifest, or the shards.
+    if is_version(previous) and previous != meta["version"]:
+        shutil.rmtree(folder / previous, ignore_errors=True)
+
+
+class _Table:
+    """Collects rows in flat arrays, since a million dicts would take gigabytes."""
+
+    def __init__(self, label_columns: Sequence[str]) -> None:
+        self._columns = {name: array("q") for name in COLUMNS}
+        self._sources: list[str] = []
+        self._frame_offsets = array("I")
+        self._frame_counts = array("q")
+        self._label_columns = list(label_columns)
+        self._label_codes = [array("i") for _ in label_columns]
+        self._label_values: list[dict[str, int]] = [{} for _ in label_columns]
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        sizes = row["frame_bytes"]
+        if sizes:
+            self._frame_offsets.extend(itertools.accumulate(sizes, initial=row["first_frame"]))
+        self._frame_counts.append(len(sizes) + 1 if sizes else 0)
+        for name, values in self._columns.items():
+            values.append(len(sizes) if name == "frames" else row[name])
+        self._sources.append(row["source"])
+        for column, codes, known in zip(self._label_columns, self._label_codes, self._label_values, strict=True):
+            value = row["labels"].get(column, "")
+            codes.append(known.setdefault(value, len(known)) if value else -1)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All arrays of the manifest, rows sorted by source path."""
+        encoded = [source.encode("utf-8") for source in self._sources]
+        order = np.array(sorted(range(len(encoded)), key=encoded.__getitem__), dtype=np.int64)
+        result: dict[str, NDArray[Any]] = {
+            name: np.array(self._columns[name], dtype=dtype)[order] for name, dtype in COLUMNS.items()
+        }
+        counts = np.array(self._frame_counts, dtype=np.int64)
+        old_start = np.concatenate([[0], np.cumsum(counts)])[:-1]
+        new_start = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
+        gather = np.repeat(old_start[order] - new_start[:-1], counts[order]) + np.arange(new_start[-1])
+        result["frame_start"] = new_start
+        result["frame_offsets"] = np.array(self._frame_offsets, dtype=np.uint32)[gather]
+        result |= _pack_text("source", [encoded[index] for index in order])
+        for column, (codes, values) in enumerate(zip(self._label_codes, self._label_values, strict=True)):
+            names = sorted(values)
+            # One more entry than names, so that code -1 stays -1.
+            renumber = np.full(len(names) + 1, -1, dtype=np.int32)
+            renumber[[values[name] for name in names]] = np.arange(len(names))
+            result[f"label{column}"] = renumber[np.array(codes, dtype=np.int64)][order]
+            result |= _pack_text(f"label{column}_names", [name.encode("utf-8") for name in names])
+        return result
+
+
+def _pack_text(name: str, texts: Sequence[bytes]) -> dict[str, NDArray[Any]]:
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    return {
+        f"{name}_start": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        f"{name}_bytes": np.frombuffer(b"".join(texts), dtype=np.uint8),
+    }

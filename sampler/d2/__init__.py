@@ -1,0 +1,1 @@
+"""Exact D² sampling: proposals, bounds, acceptance and the FAISS index."""

@@ -1,0 +1,88 @@
+"""D² of all rows after new centres: one matrix product a block, over chunks that stay in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sampler.base import Candidates, required
+from sampler.d2.distance import RELATIVE_FLOOR, product
+from sampler.d2.proposals import CHUNK
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+_ROUNDING = 2.0**-9
+"""Largest relative error of rounding a number to bf16."""
+
+
+def rounding_error(factors: int) -> float:
+    """Largest error of 2 <g_n, g_m> from bf16 products of one or two factors, as a share of |g_n|² + |g_m|².
+
+    Each factor is rounded three times (row, centre, product), the product of two factors once more; and
+    |g_n||g_m| <= (|g_n|² + |g_m|²) / 2.
+    """
+    return (1 + 3.01 * _ROUNDING) ** factors * (1 + _ROUNDING) - 1
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether this processor multiplies bf16 faster than float32."""
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+class DenseBounds:
+    """Keeps D² of every row in float32, exactly."""
+
+    exact = True
+
+    def __init__(self, rows: Candidates, norms: Tensor) -> None:
+        self.rows, self.norms = rows, norms
+        self.chunk = CHUNK if norms.device.type == "cpu" else 32 * CHUNK
+
+    def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+        """d2 <- min(d2, squared distance to the nearest of the centres), in place; returns the pairs evaluated.
+
+        Args:
+            d2: [N] float32; rows at 0 stay at 0, also those that are not finite.
+            centres: C rows.
+            centre_norms: [C] their |g|².
+        """
+        nearest = torch.empty_like(d2)
+        for start in range(0, len(d2), self.chunk):
+            rows = slice(start, start + self.chunk)
+            inner = self._product(self.rows.a[rows], centres.a)
+            if self.rows.b is not None:
+                inner.mul_(self._product(self.rows.b[rows], required(centres.b, "b")))
+            torch.amin(inner.float().mul_(-2).add_(centre_norms), 1, out=nearest[rows])
+        nearest.add_(self.norms)
+        nearest.masked_fill_(nearest < RELATIVE_FLOOR * self.norms, 0.0)
+        # fmin, because rows that are not finite start at 0 and must stay there.
+        torch.fmin(d2, nearest, out=d2)
+        return len(d2) * len(centre_norms)
+
+    _product = staticmethod(product)
+
+
+class RoughBounds(DenseBounds):
+    """Keeps an upper bound of D² of every row, from products in bf16 and their largest possible error.
+
+    A CPU multiplies bf16 two to three times as fast as float32, but rounds the products, which would leave a
+    duplicate of a centre with some D². As a bound they are safe: proposals are verified in float32.
+    """
+
+    exact = False
+
+    def __init__(self, rows: Candidates, norms: Tensor) -> None:
+        self.inflate = 1 + rounding_error(1 if rows.b is None else 2)
+        short = replace(rows, a=rows.a.bfloat16(), b=None if rows.b is None else rows.b.bfloat16())
+        super().__init__(short, norms * self.inflate)
+
+    def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+        short = replace(centres, a=centres.a.bfloat16(), b=None if centres.b is None else centres.b.bfloat16())
+        return super().lower(d2, short, centre_norms * self.inflate)
+
+    @staticmethod
+    def _product(rows: Tensor, centres: Tensor) -> Tensor:
+        return rows @ centres.T

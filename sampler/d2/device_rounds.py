@@ -1,0 +1,162 @@
+"""Exact D² sampling in blocks for a GPU: fixed shapes, no synchronisation with the host within a run of rounds.
+
+The same algorithm as sampler/d2/blocked.py, laid out so that a run of rounds is a sequence of kernels that no value on
+the host depends on (and that a CUDA graph can capture): every block has the same size, rejected proposals take part in
+the product with an infinite norm, and rounds after the last pick change nothing. The host looks only between runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sampler.base import Candidates, Selection
+from sampler.d2.blocked import held_rows
+from sampler.d2.dense_bounds import DenseBounds
+from sampler.d2.distance import squared_distances, squared_norms
+from sampler.d2.distribution import First, draw_rows, first_weight, starting_distances
+from sampler.d2.proposals import Shard
+from sampler.fallbacks import make_selection, uniform_rest, usable_rows
+
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 512
+_PASSES = 16
+"""Passes in which a block's conflicts settle; chains that are longer are detected and decided again with more."""
+
+
+@dataclass(kw_only=True)
+class Rounds:
+    """The state of a selection; every field is changed in place."""
+
+    bounds: DenseBounds
+    d2: Tensor
+    """[N] float32."""
+    indices: Tensor
+    """[K + 1] int64; the last place takes what is not picked."""
+    distances: Tensor
+    """[K + 1] float32 D² at the pick, likewise."""
+    count: Tensor
+    """[1] int64 picks so far."""
+    unsettled: Tensor
+    """[1] bool: a block had a longer chain of conflicts than there were passes."""
+
+    def run(self, uniforms: Tensor, passes: int) -> None:
+        """Rounds without synchronisation; uniforms [R, 2, B] float64 on the device."""
+        for proposing, deciding in uniforms.unbind(0):
+            self._round(proposing, deciding, passes)
+
+    def _round(self, proposing: Tensor, deciding: Tensor, passes: int) -> None:
+        rows, norms, limit = self.bounds.rows, self.bounds.norms, len(self.indices) - 1
+        drawn = Shard(len(norms)).draw(self.d2, proposing, rows, norms)
+        threshold = deciding * drawn.bound
+        between = squared_distances(drawn.rows, drawn.norms, drawn.rows, drawn.norms)
+        same_row = drawn.index[:, None] == drawn.index
+        blocked_by = ((between <= threshold[:, None]) | same_row).tril(-1)
+        eligible = drawn.bound > threshold
+        accepted = before = eligible
+        for _ in range(passes):
+            before, accepted = accepted, eligible & ~(blocked_by & accepted).any(1)
+        self.unsettled |= (before != accepted).any()
+        place = self.count + accepted.cumsum(0) - 1
+        accepted = accepted & (place < limit)
+        slot = torch.where(accepted, place, limit)
+        earlier = (blocked_by.new_ones(blocked_by.shape).tril(-1)) & accepted
+        at_pick = torch.minimum(drawn.bound, between.masked_fill(~earlier, torch.inf).amin(1))
+        self.indices.scatter_(0, slot, drawn.index)
+        self.distances.scatter_(0, slot, at_pick)
+        self.count += accepted.sum()
+        self.bounds.lower(self.d2, drawn.rows, torch.where(accepted, drawn.norms, torch.inf))
+        chosen = torch.where(accepted, 0.0, torch.inf).to(self.d2)
+        self.d2.scatter_reduce_(0, drawn.index, chosen, "amin")
+
+
+def select_on_device(
+    candidates: Candidates,
+    k: int,
+    *,
+    bf16: bool,
+    first: First,
+    generator: torch.Generator,
+    dictionary: Candidates | None,
+) -> Selection:
+    """A whole selection; with bf16 the law is that of the factors rounded to bf16 (products and norms in float32)."""
+    if bf16:
+        candidates, dictionary = _rounded(candidates), None if dictionary is None else _rounded(dictionary)
+    norms = squared_norms(candidates)
+    usable, invalid = usable_rows(candidates, norms)
+    k_possible = min(k, int(usable.sum()))
+    bounds = DenseBounds(candidates, norms)
+    start = starting_distances(norms, usable)
+    held = held_rows(dictionary)
+    if held is not None:
+        held_norms = squared_norms(held)
+        for first_row in range(0, len(held), _LARGEST_BLOCK):
+            rows = slice(first_row, first_row + _LARGEST_BLOCK)
+            bounds.lower(start, held.rows(rows), held_norms[rows])
+    start_pick = None
+    if held is None and k_possible:
+        uniform = torch.rand(1, dtype=torch.float64, generator=generator).to(norms.device, non_blocking=True)
+        start_pick = draw_rows(first_weight(first, norms, usable), uniform)
+        bounds.lower(start, candidates.rows(start_pick), norms[start_pick])
+        start[start_pick] = 0.0
+    block = min(max(k_possible // 2, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+    drawn: list[Tensor] = []
+    for passes in (_PASSES, block):
+        rounds = _start(bounds, start, start_pick, k_possible)
+        runs = _run_until_done(rounds, drawn, k_possible, block, passes, generator)
+        if not bool(rounds.unsettled):
+            break
+    found = int(rounds.count)
+    picks = rounds.indices[:found]
+    rest = uniform_rest(usable, picks, k_possible - found, generator)
+    distances = torch.cat([rounds.distances[:found], torch.zeros(len(rest), device=norms.device)])
+    proposed = sum(uniforms.shape[0] for uniforms in drawn[:runs]) * block
+    return make_selection(
+        torch.cat([picks, rest]),
+        distances,
+        k,
+        invalid=invalid,
+        uniform_fill=len(rest),
+        rounds=proposed // block,
+        proposals=proposed,
+        accepted_share=found / max(proposed, 1),
+        pairs=proposed * len(norms),
+    )
+
+
+def _run_until_done(
+    rounds: Rounds, drawn: list[Tensor], k: int, block: int, passes: int, generator: torch.Generator
+) -> int:
+    """Runs of rounds until k are picked or a run picks nothing; the random numbers of a second try are the first's."""
+    done, runs = int(rounds.count), 0
+    while done < k:
+        if runs == len(drawn):
+            length = 2 + (k - done) * 5 // (4 * block)
+            uniforms = torch.rand(length, 2, block, dtype=torch.float64, generator=generator)
+            drawn.append(uniforms.to(rounds.d2.device, non_blocking=True))
+        rounds.run(drawn[runs], passes)
+        runs += 1
+        before, done = done, int(rounds.count)
+        if done == before:
+            break
+    return runs
+
+
+def _start(bounds: DenseBounds, d2: Tensor, first_pick: Tensor | None, k: int) -> Rounds:
+    rounds = Rounds(
+        bounds=bounds,
+        d2=d2.clone(),
+        indices=torch.zeros(k + 1, dtype=torch.int64, device=d2.device),
+        distances=torch.full((k + 1,), torch.inf, device=d2.device),
+        count=torch.zeros(1, dtype=torch.int64, device=d2.device),
+        unsettled=torch.zeros(1, dtype=torch.bool, device=d2.device),
+    )
+    if first_pick is not None:
+        rounds.indices[:1] = first_pick
+        rounds.count += 1
+    return rounds
+
+
+def _rounded(table: Candidates) -> Candidates:
+    return replace(table, a=table.a.bfloat16(), b=None if table.b is None else table.b.bfloat16())

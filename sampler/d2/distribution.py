@@ -1,0 +1,62 @@
+"""The law of D² sampling: where it starts, and drawing from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sampler.base import Candidates
+from sampler.d2.distance import floor_to_zero, squared_distances, squared_norms
+
+First = Literal["uniform", "norm", "argmax"]
+"""Law of the first pick: uniform (k-means++), norm (proportional to |g|²) or argmax (largest |g|, as BADGE)."""
+
+_DICTIONARY_CHUNK = 256
+
+
+def starting_distances(norms: Tensor, usable: Tensor) -> Tensor:
+    """D² before anything is chosen: inf for usable rows, 0 for the others, which then never get any mass."""
+    return torch.zeros_like(norms).masked_fill_(usable, torch.inf)
+
+
+def first_weight(first: First, norms: Tensor, usable: Tensor) -> Tensor:
+    """Weights of the first pick, [N] float32. All-zero norms fall back to uniform."""
+    if first == "norm":
+        weight = torch.where(usable, norms, 0.0)
+        return torch.where(weight.sum() > 0, weight, usable.to(norms))
+    if first == "argmax":
+        largest = torch.where(usable, norms, -1.0).argmax()
+        return torch.zeros_like(norms).index_fill_(0, largest, 1.0) * usable
+    return usable.to(norms)
+
+
+def condition(d2: Tensor, candidates: Candidates, norms: Tensor, dictionary: Candidates | None) -> Tensor:
+    """D² with the dictionary's finite rows counted as chosen, [N]."""
+    if dictionary is None:
+        return d2
+    dictionary_norms = squared_norms(dictionary)
+    held = (dictionary.valid & torch.isfinite(dictionary_norms)).nonzero().squeeze(1)
+    for chunk in held.split(_DICTIONARY_CHUNK):
+        distances = squared_distances(candidates, norms, dictionary.rows(chunk), dictionary_norms[chunk])
+        # fmin, because rows that are not finite start at 0 and must stay there.
+        d2 = torch.fmin(d2, distances.amin(1))
+    return floor_to_zero(d2, norms)
+
+
+def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
+    """Rows drawn with probability proportional to weight, by inversion; rows of weight 0 are never drawn.
+
+    Args:
+        weight: [N], at least 0, not all 0. Summed in float64: at a million rows float32 would leave almost half of
+            them an interval of width 0.
+        uniforms: [n] float64 in [0, 1).
+
+    Returns:
+        [n] int64.
+    """
+    cumulative = weight.cumsum(0, dtype=torch.float64)
+    # Just below the total, so that rounding cannot reach past the last row with mass.
+    targets = uniforms * (cumulative[-1] * (1 - 1e-12))
+    return torch.searchsorted(cumulative, targets, right=True)

@@ -1,0 +1,83 @@
+"""Upper bounds on D² that are lowered only where a new centre is likely to matter.
+
+The rows are partitioned into cells, and one row of each represents it. A new centre is compared with the
+representatives; only the cells whose representative it comes nearer to are evaluated, and in them only the rows that
+still carry mass. Whatever is left out leaves a bound too high, which costs a wasted proposal now and then, never the
+law.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sampler.base import Candidates, required
+from sampler.d2.dense_bounds import DenseBounds
+from sampler.d2.distance import RELATIVE_FLOOR, squared_distances
+
+_MASS_SHARE = 0.5
+"""Rows whose bound is below this share of the mean bound are left alone: together they hold little of the mass."""
+_DENSE_SHARE = 0.5
+"""When more than this share of all pairs would be evaluated, one dense pass is faster than many small ones."""
+
+
+class IndexedBounds:
+    """Bounds over cells that some index has made; any partition is valid, a good one is fast."""
+
+    exact = False
+
+    def __init__(self, rows: Candidates, norms: Tensor, cell: Tensor) -> None:
+        """
+        Args:
+            rows: N rows.
+            norms: [N] |g|².
+            cell: [N] int64, the cell of each row, at least 0.
+        """
+        self.rows, self.norms, self.dense = rows, norms, DenseBounds(rows, norms)
+        self.cell = cell
+        self.order = cell.argsort(stable=True)
+
+    def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+        """u <- min(u, D² to the centres) in the cells that the centres come near; see `Bounds.lower`."""
+        alive = (u > _MASS_SHARE * u.mean()) if torch.isfinite(u.sum()) else u > 0
+        listed = self.order[alive[self.order]]
+        sizes = torch.bincount(self.cell[listed])
+        sizes = sizes[sizes > 0]
+        # A new representative every time: one that was picked itself would never be come nearer to.
+        representative = listed[sizes.cumsum(0) - (sizes + 1) // 2]
+        near = squared_distances(self.rows.rows(representative), self.norms[representative], centres, centre_norms)
+        probed = near < u[representative][:, None]
+        pairs = int((probed.sum(1) * sizes).sum())
+        if pairs > _DENSE_SHARE * len(u) * len(centre_norms):
+            return self.dense.lower(u, centres, centre_norms)
+        visited = probed.any(1).nonzero().squeeze(1).tolist()
+        if visited:
+            self._evaluate(u, centres, centre_norms, probed, visited, listed.split(sizes.tolist()))
+        return pairs + probed.numel()
+
+    def _evaluate(
+        self,
+        u: Tensor,
+        centres: Candidates,
+        centre_norms: Tensor,
+        probed: Tensor,
+        visited: list[int],
+        alive_rows: tuple[Tensor, ...],
+    ) -> None:
+        nearest = []
+        # Gathered into the same memory every time: fresh pages cost more than the copy.
+        most = max(len(alive_rows[cell]) for cell in visited)
+        a = torch.empty(most, self.rows.a.shape[1], device=u.device)
+        b = None if self.rows.b is None else torch.empty(most, self.rows.b.shape[1], device=u.device)
+        for cell in visited:
+            rows, near = alive_rows[cell], probed[cell].nonzero().squeeze(1)
+            inner = torch.index_select(self.rows.a, 0, rows, out=a[: len(rows)]) @ centres.a[near].T
+            if b is not None:
+                chosen = torch.index_select(required(self.rows.b, "b"), 0, rows, out=b[: len(rows)])
+                inner.mul_(chosen @ required(centres.b, "b")[near].T)
+            nearest.append(inner.mul_(-2).add_(centre_norms[near]).amin(1))
+        index = torch.cat([alive_rows[cell] for cell in visited])
+        norms = self.norms[index]
+        bound = torch.cat(nearest).add_(norms)
+        bound.masked_fill_(bound < RELATIVE_FLOOR * norms, 0.0)
+        u[index] = torch.fmin(u[index], bound)

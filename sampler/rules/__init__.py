@@ -1,0 +1,1 @@
+"""The selection rules, one per file."""

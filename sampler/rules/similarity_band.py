@@ -1,0 +1,45 @@
+"""Neither too easy nor too hard: uniform draws from a ring of similarities (Wu et al., conditional negatives, 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sampler.base import Candidates, Selection, required
+from sampler.d2.distance import squared_norms
+from sampler.fallbacks import make_selection, top_rows, uniform_rest, usable_rows
+from settings.load import ConfigError
+
+
+@dataclass(kw_only=True)
+class Ring:
+    """k rows drawn uniformly from those between two percentiles of the similarity to the batch's queries.
+
+    A ring that holds fewer than k rows is widened downwards, to easier rows first.
+    """
+
+    low: float = 50.0
+    """Percentile below which a row is too easy."""
+    high: float = 95.0
+    """Percentile above which a row is too hard (often a false negative)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 100:
+            raise ConfigError(
+                f"sampler.options must hold 0 <= low < high <= 100, not low={self.low} and high={self.high}"
+            )
+
+    def select(
+        self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
+    ) -> Selection:
+        usable, invalid = usable_rows(candidates, squared_norms(candidates))
+        hardest_first = top_rows(required(candidates.similarity, "similarity"), usable, len(candidates))
+        start = round(len(hardest_first) * (100 - self.high) / 100)
+        stop = max(round(len(hardest_first) * (100 - self.low) / 100), start + k)
+        # At the easy end of a small pool the ring cannot reach further down: then it takes harder rows instead.
+        start = max(min(start, len(hardest_first) - k), 0)
+        inside = torch.zeros_like(usable)
+        inside[hardest_first[start:stop]] = True
+        nothing = torch.empty(0, dtype=torch.int64, device=usable.device)
+        return make_selection(uniform_rest(inside, nothing, k, generator), None, k, invalid=invalid)

@@ -1,0 +1,23 @@
+"""Uniform draws from the pool: the baseline that any selection rule has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sampler.base import Candidates, Selection
+from sampler.d2.distance import squared_norms
+from sampler.fallbacks import make_selection, uniform_rest, usable_rows
+
+
+@dataclass(kw_only=True)
+class Uniform:
+    """k different rows, each equally likely."""
+
+    def select(
+        self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
+    ) -> Selection:
+        usable, invalid = usable_rows(candidates, squared_norms(candidates))
+        nothing = torch.empty(0, dtype=torch.int64, device=usable.device)
+        return make_selection(uniform_rest(usable, nothing, k, generator), None, k, invalid=invalid)

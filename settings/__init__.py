@@ -1,0 +1,34 @@
+"""Typed configuration: one tree of frozen dataclasses, filled from YAML and `key=value`."""
+
+from settings.data import AudioConfig, AugmentConfig, ClipConfig, DataConfig, PrepareConfig, StorageConfig
+from settings.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig
+from settings.load import ConfigError, from_dict, load_config, pick, require, to_dict, to_yaml
+from settings.running import CheckpointConfig, LogConfig, MonitorConfig, TrainConfig
+from settings.schema import Config
+
+__all__ = [
+    "AudioConfig",
+    "AugmentConfig",
+    "CheckpointConfig",
+    "ClipConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DictionaryConfig",
+    "LogConfig",
+    "LossConfig",
+    "ModelConfig",
+    "MonitorConfig",
+    "OptimConfig",
+    "PoolConfig",
+    "PrepareConfig",
+    "SamplerConfig",
+    "StorageConfig",
+    "TrainConfig",
+    "from_dict",
+    "load_config",
+    "pick",
+    "require",
+    "to_dict",
+    "to_yaml",
+]

@@ -1,0 +1,120 @@
+"""Settings of what is learned: encoders, loss, sampler, pool, dictionary, optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from settings.load import require
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoders, heads and their momentum copies."""
+
+    video: str = "r2plus1d_18"
+    """r2plus1d_18, r3d_18, mc3_18 (torchvision) or tiny."""
+    audio: str = "resnet1d_18"
+    """resnet1d_18 (1-D convolutions on mel bands, the paper's), resnet18 (2-D) or tiny."""
+    head: Literal["linear", "mlp"] = "linear"
+    """Projection from features to queries and keys: one linear layer, or linear, BatchNorm, ReLU, linear."""
+    dim: int = 128
+    """D, length of queries and keys."""
+    hidden: int = 512
+    """Hidden width of an mlp head."""
+    head_batchnorm: bool = True
+    """BatchNorm without affine parameters between the head and the L2 norm: keeps keys from drifting together."""
+    momentum: float = 0.999
+    """m of the momentum update h <- m h + (1 - m) f."""
+    cross_modal_fc: bool = False
+    """The momentum head follows the query head of the other modality (the paper's extra FC)."""
+
+    def __post_init__(self) -> None:
+        require(self.dim >= 2, f"model.dim must be at least 2, not {self.dim}")
+        require(0 <= self.momentum <= 1, f"model.momentum must be in [0, 1], not {self.momentum}")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Symmetric InfoNCE."""
+
+    temperature: float = 0.1
+    """Divides the cosine similarities, in the loss and in the sampler's scores."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"loss.temperature must be positive, not {self.temperature}")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How the dictionary is filled from the pool."""
+
+    name: str = "kmeanspp"
+    """A key of sampler.SAMPLERS."""
+    embedding: Literal["gradient", "query_gradient", "negative_gradient", "feature"] = "gradient"
+    """What D2 sampling measures distances in (see sampler/gradient.py)."""
+    condition_on_dictionary: bool = False
+    """Distances start from what the dictionary already holds."""
+    every_n_steps: int = 1
+    """Select (n times as many keys) every n-th step."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the chosen sampler."""
+
+    def __post_init__(self) -> None:
+        require(self.every_n_steps >= 1, f"sampler.every_n_steps must be at least 1, not {self.every_n_steps}")
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """The candidates the sampler picks from."""
+
+    source: Literal["stream", "epoch"] = "stream"
+    """stream: ring of the most recent keys. epoch: random clips encoded anew at every epoch's start (not for fifo)."""
+    size: int = 38400
+    """N; clamped to the samples of the data set for source epoch."""
+    refresh_every: int = 1
+    """Epochs between two draws of a pool of source epoch."""
+    remove_selected: bool = False
+    """Whether a selected key leaves the pool (the paper's stay)."""
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"pool.size must be at least 1, not {self.size}")
+        require(self.refresh_every >= 1, f"pool.refresh_every must be at least 1, not {self.refresh_every}")
+        require(
+            self.source == "epoch" or self.refresh_every == 1,
+            "pool.refresh_every is for pool.source=epoch; a stream pool is refreshed by every batch",
+        )
+
+
+@dataclass(frozen=True)
+class DictionaryConfig:
+    """The negatives of each modality."""
+
+    size: int = 3840
+    """K."""
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"dictionary.size must be at least 1, not {self.size}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and learning-rate schedule (linear warm-up, then cosine to zero)."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """Optimiser."""
+    lr: float = 1e-3
+    """Learning rate after warm-up."""
+    weight_decay: float = 1e-4
+    """Decay of weights; biases and BatchNorm are left alone."""
+    sgd_momentum: float = 0.9
+    """Momentum of sgd."""
+    warmup_steps: int = 500
+    """Steps in which the learning rate rises from 0."""
+    clip_grad_norm: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"optim.lr must be positive, not {self.lr}")
+        require(self.warmup_steps >= 0, f"optim.warmup_steps must be at least 0, not {self.warmup_steps}")
+        require(self.clip_grad_norm >= 0, f"optim.clip_grad_norm must be at least 0, not {self.clip_grad_norm}")

@@ -1,0 +1,113 @@
+"""Writes the configuration reference from the dataclasses: `python -m settings.reference > docs/configuration.md`."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import yaml
+
+from settings.data import PrepareConfig
+from settings.schema import Config
+
+HEAD = """\
+# Configuration
+
+Generated from the dataclasses in `settings/` by `python -m settings.reference > docs/configuration.md`; do not edit.
+
+A run takes a YAML file and, after it, `key=value` pairs whose key is the dotted path of a setting:
+
+```sh
+python train.py --config configs/quickstart.yaml optim.lr=3e-4 sampler.name=fifo run_dir=runs/fifo
+```
+
+What is not given keeps its default. An unknown key, a wrong type or a value that is not allowed is an error that names
+the key, what was given and what is allowed. The resolved configuration is saved as `config.yaml` in the run folder and
+can be given to `--config` again.
+"""
+
+
+def trees() -> list[tuple[str, type, str]]:
+    """Title, dataclass and introduction of each command's settings."""
+    # Here, because all else in config knows nothing of the packages that use it.
+    from settings.evaluation import EvaluationConfig
+
+    return [
+        ("Training", Config, "Settings of `train.py`."),
+        ("Preparation", PrepareConfig, "Settings of `python -m pipeline.prepare SRC OUT`, given as `key=value`."),
+        ("Evaluation", EvaluationConfig, "Settings of `evaluate.py`, given as `key=value`."),
+    ]
+
+
+def markdown() -> str:
+    """The reference as Markdown, ending with a newline."""
+    parts = [HEAD]
+    for title, cls, text in trees():
+        parts.append(f"## {title}\n\n{text}\n")
+        for prefix, section in sections(cls):
+            if prefix:
+                parts.append(f"### `{prefix}`\n\n{inspect.getdoc(section)}\n")
+            parts.append(_table(section, prefix))
+    return "\n".join(parts)
+
+
+def sections(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """The dataclass itself and those below it, with their dotted names, in the order of their fields."""
+    yield prefix, cls
+    for name, hint in typing.get_type_hints(cls).items():
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from sections(hint, f"{prefix}.{name}" if prefix else name)
+
+
+def field_docstrings(cls: type) -> dict[str, str]:
+    """The string under each field of a dataclass that has one, on one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for statement, following in itertools.pairwise(body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            found[statement.target.id] = " ".join(inspect.cleandoc(following.value.value).split())  # type: ignore
+    return found
+
+
+def _table(cls: type, prefix: str) -> str:
+    docs, hints = field_docstrings(cls), typing.get_type_hints(cls)
+    lines = ["| key | type | default | |", "|---|---|---|---|"]
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if not dataclasses.is_dataclass(hint):
+            key = f"{prefix}.{field.name}" if prefix else field.name
+            cells = (f"`{key}`", _type(hint), f"`{_default(field)}`", docs.get(field.name, ""))
+            lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _type(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if a is type(None) else _type(a) for a in arguments)
+    if origin is tuple:
+        return f"[{', '.join(_type(a) for a in arguments)}]"
+    plain = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
+    return "mapping" if origin is dict else plain[hint]
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    value = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore
+    if isinstance(value, Mapping | tuple | list):
+        value = list(value) if isinstance(value, tuple) else value
+        return yaml.safe_dump(value, default_flow_style=True).strip()
+    return '""' if value == "" else yaml.safe_dump(value).splitlines()[0]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -1,0 +1,61 @@
+"""A training run's settings, whole; units, defaults and what is allowed stand in the files it imports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from settings.data import AudioConfig, AugmentConfig, ClipConfig, DataConfig
+from settings.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig
+from settings.running import CheckpointConfig, LogConfig, MonitorConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    run_dir: str = "runs/default"
+    """Folder of checkpoints, metrics and the resolved config."""
+    seed: int = 0
+    """All randomness of a run follows from it."""
+    data: DataConfig = field(default_factory=DataConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    @property
+    def audio_seconds(self) -> float:
+        """Length of the audio window in seconds."""
+        return self.audio.seconds or self.clip.seconds
+
+    @property
+    def audio_samples(self) -> int:
+        """PCM samples of the audio window."""
+        return math.ceil(self.audio_seconds * self.audio.sample_rate)
+
+    @property
+    def audio_frames(self) -> int:
+        """F, spectrogram frames of the audio window (centred windows)."""
+        return 1 + self.audio_samples // self.audio.hop
+
+    @property
+    def pool_in_use(self) -> PoolConfig:
+        """`pool`; for fifo, whose newest keys are those of the last batches, a stream whatever pool.source says."""
+        if self.sampler.name == "fifo":
+            return replace(self.pool, source="stream", refresh_every=1)
+        return self.pool
+
+    def draws_pool(self, epoch: int) -> bool:
+        """Whether random clips are encoded for the pool when this epoch begins."""
+        pool = self.pool_in_use
+        return epoch == 0 or (pool.source == "epoch" and epoch % pool.refresh_every == 0)

@@ -1,0 +1,86 @@
+"""On a CPU the loader's threads run only where training leaves a core idle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.cpu_priority import give_way, yield_to_training
+from pipeline.loader import make_loader
+
+
+def threads() -> dict[int, str]:
+    found = {}
+    for folder in Path("/proc/self/task").iterdir():
+        try:
+            found[int(folder.name)] = (folder / "comm").read_text().strip()
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def test_decoding_and_resampling_give_way_and_the_caller_does_not(corpus) -> None:
+    torch.empty(2**20).fill_(0)  # starts the caller's own threads
+    before = threads()
+    config = corpus.config("dali-jpeg", data={"threads": 2})
+    batches = make_loader(config).epoch(0)
+    next(batches)
+    added = {number: name for number, name in threads().items() if number not in before}
+    decoding = [number for number, name in added.items() if name.startswith("[DALI][TP")]
+    assert len(decoding) >= 2, added
+    others = [number for number, name in added.items() if not name.startswith("[DALI]")]
+    assert len(others) >= 4, added  # two of torch's, one reads, one drives
+    assert {os.sched_getscheduler(number) for number in added} == {os.SCHED_IDLE}, added
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_only_a_thread_that_yields_gives_way_and_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, now = [], [10.0]
+    monkeypatch.setattr("os.sched_yield", lambda: given.append(now[0]))
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def work() -> None:
+        for now[0] in (10.0, 10.0001, 10.0003, 10.0004, 10.1):
+            give_way()
+
+    work()
+    assert given == []
+    with ThreadPoolExecutor(1, initializer=yield_to_training) as pool:
+        pool.submit(work).result()
+    assert given == [10.0, 10.0003, 10.1]
+
+
+_SPINNING = """
+import os, sys, time
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import torch
+from pipeline.load.cpu_threads import OneCoreThreads
+
+torch.set_num_threads(2)
+if sys.argv[1] == "with":
+    threads = OneCoreThreads(1)
+numbers = torch.empty(2**20)
+numbers.fill_(0)
+began = time.process_time()
+for _ in range(20):
+    numbers.fill_(0)
+    time.sleep(0.02)
+print(time.process_time() - began)
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="torch's threads spin only where each has a core")
+def test_torchs_threads_leave_their_cores_between_operations_where_a_loader_needs_them() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+
+    def cpu_seconds(threads: str) -> float:
+        command = [sys.executable, "-c", _SPINNING, threads]
+        return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+    assert cpu_seconds("with") < 0.5 * cpu_seconds("without")

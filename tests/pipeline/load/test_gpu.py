@@ -1,0 +1,79 @@
+"""The graphs on a GPU against those on a CPU. Skipped without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.batch import VIDEO_STD
+from pipeline.loader import make_loader
+from settings import Config
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+CODECS = ["vp9", "jpeg"]
+PATHS = [("vp9", "cpu"), ("vp9", "nvdec"), ("jpeg", "cpu")]
+"""codec, data.vp9_decoder"""
+
+
+@pytest.fixture(scope="module")
+def settings(corpus, prepared: Callable[..., Path]) -> Callable[[str, str], Config]:
+    """Settings for the corpus, prepared as large as NVDEC wants it."""
+    storage = {"fps": 10.0, "short_side": 144, "gop": 8}
+    paths = {codec: prepared(corpus.raw, corpus.labels, storage={**storage, "codec": codec}) for codec in CODECS}
+    return lambda codec, decoder: corpus.config(
+        f"dali-{codec}", data={"path": str(paths[codec]), "vp9_decoder": decoder}
+    )
+
+
+def assert_same_on_both(config: Config, ids: np.ndarray) -> None:
+    pairs = [make_loader(config, device=device).clips(ids, epoch=0, purpose="train") for device in ("cpu", "cuda")]
+    for cpu, gpu in zip(*pairs, strict=True):
+        assert gpu.video.is_cuda
+        assert gpu.audio.is_cuda
+        assert gpu.video.stride() == cpu.video.stride()
+        assert torch.equal(gpu.ids, cpu.ids)
+        levels = 255 * (gpu.video.cpu() - cpu.video).abs() * torch.tensor(VIDEO_STD).view(3, 1, 1, 1)
+        # Each clip by itself: a flip, a crop or a colour that is wrong is off by tens.
+        assert levels.mean(dim=(1, 2, 3, 4)).max() < 3
+        assert config.audio.std_db * (gpu.audio.cpu() - cpu.audio).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(("codec", "decoder"), PATHS)
+def test_a_gpu_gives_what_a_cpu_gives(settings: Callable[[str, str], Config], codec: str, decoder: str) -> None:
+    assert_same_on_both(settings(codec, decoder), np.arange(10))
+
+
+def test_frames_that_nvdec_pads_to_one_size_are_not_mixed_up(
+    corpus, prepared: Callable[..., Path], video_writer: Callable[..., None], tmp_path: Path
+) -> None:
+    # DALI keeps decoders by the size that is shown and looks for them by the size that is coded.
+    x, y = np.meshgrid(np.linspace(0, 255, 72), np.linspace(0, 255, 104))
+    picture = np.stack([x, y, 255 - x], axis=-1).astype(np.uint8)
+    for number, height in enumerate((104, 102, 100)):
+        video_writer(tmp_path / f"{number}.mp4", iter([picture[:height]] * 40), np.zeros(32000), fps=20)
+    path = prepared(tmp_path, storage={"fps": 10.0, "short_side": 144, "gop": 8})
+    data = {"path": str(path), "vp9_decoder": "nvdec"}
+    config = corpus.config("dali-vp9", data=data, augment={"enabled": False}, train={"batch_size": 3})
+    assert make_loader(config).dataset.height.tolist() == [208, 204, 200]
+    assert_same_on_both(config, np.array([0, 0, 0, 1, 2, 1, 2, 0, 1]))
+
+
+@pytest.mark.parametrize(("codec", "decoder"), PATHS)
+def test_a_batch_that_was_let_go_is_not_overwritten_while_torch_reads_it(
+    settings: Callable[[str, str], Config], codec: str, decoder: str
+) -> None:
+    loader, ids = make_loader(settings(codec, decoder), device="cuda"), np.arange(80) % 10
+    sums: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+    for late in sums:
+        for batch in loader.clips(ids, epoch=0, purpose="train"):
+            if late:
+                torch.cuda._sleep(100_000_000)  # cycles: the host is many batches ahead of torch's stream
+            sums[late].append(torch.stack([batch.video.double().sum(), batch.audio.double().sum()]))
+            if not late:
+                torch.cuda.synchronize()
+    assert torch.equal(torch.stack(sums[True]), torch.stack(sums[False]))

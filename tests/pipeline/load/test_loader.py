@@ -1,0 +1,248 @@
+"""The loaders' contract, which both backends keep."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.batch import Batch
+from pipeline.load.clip_loader import ClipLoader
+from pipeline.loader import make_loader
+from settings import to_yaml
+from settings.load import ConfigError
+
+BACKENDS = ["dali-vp9", "dali-jpeg", "decord"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def loader(corpus, backend) -> ClipLoader:
+    return make_loader(corpus.config(backend))
+
+
+def by_id(batches: list[Batch]) -> dict[int, tuple[torch.Tensor, torch.Tensor, float]]:
+    return {
+        int(batch.ids[b]): (batch.video[b], batch.audio[b], float(batch.start[b]))
+        for batch in batches
+        for b in range(len(batch.ids))
+    }
+
+
+def assert_same_clips(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for i in a:
+        assert torch.equal(a[i][0], b[i][0]), f"video of sample {i}"
+        assert torch.equal(a[i][1], b[i][1]), f"audio of sample {i}"
+        assert a[i][2] == b[i][2]
+
+
+def assert_same_batches(a: list[Batch], b: list[Batch]) -> None:
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert all(torch.equal(s, t) for s, t in zip(x, y, strict=True))
+
+
+def test_batches_have_the_promised_form(loader: ClipLoader) -> None:
+    config = loader.config
+    batches = list(loader.epoch(0))
+    assert len(loader) == len(batches) == 2
+    assert loader.ids.tolist() == list(range(10))
+    for batch in batches:
+        assert batch.video.shape == (4, 3, 8, 48, 48)
+        assert batch.audio.shape == (4, 1, config.audio.n_mels, config.audio_frames)
+        assert batch.video.dtype == batch.audio.dtype == torch.float32
+        assert batch.ids.dtype == torch.int64
+        assert batch.start.dtype == torch.float64
+        assert batch.video.is_contiguous(memory_format=torch.channels_last_3d)
+        assert batch.video.isfinite().all()
+        assert batch.audio.isfinite().all()
+
+
+def test_an_epoch_repeats_exactly_and_the_next_one_differs(corpus, backend) -> None:
+    loader = make_loader(corpus.config(backend))
+    first = list(loader.epoch(0))
+    assert_same_batches(first, list(loader.epoch(0)))
+    assert_same_batches(first, list(make_loader(corpus.config(backend)).epoch(0)))
+    later, before = by_id(list(loader.epoch(1))), by_id(first)
+    shared = later.keys() & before.keys()
+    assert not any(torch.equal(later[i][0], before[i][0]) for i in shared)
+
+
+def test_starting_at_a_step_equals_coming_to_it(loader: ClipLoader) -> None:
+    assert_same_batches(list(loader.epoch(3))[1:], list(loader.epoch(3, start_step=1)))
+    assert list(loader.epoch(3, start_step=2)) == []
+
+
+def test_steps_go_from_epoch_to_epoch(loader: ClipLoader) -> None:
+    expected = [*loader.epoch(0, start_step=1), *loader.epoch(1), *loader.epoch(2, start_step=0)][:4]
+    assert len(loader) == 2
+    assert_same_batches(expected, list(loader.steps(1, 5)))
+    assert list(loader.steps(5, 5)) == []
+
+
+def test_an_iterator_left_midway_when_python_ends_says_nothing(corpus, backend, tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(corpus.config(backend)))
+    script = """
+import sys
+from pathlib import Path
+from settings import Config, load_config
+from pipeline.loader import make_loader
+if __name__ == "__main__":
+    batches = make_loader(load_config(Config, Path(sys.argv[1]), [])).steps(0, 100)
+    print(len(next(batches)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "config.yaml"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
+
+
+def test_a_samples_tensors_do_not_depend_on_batch_size_threads_or_prefetch(corpus, backend) -> None:
+    reference = by_id(list(make_loader(corpus.config(backend)).clips(np.arange(10), epoch=1, purpose="pool")))
+    other = corpus.config(backend, train={"batch_size": 3}, data={"threads": 2, "prefetch": 1})
+    assert_same_clips(reference, by_id(list(make_loader(other).clips(np.arange(9, -1, -1), epoch=1, purpose="pool"))))
+
+
+def test_ranks_share_the_global_batches_of_one_process(corpus, backend) -> None:
+    config = corpus.config(backend)
+    alone = list(make_loader(config).epoch(0))
+    ranks = [make_loader(config, rank=rank, world_size=2) for rank in range(2)]
+    assert {len(loader) for loader in ranks} == {2}
+    shares = [list(loader.epoch(0)) for loader in ranks]
+    for step, batch in enumerate(alone):
+        assert torch.equal(torch.cat([share[step].ids for share in shares]), batch.ids)
+        assert torch.equal(torch.cat([share[step].video for share in shares]), batch.video)
+        assert torch.equal(torch.cat([share[step].audio for share in shares]), batch.audio)
+
+
+def test_tensors_are_the_receivers(loader: ClipLoader) -> None:
+    ids = np.tile(np.arange(10), 3)
+    kept, copies = [], []
+    for batch in loader.clips(ids, epoch=0, purpose="pool"):
+        kept.append(batch)
+        copies.append(Batch(*(tensor.clone() for tensor in batch)))
+    assert_same_batches(kept, copies)
+    for batch in kept:
+        batch.video.zero_()
+    assert_same_batches(copies, list(loader.clips(ids, epoch=0, purpose="pool")))
+    del loader
+    gc.collect()
+    assert_same_batches([Batch(batch.video.zero_(), *batch[1:]) for batch in copies], kept)
+
+
+def test_an_iterator_may_be_left_midway(loader: ClipLoader) -> None:
+    whole = list(loader.clips(np.arange(10), epoch=0, purpose="pool"))
+    for _ in range(3):
+        iterator = loader.clips(np.arange(10), epoch=5, purpose="pool")
+        next(iterator)
+        del iterator
+    assert_same_batches(whole, list(loader.clips(np.arange(10), epoch=0, purpose="pool")))
+
+
+def test_iterators_may_take_turns(loader: ClipLoader) -> None:
+    training, test = loader.epoch(0), loader.uniform_clips(np.arange(10), clips=1)
+    expected = list(loader.epoch(0)), list(loader.uniform_clips(np.arange(10), clips=1))
+    turns = [next(training), next(test), next(test), next(training), next(test)]
+    assert_same_batches([turns[0], turns[3]], expected[0])
+    assert_same_batches([turns[1], turns[2], turns[4]], expected[1])
+
+
+def test_two_loaders_may_live_at_once(corpus, backend) -> None:
+    loaders = [make_loader(corpus.config(backend)), make_loader(corpus.config(backend, train={"batch_size": 2}))]
+    expected = [list(loader.epoch(0)) for loader in loaders]
+    iterators = [loader.epoch(0) for loader in loaders]
+    mixed: list[list[Batch]] = [[], []]
+    for turn in (0, 1, 1, 1, 0, 1):
+        mixed[turn].append(next(iterators[turn]))
+    assert_same_batches(mixed[0], expected[0])
+    assert_same_batches(mixed[1], expected[1][:4])
+
+
+def test_clips_keep_the_order_of_the_ids_and_purposes_draw_apart(loader: ClipLoader) -> None:
+    ids = torch.tensor([9, 2, 2, 5, 1, 3])
+    pool = list(loader.clips(ids, epoch=0, purpose="pool"))
+    assert [len(batch.ids) for batch in pool] == [4, 2]
+    assert torch.equal(torch.cat([batch.ids for batch in pool]), ids)
+    assert torch.equal(pool[0].video[1], pool[0].video[2])
+    other = list(loader.clips(ids, epoch=0, purpose="probe"))
+    assert not torch.equal(pool[0].video, other[0].video)
+    assert list(loader.clips(ids[:0], epoch=0, purpose="pool")) == []
+
+
+def test_uniform_clips_come_sample_after_sample_from_first_to_last(loader: ClipLoader) -> None:
+    ids = [4, 0, 7]
+    batches = list(loader.uniform_clips(ids, clips=3))
+    assert [len(batch.ids) for batch in batches] == [4, 4, 1]
+    assert torch.cat([batch.ids for batch in batches]).tolist() == [4, 4, 4, 0, 0, 0, 7, 7, 7]
+    start = torch.cat([batch.start for batch in batches]).view(3, 3)
+    frames = torch.from_numpy(np.asarray(loader.dataset.frames)[ids])
+    assert (start[:, 0] == 0).all()
+    assert torch.allclose(start[:, 2], (frames - 8).clamp(min=0).double() / 10)
+    with pytest.raises(ValueError, match="clips must be at least 1"):
+        loader.uniform_clips(ids, clips=0)
+
+
+def test_a_sample_shorter_than_the_clip_repeats_its_last_frame_and_ends_in_silence(loader: ClipLoader) -> None:
+    (batch,) = loader.uniform_clips([0], clips=1)
+    frames = int(loader.dataset.frames[0])
+    assert frames == 6
+    shown = batch.video[0].transpose(0, 1)
+    assert not torch.equal(shown[frames - 2], shown[frames - 1])
+    assert all(torch.equal(shown[frames - 1], later) for later in shown[frames:])
+    silence = (-100 - loader.config.audio.mean_db) / loader.config.audio.std_db
+    assert torch.allclose(batch.audio[0, 0, :, -15:], torch.tensor(silence))
+    assert (batch.audio[0, 0, :, :50] > silence + 1).any()
+
+
+def test_training_takes_the_asked_split_only(corpus, backend) -> None:
+    loader = make_loader(corpus.config(backend, data={"split": "test"}, train={"batch_size": 2}))
+    assert loader.ids.tolist() == [8, 9]
+    assert sorted(torch.cat([batch.ids for batch in loader.epoch(0)]).tolist()) == [8, 9]
+    assert loader.dataset.label_names("kind") == ["k0", "k1", "k2"]
+    assert loader.dataset.labels("kind").tolist() == [i % 3 for i in range(10)]
+    with pytest.raises(ConfigError, match=r"data.split='tset' .*did you mean test\? .*test, train"):
+        make_loader(corpus.config(backend, data={"split": "tset"}))
+
+
+def test_shuffled_pairs_show_a_video_with_anothers_audio(corpus, backend) -> None:
+    plain = by_id(list(make_loader(corpus.config(backend)).clips(range(10), epoch=0, purpose="train")))
+    config = corpus.config(backend, data={"shuffle_pairs": True})
+    loader = make_loader(config)
+    shuffled = by_id(list(loader.clips(range(10), epoch=0, purpose="train")))
+    for i in range(10):
+        assert torch.equal(plain[i][0], shuffled[i][0])
+        assert not torch.equal(plain[i][1], shuffled[i][1])
+    again = make_loader(config).clips(range(10), epoch=1, purpose="train")
+    assert not any(torch.equal(clip[1], plain[i][1]) for i, clip in by_id(list(again)).items())
+    true_pairs = make_loader(corpus.config(backend)).uniform_clips(range(10), clips=1)
+    assert_same_batches(list(true_pairs), list(loader.uniform_clips(range(10), clips=1)))
+
+
+def test_order_shards_visits_each_sample_once(corpus, backend) -> None:
+    config = corpus.config(backend, data={"order": "shards", "window": 2}, train={"batch_size": 5})
+    loader = make_loader(config)
+    ids = torch.cat([batch.ids for batch in loader.epoch(0)])
+    assert sorted(ids.tolist()) == list(range(10))
+    if backend != "decord":
+        shards = loader.dataset.shard[ids.numpy()]
+        assert np.count_nonzero(np.diff(shards)) <= 6
+
+
+def test_settings_that_cannot_work_are_refused(corpus, backend) -> None:
+    with pytest.raises(ConfigError, match=r"train.batch_size=11 is larger than the data set, which has 10 samples"):
+        make_loader(corpus.config(backend, train={"batch_size": 11})).epoch(0)
+    with pytest.raises(ConfigError, match=r"train.batch_size=4 must be a multiple of the number of processes"):
+        make_loader(corpus.config(backend), rank=0, world_size=3)
+    with pytest.raises(ValueError, match="id 10 is not in the data set, which has 10 samples"):
+        make_loader(corpus.config(backend)).clips([10], epoch=0, purpose="pool")
+    with pytest.raises(ConfigError, match=r"data.loader='dally' is not known; did you mean dali"):
+        make_loader(corpus.config(backend, data={"loader": "dally"}))

@@ -1,0 +1,78 @@
+"""The order of samples: deterministic, a permutation, the same for every world size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.plan.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
+from settings.load import ConfigError
+
+
+def shards_of(samples: int, per_shard: int) -> np.ndarray:
+    return np.arange(samples) // per_shard
+
+
+@pytest.mark.parametrize("order", ["global", "shards"])
+def test_an_epoch_visits_each_sample_once_and_is_reproducible(order: str) -> None:
+    def draw(**kwargs: int) -> np.ndarray:
+        if order == "global":
+            return global_order(1000, **kwargs)
+        return shard_order(shards_of(1000, 64), window=100, **kwargs)
+
+    first = draw(seed=3, epoch=5)
+    assert np.array_equal(np.sort(first), np.arange(1000))
+    assert np.array_equal(first, draw(seed=3, epoch=5))
+    for other in (draw(seed=3, epoch=6), draw(seed=4, epoch=5)):
+        assert np.mean(first == other) < 0.02
+
+
+def test_shard_order_reads_few_shards_at_a_time() -> None:
+    shards = shards_of(10_000, 100)
+    visited = shards[shard_order(shards, window=200, seed=0, epoch=0)]
+    open_at_once = [len(np.unique(visited[i : i + 100])) for i in range(0, 10_000, 100)]
+    assert max(open_at_once) <= 6
+    assert len(np.unique(shards[global_order(10_000, seed=0, epoch=0)][:100])) > 50
+
+
+def test_shard_order_shuffles_shards_and_within_them() -> None:
+    shards = shards_of(1000, 100)
+    order = shard_order(shards, window=100, seed=0, epoch=0)
+    assert np.any(np.diff(order) < 0)
+    first_seen = [shards[i] for i in order[:: len(order) // 10]]
+    assert first_seen != sorted(first_seen)
+    in_shards = shard_order(shards, window=1, seed=0, epoch=0).reshape(10, 100)
+    assert all(np.array_equal(np.sort(block), block) for block in in_shards)
+
+
+def test_derangement_pairs_no_sample_with_itself_and_uses_each_once() -> None:
+    ids = np.array([3, 5, 8, 9, 11, 20])
+    for seed in range(50):
+        partners = derangement(ids, seed=seed, epoch=0)
+        assert not np.any(partners == ids)
+        assert np.array_equal(np.sort(partners), ids)
+    assert np.array_equal(derangement(ids, seed=1, epoch=3), derangement(ids, seed=1, epoch=3))
+    assert len({tuple(derangement(ids, seed=1, epoch=epoch)) for epoch in range(5)}) > 1
+    with pytest.raises(ConfigError, match="at least two samples"):
+        derangement(np.array([4]), seed=0, epoch=0)
+
+
+def test_the_ranks_shares_make_the_global_batch_whatever_the_world_size() -> None:
+    batch = np.arange(24)
+    for world_size in (1, 2, 3, 4, 24):
+        shares = [batch[share_of_batch(24, rank=rank, world_size=world_size)] for rank in range(world_size)]
+        assert np.array_equal(np.concatenate(shares), batch)
+        assert len({len(share) for share in shares}) == 1
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.batch_size=10 must be a multiple .* 4"):
+        share_of_batch(10, rank=0, world_size=4)
+    with pytest.raises(ConfigError, match=r"rank must be in \[0, 2\)"):
+        share_of_batch(10, rank=2, world_size=2)
+
+
+def test_a_data_set_smaller_than_a_batch_is_refused() -> None:
+    assert steps_per_epoch(100, 32) == 3
+    with pytest.raises(ConfigError, match=r"train.batch_size=32 .* 31 samples"):
+        steps_per_epoch(31, 32)

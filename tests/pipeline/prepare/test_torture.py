@@ -1,0 +1,66 @@
+"""Every file of the real torture set gives what its manifest expects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.prepare.run import prepare
+from pipeline.shards.manifest import Manifest
+from settings import PrepareConfig, StorageConfig
+
+# What each expectation allows for streams = both, video, audio.
+ALLOWED = {
+    "decode": ({"ok"}, {"ok"}, {"ok"}),
+    "no_audio": ({"no audio track"}, {"ok"}, {"no audio track"}),
+    "no_video": ({"no video track"}, {"no video track"}, {"ok"}),
+    "decode_or_reject": ({"ok flagged", "truncated or damaged"},) * 3,
+    "reject": ({"not a media file", "empty file"},) * 3,
+}
+
+
+@pytest.fixture(scope="module")
+def expectations(real_data: Path) -> dict[str, str]:
+    files = json.loads((real_data / "torture_open/manifest.json").read_text(encoding="utf-8"))["files"]
+    return {entry["file"].removeprefix("files/"): entry["expect"] for entry in files}
+
+
+@pytest.mark.parametrize("streams", ["both", "video", "audio"])
+def test_each_file_meets_its_expectation(real_data, expectations, tmp_path, streams):
+    config = PrepareConfig(streams=streams, min_seconds=0.01, storage=StorageConfig(fps=10, short_side=32))
+    prepare(real_data / "torture_open/files", tmp_path, config=config, workers=2)
+    rows = [json.loads(line) for path in tmp_path.glob("index/*.jsonl") for line in path.read_text().split("\n")[:-1]]
+    verdict = {row["source"]: "ok flagged" if row["flags"] else "ok" for row in rows}
+    for line in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
+        entry = json.loads(line)
+        verdict[entry["source"]] = entry["reason"]
+    assert verdict.keys() == expectations.keys()
+    position = ["both", "video", "audio"].index(streams)
+    for name, expect in expectations.items():
+        allowed = ALLOWED[expect][position]
+        if expect != "decode_or_reject" or streams != "both":
+            allowed = allowed | ({"ok flagged"} if "ok" in allowed else set())
+        if expect == "decode_or_reject" and streams != "both":
+            allowed = allowed | {"ok"}  # the damage may lie in the other track
+        assert verdict[name] in allowed, (name, verdict[name])
+
+
+def test_lengths_follow_the_time_stamps(real_data, tmp_path):
+    config = PrepareConfig(min_seconds=0.01, storage=StorageConfig(fps=10, short_side=32))
+    prepare(real_data / "torture_open/files", tmp_path, config=config, workers=2)
+    manifest = Manifest.open(tmp_path)
+    seconds = {manifest.source(i): float(manifest.seconds[i]) for i in range(len(manifest))}
+    for name, expected in {
+        "audio_longer.mp4": 2.0,
+        "audio_starts_late.mp4": 5.0,
+        "vfr.mp4": 5.0,
+        "fps_240.mp4": 2.0,
+        "one_frame.mp4": 5.0,
+        "header_says_one_hour.mp4": 5.0,
+        "mpeg2_mp2.ts": 5.0,
+        "stream_copied_cut.mp4": 3.0,
+        "interlaced_mpeg2.mpg": 3.0,
+    }.items():
+        assert seconds[name] == pytest.approx(expected, abs=0.11), name

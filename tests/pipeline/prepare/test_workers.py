@@ -1,0 +1,43 @@
+"""Hostile tasks fail alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from pipeline.prepare.rejection import Unusable
+from pipeline.prepare.workers import run_tasks
+
+
+def verdicts(function, tasks, *, timeout_seconds: float = 30.0, memory_mb: int = 512):
+    results = run_tasks(function, tasks, workers=1, timeout_seconds=timeout_seconds, memory_mb=memory_mb)
+    return dict(results)
+
+
+def test_a_hang_is_ended_and_the_next_task_runs():
+    result = verdicts(time.sleep, [0.01, 1000.0, 0.02], timeout_seconds=1.0)
+    assert result[0.01] is None
+    assert result[0.02] is None
+    assert str(result[1000.0]) == "timed out: took longer than timeout_seconds=1"
+
+
+@pytest.mark.parametrize(
+    ("function", "task", "message"),
+    [
+        (signal.raise_signal, signal.SIGSEGV, "decoder crashed: SIGSEGV"),
+        (signal.raise_signal, signal.SIGKILL, "out of memory: killed by the system"),
+        (os._exit, 3, "decoder crashed: exit code 3"),
+        (bytearray, 3 << 30, "out of memory: needs more than memory_mb=512"),
+    ],
+)
+def test_a_crash_is_told(function, task, message):
+    error = verdicts(function, [task])[task]
+    assert isinstance(error, Unusable)
+    assert str(error).startswith(message)
+
+
+def test_other_exceptions_come_back_as_they_are():
+    assert isinstance(verdicts(int, ["x", "1"])["x"], ValueError)

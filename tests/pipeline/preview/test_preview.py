@@ -1,0 +1,184 @@
+"""The preview shows what training gets, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import wave
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from pipeline.batch import VIDEO_MEAN, VIDEO_STD
+from pipeline.loader import make_loader
+from pipeline.preview import __main__ as preview
+from pipeline.preview import contact_sheet
+from pipeline.preview.collect import collect
+from pipeline.preview.contact_sheet import ShownClip, View, write_page, write_picture
+
+SETTINGS = ["clip.frames=8", "clip.size=48", "data.threads=1"]
+
+
+def _clip(**changes) -> ShownClip:
+    """A clip of 4 frames (0.4 s) whose sound begins 0.1 s earlier and ends 0.1 s later."""
+    rng = np.random.default_rng(0)
+    view = View(
+        loader="dali",
+        frames=rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),
+        decibels=rng.normal(-30, 10, (8, 61)).astype(np.float32),
+    )
+    values = {
+        "title": "#3 a.mp4",
+        "start": 1.0,
+        "frame_seconds": 0.1,
+        "audio_start": 0.9,
+        "pcm": rng.integers(-3000, 3000, 9600).astype(np.int16),
+        "sample_rate": 16000,
+        "hop_seconds": 0.01,
+        "views": [view],
+    }
+    return ShownClip(**(values | changes))
+
+
+def test_the_clips_shown_are_the_first_of_the_epoch(corpus):
+    config = corpus.config("dali-vp9")
+    trained = next(make_loader(config).epoch(2))
+    clips = collect(config, [], count=4, epoch=2, compare=None)
+    assert [int(re.match(r"#(\d+)", clip.title).group(1)) for clip in clips] == trained.ids.tolist()
+    for b, clip in enumerate(clips):
+        assert clip.start == trained.start[b]
+        pixels = trained.video[b].permute(1, 2, 3, 0).numpy() * VIDEO_STD + VIDEO_MEAN
+        assert np.abs(clip.views[0].frames / 255 - pixels.clip(0, 1)).max() < 0.003
+        normalised = (clip.views[0].decibels - config.audio.mean_db) / config.audio.std_db
+        np.testing.assert_allclose(normalised, trained.audio[b, 0].numpy(), atol=1e-4)
+
+
+def test_titles_tell_what_augmentation_did(corpus):
+    certain = {"flip": 1.0, "gray": 1.0, "crop_area": [1.0, 1.0]}
+    (clip,) = collect(corpus.config("dali-vp9", augment=certain), [2], count=1, epoch=0, compare=None)
+    assert clip.title.startswith("#2 video2.mp4   kind=k2   split=train   crop ")
+    assert "flipped   grey" in clip.title
+    assert np.ptp(clip.views[0].frames.astype(int), axis=3).max() <= 2
+    (plain,) = collect(corpus.config("dali-vp9", augment={"enabled": False}), [2], count=1, epoch=0, compare=None)
+    assert "flipped" not in plain.title
+    assert "grey" not in plain.title
+
+
+def test_shuffled_pairs_name_whose_sound_it_is(corpus):
+    config = corpus.config("dali-vp9", data={"shuffle_pairs": True})
+    (clip,) = collect(config, [4], count=1, epoch=0, compare=None)
+    assert re.search(r"sound of #(?!4\b)\d", clip.title)
+
+
+def test_the_decord_loader_gives_nearly_the_same(corpus):
+    config = corpus.config("dali-vp9", data={"shuffle_pairs": True})
+    for clip in collect(config, [5, 1, 8], count=1, epoch=0, compare=corpus.raw):
+        dali, decord = clip.views
+        assert decord.loader == "decord"
+        assert np.abs(dali.frames.astype(int) - decord.frames.astype(int)).mean() < 10
+        assert np.median(np.abs(dali.decibels - decord.decibels)) < 2
+
+
+def test_the_picture_has_a_row_for_each_stream_of_each_clip(tmp_path):
+    one = imread(write_picture([_clip()], tmp_path / "one.png"))
+    two = imread(write_picture([_clip(), _clip()], tmp_path / "two.png"))
+    assert one.shape[1] == two.shape[1] == 1600
+    assert abs(two.shape[0] - 2 * one.shape[0]) <= 2
+
+
+def test_frames_stand_over_their_moment_of_the_sound(tmp_path):
+    red = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    red[:, :, :, 0] = 255
+    view = View(loader="dali", frames=red, decibels=None)
+    picture = imread(write_picture([_clip(views=[view])], tmp_path / "red.png"))[..., :3]
+    columns = np.flatnonzero(((picture[..., 0] > 0.9) & (picture[..., 1:].max(axis=2) < 0.1)).any(axis=0))
+    left, right = (1600 * edge for edge in (contact_sheet.LEFT, contact_sheet.RIGHT))
+    # Sound from 0.9 s to 1.5 s, frames from 1.0 s to 1.4 s.
+    assert columns[0] == pytest.approx(left + (right - left) / 6, abs=4)
+    assert columns[-1] == pytest.approx(left + (right - left) * 5 / 6, abs=4)
+
+
+def test_long_clips_are_thinned_out():
+    assert contact_sheet._step(np.zeros((64, 2, 2, 3), np.uint8)) == 4
+
+
+def test_any_file_name_can_be_drawn(tmp_path):
+    title = "#1 $x_{^ 🦊 <b>&.mp4"
+    write_picture([_clip(title=title)], tmp_path / "odd.png")
+    page = write_page([_clip(title=title)], tmp_path / "odd.html").read_text(encoding="utf-8")
+    assert "<b>" not in page
+    assert "🦊 &lt;b&gt;&amp;.mp4" in page
+
+
+class _Sources(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [(tag, value) for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_holds_all_it_needs_and_plays_what_the_model_hears(tmp_path):
+    clip = _clip()
+    page = write_page([clip], tmp_path / "page.html").read_text(encoding="utf-8")
+    parser = _Sources()
+    parser.feed(page)
+    assert [tag for tag, _ in parser.found] == ["img", "audio"]
+    assert all(source.startswith("data:") for _, source in parser.found)
+    assert "http" not in page
+    sound = base64.b64decode(dict(parser.found)["audio"].partition(",")[2])
+    with wave.open(io.BytesIO(sound)) as file:
+        assert (file.getframerate(), file.getnchannels()) == (16000, 1)
+        np.testing.assert_array_equal(np.frombuffer(file.readframes(-1), "<i2"), clip.pcm)
+
+
+@pytest.mark.parametrize("streams", ["audio", "video"])
+def test_data_with_one_stream_shows_its_test_clips(corpus, prepared, tmp_path, streams):
+    shards = prepared(corpus.raw, streams=streams, storage={"short_side": 72})
+    out = tmp_path / "one.png"
+    assert preview.main([str(shards), "--out", str(out), "--html", "--count", "2", *SETTINGS]) == 0
+    assert out.exists()
+    assert ("<audio" in out.with_suffix(".html").read_text()) == (streams == "audio")
+
+
+def test_the_command_writes_what_it_prints(corpus, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    arguments = [str(corpus.jpeg), "--out", str(out), "--html", "--ids", "3,7", *SETTINGS]
+    assert preview.main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == [str(out), str(out.with_suffix(".html"))]
+    assert "#7 video7.mp4" in out.with_suffix(".html").read_text()
+
+
+def test_a_page_asked_for_by_its_name_comes_with_its_picture(corpus, tmp_path, capsys):
+    out = tmp_path / "sheet.html"
+    assert preview.main([str(corpus.jpeg), "--out", str(out), "--ids", "3", *SETTINGS]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(out.with_suffix(".png")), str(out)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ids", "99"], "id 99 is not in the data set"),
+        (["--count", "0"], "--count must be at least 1"),
+        (["--out", "sheet.xyz"], "xyz"),
+        (["clip.sise=3"], "did you mean size"),
+        (["clip.fps=7"], "clip.fps=7"),
+        (["--compare", "nowhere"], "holds no video"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(corpus, monkeypatch, tmp_path, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert preview.main([str(corpus.vp9), "--count", "2", *SETTINGS, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("preview: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_folder_without_shards_is_explained(tmp_path, capsys):
+    assert preview.main([str(tmp_path)]) == 2
+    assert "python -m pipeline.prepare" in capsys.readouterr().err

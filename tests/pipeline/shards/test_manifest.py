@@ -1,0 +1,144 @@
+"""The manifest: ragged offsets, labels, order, and what damage it notices."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.shards.manifest import Manifest, ManifestError
+from pipeline.shards.manifest_writer import write_manifest
+from settings import StorageConfig
+
+
+def row(source: str, sizes: list[int], **labels: str) -> dict[str, object]:
+    return {
+        "source": source, "shard": 0, "video_offset": 512 if sizes else -1, "first_frame": 32, "frame_bytes": sizes,
+        "width": 64, "height": 48, "audio_offset": 4096, "audio_samples": 1600 * len(sizes) or 800, "labels": labels,
+    }  # fmt: skip
+
+
+def write(root: Path, rows, columns=("word",), name: str = "shard-000000.tar") -> Manifest:
+    root.mkdir(exist_ok=True)
+    (root / name).write_bytes(bytes(10))
+    count = write_manifest(
+        root, rows, shards=[name], shard_bytes=[10], label_columns=list(columns), storage=StorageConfig(fps=10),
+        sample_rate=16000, streams="both",
+    )  # fmt: skip
+    manifest = Manifest.open(root)
+    assert len(manifest) == count
+    return manifest
+
+
+def test_rows_come_back_sorted_with_their_own_frames_and_labels(tmp_path):
+    rows = [row("c", [5, 6, 7], word="x"), row("a", [1], word="z"), row("b", []), row("é", [9, 9], word="x")]
+    manifest = write(tmp_path, rows)
+    assert [manifest.source(i) for i in range(4)] == ["a", "b", "c", "é"]
+    slices = [manifest.frame_offsets[manifest.frame_start[i] : manifest.frame_start[i + 1]].tolist() for i in range(4)]
+    assert slices == [[32, 33], [], [32, 37, 43, 50], [32, 41, 50]]
+    assert manifest.frames.tolist() == [1, 0, 3, 2]
+    assert manifest.label_names("word") == ["x", "z"]
+    assert manifest.labels("word").tolist() == [1, -1, 0, 0]
+    np.testing.assert_allclose(manifest.seconds, [0.1, 0.05, 0.3, 0.2])
+    assert manifest.frame_offsets.dtype == np.uint32
+
+
+def test_the_fingerprint_knows_content_not_layout(tmp_path):
+    rows = [row("a", [5, 6], word="x"), row("b", [7], word="y")]
+    base = write(tmp_path / "1", rows).fingerprint
+    assert write(tmp_path / "2", rows[::-1], name="shard-0of2-000000.tar").fingerprint == base
+    assert write(tmp_path / "3", [rows[0] | {"frame_bytes": [5, 7]}, rows[1]]).fingerprint != base
+    assert write(tmp_path / "4", [rows[0] | {"labels": {"word": "y"}}, rows[1]]).fingerprint != base
+
+
+def test_ten_thousand_classes(tmp_path):
+    manifest = write(tmp_path, [row(f"{i:05}", [1], word=f"class {i:05}") for i in range(10_000)])
+    assert manifest.labels("word").tolist() == list(range(10_000))
+    assert manifest.label_names("word")[9_999] == "class 09999"
+
+
+def test_opening_maps_the_arrays_instead_of_reading_them(tmp_path):
+    write(tmp_path, (row(f"{i:07}", [100] * 20, word="x") for i in range(50_000)))
+    tracemalloc.start()
+    manifest = Manifest.open(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(manifest.frame_offsets) == 50_000 * 21
+    assert peak < 500_000
+
+
+def test_publishing_again_replaces_the_version_and_leaves_open_readers_alone(tmp_path):
+    old = write(tmp_path, [row("a", [5], word="x")])
+    new = write(tmp_path, [row("a", [5], word="x"), row("b", [6], word="y")])
+    assert (len(old), old.source(0)) == (1, "a")
+    assert len(new) == 2
+    assert len([path for path in (tmp_path / "manifest").iterdir() if path.is_dir()]) == 1
+
+
+def test_an_unknown_column_names_those_there_are(tmp_path):
+    with pytest.raises(ManifestError, match="no label column 'colour'; it has: word"):
+        write(tmp_path, [row("a", [1], word="x")]).labels("colour")
+
+
+def damage_meta(root: Path, **changes: object) -> None:
+    path = root / "manifest/meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "manifest/meta.json").unlink(), "holds no manifest; make one with: python -m pipeline"),
+        (lambda root: (root / "manifest/meta.json").write_text("{"), "cannot read"),
+        (lambda root: (root / "manifest/meta.json").write_text("[]"), "is damaged"),
+        (lambda root: damage_meta(root, format=99), "has format 99"),
+        (lambda root: damage_meta(root, samples=7), r"has shape \(1,\), not \(7,\)"),
+        (lambda root: damage_meta(root, storage={"fps": "fast"}), "fps must be a number"),
+        (lambda root: damage_meta(root, storage={"fps": -1}), "is damaged"),
+        (lambda root: damage_meta(root, shards=["../../x.tar"]), "which is no name of a file beside"),
+        (lambda root: damage_meta(root, shards=["/etc/passwd"]), "which is no name of a file beside"),
+        (lambda root: damage_meta(root, version=".."), r"version is '\.\.'"),
+        (lambda root: damage_meta(root, sample_rate="fast"), "sample_rate is 'fast'"),
+        (lambda root: damage_meta(root, label_columns="word"), "label_columns is 'word'"),
+        (lambda root: (root / "manifest/meta.json").write_text("[" * 99_999), "cannot read"),
+        (lambda root: next(root.glob("manifest/*/frames.npy")).write_bytes(b""), "is damaged"),
+        (lambda root: np.save(next(root.glob("manifest/*/frames.npy")), np.ones(1, np.float32)), "float32"),
+        (lambda root: np.save(next(root.glob("manifest/*/shard.npy")), np.ones(1, np.int32)), "beyond the 1 shards"),
+        (lambda root: next(root.glob("manifest/*/frames.npy")).write_bytes(b"\x93NUMPY"), "is damaged"),
+        (lambda root: next(root.glob("manifest/*/frames.npy")).unlink(), "is damaged"),
+        (lambda root: next(root.glob("*.tar")).write_bytes(bytes(9)), "has 9 bytes, the manifest expects 10"),
+        (lambda root: next(root.glob("*.tar")).unlink(), "is missing"),
+    ],
+)
+def test_damage_is_told_in_one_line(tmp_path, damage, message):
+    write(tmp_path, [row("a", [1], word="x")])
+    damage(tmp_path)
+    with pytest.raises(ManifestError, match=message) as caught:
+        Manifest.open(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["", ".", "..", "/", "../.."])
+def test_publishing_over_an_edited_manifest_removes_no_folder_but_a_version(tmp_path, version):
+    write(tmp_path, [row("a", [1], word="x")])
+    (tmp_path / "manifest" / "kept").mkdir()
+    damage_meta(tmp_path, version=version)
+    write(tmp_path, [row("b", [1], word="x")])
+    assert (tmp_path / "manifest" / "kept").is_dir()
+
+
+def test_label_codes_without_a_name_are_refused(tmp_path):
+    manifest = write(tmp_path, [row("a", [1], word="x")])
+    np.save(next(tmp_path.glob("manifest/*/label0.npy")), np.array([5], np.int32))
+    with pytest.raises(ManifestError, match="beyond 1 names"):
+        Manifest.open(manifest.root).labels("word")
+
+
+def test_no_pickle_is_ever_loaded(tmp_path):
+    write(tmp_path, [row("a", [1], word="x")])
+    np.save(next(tmp_path.glob("manifest/*/frames.npy")), np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ManifestError, match="damaged"):
+        Manifest.open(tmp_path)

@@ -1,0 +1,121 @@
+"""The parts that the blocked samplers are made of."""
+
+import torch
+
+from sampler.d2.accept import settle
+from sampler.d2.dense_bounds import DenseBounds, RoughBounds
+from sampler.d2.distance import squared_norms
+from sampler.d2.faiss_index import PersistentIndex
+from sampler.d2.indexed_bounds import IndexedBounds
+from sampler.d2.proposals import Shard
+from tests.sampler.distribution import dense_d2, random_pool
+
+
+def serial(blocked_by):
+    accepted = []
+    for i in range(len(blocked_by)):
+        accepted.append(not any(blocked_by[i, j] and accepted[j] for j in range(i)))
+    return accepted
+
+
+def test_the_vectorised_accept_pass_equals_the_serial_loop():
+    generator = torch.Generator().manual_seed(0)
+    for density in (0.02, 0.2, 0.9):
+        for _ in range(20):
+            blocked_by = (torch.rand(40, 40, generator=generator) < density).tril_(-1)
+            assert settle(blocked_by).tolist() == serial(blocked_by)
+
+
+def test_a_chain_of_conflicts_as_long_as_the_block_settles():
+    blocked_by = torch.diag(torch.ones(32, dtype=torch.bool), -1)
+    assert settle(blocked_by).tolist() == [i % 2 == 0 for i in range(33)]
+
+
+def lowered(make_bounds, pool, blocks):
+    norms = squared_norms(pool)
+    bounds, u = make_bounds(pool, norms), torch.full((len(pool),), torch.inf)
+    for block in blocks:
+        bounds.lower(u, pool.rows(block), norms[block])
+    return u.double(), dense_d2(pool, pool.rows(torch.cat(blocks))).amin(1)
+
+
+BLOCKS = [torch.arange(start, stop) for start, stop in ((0, 1), (1, 9), (9, 40), (40, 120))]
+
+
+def test_dense_bounds_are_the_distances():
+    u, d2 = lowered(DenseBounds, random_pool(3000), BLOCKS)
+    assert torch.allclose(u, d2, rtol=1e-3, atol=2e-5 * float(d2.amax()))
+    assert (u[:120] == 0).all()
+
+
+def test_rough_and_indexed_bounds_are_never_below_the_distances():
+    pool = random_pool(3000, clusters=40)
+    floor = 1e-5 * squared_norms(pool).double()
+    cell = torch.randint(17, (3000,), generator=torch.Generator().manual_seed(0))
+    for make in (RoughBounds, lambda rows, norms: IndexedBounds(rows, norms, cell)):
+        u, d2 = lowered(make, pool, BLOCKS)
+        assert (u >= d2 - floor).all()
+
+
+def test_rough_bounds_are_within_the_error_they_allow_for():
+    pool = random_pool(1000)
+    u, d2 = lowered(RoughBounds, pool, BLOCKS[:2])
+    nearest = dense_d2(pool, pool.rows(torch.arange(9))).argmin(1)
+    norms = squared_norms(pool).double()
+    assert (u - d2 <= 0.03 * (norms + norms[nearest])).all()
+
+
+def test_an_index_over_good_cells_leaves_most_pairs_out():
+    pool = random_pool(4000, clusters=40)
+    norms = squared_norms(pool)
+    cell = PersistentIndex().cells(pool.a, pool.stamps, pool.valid, cells=40)
+    bounds, u = IndexedBounds(pool, norms, cell), torch.full((4000,), torch.inf)
+    first = torch.arange(200)
+    bounds.lower(u, pool.rows(first), norms[first])
+    more = torch.arange(200, 300)
+    assert bounds.lower(u, pool.rows(more), norms[more]) < 0.2 * 4000 * 100
+
+
+def test_an_index_assigns_only_the_rows_that_were_written(monkeypatch):
+    pool = random_pool(500)
+    index = PersistentIndex()
+    before = index.cells(pool.a, pool.stamps, pool.valid, cells=8).clone()
+    assigned = []
+
+    def spy(rows, centroids):
+        assigned.append(len(rows))
+        return torch.full((len(rows),), 7)
+
+    monkeypatch.setattr("sampler.d2.faiss_index.assign", spy)
+    stamps = pool.stamps.clone()
+    stamps[[3, 90]] += 1000
+    after = index.cells(pool.a, stamps, pool.valid, cells=8)
+    assert assigned == [2]
+    assert after[[3, 90]].tolist() == [7, 7]
+    untouched = torch.ones(500, dtype=torch.bool)
+    untouched[[3, 90]] = False
+    assert torch.equal(after[untouched], before[untouched])
+
+
+def test_an_index_that_kept_up_agrees_with_one_restored_from_its_quantiser():
+    pool = random_pool(300)
+    one, other = PersistentIndex(), PersistentIndex()
+    one.cells(pool.a, pool.stamps, pool.valid, cells=6)
+    other.load_state_dict(one.state_dict())
+    a, stamps = pool.a.clone(), pool.stamps.clone()
+    a[:10], stamps[:10] = a[10:20], 5000 + stamps[:10]
+    for index in (one, other):
+        cells = index.cells(a, stamps, pool.valid, cells=6)
+        assert torch.equal(cells[:10], cells[10:20])
+    assert torch.equal(one._cells, other._cells)
+
+
+def test_draws_have_the_weights_frequencies_and_never_hit_a_row_without_mass():
+    pool = random_pool(5000)
+    weight = torch.zeros(5000)
+    weight[[7, 2047, 2048, 4999]] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    uniforms = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    drawn = Shard(5000).draw(weight, uniforms, pool, squared_norms(pool)).index
+    share = torch.bincount(drawn, minlength=5000) / 20_000
+    assert torch.allclose(share, weight / 10, atol=0.02)
+    assert set(drawn.tolist()) == {7, 2047, 2048, 4999}

@@ -1,0 +1,35 @@
+"""The scaling benchmark as it would run on GPUs."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+import training.sync_batchnorm
+from benchmarks.scaling import Counter, random_batch
+from tests.pretend_gpu import GPU, PretendGpu
+from tests.training.small_run import small_config
+
+
+def test_clips_from_memory_are_where_the_model_is():
+    with PretendGpu():
+        batch = random_batch(small_config(), 0, GPU)
+        assert batch.video.is_cuda
+        assert batch.audio.is_cuda
+        assert not batch.ids.is_cuda
+
+
+def test_the_collectives_of_torchs_own_synchronised_batchnorm_are_counted_apart(monkeypatch):
+    for module, name in ((dist, "all_gather_into_tensor"), (dist, "all_reduce"), (training.batchnorm, "all_reduce")):
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: None)
+    counter = Counter()
+    counter.install()
+    # As torch/nn/modules/_functions.py calls them.
+    dist.all_gather_into_tensor(torch.empty(1, 14), torch.empty(7), None, async_op=False)
+    dist.all_reduce(torch.empty(6), dist.ReduceOp.SUM, None, async_op=False)
+    dist.all_gather_into_tensor(torch.empty(8, 5), torch.empty(4, 5))
+    assert counter.bytes == {
+        "all-gather of BatchNorm statistics": 28,
+        "all-reduce of BatchNorm statistics": 24,
+        "all-gather of queries, keys and hidden": 80,
+    }

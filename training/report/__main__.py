@@ -1,0 +1,37 @@
+"""One page about runs, side by side: python -m training.report runs/a runs/b --out report
+
+Writes report.png and report.html (self-contained, to be sent as it is) from each run's metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.report.page import write_report
+from training.report.runs import ReportError, read_runs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder (or its metrics.jsonl)")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="path of both files, without their ending")
+    args = parser.parse_args(arguments)
+    try:
+        written = write_report(read_runs(args.runs), args.out)
+    except ReportError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"report: cannot write the report: {error}", file=sys.stderr)
+        return 2
+    print(" ".join(map(str, written)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""The picture of a report: one panel a question, one colour a run."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed, or looked for
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from training.report.runs import Run
+
+COLUMNS = 3
+RAW_POINTS = 1500
+LineStyle = str | tuple[float, Sequence[float]]
+STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+# Okabe and Ito's colours, told apart by colour-blind readers too; more runs than these take them from a scale.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that answer one question; those that no run has are left out."""
+
+    title: str
+    curves: tuple[tuple[str, str], ...]
+    """(metric, what its line style stands for); the n-th has the n-th line style."""
+    percent: bool = False
+    log: bool = False
+    smooth: bool = True
+    nonzero: bool = False
+    """Worth drawing only if something is not zero."""
+
+
+DIRECTIONS, MODALITIES = ("video → audio", "audio → video"), ("video", "audio")
+PANELS = (
+    Panel("InfoNCE loss", (("loss_v2a", DIRECTIONS[0]), ("loss_a2v", DIRECTIONS[1]))),
+    Panel(
+        "Retrieval within the batch", (("retrieval_v2a", DIRECTIONS[0]), ("retrieval_a2v", DIRECTIONS[1])), percent=True
+    ),
+    Panel(
+        "Positive ranks above the whole dictionary",
+        (("accuracy_v2a", DIRECTIONS[0]), ("accuracy_a2v", DIRECTIONS[1])),
+        percent=True,
+    ),
+    Panel(
+        "Online kNN accuracy",
+        (("monitor/knn_video", "video"), ("monitor/knn_audio", "audio"), ("monitor/majority", "majority class")),
+        percent=True,
+        smooth=False,
+    ),
+    Panel(
+        "Effective rank of the embeddings",
+        (("monitor/rank_video", "video"), ("monitor/rank_audio", "audio")),
+        smooth=False,
+    ),
+    Panel("Distinct clips in the dictionary", (("video/distinct_ids", "video"), ("audio/distinct_ids", "audio"))),
+    Panel("Learning rate", (("lr", ""),), smooth=False),
+    Panel("Gradient norm", (("grad_norm", ""),), log=True),
+    Panel("Steps skipped (not finite)", (("skipped_steps", ""),), smooth=False, nonzero=True),
+    Panel("Clips a second", (("samples_per_second", ""),)),
+    Panel("Seconds a step", (("step_seconds", "rank 0"), ("step_seconds_max", "slowest rank"))),
+    Panel(
+        "Share of the step spent waiting for data",
+        (("data_wait", "rank 0"), ("data_wait_max", "slowest rank")),
+        percent=True,
+    ),
+    Panel("Seconds a selection", (("video/seconds", "video"), ("audio/seconds", "audio"))),
+)
+
+
+def panels_of(runs: Sequence[Run]) -> list[Panel]:
+    """The panels that have something to show, then one for each further metric of the samplers."""
+    known = {metric for panel in PANELS for metric, _ in panel.curves}
+    names = {
+        metric.partition("/")[2] for run in runs for metric in run.curves if metric.startswith(("video/", "audio/"))
+    }
+    further = [
+        Panel(
+            f"Sampler: {name.replace('_', ' ')}",
+            tuple((f"{modality}/{name}", modality) for modality in MODALITIES),
+            nonzero=True,
+        )
+        for name in sorted(names)
+        if f"video/{name}" not in known
+    ]
+    return [panel for panel in (*PANELS, *further) if _has_something(panel, runs)]
+
+
+def draw(runs: Sequence[Run], *, title: str) -> dict[str, bytes]:
+    """The figure as {"png": ..., "svg": ...}."""
+    panels = panels_of(runs)
+    rows = -(-len(panels) // COLUMNS)
+    files = {}
+    style = {"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "svg.hashsalt": "report"}
+    with warnings.catch_warnings(), plt.rc_context(style):
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a run's name may be in any script
+        figure, axes = plt.subplots(
+            rows, COLUMNS, figsize=(5.2 * COLUMNS, 3.3 * rows + 1.2), squeeze=False, layout="constrained"
+        )
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            _draw_panel(axis, panel, runs)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        _head(figure, runs, title)
+        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
+            files[kind] = buffer.getvalue()
+        plt.close(figure)
+    return files
+
+
+def colours(count: int) -> list[str]:
+    """A colour for each of `count` runs, as #rrggbb."""
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    return [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))]
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of about a thirtieth of the curve, centred (no lag), of what is finite in it; [n] -> [n]."""
+    width = 2 * (len(values) // 60) + 1
+    finite = np.isfinite(values)
+    window = np.ones(width)
+    total = np.convolve(np.where(finite, values, 0.0), window, mode="same")
+    count = np.convolve(finite.astype(float), window, mode="same")
+    return np.where(count > 0.5, total / np.maximum(count, 1), np.nan)
+
+
+def _has_something(panel: Panel, runs: Sequence[Run]) -> bool:
+    present = [run.curves[metric][1] for run in runs for metric, _ in panel.curves if metric in run.curves]
+    if not panel.nonzero:
+        return any(np.isfinite(values).any() for values in present)
+    return any((np.isfinite(values) & (values != 0)).any() for values in present)
+
+
+def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
+    drawn: dict[str, LineStyle] = {}
+    for run, colour in zip(runs, colours(len(runs)), strict=True):
+        for (metric, meaning), line_style in zip(panel.curves, STYLES, strict=False):
+            if metric not in run.curves:
+                continue
+            steps, values = run.curves[metric]
+            shown = smoothed(values) if panel.smooth else values
+            if panel.smooth and len(values) >= 60:
+                thin = slice(None, None, -(-len(values) // RAW_POINTS))
+                axis.plot(steps[thin], values[thin], color=colour, linewidth=0.6, alpha=0.22)
+            marker = "o" if len(values) < 30 and metric != "monitor/majority" else None
+            axis.plot(steps, shown, color=colour, linestyle=line_style, linewidth=1.6, marker=marker, markersize=3)
+            drawn[meaning] = line_style
+    _dress(axis, panel)
+    if len(drawn) > 1:
+        handles = [Line2D([], [], color="#444444", linestyle=style) for style in drawn.values()]
+        axis.legend(handles, list(drawn), fontsize=8, frameon=False, loc="best", handlelength=2.6)
+
+
+def _dress(axis: Axes, panel: Panel) -> None:
+    axis.set_title(_plain(panel.title), loc="left")
+    axis.grid(color="#E3E3E3", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_xlabel("step", fontsize=9, color="#555555")
+    axis.tick_params(labelsize=9, colors="#333333")
+    if panel.percent:
+        axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+        axis.set_ylim(bottom=0)
+    if panel.log:
+        axis.set_yscale("log", nonpositive="mask")
+
+
+def _head(figure: Figure, runs: Sequence[Run], title: str) -> None:
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=15, fontweight="bold")
+    handles = [Line2D([], [], color=colour, linewidth=3) for colour in colours(len(runs))]
+    # A leading "_" would hide the entry.
+    names = [" " + _plain(run.name) for run in runs]
+    figure.legend(handles, names, loc="outside upper right", ncols=min(len(runs), 5), frameon=False, fontsize=11)
+
+
+def _plain(text: str) -> str:
+    """Text from outside, in which "$" must not start a formula."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,115 @@
+"""--profile: where the time of a few steps goes, as a trace and as a table."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from settings import ConfigError
+
+DEFAULT_STEPS = "10:15"
+TABLE_ROWS = 40
+
+log = logging.getLogger(__name__)
+
+
+def parse_steps(text: str | None) -> range:
+    """`FIRST:LAST` (LAST not included) as a range; None, no profile asked for, as an empty one.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if text is None:
+        return range(0)
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise ConfigError(f"--profile takes FIRST:LAST with FIRST < LAST, as in {DEFAULT_STEPS}, not {text!r}")
+    return range(int(first), int(last))
+
+
+class StepProfiler:
+    """Profiles some of the steps that a process does; does nothing at all at the others.
+
+    Writes `profile/steps-FIRST-LAST-rankR.json.gz` (open it at https://ui.perfetto.dev) and `.txt` (operators by
+    time). What is computed stays the same.
+
+    ```python
+    with StepProfiler(run_dir, parse_steps("10:15")) as profiler:
+        for batch in batches:
+            profiler.step()
+            ...
+    ```
+
+    Args:
+        run_dir: the run's folder.
+        steps: which steps, counted from this process's first (so that they are reached after a resume too).
+        rank: this process among all; each writes its own files.
+    """
+
+    def __init__(self, run_dir: Path, steps: range, *, rank: int = 0) -> None:
+        self._stem = run_dir / "profile" / f"steps-{steps.start}-{steps.stop}-rank{rank}"
+        self._steps, self._next = steps, 0
+        self._profile: profile | None = None
+        self._region: record_function | None = None
+
+    def __enter__(self) -> StepProfiler:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def step(self) -> None:
+        """To be called where a step begins (before its batch is asked for, so that the wait is in the trace)."""
+        self._leave_region()
+        if self._next in self._steps:
+            if self._profile is None:
+                self._start()
+            self._region = record_function(f"step {self._next}")
+            self._region.__enter__()
+        elif self._profile is not None:
+            self._write(self._profile)
+        self._next += 1
+
+    def close(self) -> None:
+        """Writes what there is, when the run ends before the last step that was asked for."""
+        self._leave_region()
+        if self._profile is not None:
+            self._write(self._profile)
+        elif self._next <= self._steps.start and self._steps:
+            log.warning(
+                "--profile %d:%d: no trace, the run ended after %d steps",
+                self._steps.start,
+                self._steps.stop,
+                self._next,
+            )
+
+    def _start(self) -> None:
+        activities = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(ProfilerActivity.CUDA)
+        started = profile(activities=activities, record_shapes=True, acc_events=True)
+        started.start()
+        self._profile = started
+
+    def _leave_region(self) -> None:
+        if self._region is not None:
+            self._region.__exit__(None, None, None)
+            self._region = None
+
+    def _write(self, finished: profile) -> None:
+        self._profile = None
+        finished.stop()
+        sort_by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = finished.key_averages().table(sort_by=sort_by, row_limit=TABLE_ROWS)
+        trace = self._stem.with_name(self._stem.name + ".json.gz")
+        try:
+            trace.parent.mkdir(parents=True, exist_ok=True)
+            finished.export_chrome_trace(str(trace))
+            trace.with_name(self._stem.name + ".txt").write_text(table)
+        except OSError as error:
+            log.warning("--profile: could not write %s: %s; the run goes on", trace, error)
+        else:
+            log.warning("--profile: wrote %s (open it at https://ui.perfetto.dev) and the table beside it", trace)

@@ -1,0 +1,68 @@
+"""A run's numbers at Weights & Biases, for those who ask for it (log.wandb)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from settings import Config, ConfigError, to_dict
+
+log = logging.getLogger(__name__)
+
+
+class WandbSink:
+    """One W&B run for one run folder, however often it is stopped and resumed.
+
+    wandb sends from a process of its own: a write here puts the numbers into its queue. A service that fails is
+    logged once and then left alone; metrics.jsonl has everything anyway.
+
+    Args:
+        run_dir: holds `wandb_run_id` and wandb's own files.
+        config: log.wandb_project names the project; all of it is shown beside the run.
+
+    Raises:
+        ConfigError: wandb is not installed, or refuses to start (not logged in, no network).
+    """
+
+    def __init__(self, run_dir: Path, config: Config) -> None:
+        try:
+            import wandb  # imported only where it is asked for: it is not among the requirements
+        except ImportError:
+            raise ConfigError(
+                "log.wandb=true needs the package wandb, which is not installed: pip install wandb, "
+                "or set log.wandb=false (metrics.jsonl and TensorBoard are always written)"
+            ) from None
+        id_path = run_dir / "wandb_run_id"
+        if not id_path.exists():
+            id_path.write_text(uuid4().hex)
+        try:
+            self._run: Any = wandb.init(
+                project=config.log.wandb_project,
+                name=run_dir.name,
+                dir=str(run_dir),
+                id=id_path.read_text().strip(),
+                resume="allow",
+                config=to_dict(config),
+            )
+        except Exception as error:  # wandb raises its own types, which cannot be named without importing it
+            raise ConfigError(
+                f"log.wandb=true, but Weights & Biases did not start ({error}): run `wandb login`, "
+                "set WANDB_MODE=offline to send the numbers later, or set log.wandb=false"
+            ) from error
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        # After a resume W&B leaves out steps that it already has. That is right: they are the same numbers.
+        if self._run is None:
+            return
+        try:
+            self._run.log(dict(metrics), step=step)
+        except Exception as error:
+            log.warning("Weights & Biases gave up (%s); the run goes on, metrics.jsonl has all numbers", error)
+            self._run = None
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
