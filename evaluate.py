@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from evaluation.official_splits import describe_coverage
-from evaluation.protocols import PROTOCOLS, Subject
+from evaluation.protocols import PROTOCOLS, EvaluationInputs
 from evaluation.reference import reference_model
 from evaluation.report import print_table, run_folder, write_json
 from model.encoder import CrossModalModel, build_model
@@ -59,7 +59,7 @@ def evaluate(
     loader_config, device = _loader_config(config, data, settings)
     loader = make_loader(loader_config, device=device)
     models = {name: m.to(device).eval() for name, m in _encoders(config, model, settings).items()}
-    subject = Subject(models=models, loader=loader, settings=settings, label=label)
+    subject = EvaluationInputs(models=models, loader=loader, settings=settings, label=label)
     results = []
     for table in PROTOCOLS[protocol](subject):
         result = {
@@ -83,7 +83,7 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig) -> tup
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    source = config.data.whole(
+    source = config.data.without_split(
         path=data,
         loader=settings.loader or config.data.loader,
         labels=settings.labels or config.data.labels,

@@ -39,7 +39,9 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, Candid
         for size in arguments.sizes:
             rows, picks = (int(part) for part in size.split("x"))
             pool = make_pool(kind, rows)
-            columns = {name: getattr(pool, name).to(arguments.device) for name in ("a", "b", "ids", "valid", "stamps")}
+            columns = {
+                name: getattr(pool, name).to(arguments.device) for name in ("a", "b", "ids", "valid", "write_index")
+            }
             yield kind, rows, picks, replace(pool, **columns)
 
 

@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.tools.result import publish
 from common.environment import environment
-from pipeline.load.cpu_threads import OneCoreThreads
+from pipeline.load.cpu_threads import SingleThreadTorchPool
 from pipeline.load.dali_graph import audio_graph
-from pipeline.load.dali_runner import GraphRunner, one_tensor
+from pipeline.load.dali_runner import GraphRunner, as_tensor
 from pipeline.load.log_mel import LogMel, LogMelRunner
 from settings import Config
 
@@ -37,7 +37,7 @@ def with_dali(config: Config, options: argparse.Namespace) -> Compute:
     runner = GraphRunner(
         lambda: audio_graph(config=config, device=device, threads=options.threads, batch=options.batch_size),
         depth=2,
-        own=one_tensor,
+        own=as_tensor,
     )
     return by_runner(runner)
 
@@ -45,7 +45,7 @@ def with_dali(config: Config, options: argparse.Namespace) -> Compute:
 def with_ours(config: Config, options: argparse.Namespace) -> Compute:
     if options.device == "cuda":
         return with_dali(config, options)
-    return by_runner(LogMelRunner(audio=config.audio, threads=OneCoreThreads(options.threads)))
+    return by_runner(LogMelRunner(audio=config.audio, threads=SingleThreadTorchPool(options.threads)))
 
 
 def by_runner(runner: GraphRunner | LogMelRunner) -> Compute:

@@ -15,7 +15,7 @@ _SECONDS_A_TURN = 2e-4
 _this_thread = threading.local()
 
 
-def yield_to_training() -> None:
+def use_idle_priority() -> None:
     """Lets this thread, and those that it will start, run on cores that nothing else wants at the moment.
 
     For loaders on a CPU, where the training step computes on all cores and stalls as a whole when a thread of it is

@@ -19,7 +19,7 @@ from model.encoder import CrossModalModel
 from pipeline.loader import make_loader
 from pipeline.plan.order import global_order
 from settings import Config, ConfigError
-from settings.load import shown_names
+from settings.load import format_names
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,11 @@ class Monitor:
     ) -> None:
         self._settings, self._rank, self._gather = config.monitor, rank, gather
         # Its own view of the data: all splits, and each video with its own sound even in the shuffled control.
-        data = config.data.whole(path=config.monitor.data or config.data.path)
+        data = config.data.without_split(path=config.monitor.data or config.data.path)
         self._loader = make_loader(replace(config, data=data), device=str(device), rank=rank, world_size=world_size)
         dataset = self._loader.dataset
         if config.monitor.label not in dataset.label_columns:
-            columns = shown_names(dataset.label_columns)
+            columns = format_names(dataset.label_columns)
             raise ConfigError(
                 f"monitor.label={config.monitor.label!r} is no label of {data.path}; there are: {columns}"
             )

@@ -25,7 +25,7 @@ from settings.evaluation import EvaluationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class EvaluationInputs:
     """What is evaluated, on what, and how."""
 
     models: Mapping[str, CrossModalModel]
@@ -48,7 +48,7 @@ class Table:
     """How much of the official lists is there (`official_tasks`); nothing where none were given."""
 
 
-def _probe(run: Callable[..., list[dict[str, Any]]], protocol: str, subject: Subject) -> Iterator[Table]:
+def _probe(run: Callable[..., list[dict[str, Any]]], protocol: str, subject: EvaluationInputs) -> Iterator[Table]:
     """Protocols over frozen features of the samples of one split."""
     tasks, coverage = _tasks(subject, first_only=True)
     features, ids = _features(subject, np.logical_or.reduce([task.train | task.test for task in tasks]))
@@ -62,7 +62,7 @@ def _probe(run: Callable[..., list[dict[str, Any]]], protocol: str, subject: Sub
         )
 
 
-def _retrieval(subject: Subject) -> Iterator[Table]:
+def _retrieval(subject: EvaluationInputs) -> Iterator[Table]:
     """Video with audio; with classes given, the nearest training samples of the same modality."""
     if subject.label is not None or subject.settings.splits:
         yield from _probe(run_nearest, "retrieval", subject)
@@ -77,7 +77,7 @@ def _retrieval(subject: Subject) -> Iterator[Table]:
     )
 
 
-def _finetune(subject: Subject) -> Iterator[Table]:
+def _finetune(subject: EvaluationInputs) -> Iterator[Table]:
     """All splits there are, by video; by audio where the data have no picture."""
     tasks, coverage = _tasks(subject)
     if len({task.label for task in tasks}) > 1:
@@ -85,7 +85,7 @@ def _finetune(subject: Subject) -> Iterator[Table]:
     yield _finetuned(subject, tasks, name=f"finetune-{tasks[0].label}", coverage=coverage)
 
 
-def _kinetics_linear(subject: Subject) -> Iterator[Table]:
+def _kinetics_linear(subject: EvaluationInputs) -> Iterator[Table]:
     """A linear classifier of the first split on frozen features of augmented clips."""
     tasks, coverage = _tasks(subject, first_only=True)
     for task in tasks:
@@ -94,18 +94,18 @@ def _kinetics_linear(subject: Subject) -> Iterator[Table]:
         )
 
 
-def _esc50(subject: Subject) -> Iterator[Table]:
+def _esc50(subject: EvaluationInputs) -> Iterator[Table]:
     tasks = esc50_tasks(subject.loader.dataset)
     rows = run_esc50(subject.models, subject.loader, tasks, subject.settings)
     yield Table(name="esc50", caption=f"{_counts(tasks)}; {_clips(subject.settings)}; linear SVM", rows=rows)
 
 
-def _esc50_finetune(subject: Subject) -> Iterator[Table]:
+def _esc50_finetune(subject: EvaluationInputs) -> Iterator[Table]:
     yield _finetuned(subject, esc50_tasks(subject.loader.dataset), name="esc50_finetune", modality="audio")
 
 
 def _finetuned(
-    subject: Subject,
+    subject: EvaluationInputs,
     tasks: Sequence[Task],
     *,
     name: str,
@@ -124,7 +124,7 @@ def _finetuned(
     return Table(name=name, caption=caption, rows=rows, coverage=coverage)
 
 
-def _tasks(subject: Subject, *, first_only: bool = False) -> tuple[list[Task], list[dict[str, Any]]]:
+def _tasks(subject: EvaluationInputs, *, first_only: bool = False) -> tuple[list[Task], list[dict[str, Any]]]:
     """The tasks of --label and the splits (those of the official lists, if given), and the lists' coverage."""
     data, settings = subject.loader.dataset, subject.settings
     if settings.splits:
@@ -137,7 +137,7 @@ def _tasks(subject: Subject, *, first_only: bool = False) -> tuple[list[Task], l
     return [make_task(data, name, split) for name in choose_labels(data, subject.label) for split in splits], []
 
 
-def _features(subject: Subject, used: np.ndarray) -> tuple[dict[str, Features], np.ndarray]:
+def _features(subject: EvaluationInputs, used: np.ndarray) -> tuple[dict[str, Features], np.ndarray]:
     """Features of the samples of the mask `used`, and their ids."""
     ids, settings = np.flatnonzero(used), subject.settings
     slots = settings.clips if settings.pooling == "concat" else 1
@@ -156,7 +156,7 @@ def _clips(settings: EvaluationConfig) -> str:
     return f"{settings.clips} clips{crops} a sample ({settings.pooling})"
 
 
-PROTOCOLS: dict[str, Callable[[Subject], Iterator[Table]]] = {
+PROTOCOLS: dict[str, Callable[[EvaluationInputs], Iterator[Table]]] = {
     "linear": partial(_probe, run_linear, "linear"),
     "knn": partial(_probe, run_knn, "knn"),
     "retrieval": _retrieval,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class JoinedAxes(_BatchNorm):
+class FoldedTimeBatchNorm(_BatchNorm):
     """Mixin: normalises channels-last clips [B, C, T, H, W] as images [B, C, T * H, W], which changes no number.
 
     torch 2.11 has fast CUDA kernels for BatchNorm of channels-last images, but of clips it makes a float32 copy, and
@@ -22,8 +22,8 @@ class JoinedAxes(_BatchNorm):
         return super().forward(input)
 
 
-class ClipBatchNorm(JoinedAxes, nn.BatchNorm3d):
-    """nn.BatchNorm3d with `JoinedAxes`."""
+class ClipBatchNorm(FoldedTimeBatchNorm, nn.BatchNorm3d):
+    """nn.BatchNorm3d with `FoldedTimeBatchNorm`."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() not in (4, 5):

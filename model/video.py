@@ -31,7 +31,7 @@ class TinyVideo(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = _spatial_temporal(6, 32, kernel=7, stride=4, temporal_stride=1, spatial=StillAndMoving)
+        self.stem = _spatial_temporal(6, 32, kernel=7, stride=4, temporal_stride=1, spatial=MotionStem)
         self.stage1 = _spatial_temporal(32, 64, kernel=3, stride=2, temporal_stride=1)
         self.stage2 = _spatial_temporal(64, 128, kernel=3, stride=2, temporal_stride=2)
         self.stage3 = _spatial_temporal(128, TINY_FEATURES, kernel=3, stride=1, temporal_stride=2)
@@ -44,7 +44,7 @@ class TinyVideo(nn.Module):
         return self.stage3(self.stage2(self.stage1(self.stem(video)))).mean(dim=(2, 3, 4))
 
 
-class StillAndMoving(nn.Conv3d):
+class MotionStem(nn.Conv3d):
     """Convolves each frame of clips [B, C, T, H, W] beside what differs in it from the clip's mean image, 2C channels.
 
     No kernel may span frames. By linearity, w * x + v * (x - m) = (w + v) * x - v * m: half the products, and nothing

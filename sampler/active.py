@@ -111,7 +111,7 @@ class ActiveDictionary(nn.Module):
             batch_ids: [M] int64.
             step: the run's global step.
             positives: [M, D] keys of the queries' own clips (used by negative_gradient, and by samplers that need
-                Candidates.outranking).
+                Candidates.outrank_fraction).
 
         Returns:
             Metrics: plain numbers and 0-d tensors. Empty at the steps that select nothing.
@@ -173,7 +173,7 @@ class ActiveDictionary(nn.Module):
         if self._last is not None:
             candidates, picks, written = self._last
             # Rows that the pool has overwritten since have another key than the one they were selected by.
-            unchanged = self.pool.stamps < written
+            unchanged = self.pool.write_index < written
             candidates, picks = replace(candidates, valid=candidates.valid & unchanged), picks[unchanged[picks]]
             usable = candidates.rows(candidates.valid)
             norms = squared_norms(usable)
@@ -204,7 +204,7 @@ class ActiveDictionary(nn.Module):
             # The only embedding that asks for them; a GPU is waited for to count them.
             negatives=self.dictionary.keys[self.dictionary.ids >= 0] if competing else None,
         )
-        return Candidates(**vars(factors), ids=ring.ids, valid=valid, stamps=ring.stamps)
+        return Candidates(**vars(factors), ids=ring.ids, valid=valid, write_index=ring.write_index)
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
         return torch_generator(f"{self.seed}/{self.purpose}/{purpose}/{step}")

@@ -24,13 +24,13 @@ class Candidates:
     """[N] int64 sample ids, -1 for an empty row."""
     valid: Tensor
     """[N] bool; only these rows may be picked."""
-    stamps: Tensor
-    """[N] int64; each write to the pool has a larger stamp, so equal stamps mean an unchanged row."""
+    write_index: Tensor
+    """[N] int64; each write to the pool has a larger stamp, so equal write_index mean an unchanged row."""
     loss: Tensor | None = None
     """[N] float32, cross-entropy against the pseudo-label; None if the embedding asks for no queries."""
     similarity: Tensor | None = None
     """[N] float32, log-sum-exp of the similarity to the batch's queries; None likewise."""
-    outranking: Tensor | None = None
+    outrank_fraction: Tensor | None = None
     """[N] float32, share of the batch's queries that the row is more similar to than their own positive key is; None
     where positives are not known."""
 
@@ -45,10 +45,10 @@ class Candidates:
             b=None if self.b is None else self.b[index],
             ids=self.ids[index],
             valid=self.valid[index],
-            stamps=self.stamps[index],
+            write_index=self.write_index[index],
             loss=None if self.loss is None else self.loss[index],
             similarity=None if self.similarity is None else self.similarity[index],
-            outranking=None if self.outranking is None else self.outranking[index],
+            outrank_fraction=None if self.outrank_fraction is None else self.outrank_fraction[index],
         )
 
 

@@ -24,7 +24,7 @@ def random_order(count: int, generator: torch.Generator, device: torch.device) -
     return torch.randperm(count, generator=generator).to(device)
 
 
-def uniform_rest(usable: Tensor, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def fill_uniformly(usable: Tensor, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Up to k usable rows that are not among the chosen, uniformly at random, int64."""
     if k <= 0:
         return chosen.new_empty(0)

@@ -13,10 +13,10 @@ from sampler.fallbacks import make_selection, top_rows, usable_rows
 
 @dataclass(kw_only=True)
 class Fifo:
-    """The k rows of the largest stamps, newest first."""
+    """The k rows of the largest write_index, newest first."""
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
         usable, invalid = usable_rows(candidates, squared_norms(candidates))
-        return make_selection(top_rows(candidates.stamps.double(), usable, k), None, k, invalid=invalid)
+        return make_selection(top_rows(candidates.write_index.double(), usable, k), None, k, invalid=invalid)

@@ -36,7 +36,7 @@ class Factors:
     """[N] cross-entropy of the posterior over the queries against its own argmax."""
     similarity: Tensor
     """[N] τ log-sum-exp over the queries of k_n·q_j / τ: a smooth largest similarity."""
-    outranking: Tensor | None
+    outrank_fraction: Tensor | None
     """[N] share of the queries j with k_n·q_j > k⁺_j·q_j (k⁺_j: the query's positive); None without positives."""
 
 
@@ -76,9 +76,9 @@ def gradient_factors(
     if embedding == "negative_gradient":
         present = _present_logsumexp(queries, positives, negatives, temperature)
     loss, similarity = keys.new_empty(2, len(keys)).unbind()
-    outranking = own = None
+    outrank_fraction = own = None
     if positives is not None:
-        outranking, own = keys.new_empty(len(keys)), (queries * positives).sum(1) / temperature
+        outrank_fraction, own = keys.new_empty(len(keys)), (queries * positives).sum(1) / temperature
     chunk = len(keys) if keys.is_cuda else _CHUNK
     for start in range(0, len(keys), chunk):
         rows = slice(start, start + chunk)
@@ -87,9 +87,9 @@ def gradient_factors(
         top, label = posterior.max(1)
         loss[rows] = -top.log()
         similarity[rows] = (logits.amax(1) + loss[rows]) * temperature
-        if own is not None and outranking is not None:
+        if own is not None and outrank_fraction is not None:
             # Compared into floats, which is three times as fast on a CPU as into bools.
-            outranking[rows] = torch.gt(logits, own, out=torch.empty_like(logits)).sum(1) / len(queries)
+            outrank_fraction[rows] = torch.gt(logits, own, out=torch.empty_like(logits)).sum(1) / len(queries)
         if b is None:
             continue
         if embedding == "negative_gradient":
@@ -100,7 +100,7 @@ def gradient_factors(
             torch.div(weight, temperature, out=b[rows])
         else:
             torch.mm(weight, basis, out=b[rows])
-    return Factors(a=keys, b=b, loss=loss, similarity=similarity, outranking=outranking)
+    return Factors(a=keys, b=b, loss=loss, similarity=similarity, outrank_fraction=outrank_fraction)
 
 
 def _present_logsumexp(

@@ -195,6 +195,6 @@ class DataConfig:
         require(self.prefetch >= 1, f"data.prefetch must be at least 1, not {self.prefetch}")
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")
 
-    def whole(self, **changes: Any) -> DataConfig:
+    def without_split(self, **changes: Any) -> DataConfig:
         """All samples, each video with its own sound, and `changes`: to look at data that a run trains on a part of."""
         return replace(self, split="", shuffle_pairs=False, **changes)

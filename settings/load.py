@@ -47,12 +47,14 @@ def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = 
     `source` and `prefix` only shape the message of a ConfigError.
     """
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{source}: {prefix.rstrip('.') or 'the top level'} must be a mapping, not {shown(tree)}")
+        raise ConfigError(
+            f"{source}: {prefix.rstrip('.') or 'the top level'} must be a mapping, not {format_value(tree)}"
+        )
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
-            raise ConfigError(f"{source}: unknown key {shown_key(prefix, key)}; {_nearest(str(key), fields)}")
+            raise ConfigError(f"{source}: unknown key {format_key(prefix, key)}; {_nearest(str(key), fields)}")
     values = {key: _convert(hints[key], value, source=source, key=prefix + key) for key, value in tree.items()}
     missing = [
         prefix + name
@@ -70,11 +72,11 @@ def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = 
 def pick(table: Mapping[str, T], name: str, key: str) -> T:
     """`table[name]`, or a ConfigError that names the config key and what is allowed."""
     if name not in table:
-        raise ConfigError(f"{key}={shown(name)} is not known; {_nearest(name, table)}")
+        raise ConfigError(f"{key}={format_value(name)} is not known; {_nearest(name, table)}")
     return table[name]
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """`value` for a message: one line, however much it holds."""
     try:
         text = repr(value)
@@ -83,15 +85,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:120]}... ({len(text):,} characters)"
 
 
-def shown_key(prefix: str, key: Any) -> str:
+def format_key(prefix: str, key: Any) -> str:
     """The key for a message: as it is where that can be read, as a literal otherwise."""
     text = prefix + str(key)
-    return text if text.isprintable() and len(text) <= 100 else shown(text)
+    return text if text.isprintable() and len(text) <= 100 else format_value(text)
 
 
-def shown_names(names: Iterable[str]) -> str:
+def format_names(names: Iterable[str]) -> str:
     """Names for a message, which may be anything that a data set calls its labels."""
-    return ", ".join(shown_key("", name) for name in names) or "none"
+    return ", ".join(format_key("", name) for name in names) or "none"
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -147,8 +149,8 @@ def _parse(text: str, what: str) -> Any:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        raise ConfigError(f"{shown(override)} is not of the form key=value, as in optim.lr=0.001")
-    value = _parse(text, f"the value of {shown(override)}")
+        raise ConfigError(f"{format_value(override)} is not of the form key=value, as in optim.lr=0.001")
+    value = _parse(text, f"the value of {format_value(override)}")
     *parents, leaf = dotted.split(".")
     node: Any = tree
     for parent in parents:
@@ -156,7 +158,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             node[parent] = {}
         node = node[parent]
         if not isinstance(node, dict):
-            raise ConfigError(f"{shown(override)}: {shown_key('', parent)} holds a value, it has no keys below it")
+            raise ConfigError(
+                f"{format_value(override)}: {format_key('', parent)} holds a value, it has no keys below it"
+            )
     node[leaf] = value
 
 
@@ -169,7 +173,7 @@ def _nearest(name: str, allowed: Iterable[str]) -> str:
 
 def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
     def wrong(expected: str) -> ConfigError:
-        return ConfigError(f"{source}: {key} must be {expected}, not {shown(value)}")
+        return ConfigError(f"{source}: {key} must be {expected}, not {format_value(value)}")
 
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):

@@ -14,7 +14,7 @@ from common.files import replacing, write_atomically
 from common.trees import flatten
 from model.encoder import CrossModalModel, build_model
 from settings import Config, ConfigError, from_dict, to_dict
-from settings.load import shown
+from settings.load import format_value
 
 FORMAT = 1
 # Changing these between two runs changes where or how fast, never what is computed.
@@ -132,7 +132,9 @@ def read(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"the checkpoint {path} cannot be read: it is {what} ({type(error).__name__})") from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
-        raise CheckpointError(f"the checkpoint {path} has format {shown(found)}, this version reads format {FORMAT}")
+        raise CheckpointError(
+            f"the checkpoint {path} has format {format_value(found)}, this version reads format {FORMAT}"
+        )
     return state
 
 
@@ -177,7 +179,7 @@ def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalM
     try:
         model.load_state_dict(state["model"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        found = shown(" ".join(str(error).split()))
+        found = format_value(" ".join(str(error).split()))
         raise CheckpointError(f"the checkpoint {source} holds no model of its configuration: {found}") from None
     return config, model.eval()
 

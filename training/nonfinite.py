@@ -53,13 +53,13 @@ class NonFiniteGuard(nn.Module):
         )
 
 
-def in_one(buffers: list[torch.Tensor]) -> torch.Tensor:
+def flatten_buffers(buffers: list[torch.Tensor]) -> torch.Tensor:
     """A copy of all the buffers' numbers, [n]: on a GPU one kernel, where a copy of each takes one for each."""
     return torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.empty(0)
 
 
-def put_back(buffers: list[torch.Tensor], numbers: torch.Tensor) -> None:
-    """Gives the buffers the numbers that `in_one` took."""
+def restore_buffers(buffers: list[torch.Tensor], numbers: torch.Tensor) -> None:
+    """Gives the buffers the numbers that `flatten_buffers` took."""
     if buffers:
         parts = numbers.split([buffer.numel() for buffer in buffers])
         torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
@@ -68,4 +68,4 @@ def put_back(buffers: list[torch.Tensor], numbers: torch.Tensor) -> None:
 def restore_where(finite: torch.Tensor, buffers: list[torch.Tensor], before: torch.Tensor) -> None:
     """Takes the buffers back to `before` unless `finite`: one bad batch must not poison BatchNorm for good."""
     if buffers:
-        put_back(buffers, torch.where(finite, in_one(buffers), before))
+        restore_buffers(buffers, torch.where(finite, flatten_buffers(buffers), before))

@@ -70,10 +70,10 @@ class Run:
         self._metrics: MetricsWriter | None = None
 
     def resume(self, resume: str) -> None:
-        """Goes to where the run folder ends, if `resume` and the folder say so (see `find_start`)."""
-        start = find_start(self.config, resume=resume, store=self.store, world=self.world)
+        """Goes to where the run folder ends, if `resume` and the folder say so (see `find_resume_checkpoint`)."""
+        start = find_resume_checkpoint(self.config, resume=resume, store=self.store, world=self.world)
         if start is not None:
-            state = load_start(start, self.config, fingerprint=self.fingerprint, device=self.world.device)
+            state = load_resume_state(start, self.config, fingerprint=self.fingerprint, device=self.world.device)
             self.learner.load_state_dict(state)
             self.bad_samples.restore(state.get("bad_samples", []))
             self.step = state["step"]
@@ -173,7 +173,7 @@ class Run:
         print(f"{self.folder}: {text}", file=sys.stderr, flush=True)
 
 
-def find_start(config: Config, *, resume: str, store: CheckpointStore, world: World) -> Path | None:
+def find_resume_checkpoint(config: Config, *, resume: str, store: CheckpointStore, world: World) -> Path | None:
     """The checkpoint to go on from, chosen by rank 0 for all; None to start anew.
 
     Args:
@@ -202,7 +202,7 @@ def find_start(config: Config, *, resume: str, store: CheckpointStore, world: Wo
     return Path(text) if text else None
 
 
-def load_start(path: Path, config: Config, *, fingerprint: str, device: torch.device) -> dict[str, Any]:
+def load_resume_state(path: Path, config: Config, *, fingerprint: str, device: torch.device) -> dict[str, Any]:
     """The checkpoint's state, once it is sure that it continues this very run.
 
     Raises:

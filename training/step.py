@@ -18,7 +18,7 @@ from sampler.active import ActiveDictionary
 from settings import Config
 from training.distributed import World, gather_rows
 from training.encode import EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
-from training.nonfinite import NonFiniteGuard, in_one, put_back, restore_where
+from training.nonfinite import NonFiniteGuard, flatten_buffers, restore_buffers, restore_where
 from training.optim import build_optimizer, learning_rate, update
 from training.precision import uses_bf16
 from training.sync_batchnorm import synchronise_batchnorm
@@ -104,7 +104,7 @@ class Learner:
         """Trains on this rank's share of a global batch; returns 0-d tensors and plain numbers to log."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        buffers_before = in_one(self._float_buffers)
+        buffers_before = flatten_buffers(self._float_buffers)
         keys = self._keys(batch, step=step)
         # Not waiting: the GPU may still be at the step before.
         ids = batch.ids.to(self.world.device, non_blocking=True)
@@ -187,10 +187,10 @@ class Learner:
         size = -(-len(ids) // parts)
         rows = [slice(first, first + size) for first in range(0, len(ids), size)]
         pieces = [Batch(batch.video[r], batch.audio[r], batch.ids[r], batch.start[r]) for r in rows]
-        buffers = in_one(self._float_buffers)
+        buffers = flatten_buffers(self._float_buffers)
         with torch.no_grad(), self._autocast():
             outputs = [self._encode_queries(piece.video, piece.audio) for piece in pieces]
-        put_back(self._float_buffers, buffers)
+        restore_buffers(self._float_buffers, buffers)
         queries = {m: torch.cat([getattr(o, m).embedding for o in outputs]) for m in MODALITIES}
         hidden = {m: torch.cat([getattr(o, m).hidden for o in outputs]) for m in MODALITIES}
         metrics = self._select(queries, hidden, keys, ids, step)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model.batchnorm import JoinedAxes, replace_batchnorm
+from model.batchnorm import FoldedTimeBatchNorm, replace_batchnorm
 
 
 class GlooSyncBatchNorm(_BatchNorm):
@@ -58,8 +58,8 @@ class GlooSyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
-class GpuSyncBatchNorm(JoinedAxes, nn.SyncBatchNorm):
-    """torch.nn.SyncBatchNorm with `JoinedAxes`."""
+class GpuSyncBatchNorm(FoldedTimeBatchNorm, nn.SyncBatchNorm):
+    """torch.nn.SyncBatchNorm with `FoldedTimeBatchNorm`."""
 
 
 def synchronise_batchnorm(module: nn.Module, device: torch.device) -> None:

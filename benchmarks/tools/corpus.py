@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from common.environment import ROOT
-from pipeline.prepare.audio_track import SoundTrack
+from pipeline.prepare.audio_track import AudioTrack
 
 SAMPLE_RATE = 16000
 
@@ -147,7 +147,7 @@ def frames_of(path: Path, *, fps: float, count: int) -> list[np.ndarray]:
 
 
 def _store_sound(source: Path, target: Path, *, start: float, seconds: float) -> None:
-    track = SoundTrack(sample_rate=SAMPLE_RATE)
+    track = AudioTrack(sample_rate=SAMPLE_RATE)
     with av.open(str(source)) as container:
         for frame in container.decode(audio=0):
             track.add(frame)

@@ -29,7 +29,7 @@ def make_pool(kind: str, count: int, *, seed: int = 0) -> Candidates:
     generator = torch.Generator().manual_seed(seed)
     a, b = KINDS[kind](count, generator)
     ids = torch.arange(count)
-    return Candidates(a=a, b=b, ids=ids, valid=torch.ones(count, dtype=torch.bool), stamps=ids.clone())
+    return Candidates(a=a, b=b, ids=ids, valid=torch.ones(count, dtype=torch.bool), write_index=ids.clone())
 
 
 def _directions(count: int, dim: int, generator: torch.Generator) -> Tensor:

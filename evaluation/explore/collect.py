@@ -119,7 +119,7 @@ def nearest(queries: np.ndarray, keys: np.ndarray) -> list[list[tuple[int, float
 
 
 def _loader_config(config: Config, data: str) -> Config:
-    source = config.data.whole(path=data, loader="dali", labels="", max_bad_fraction=0.0)
+    source = config.data.without_split(path=data, loader="dali", labels="", max_bad_fraction=0.0)
     return replace(config, data=source, train=replace(config.train, batch_size=16))
 
 

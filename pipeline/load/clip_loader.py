@@ -17,17 +17,17 @@ from common.environment import available_cores
 from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples
 from pipeline.plan.batch_plan import BatchPlan, Replacement
-from pipeline.plan.clips import ClipPlan, ClipPlanner, Timelines
-from pipeline.plan.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
+from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
+from pipeline.plan.order import derangement, global_order, rank_slice, shard_order, steps_per_epoch
 from settings import Config
-from settings.load import ConfigError, shown_names
+from settings.load import ConfigError, format_names
 
 BOTH = ("video", "audio")
 _PLANNED_TOGETHER = 256
 """Clips of a few batches whose plans are made at once."""
 
 
-class Dataset(Timelines, Protocol):
+class Dataset(ClipSource, Protocol):
     """n samples with labels."""
 
     shard: np.ndarray
@@ -76,7 +76,7 @@ class ClipLoader(ABC, Generic[D]):
         self.has_video = bool((dataset.frames > 0).all())
         self.has_audio = bool((dataset.audio_samples > 0).all())
         self.ids = select_split(dataset, config.data.split)
-        self._share = share_of_batch(config.train.batch_size, rank=rank, world_size=world_size)
+        self._share = rank_slice(config.train.batch_size, rank=rank, world_size=world_size)
         self.batch_size = self._share.stop - self._share.start
         partners = lru_cache(maxsize=2)(self._partners) if config.data.shuffle_pairs else None
         self.planner = ClipPlanner(config=config, dataset=dataset, fps=fps, partners=partners)
@@ -220,14 +220,14 @@ def select_split(dataset: Dataset, split: str) -> np.ndarray:
     if not split:
         return np.arange(len(dataset))
     if "split" not in dataset.label_columns:
-        columns = shown_names(dataset.label_columns)
+        columns = format_names(dataset.label_columns)
         raise ConfigError(f"data.split={split!r} needs a label column named split; there are: {columns}")
     names = dataset.label_names("split")
     if split not in names:
         near = difflib.get_close_matches(split, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(
-            f"data.split={split!r} is not a value of the label split; {hint}there are: {shown_names(names)}"
+            f"data.split={split!r} is not a value of the label split; {hint}there are: {format_names(names)}"
         )
     return np.flatnonzero(np.asarray(dataset.labels("split")) == names.index(split))
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from common.cpu_priority import yield_to_training
+from common.cpu_priority import use_idle_priority
 
 _SHARED_BY_TWO = 2**16
 """Values; torch gives each half of an operation on them to a thread."""
 
 
-class UnderWay:
+class PendingBatch:
     """A batch that threads work on; `result` waits for it."""
 
     def __init__(self, batch: torch.Tensor, tasks: list[Future[None]]) -> None:
@@ -28,7 +28,7 @@ class UnderWay:
         return self._batch
 
 
-class OneCoreThreads:
+class SingleThreadTorchPool:
     """Keeps its threads' torch from starting threads of its own, and everyone else's as it was.
 
     torch.set_num_threads is of the calling thread, once that has asked for the number; the number that threads to come
@@ -51,7 +51,7 @@ class OneCoreThreads:
 
 
 def _use_one_core(all_there: threading.Barrier, *, first: bool) -> None:
-    yield_to_training()
+    use_idle_priority()
     torch.get_num_threads()
     if first:
         # Between two operations of the step OpenMP's threads (GNU's libgomp) spin for milliseconds, on cores that the

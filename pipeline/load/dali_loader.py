@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.cpu_priority import yield_to_training
+from common.cpu_priority import use_idle_priority
 from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader, decode_threads
-from pipeline.load.cpu_threads import OneCoreThreads, UnderWay
+from pipeline.load.cpu_threads import PendingBatch, SingleThreadTorchPool
 from pipeline.load.dali_graph import audio_graph, video_arguments, video_graph
-from pipeline.load.dali_runner import DecodeError, GraphRunner, Inputs, Run, arrays, one_tensor
+from pipeline.load.dali_runner import DecodeError, GraphRunner, Inputs, Run, arrays, as_tensor
 from pipeline.load.log_mel import LogMelRunner
 from pipeline.load.resampling import Resampler
 from pipeline.plan.batch_plan import BatchPlan
@@ -26,7 +26,7 @@ from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardError, ShardReader
 from settings import Config
 
-Running = tuple[BatchPlan, "Run | None", "Run | UnderWay | None"]
+Running = tuple[BatchPlan, "Run | None", "Run | PendingBatch | None"]
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Decoded:
     """A batch on its last way: on a CPU threads are still at work on it."""
 
     batch: BatchPlan
-    pictures: torch.Tensor | UnderWay | None
+    pictures: torch.Tensor | PendingBatch | None
     audio: torch.Tensor | None
 
 
@@ -78,20 +78,20 @@ class DaliLoader(ClipLoader[Manifest]):
         on_gpu = self.device.type == "cuda"
         self._samples = config.clip.frames if self._codec == "jpeg" else 1
         """Of the video graph in a clip."""
-        own = one_tensor if on_gpu else partial(arrays, samples=self._samples)
+        own = as_tensor if on_gpu else partial(arrays, samples=self._samples)
         self._video: GraphRunner[Any] = GraphRunner(build_video, depth=depth, own=own)
         self._resampler: Resampler | None = None
         self._audio: Any
         if on_gpu:
-            self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=depth, own=one_tensor)
+            self._audio = GraphRunner(partial(audio_graph, config=config, **shape), depth=depth, own=as_tensor)
         else:
-            of_torch = OneCoreThreads(threads)
+            of_torch = SingleThreadTorchPool(threads)
             self._resampler = Resampler(size=config.clip.size, threads=of_torch)
             self._audio = LogMelRunner(audio=config.audio, threads=of_torch)
         # One thread: the shard reader's table of open files is not shared, and reads of a batch overlap in the kernel.
-        self._io = ThreadPoolExecutor(1, "shard-reader", None if on_gpu else yield_to_training)
+        self._io = ThreadPoolExecutor(1, "shard-reader", None if on_gpu else use_idle_priority)
         # One thread for all iterators: the graphs are shared. Not for a GPU, whose current stream is the caller's.
-        self._driver = None if on_gpu else ThreadPoolExecutor(1, "loader", yield_to_training)
+        self._driver = None if on_gpu else ThreadPoolExecutor(1, "loader", use_idle_priority)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         stages = self._stages(plans)
@@ -141,7 +141,7 @@ class DaliLoader(ClipLoader[Manifest]):
             try:
                 return batch, *self._inputs(batch.plan)
             except ShardError as error:
-                if not batch.may_change:
+                if not batch.is_replaceable:
                     raise
                 # The first error hides the others.
                 errors = self._unreadable(batch.plan)
@@ -185,8 +185,8 @@ class DaliLoader(ClipLoader[Manifest]):
             None if audio is None else self._audio.submit(audio),
         )
 
-    def _decoded(self, batch: BatchPlan, video: Run | None, audio: Run | UnderWay | None) -> Decoded:
-        pictures: torch.Tensor | UnderWay | None = None
+    def _decoded(self, batch: BatchPlan, video: Run | None, audio: Run | PendingBatch | None) -> Decoded:
+        pictures: torch.Tensor | PendingBatch | None = None
         while video is not None:
             try:
                 pictures = self._pictures(self._video.result(video), batch.plan)
@@ -197,7 +197,7 @@ class DaliLoader(ClipLoader[Manifest]):
                 batch, video, audio = self._submit(*self._io.submit(self._read, batch).result())
         return Decoded(batch, pictures, None if audio is None else self._audio.result(audio).unsqueeze(1))
 
-    def _pictures(self, frames: Any, plan: ClipPlan) -> torch.Tensor | UnderWay:
+    def _pictures(self, frames: Any, plan: ClipPlan) -> torch.Tensor | PendingBatch:
         clip = self.config.clip
         if self._resampler is None:
             return frames.view(len(plan), clip.frames, clip.size, clip.size, 3)
@@ -216,7 +216,7 @@ class DaliLoader(ClipLoader[Manifest]):
 
     def _batch(self, decoded: Decoded) -> Batch:
         plan, pictures = decoded.batch.plan, decoded.pictures
-        if isinstance(pictures, UnderWay):
+        if isinstance(pictures, PendingBatch):
             pictures = pictures.result()
         self.bad_samples.note(decoded.batch.bad)
         return Batch(

@@ -50,7 +50,7 @@ class GraphRunner(Generic[Output]):
     Args:
         build: makes the pipeline, when the first batch comes: without `source` callbacks and with one output.
         depth: the pipeline's prefetch_queue_depth.
-        own: the form of the results, by `one_tensor` or `arrays`.
+        own: the form of the results, by `as_tensor` or `arrays`.
     """
 
     def __init__(self, build: Callable[[], Pipeline], *, depth: int, own: Callable[[Any], Output]) -> None:
@@ -133,7 +133,7 @@ def _only(inputs: Inputs, samples: slice) -> Inputs:
 # referenced.
 
 
-def one_tensor(output: Any) -> torch.Tensor:
+def as_tensor(output: Any) -> torch.Tensor:
     """A batch whose samples have one shape; on a GPU for use in the current stream."""
     tensor: Any = output.as_tensor()  # its stubs lack most of it
     if isinstance(tensor, TensorCPU):

@@ -15,7 +15,7 @@ import torchaudio
 from torch import nn
 
 from common.cpu_priority import give_way
-from pipeline.load.cpu_threads import OneCoreThreads, UnderWay
+from pipeline.load.cpu_threads import PendingBatch, SingleThreadTorchPool
 from settings import AudioConfig
 
 
@@ -49,7 +49,7 @@ class LogMelRunner:
         threads: those that do it, each for a part of a batch.
     """
 
-    def __init__(self, *, audio: AudioConfig, threads: OneCoreThreads) -> None:
+    def __init__(self, *, audio: AudioConfig, threads: SingleThreadTorchPool) -> None:
         self._audio = audio
         self._threads = threads
         reference = LogMel(audio).mel
@@ -58,7 +58,7 @@ class LogMelRunner:
         # product adds their squares, which takes longer by itself; and the samples' scale.
         self._filters = reference.mel_scale.fb.T.repeat_interleave(2, dim=1)[None] / 32768**2
 
-    def submit(self, inputs: Mapping[str, Any]) -> UnderWay:
+    def submit(self, inputs: Mapping[str, Any]) -> PendingBatch:
         """Begins with a batch, float32 [B, n_mels, F], and returns at once.
 
         Args:
@@ -68,9 +68,9 @@ class LogMelRunner:
         out = torch.empty(len(pcm), self._audio.n_mels, 1 + pcm.shape[1] // self._audio.hop)
         each = math.ceil(len(pcm) / self._threads.count)
         parts = (slice(first, first + each) for first in range(0, len(pcm), each))
-        return UnderWay(out, [self._threads.submit(self._compute, pcm[part], out[part]) for part in parts])
+        return PendingBatch(out, [self._threads.submit(self._compute, pcm[part], out[part]) for part in parts])
 
-    def result(self, run: UnderWay) -> torch.Tensor:
+    def result(self, run: PendingBatch) -> torch.Tensor:
         return run.result()
 
     def _compute(self, pcm: np.ndarray, out: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from common.cpu_priority import give_way
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
-from pipeline.load.cpu_threads import OneCoreThreads, UnderWay
+from pipeline.load.cpu_threads import PendingBatch, SingleThreadTorchPool
 from pipeline.plan.clips import ClipPlan
 
 _PIXELS_A_ROW = 8
@@ -44,11 +44,11 @@ class Resampler:
         threads: those that do it.
     """
 
-    def __init__(self, *, size: int, threads: OneCoreThreads) -> None:
+    def __init__(self, *, size: int, threads: SingleThreadTorchPool) -> None:
         self._size = size
         self._threads = threads
 
-    def submit(self, windows: Sequence[np.ndarray], plan: ClipPlan) -> UnderWay:
+    def submit(self, windows: Sequence[np.ndarray], plan: ClipPlan) -> PendingBatch:
         """Begins with a batch, float32 [B, T, size, size, 3], and returns at once.
 
         Args:
@@ -67,7 +67,7 @@ class Resampler:
             )
             for part in parts
         ]
-        return UnderWay(clips, tasks)
+        return PendingBatch(clips, tasks)
 
     def _resample(
         self,

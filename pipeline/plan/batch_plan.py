@@ -70,7 +70,7 @@ class BatchPlan:
         self._attempts = np.zeros(len(plan), dtype=np.int64)
 
     @property
-    def may_change(self) -> bool:
+    def is_replaceable(self) -> bool:
         return self._replacement is not None
 
     def replace(self, errors: Mapping[int, SampleError]) -> None:

@@ -33,7 +33,7 @@ _DRAWS = {
 """Uniform numbers a training clip takes; to reorder them is to change every run."""
 
 
-class Timelines(Protocol):
+class ClipSource(Protocol):
     """What planning needs to know of a data set of n samples."""
 
     frames: np.ndarray
@@ -96,7 +96,7 @@ class ClipPlanner:
         ConfigError: fps is no integer multiple of clip.fps, though there are pictures.
     """
 
-    def __init__(self, *, config: Config, dataset: Timelines, fps: float, partners: Partners | None = None) -> None:
+    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, partners: Partners | None = None) -> None:
         self.config = config
         self.dataset = dataset
         self.fps = fps

@@ -64,7 +64,7 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
     return samples // batch_size
 
 
-def share_of_batch(batch_size: int, *, rank: int, world_size: int) -> slice:
+def rank_slice(batch_size: int, *, rank: int, world_size: int) -> slice:
     """The contiguous part of a global batch that belongs to `rank`.
 
     Raises:

@@ -33,7 +33,7 @@ class _Run:
         return self.start + self.samples_in / self.rate
 
 
-class SoundTrack:
+class AudioTrack:
     """Collects the sound of one stream; memory is bounded by `stop_at` once it is set."""
 
     def __init__(self, *, sample_rate: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from settings.load import shown
+from settings.load import format_value
 
 
 class LabelError(ValueError):
@@ -75,7 +75,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise LabelError(f"{path} is not a UTF-8 CSV file: {error}") from None
     if len(header) < 2 or "" in header or len(set(header)) != len(header):
         wanted = "a column `path` and at least one label column, each once"
-        raise LabelError(f"{path}: the first line must name {wanted}; it is {shown(header)}")
+        raise LabelError(f"{path}: the first line must name {wanted}; it is {format_value(header)}")
     for line, row in rows:
         if len(row) > len(header):
             raise LabelError(f"{path}: line {line} has {len(row)} values, the first line names {len(header)} columns")

@@ -14,9 +14,9 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from pipeline.prepare.audio_track import SoundTrack
-from pipeline.prepare.rejection import Unusable, content_problem, file_problem, open_problem
-from pipeline.prepare.video_track import PictureTrack
+from pipeline.prepare.audio_track import AudioTrack
+from pipeline.prepare.rejection import RejectedSource, content_problem, file_problem, open_problem
+from pipeline.prepare.video_track import VideoTrack
 from pipeline.shards.encoder import VideoBlob, frame_rate
 from settings import PrepareConfig
 
@@ -45,7 +45,7 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
     """Decodes the file once and stores its tracks as the config says.
 
     Raises:
-        Unusable: with a reason for the person who owns the file.
+        RejectedSource: with a reason for the person who owns the file.
         MemoryError: the process may not have as much as decoding needs.
     """
     path = Path(path)
@@ -57,7 +57,7 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
-        raise Unusable("truncated or damaged", error.strerror or str(error)) from None
+        raise RejectedSource("truncated or damaged", error.strerror or str(error)) from None
 
 
 def _open(path: Path, config: PrepareConfig) -> InputContainer:
@@ -82,8 +82,8 @@ class _Normaliser:
         self._container = container
         self._config = config
         self._streams: list[Any] = []
-        self._picture: PictureTrack | None = None
-        self._sound: SoundTrack | None = None
+        self._picture: VideoTrack | None = None
+        self._sound: AudioTrack | None = None
         self._packets = {"video": 0, "audio": 0}
         self._errors = {"video": 0, "audio": 0}
         if config.streams != "audio":
@@ -100,20 +100,20 @@ class _Normaliser:
                 break
         return self._finish()
 
-    def _add_video(self) -> PictureTrack:
+    def _add_video(self) -> VideoTrack:
         streams = self._container.streams.video
         pictures = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
         if not pictures:
-            raise Unusable("no video track", "only a cover picture" if streams else self._inventory())
+            raise RejectedSource("no video track", "only a cover picture" if streams else self._inventory())
         best = self._container.streams.best("video")
         stream = best if best in pictures else pictures[0]
         context = self._decoder(stream, "video")
         if context.width * context.height > self._config.max_pixels:
             limit = self._config.max_pixels
-            raise Unusable("too many pixels", f"{context.width} x {context.height}, more than max_pixels={limit}")
+            raise RejectedSource("too many pixels", f"{context.width} x {context.height}, more than max_pixels={limit}")
         aspect = stream.sample_aspect_ratio or context.sample_aspect_ratio or 1
         rate = stream.average_rate or stream.guessed_rate or frame_rate(self._config.storage.fps)
-        return PictureTrack(
+        return VideoTrack(
             storage=self._config.storage,
             # No camera has pixels more oblong than this; damaged headers do.
             pixel_aspect=Fraction(aspect) if 1 / 4 <= aspect <= 4 else Fraction(1),
@@ -121,17 +121,17 @@ class _Normaliser:
             max_seconds=self._config.max_seconds,
         )
 
-    def _add_audio(self) -> SoundTrack:
+    def _add_audio(self) -> AudioTrack:
         stream = self._container.streams.best("audio")
         if stream is None:
-            raise Unusable("no audio track", self._inventory())
+            raise RejectedSource("no audio track", self._inventory())
         self._decoder(stream, "audio")
-        return SoundTrack(sample_rate=self._config.sample_rate)
+        return AudioTrack(sample_rate=self._config.sample_rate)
 
     def _decoder(self, stream: Any, kind: str) -> Any:
         context = stream.codec_context
         if context is None:
-            raise Unusable("unknown codec", f"FFmpeg has no decoder for the {kind} track")
+            raise RejectedSource("unknown codec", f"FFmpeg has no decoder for the {kind} track")
         # One thread a worker: all cores have a worker already, and frame threads multiply memory.
         context.thread_count = 1
         self._streams.append(stream)
@@ -166,7 +166,7 @@ class _Normaliser:
             return
         for frame in frames:
             if isinstance(frame, av.VideoFrame) and frame.width * frame.height > self._config.max_pixels:
-                raise Unusable("too many pixels", f"a frame of {frame.width} x {frame.height}")
+                raise RejectedSource("too many pixels", f"a frame of {frame.width} x {frame.height}")
             try:
                 if isinstance(frame, av.VideoFrame):
                     assert self._picture is not None
@@ -225,20 +225,20 @@ class _Normaliser:
                 continue
             packets, errors = self._packets[kind], self._errors[kind]
             if track.start is None:
-                raise Unusable("truncated or damaged", f"nothing of the {kind} track decodes ({packets} packets)")
+                raise RejectedSource("truncated or damaged", f"nothing of the {kind} track decodes ({packets} packets)")
             if errors > _MAX_ERROR_SHARE * packets:
-                raise Unusable("truncated or damaged", f"{errors} of {packets} {kind} packets do not decode")
+                raise RejectedSource("truncated or damaged", f"{errors} of {packets} {kind} packets do not decode")
 
     def _refuse_short(self, seconds: float) -> None:
         if seconds < self._config.min_seconds:
-            raise Unusable("too short", f"{seconds:.3g} s, less than min_seconds={self._config.min_seconds:g}")
+            raise RejectedSource("too short", f"{seconds:.3g} s, less than min_seconds={self._config.min_seconds:g}")
 
     @staticmethod
-    def _refuse_disjoint(start: float, end: float, sound: SoundTrack) -> None:
+    def _refuse_disjoint(start: float, end: float, sound: AudioTrack) -> None:
         assert sound.start is not None
         if sound.end <= start or sound.start >= end:
             detail = f"picture {start:.2f} to {end:.2f} s, sound {sound.start:.2f} to {sound.end:.2f} s"
-            raise Unusable("no sound during the picture", detail)
+            raise RejectedSource("no sound during the picture", detail)
 
     def _flags(self, seconds: float) -> dict[str, Any]:
         flags: dict[str, Any] = {}

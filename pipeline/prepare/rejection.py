@@ -22,7 +22,7 @@ _MAGIC = [
 _HEAD_BYTES = 65536
 
 
-class Unusable(Exception):
+class RejectedSource(Exception):
     """A source that is left out.
 
     Attributes:
@@ -39,47 +39,51 @@ class Unusable(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-def file_problem(path: Path) -> Unusable | None:
+def file_problem(path: Path) -> RejectedSource | None:
     """What keeps `path` from being read as a file at all; None when it is a regular file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return Unusable("missing", f"a link to {path.readlink()}, which does not exist" if path.is_symlink() else "")
+        return RejectedSource(
+            "missing", f"a link to {path.readlink()}, which does not exist" if path.is_symlink() else ""
+        )
     except OSError as error:
-        return Unusable("cannot be read", error.strerror or str(error))
+        return RejectedSource("cannot be read", error.strerror or str(error))
     if stat.S_ISREG(mode):
         return None
     kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
-    return Unusable("not a file", next((name for is_kind, name in kinds if is_kind(mode)), "a device"))
+    return RejectedSource("not a file", next((name for is_kind, name in kinds if is_kind(mode)), "a device"))
 
 
-def content_problem(path: Path) -> Unusable | None:
+def content_problem(path: Path) -> RejectedSource | None:
     """Recognises what is commonly found under a media suffix instead of media; None when nothing is recognised."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
-        return Unusable("cannot be read", error.strerror or str(error))
+        return RejectedSource("cannot be read", error.strerror or str(error))
     if not head:
-        return Unusable("empty file")
+        return RejectedSource("empty file")
     text = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
     for magic, kind in _MAGIC:
         if text.startswith(magic):
-            return Unusable("not a media file", kind)
+            return RejectedSource("not a media file", kind)
     if text[:1] == b"<" and b"<html" in text.lower():
-        return Unusable("not a media file", "an HTML page, probably an error message saved by a download")
+        return RejectedSource("not a media file", "an HTML page, probably an error message saved by a download")
     return None
 
 
-def open_problem(path: Path, error: Exception) -> Unusable:
+def open_problem(path: Path, error: Exception) -> RejectedSource:
     """Why FFmpeg could not open a file that has bytes in it."""
     with path.open("rb") as file:
         if not any(file.read(_HEAD_BYTES)):
-            return Unusable("not a media file", "begins with zero bytes only, an unfinished download")
+            return RejectedSource("not a media file", "begins with zero bytes only, an unfinished download")
     boxes = _top_level_boxes(path)
     if "ftyp" in boxes and "moov" not in boxes and "moof" not in boxes:
-        return Unusable("truncated or damaged", "an MP4 without its index (moov), the download ended early")
-    return Unusable("not a media file", f"FFmpeg does not recognise it ({getattr(error, 'strerror', None) or error})")
+        return RejectedSource("truncated or damaged", "an MP4 without its index (moov), the download ended early")
+    return RejectedSource(
+        "not a media file", f"FFmpeg does not recognise it ({getattr(error, 'strerror', None) or error})"
+    )
 
 
 def _top_level_boxes(path: Path) -> list[str]:

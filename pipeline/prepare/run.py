@@ -13,7 +13,7 @@ from common.progress import show_progress
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
 from pipeline.prepare.media import normalise
 from pipeline.prepare.publish import publish
-from pipeline.prepare.rejection import Unusable
+from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.sources import Source, find_sources
 from pipeline.prepare.staging import PrepareError, Staging
 from pipeline.prepare.summary import Summary
@@ -47,13 +47,13 @@ def prepare(
     """
     src, out = src.resolve(), out.resolve()
     _check_folders(src, out)
-    sources, passed_over = find_sources(src, exclude=out)
+    sources, skipped = find_sources(src, exclude=out)
     if not sources:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5)) or "nothing"
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
         raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
     names = [source.name for source in sources]
     labels = read_labels(labels_path, names) if labels_path is not None else folder_labels(names)
-    summary = Summary(passed_over=passed_over, rows_without_file=labels.rows_without_file)
+    summary = Summary(skipped=skipped, rows_without_file=labels.rows_without_file)
     staging = Staging(out, part=part, config=config, labels="file" if labels_path is not None else "folders")
     try:
         mine = [source for source in sources if int(source.key, 16) % part[1] == part[0]]
@@ -112,8 +112,10 @@ def _work(
             staging.stage(task.source)
             summary.new += 1
         else:
-            if not isinstance(error, Unusable):
-                error = Unusable("internal error", f"{type(error).__name__}: {error}; please report it with the file")
+            if not isinstance(error, RejectedSource):
+                error = RejectedSource(
+                    "internal error", f"{type(error).__name__}: {error}; please report it with the file"
+                )
             staging.reject(task.source, error)
             summary.rejected[error.reason] += 1
         packer.advance()
@@ -154,7 +156,7 @@ def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
     """Writes the fragment of one source; runs in a worker.
 
     Raises:
-        Unusable: nothing was written.
+        RejectedSource: nothing was written.
     """
     media = normalise(task.source.path, config)
     data = sample_bytes(media, key=task.source.key, source=task.source.name, labels=task.labels, config=config)

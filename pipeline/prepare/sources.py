@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.prepare.rejection import Unusable, file_problem
+from pipeline.prepare.rejection import RejectedSource, file_problem
 
 _VIDEO = """
     3g2 3gp asf avi divx dv f4v flv m2t m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe mpeg mpg mts mxf ogm ogv qt rm rmvb
@@ -36,7 +36,7 @@ class Source:
     path: Path
     size: int
     mtime_ns: int
-    problem: Unusable | None = None
+    problem: RejectedSource | None = None
 
 
 def find_sources(folder: Path, *, exclude: Path | None = None) -> tuple[list[Source], Counter[str]]:

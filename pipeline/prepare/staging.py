@@ -17,11 +17,11 @@ from typing import Any
 
 from common.files import replacing, write_atomically
 from common.trees import flatten
-from pipeline.prepare.rejection import Unusable
+from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.sources import Source
 from pipeline.shards.tar_writer import RowError, checked_row, is_text, write_shard
 from settings import PrepareConfig
-from settings.load import shown, shown_key, to_dict
+from settings.load import format_key, format_value, to_dict
 
 # These say when to give up on a source, not what a sample looks like.
 _LIMITS = ("timeout_seconds", "memory_mb")
@@ -110,7 +110,7 @@ class Staging:
         """Notes that the fragment of `source` is on disk."""
         self._staged.add(self.fragment(source).name)
 
-    def reject(self, source: Source, problem: Unusable) -> None:
+    def reject(self, source: Source, problem: RejectedSource) -> None:
         """Records a refusal for good."""
         entry: dict[str, object] = {
             "source": source.name,
@@ -216,7 +216,7 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
         raise PrepareError(f"cannot read {path}: {error}") from None
     new = flatten(recipe)
     differing = [
-        f"{shown_key('', key)}={_setting(old, key)} then, {_setting(new, key)} now"
+        f"{format_key('', key)}={_setting(old, key)} then, {_setting(new, key)} now"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
@@ -228,4 +228,4 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
 
 
 def _setting(recipe: Mapping[str, Any], key: str) -> str:
-    return shown(recipe[key]) if key in recipe else "unset"
+    return format_value(recipe[key]) if key in recipe else "unset"

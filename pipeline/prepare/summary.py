@@ -20,7 +20,7 @@ class Summary:
     already: int = 0
     changed: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    passed_over: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
     rows_without_file: int = 0
     totals: Totals = field(default_factory=Totals)
 
@@ -44,9 +44,9 @@ def print_summary(summary: Summary, out: Path) -> None:
         table.add_row("changed since they were prepared, kept as they were", f"{summary.changed:,}")
     if summary.rows_without_file:
         table.add_row("rows of the labels file without a file", f"{summary.rows_without_file:,}")
-    if summary.passed_over:
-        kinds = ", ".join(suffix for suffix, _ in summary.passed_over.most_common(5))
-        table.add_row(f"files of other kinds ({kinds})", f"{sum(summary.passed_over.values()):,}")
+    if summary.skipped:
+        kinds = ", ".join(suffix for suffix, _ in summary.skipped.most_common(5))
+        table.add_row(f"files of other kinds ({kinds})", f"{sum(summary.skipped.values()):,}")
     console = Console()
     console.print(table)
     if not totals.samples:

@@ -60,7 +60,7 @@ def _even(value: float | Fraction) -> int:
     return max(2, 2 * round(Fraction(value) / 2))
 
 
-class PictureTrack:
+class VideoTrack:
     """Samples a stream of frames at storage.fps and encodes what is shown at each tick.
 
     Tick i lies i / fps after the first frame's time; the frame shown is the last one that began at or before it.

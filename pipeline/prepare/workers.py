@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from pipeline.prepare.rejection import Unusable
+from pipeline.prepare.rejection import RejectedSource
 
 Task = TypeVar("Task")
 # Memory that decoders leak goes back after this many files.
@@ -46,7 +46,7 @@ def run_tasks(
 ) -> Iterator[tuple[Task, BaseException | None]]:
     """Calls `function` (importable, picklable) on each task in a worker process; yields as they end, in any order.
 
-    The second item is None, or what went wrong: an Unusable that a person understands for whatever the file did
+    The second item is None, or what went wrong: an RejectedSource that a person understands for whatever the file did
     (raised by `function`, or a time-out, a crash, too little memory), any other exception as `function` raised it.
     """
     pool = worker_pool(workers, memory_mb=memory_mb)
@@ -68,17 +68,17 @@ def run_tasks(
 
 
 def verdict(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
-    """What a task's error says of its file: an Unusable if the process was lost, the error itself otherwise."""
+    """What a task's error says of its file: an RejectedSource if the process was lost, the error itself otherwise."""
     if isinstance(error, MemoryError):
-        return Unusable("out of memory", f"needs more than memory_mb={memory_mb}")
+        return RejectedSource("out of memory", f"needs more than memory_mb={memory_mb}")
     if isinstance(error, TookTooLong):
-        return Unusable("timed out", f"took longer than timeout_seconds={timeout_seconds:g}")
+        return RejectedSource("timed out", f"took longer than timeout_seconds={timeout_seconds:g}")
     if isinstance(error, ProcessExpired):
         code = error.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         if name == "SIGKILL":
-            return Unusable("out of memory", "killed by the system; use fewer workers or a smaller memory_mb")
-        return Unusable("decoder crashed", name)
+            return RejectedSource("out of memory", "killed by the system; use fewer workers or a smaller memory_mb")
+        return RejectedSource("decoder crashed", name)
     return error
 
 

@@ -88,7 +88,7 @@ def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path)
                 raise ConfigError(f"--compare {videos} holds no {name}; give the folder the shards were prepared from")
             link_of[name] = f"{number}{Path(name).suffix}"
             Path(folder, link_of[name]).symlink_to((videos / name).resolve())
-        data = config.data.whole(path=folder, loader="decord", labels="")
+        data = config.data.without_split(path=folder, loader="decord", labels="")
         raw = DecordLoader(config=replace(config, data=data, train=replace(config.train, batch_size=max(2, len(plan)))))
         id_of = {raw.dataset.source(i): i for i in range(len(raw.dataset))}
         for name, link in link_of.items():

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from settings import StorageConfig
-from settings.load import from_dict, shown, shown_names
+from settings.load import format_names, format_value, from_dict
 
 FORMAT = 1
 COLUMNS = {
@@ -92,7 +92,7 @@ class Manifest:
         try:
             if meta["format"] != FORMAT:
                 raise ManifestError(
-                    f"{meta_path} has format {shown(meta['format'])}, this version reads {FORMAT}; {_REBUILD}"
+                    f"{meta_path} has format {format_value(meta['format'])}, this version reads {FORMAT}; {_REBUILD}"
                 )
             _check_meta(meta)
             arrays = _load_arrays(meta_path.parent / meta["version"], meta)
@@ -137,7 +137,7 @@ class Manifest:
 
     def _column(self, column: str) -> int:
         if column not in self.label_columns:
-            columns = shown_names(self.label_columns)
+            columns = format_names(self.label_columns)
             raise ManifestError(f"{self.root} has no label column {column!r}; it has: {columns}")
         return self.label_columns.index(column)
 
@@ -164,17 +164,19 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     """Raises ValueError or KeyError unless every entry is of the kind that is written."""
     for key, kind in _META.items():
         if type(meta[key]) is not kind or (kind is int and meta[key] < 0):
-            raise ValueError(f"{key} is {shown(meta[key])}")
+            raise ValueError(f"{key} is {format_value(meta[key])}")
     for key, kind in _META_LISTS.items():
         if type(meta[key]) is not list or any(type(item) is not kind for item in meta[key]):
-            raise ValueError(f"{key} is {shown(meta[key])}")
+            raise ValueError(f"{key} is {format_value(meta[key])}")
     if not is_version(meta["version"]):
-        raise ValueError(f"version is {shown(meta['version'])}")
+        raise ValueError(f"version is {format_value(meta['version'])}")
     if meta["sample_rate"] == 0:
         raise ValueError("sample_rate is 0")
     for name in meta["shards"]:
         if not name.isprintable() or name != Path(name).name:
-            raise ValueError(f"a shard is named {shown(name)}, which is no name of a file beside the folder manifest")
+            raise ValueError(
+                f"a shard is named {format_value(name)}, which is no name of a file beside the folder manifest"
+            )
 
 
 def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

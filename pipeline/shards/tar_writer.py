@@ -12,7 +12,7 @@ from pipeline.prepare.media import NormalisedMedia
 from pipeline.shards.encoder import SUFFIX
 from pipeline.shards.wav import WAV_HEADER_BYTES, wav_bytes
 from settings import PrepareConfig
-from settings.load import shown
+from settings.load import format_value
 
 END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
 
@@ -53,7 +53,7 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
             for member in archive:
                 suffix = member.name.rpartition(".")[2]
                 if not member.isreg():
-                    raise RowError(f"{shown(member.name)} is no file")
+                    raise RowError(f"{format_value(member.name)} is no file")
                 if suffix in SUFFIX.values():
                     row["video_offset"] = member.offset_data
                 elif suffix == "wav":
@@ -75,12 +75,12 @@ def checked_row(row: Any) -> dict[str, Any]:
         RowError: a fact is missing or of another kind than `sample_row` gives.
     """
     if not isinstance(row, dict):
-        raise RowError(f"it is no JSON object but {shown(row)}")
+        raise RowError(f"it is no JSON object but {format_value(row)}")
     for name, holds in _FACTS.items():
         if name not in row:
             raise RowError(f"{name} is missing")
         if not holds(row[name]):
-            raise RowError(f"{name} is {shown(row[name])}")
+            raise RowError(f"{name} is {format_value(row[name])}")
     return row
 
 

@@ -20,7 +20,7 @@ from sampler.d2.centres import Centres
 from sampler.d2.distance import squared_norms
 from sampler.d2.distribution import First, first_weight, starting_distances
 from sampler.d2.proposals import Shard
-from sampler.fallbacks import make_selection, uniform_rest, usable_rows
+from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 SMALLEST_BLOCK, LARGEST_BLOCK, GROWTH = 32, 1024, 8
 """Proposals of a round: GROWTH times what is chosen, within these limits. Large blocks waste proposals, which is cheap;
@@ -69,7 +69,7 @@ def select_blocked(
     )
     k_possible = min(k, int(usable.sum()))
     picks, distances = sampling.run(k_possible, first=first, all_norms=all_norms, dictionary=dictionary)
-    rest = uniform_rest(usable, picks, k_possible - len(picks), generator)
+    rest = fill_uniformly(usable, picks, k_possible - len(picks), generator)
     return make_selection(
         torch.cat([picks, rest]),
         torch.cat([distances, distances.new_zeros(len(rest))]),
@@ -114,7 +114,7 @@ class BlockedSampling:
         Args:
             all_norms: [N] |g|² of the whole pool.
         """
-        held = held_rows(dictionary)
+        held = dictionary_rows(dictionary)
         start = 0 if held is None else len(held)
         self.centres = Centres(self.rows, start + k)
         self.distances = torch.zeros(start + k, device=self.u.device)
@@ -170,7 +170,7 @@ class BlockedSampling:
         self.u[local] = bound[mine]
 
 
-def held_rows(dictionary: Candidates | None) -> Candidates | None:
+def dictionary_rows(dictionary: Candidates | None) -> Candidates | None:
     """The dictionary's usable rows with ids that name no row of the pool; None if there are none."""
     if dictionary is None:
         return None

@@ -41,7 +41,7 @@ class Centres:
     def factors(self, which: slice) -> Candidates:
         index = self.index[which]
         b = None if self._b is None else self._b[which]
-        return Candidates(a=self._a[which], b=b, ids=index, valid=index >= 0, stamps=index)
+        return Candidates(a=self._a[which], b=b, ids=index, valid=index >= 0, write_index=index)
 
     def nearest(self, proposals: Proposals) -> Tensor:
         """D² of each proposal to its nearest centre, at most its bound; [B] float32."""

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from sampler.base import Candidates, Selection
-from sampler.d2.blocked import held_rows
+from sampler.d2.blocked import dictionary_rows
 from sampler.d2.dense_bounds import DenseBounds
 from sampler.d2.distance import squared_distances, squared_norms
 from sampler.d2.distribution import First, draw_rows, first_weight, starting_distances
 from sampler.d2.proposals import Shard
-from sampler.fallbacks import make_selection, uniform_rest, usable_rows
+from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 512
 _PASSES = 16
@@ -88,7 +88,7 @@ def select_on_device(
     k_possible = min(k, int(usable.sum()))
     bounds = DenseBounds(candidates, norms)
     start = starting_distances(norms, usable)
-    held = held_rows(dictionary)
+    held = dictionary_rows(dictionary)
     if held is not None:
         held_norms = squared_norms(held)
         for first_row in range(0, len(held), _LARGEST_BLOCK):
@@ -109,7 +109,7 @@ def select_on_device(
             break
     found = int(rounds.count)
     picks = rounds.indices[:found]
-    rest = uniform_rest(usable, picks, k_possible - found, generator)
+    rest = fill_uniformly(usable, picks, k_possible - found, generator)
     distances = torch.cat([rounds.distances[:found], torch.zeros(len(rest), device=norms.device)])
     proposed = sum(uniforms.shape[0] for uniforms in drawn[:runs]) * block
     return make_selection(

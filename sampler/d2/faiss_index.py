@@ -30,28 +30,28 @@ class PersistentIndex:
         self.changed = 0
         self._stamps = self._cells = torch.empty(0, dtype=torch.int64)
 
-    def cells(self, embeddings: Tensor, stamps: Tensor, usable: Tensor, *, cells: int) -> Tensor:
+    def cells(self, embeddings: Tensor, write_index: Tensor, usable: Tensor, *, cells: int) -> Tensor:
         """[N] int64 cell of each row.
 
         Args:
             embeddings: [N, d] float32; rows that are not usable may hold anything.
-            stamps: [N] int64; an equal stamp promises an equal embedding.
+            write_index: [N] int64; an equal stamp promises an equal embedding.
             usable: [N] bool.
             cells: how many to train for, at most the usable rows.
         """
-        if len(stamps) != len(self._stamps):
-            self._stamps = torch.full_like(stamps, -2)
-            self._cells = torch.zeros_like(stamps)
-        stale = (stamps != self._stamps).nonzero().squeeze(1)
+        if len(write_index) != len(self._stamps):
+            self._stamps = torch.full_like(write_index, -2)
+            self._cells = torch.zeros_like(write_index)
+        stale = (write_index != self._stamps).nonzero().squeeze(1)
         self.changed += len(stale) if self.centroids is not None else 0
-        if self.centroids is None or self.changed > _RETRAIN_SHARE * len(stamps):
+        if self.centroids is None or self.changed > _RETRAIN_SHARE * len(write_index):
             self.centroids = train_quantiser(embeddings[usable], cells)
             self.changed = 0
-            stale = torch.arange(len(stamps), device=stamps.device)
+            stale = torch.arange(len(write_index), device=write_index.device)
         if len(stale):
             rows = embeddings if len(stale) == len(embeddings) else embeddings[stale]
             self._cells[stale] = assign(rows, self.centroids)
-            self._stamps = stamps.clone()
+            self._stamps = write_index.clone()
         return self._cells
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ class Shard:
         index = chunk * CHUNK + offset
         empty = torch.zeros_like(index)
         rows = Candidates(
-            a=picked[0], b=picked[3] if len(picked) > 3 else None, ids=empty, valid=empty.bool(), stamps=empty
+            a=picked[0], b=picked[3] if len(picked) > 3 else None, ids=empty, valid=empty.bool(), write_index=empty
         )
         return Proposals(index=index, rows=rows, norms=picked[1].squeeze(1), bound=picked[2].squeeze(1))
 

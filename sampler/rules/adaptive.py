@@ -34,10 +34,10 @@ class Adaptive:
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
-        outranking = required(candidates.outranking, "outranking")
+        outrank_fraction = required(candidates.outrank_fraction, "outrank_fraction")
         selection = Hard().select(candidates, k, generator=generator)
-        average = outranking.masked_fill(~candidates.valid, 0.0).sum() / candidates.valid.sum().clamp(min=1)
-        excess = float(outranking[selection.indices].mean() - average) if len(selection.indices) else 0.0
+        average = outrank_fraction.masked_fill(~candidates.valid, 0.0).sum() / candidates.valid.sum().clamp(min=1)
+        excess = float(outrank_fraction[selection.indices].mean() - average) if len(selection.indices) else 0.0
         if excess > self.threshold:
             selection = KCenter().select(candidates, k, generator=generator, dictionary=dictionary)
         return replace(selection, stats={**selection.stats, "excess": excess, "hard": float(excess <= self.threshold)})

@@ -12,7 +12,7 @@ from sampler.base import Candidates, Selection
 from sampler.d2.dense_bounds import DenseBounds
 from sampler.d2.distance import floor_to_zero, squared_distances, squared_norms
 from sampler.d2.distribution import First, condition, draw_rows, first_weight, starting_distances
-from sampler.fallbacks import make_selection, uniform_rest, usable_rows
+from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 _BLOCK = 256
 
@@ -53,7 +53,7 @@ class KCenter:
             picks, at_pick = _farthest(candidates, norms, d2, k_possible - len(indices))
             if len(picks) == 0:
                 break
-        rest = uniform_rest(usable, indices, k_possible - len(indices), generator)
+        rest = fill_uniformly(usable, indices, k_possible - len(indices), generator)
         return make_selection(
             torch.cat([indices, rest]),
             torch.cat([distances, torch.zeros(len(rest), device=norms.device)]),

@@ -67,7 +67,7 @@ class KMeansPPFaiss:
             return IndexedBounds(rows, norms, torch.zeros(len(rows), dtype=torch.int64, device=norms.device))
         if self.index_on == "keys":
             # Every row that holds a clip is indexed, also those that are only excluded in this step.
-            cell = self._index.cells(rows.a, rows.stamps, rows.ids >= 0, cells=cells)
+            cell = self._index.cells(rows.a, rows.write_index, rows.ids >= 0, cells=cells)
         else:
             sketch = tensor_sketch(rows, self.sketch_dim)
             cell = assign(sketch, train_quantiser(sketch[usable], cells))

@@ -13,7 +13,7 @@ import torch
 from sampler.base import Candidates, Selection
 from sampler.d2.distance import floor_to_zero, squared_distances, squared_norms
 from sampler.d2.distribution import First, condition, draw_rows, first_weight, starting_distances
-from sampler.fallbacks import make_selection, uniform_rest, usable_rows
+from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,7 @@ class KMeansPPSequential:
             weight = d2 = floor_to_zero(torch.fmin(d2, to_pick), norms)
             d2[pick] = 0.0
             picked += 1
-        indices[picked:] = uniform_rest(usable, indices[:picked], len(indices) - picked, generator)
+        indices[picked:] = fill_uniformly(usable, indices[:picked], len(indices) - picked, generator)
         return make_selection(
             indices, distances, k, invalid=invalid, uniform_fill=len(indices) - picked, pairs=picked * len(norms)
         )

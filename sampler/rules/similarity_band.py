@@ -8,7 +8,7 @@ import torch
 
 from sampler.base import Candidates, Selection, required
 from sampler.d2.distance import squared_norms
-from sampler.fallbacks import make_selection, top_rows, uniform_rest, usable_rows
+from sampler.fallbacks import fill_uniformly, make_selection, top_rows, usable_rows
 from settings.load import ConfigError
 
 
@@ -42,4 +42,4 @@ class Ring:
         inside = torch.zeros_like(usable)
         inside[hardest_first[start:stop]] = True
         nothing = torch.empty(0, dtype=torch.int64, device=usable.device)
-        return make_selection(uniform_rest(inside, nothing, k, generator), None, k, invalid=invalid)
+        return make_selection(fill_uniformly(inside, nothing, k, generator), None, k, invalid=invalid)

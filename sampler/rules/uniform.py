@@ -8,7 +8,7 @@ import torch
 
 from sampler.base import Candidates, Selection
 from sampler.d2.distance import squared_norms
-from sampler.fallbacks import make_selection, uniform_rest, usable_rows
+from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 
 @dataclass(kw_only=True)
@@ -20,4 +20,4 @@ class Uniform:
     ) -> Selection:
         usable, invalid = usable_rows(candidates, squared_norms(candidates))
         nothing = torch.empty(0, dtype=torch.int64, device=usable.device)
-        return make_selection(uniform_rest(usable, nothing, k, generator), None, k, invalid=invalid)
+        return make_selection(fill_uniformly(usable, nothing, k, generator), None, k, invalid=invalid)

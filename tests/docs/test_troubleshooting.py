@@ -50,7 +50,7 @@ def test_every_reason_for_leaving_a_file_out_is_explained():
     reasons = set()
     for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Unusable" and node.args:
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RejectedSource" and node.args:
                 reasons.add(node.args[0].value)
     table = TEXT.partition("### What the reasons")[2].partition("Rejected files are")[0]
     explained = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.load.reference.decord_loader import DecordLoader, RawVideoError
 from pipeline.prepare.media import NormalisedMedia, normalise
-from pipeline.prepare.rejection import Unusable
+from pipeline.prepare.rejection import RejectedSource
 from pipeline.shards.tar_writer import sample_bytes, sample_row
 from settings import Config, ConfigError, PrepareConfig, from_dict
 from tests.fuzz.cases import World, attempt, check, outcome
@@ -38,7 +38,7 @@ def _prepare(path: Path, rng: random.Random) -> str:
     tree["storage"] = {"short_side": 32, "gop": 4, "codec": rng.choice(("jpeg", "jpeg", "jpeg", "vp9"))}
     config = from_dict(PrepareConfig, tree)
     try:
-        media = attempt(lambda: normalise(path, config), Unusable)
+        media = attempt(lambda: normalise(path, config), RejectedSource)
     except MemoryError:
         return "contained: memory"
     if isinstance(media, NormalisedMedia):

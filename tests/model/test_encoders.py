@@ -9,7 +9,7 @@ from torchvision.models import video as torchvision_video
 
 from model import AUDIO_ENCODERS, VIDEO_ENCODERS
 from model.audio import ResNet1d18
-from model.video import StillAndMoving
+from model.video import MotionStem
 
 TORCHVISION = ["r2plus1d_18", "r3d_18", "mc3_18"]
 
@@ -22,7 +22,7 @@ def test_video_backbones_give_the_feature_length_they_declare(name):
 
 def test_still_and_moving_is_one_convolution_of_both_stacked():
     torch.manual_seed(0)
-    layer = StillAndMoving(6, 5, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False).double()
+    layer = MotionStem(6, 5, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False).double()
     video = torch.randn(2, 3, 4, 9, 8, dtype=torch.float64, requires_grad=True)
     both = torch.cat([video, video - video.mean(dim=2, keepdim=True)], dim=1)
     expected = torch.nn.functional.conv3d(both, layer.weight, stride=(1, 2, 2), padding=(0, 1, 1))

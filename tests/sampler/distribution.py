@@ -13,7 +13,7 @@ from sampler.base import Candidates
 def make_candidates(a, b=None, valid=None):
     ids = torch.arange(len(a))
     valid = torch.ones(len(a), dtype=torch.bool) if valid is None else valid
-    return Candidates(a=a, b=b, ids=ids, valid=valid, stamps=ids.clone())
+    return Candidates(a=a, b=b, ids=ids, valid=valid, write_index=ids.clone())
 
 
 def random_pool(count, *, dim=8, hidden=12, clusters=6, seed=0):

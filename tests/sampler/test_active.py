@@ -134,7 +134,7 @@ def test_remove_selected_takes_the_picks_out_of_the_pool():
     active.pool_config = PoolConfig(size=40, remove_selected=True)
     active.fill(*clips(range(30)))
     step(active, 0)
-    newest = active.ids[active.dictionary.stamps >= 12]
+    newest = active.ids[active.dictionary.write_index >= 12]
     assert len(newest) == M
     assert not torch.isin(newest, active.pool.ids).any()
 

@@ -14,7 +14,7 @@ D2_SAMPLERS = ("kmeanspp_sequential", "kmeanspp", "kmeanspp_faiss", "kmeanspp_sk
 def scored(pool):
     generator = torch.Generator().manual_seed(9)
     loss, similarity = torch.rand(2, len(pool), generator=generator)
-    return replace(pool, loss=loss, similarity=similarity, outranking=similarity)
+    return replace(pool, loss=loss, similarity=similarity, outrank_fraction=similarity)
 
 
 def select(name, pool, k, seed=0, **arguments):
@@ -129,7 +129,12 @@ def test_kcenter_takes_the_farthest_row_each_time():
 def test_the_rankings_take_the_top_of_their_score():
     pool = scored(random_pool(100))
     norms = pool.a.square().sum(1) * pool.b.square().sum(1)
-    for name, score in (("grad_norm", norms), ("ohem", pool.loss), ("hard", pool.similarity), ("fifo", pool.stamps)):
+    for name, score in (
+        ("grad_norm", norms),
+        ("ohem", pool.loss),
+        ("hard", pool.similarity),
+        ("fifo", pool.write_index),
+    ):
         assert select(name, pool, 10).indices.tolist() == score.argsort(descending=True)[:10].tolist()
 
 

@@ -143,11 +143,11 @@ def test_outranking_is_the_share_of_queries_that_are_nearer_to_the_candidate_tha
     positives = torch.stack([queries[0], -queries[1], 0.9 * keys[2], 0.9 * keys[4]])
     factors = gradient_factors(keys, queries, hidden, embedding=embedding, temperature=TEMPERATURE, positives=positives)
     expected = [sum(float(key @ q > p @ q) for q, p in zip(queries, positives, strict=True)) / 4 for key in keys]
-    assert factors.outranking.tolist() == expected
+    assert factors.outrank_fraction.tolist() == expected
     assert len(set(expected)) > 1
 
 
 def test_without_positives_nothing_can_be_outranked(problem):
     keys, hidden, weight = problem
     factors = gradient_factors(keys, hidden @ weight.T, embedding="feature", temperature=TEMPERATURE)
-    assert factors.outranking is None
+    assert factors.outrank_fraction is None

@@ -60,9 +60,9 @@ def test_replace_forgets_everything_before():
 def test_stamps_change_exactly_where_rows_were_written():
     pool = Pool(size=5, dim=2)
     pool.add(*rows(0, 1, 2, 3))
-    before = pool.stamps.clone()
+    before = pool.write_index.clone()
     pool.add(*rows(9, 10, 11))
-    changed = (pool.stamps != before).nonzero().squeeze(1).tolist()
+    changed = (pool.write_index != before).nonzero().squeeze(1).tolist()
     assert changed == [0, 1, 4]
 
 
@@ -74,5 +74,5 @@ def test_state_dict_restores_contents_and_position():
     for pool in (one, other):
         pool.add(*rows(5, 6))
     assert torch.equal(one.ids, other.ids)
-    assert torch.equal(one.stamps, other.stamps)
+    assert torch.equal(one.write_index, other.write_index)
     assert torch.equal(one.keys, other.keys)

@@ -206,7 +206,7 @@ def test_without_rich_the_doctor_still_speaks(monkeypatch, capsys):
 def test_importing_the_doctor_needs_nothing_but_python():
     subprocess.run(
         [sys.executable, "-S", "-c", "import pipeline.doctor.__main__"],
-        cwd=root,
+        cwd=checks.ROOT,
         check=True,
         capture_output=True,
         timeout=60,

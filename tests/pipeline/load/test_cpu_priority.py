@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cpu_priority import give_way, yield_to_training
+from common.cpu_priority import give_way, use_idle_priority
 from pipeline.loader import make_loader
 
 
@@ -51,7 +51,7 @@ def test_only_a_thread_that_yields_gives_way_and_not_all_the_time(monkeypatch: p
 
     work()
     assert given == []
-    with ThreadPoolExecutor(1, initializer=yield_to_training) as pool:
+    with ThreadPoolExecutor(1, initializer=use_idle_priority) as pool:
         pool.submit(work).result()
     assert given == [10.0, 10.0003, 10.1]
 
@@ -60,11 +60,11 @@ _SPINNING = """
 import os, sys, time
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import torch
-from pipeline.load.cpu_threads import OneCoreThreads
+from pipeline.load.cpu_threads import SingleThreadTorchPool
 
 torch.set_num_threads(2)
 if sys.argv[1] == "with":
-    threads = OneCoreThreads(1)
+    threads = SingleThreadTorchPool(1)
 numbers = torch.empty(2**20)
 numbers.fill_(0)
 began = time.process_time()

@@ -16,8 +16,8 @@ from torch.nn.functional import interpolate
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.load import dali_graph
 from pipeline.load.clip_loader import ClipLoader
-from pipeline.load.cpu_threads import OneCoreThreads
-from pipeline.load.dali_runner import GraphRunner, one_tensor
+from pipeline.load.cpu_threads import SingleThreadTorchPool
+from pipeline.load.dali_runner import GraphRunner, as_tensor
 from pipeline.load.log_mel import LogMel, LogMelRunner
 from pipeline.loader import make_loader
 from settings import AudioConfig, Config
@@ -101,9 +101,9 @@ def both_ways(config: Config, pcm: np.ndarray) -> tuple[torch.Tensor, torch.Tens
     dali = GraphRunner(
         lambda: dali_graph.audio_graph(config=config, device=torch.device("cpu"), threads=1, batch=len(pcm)),
         depth=2,
-        own=one_tensor,
+        own=as_tensor,
     )
-    torchs = LogMelRunner(audio=config.audio, threads=OneCoreThreads(2))
+    torchs = LogMelRunner(audio=config.audio, threads=SingleThreadTorchPool(2))
     return dali.result(dali.submit({"pcm": pcm})), torchs.result(torchs.submit({"pcm": pcm}))
 
 
@@ -131,7 +131,7 @@ def test_log_mel_of_short_sounds_and_odd_transforms_is_the_same_on_both(corpus, 
 
 def test_a_spectrogram_does_not_depend_on_its_batch_or_the_threads() -> None:
     pcm = np.random.default_rng(0).normal(0, 3000, (7, 8000)).astype("<i2")
-    many, one = (LogMelRunner(audio=AudioConfig(), threads=OneCoreThreads(count)) for count in (3, 1))
+    many, one = (LogMelRunner(audio=AudioConfig(), threads=SingleThreadTorchPool(count)) for count in (3, 1))
     together = many.result(many.submit({"pcm": pcm}))
     assert torch.equal(together, one.result(one.submit({"pcm": pcm})))
     for b in range(len(pcm)):

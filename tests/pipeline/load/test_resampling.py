@@ -12,9 +12,9 @@ from nvidia.dali.types import DALIDataType
 
 from pipeline.batch import VIDEO_STD
 from pipeline.load import resampling
-from pipeline.load.cpu_threads import OneCoreThreads
+from pipeline.load.cpu_threads import SingleThreadTorchPool
 from pipeline.load.dali_graph import resampled, video_arguments
-from pipeline.load.dali_runner import GraphRunner, one_tensor
+from pipeline.load.dali_runner import GraphRunner, as_tensor
 from pipeline.load.resampling import Resampler
 from pipeline.loader import make_loader
 from pipeline.plan.clips import ClipPlan
@@ -42,7 +42,7 @@ def with_dali(frames: np.ndarray, plan: ClipPlan, size: int) -> torch.Tensor:
 
     widths = np.full(len(plan), frames.shape[3])
     arguments = video_arguments(plan, codec="vp9", frames=frames.shape[1], widths=widths, device=torch.device("cuda"))
-    runner = GraphRunner(build, depth=2, own=one_tensor)
+    runner = GraphRunner(build, depth=2, own=as_tensor)
     return runner.result(runner.submit({"frames": list(frames), **arguments}))
 
 
@@ -60,7 +60,7 @@ def test_resampling_is_what_dali_does_on_a_gpu(corpus, size: int) -> None:
     height, width = (plan.window[:, :2] + plan.window[:, 2:]).max(axis=0) + 4
     frames = np.stack([smooth_frames(4, int(height), int(width), seed=b) for b in range(len(plan))])
     expected = with_dali(frames, plan, size)
-    ours = Resampler(size=size, threads=OneCoreThreads(2)).submit(windows(frames, plan), plan).result()
+    ours = Resampler(size=size, threads=SingleThreadTorchPool(2)).submit(windows(frames, plan), plan).result()
     assert ours.shape == expected.shape == (len(plan), 4, size, size, 3)
     levels = (ours - expected).abs() * 255 * torch.tensor(VIDEO_STD)
     assert float(levels.mean()) < 0.5
@@ -72,7 +72,7 @@ def test_a_clip_does_not_depend_on_its_batch(corpus) -> None:
     plan = training_plan(corpus, 8)
     height, width = (plan.window[:, :2] + plan.window[:, 2:]).max(axis=0)
     frames = np.stack([smooth_frames(3, int(height), int(width), seed=b) for b in range(len(plan))])
-    resampler = Resampler(size=33, threads=OneCoreThreads(2))
+    resampler = Resampler(size=33, threads=SingleThreadTorchPool(2))
     together = resampler.submit(windows(frames, plan), plan).result()
     for b in range(len(plan)):
         alone = resampler.submit(windows(frames[b : b + 1], plan[b : b + 1]), plan[b : b + 1]).result()
@@ -92,7 +92,7 @@ def test_its_threads_take_one_core_each_and_others_are_as_they_were(corpus, monk
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        resampler = Resampler(size=8, threads=OneCoreThreads(2))
+        resampler = Resampler(size=8, threads=SingleThreadTorchPool(2))
         assert torch.get_num_threads() == 3
         torch.set_num_threads(4)
         frames = [np.zeros((1, 9, 9, 3), dtype=np.uint8) for _ in range(len(plan))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.plan.order import derangement, global_order, shard_order, share_of_batch, steps_per_epoch
+from pipeline.plan.order import derangement, global_order, rank_slice, shard_order, steps_per_epoch
 from settings.load import ConfigError
 
 
@@ -60,16 +60,16 @@ def test_derangement_pairs_no_sample_with_itself_and_uses_each_once() -> None:
 def test_the_ranks_shares_make_the_global_batch_whatever_the_world_size() -> None:
     batch = np.arange(24)
     for world_size in (1, 2, 3, 4, 24):
-        shares = [batch[share_of_batch(24, rank=rank, world_size=world_size)] for rank in range(world_size)]
+        shares = [batch[rank_slice(24, rank=rank, world_size=world_size)] for rank in range(world_size)]
         assert np.array_equal(np.concatenate(shares), batch)
         assert len({len(share) for share in shares}) == 1
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train.batch_size=10 must be a multiple .* 4"):
-        share_of_batch(10, rank=0, world_size=4)
+        rank_slice(10, rank=0, world_size=4)
     with pytest.raises(ConfigError, match=r"rank must be in \[0, 2\)"):
-        share_of_batch(10, rank=2, world_size=2)
+        rank_slice(10, rank=2, world_size=2)
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused() -> None:

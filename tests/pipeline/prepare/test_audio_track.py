@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.prepare.audio_track import SoundTrack
+from pipeline.prepare.audio_track import AudioTrack
 
 
 def frame(values: np.ndarray, *, time: float | None, rate: int = 16000, form: str = "fltp", layout: str = "mono"):
@@ -26,7 +26,7 @@ def level(value: float, samples: int, channels: int = 1) -> np.ndarray:
 def test_eight_planar_channels_are_mixed_down_without_harm():
     packed = frame(level(0.25, 16000 * 8), time=0.0, form="flt", layout="7.1")
     (planar,) = av.AudioResampler(format="fltp", layout="7.1", rate=16000).resample(packed)
-    track = SoundTrack(sample_rate=16000)
+    track = AudioTrack(sample_rate=16000)
     track.add(planar)
     pcm = track.finish(start=0.0, samples=16000)
     assert pcm.dtype == np.int16
@@ -35,20 +35,20 @@ def test_eight_planar_channels_are_mixed_down_without_harm():
 
 @pytest.mark.parametrize("value", [1.7, -3.0, 40.0])
 def test_peaks_beyond_full_scale_are_clamped(value):
-    track = SoundTrack(sample_rate=16000)
+    track = AudioTrack(sample_rate=16000)
     track.add(frame(level(value, 4096), time=0.0))
     pcm = track.finish(start=0.0, samples=4096)
     assert set(np.unique(pcm)) <= ({32767} if value > 0 else {-32768})
 
 
 def test_coherent_stereo_keeps_its_level():
-    track = SoundTrack(sample_rate=16000)
+    track = AudioTrack(sample_rate=16000)
     track.add(frame(level(0.9, 4096, 2), time=0.0, layout="stereo"))
     assert np.abs(track.finish(start=0.0, samples=4096) - 0.9 * 32767).max() < 3
 
 
 def test_of_an_overlap_the_first_sound_wins():
-    track = SoundTrack(sample_rate=16000)
+    track = AudioTrack(sample_rate=16000)
     track.add(frame(level(0.1, 16000), time=0.0))
     track.add(frame(level(0.5, 16000), time=0.5))
     pcm = track.finish(start=0.0, samples=24000) / 32767
@@ -58,7 +58,7 @@ def test_of_an_overlap_the_first_sound_wins():
 
 def test_a_clock_that_drifts_is_followed_by_its_stamps():
     # 100 s of sound whose stamps run 0.5 % slow: by count alone its end would be half a second off.
-    track = SoundTrack(sample_rate=8000)
+    track = AudioTrack(sample_rate=8000)
     for index in range(1000):
         value = 0.5 if index == 990 else 0.0
         track.add(frame(level(value, 800), time=index * 0.1 * 1.005, rate=8000))
@@ -68,14 +68,14 @@ def test_a_clock_that_drifts_is_followed_by_its_stamps():
 
 def test_jitter_of_a_millisecond_leaves_no_holes():
     rng = np.random.default_rng(0)
-    track = SoundTrack(sample_rate=16000)
+    track = AudioTrack(sample_rate=16000)
     for index in range(50):
         track.add(frame(level(0.5, 1024), time=max(0.0, index * 0.064 + rng.uniform(-0.001, 0.001))))
     assert (track.finish(start=0.0, samples=50 * 1024)[20:] > 16000).all()
 
 
 def test_a_change_of_rate_and_layout_midway_is_followed():
-    track = SoundTrack(sample_rate=16000)
+    track = AudioTrack(sample_rate=16000)
     track.add(frame(level(0.2, 44100, 2), time=0.0, rate=44100, layout="stereo"))
     track.add(frame(level(0.4, 8000), time=1.0, rate=8000))
     pcm = track.finish(start=0.0, samples=32000) / 32767
@@ -84,14 +84,14 @@ def test_a_change_of_rate_and_layout_midway_is_followed():
 
 
 def test_frames_without_stamps_follow_each_other():
-    track = SoundTrack(sample_rate=16000)
+    track = AudioTrack(sample_rate=16000)
     for _ in range(4):
         track.add(frame(level(0.5, 4000), time=None))
     assert (track.finish(start=0.0, samples=16000) > 16000).all()
 
 
 def test_sound_past_the_stop_is_not_kept():
-    track = SoundTrack(sample_rate=16000)
+    track = AudioTrack(sample_rate=16000)
     track.stop_at = 1.0
     for index in range(100):
         track.add(frame(level(0.5, 16000), time=float(index)))

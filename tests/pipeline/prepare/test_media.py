@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.prepare.media import normalise
-from pipeline.prepare.rejection import Unusable
-from pipeline.prepare.video_track import PictureTrack, plan_geometry
+from pipeline.prepare.rejection import RejectedSource
+from pipeline.prepare.video_track import VideoTrack, plan_geometry
 from settings import PrepareConfig, StorageConfig
 
 SMALL = PrepareConfig(storage=StorageConfig(fps=25, short_side=48))
@@ -110,23 +110,23 @@ def test_streams_choose_what_is_stored_and_required(media, tmp_path):
     audio_only = normalise(unseen, PrepareConfig(streams="audio"))
     assert audio_only.video is None
     assert len(audio_only.pcm) == pytest.approx(16000, abs=800)
-    with pytest.raises(Unusable, match="no audio track"):
+    with pytest.raises(RejectedSource, match="no audio track"):
         normalise(silent, SMALL)
-    with pytest.raises(Unusable, match="no video track"):
+    with pytest.raises(RejectedSource, match="no video track"):
         normalise(unseen, SMALL)
 
 
 def test_sound_that_ends_before_the_picture_begins_is_refused(media, tmp_path):
     frames = [(time, media.flat(50)) for time in constant_rate(3, 4, 25)]
     path = media.write(tmp_path / "apart.mkv", frames=frames, sound=[(0.0, media.tone(1))])
-    with pytest.raises(Unusable, match="no sound during the picture"):
+    with pytest.raises(RejectedSource, match="no sound during the picture"):
         normalise(path, SMALL)
 
 
 def test_too_short_names_the_limit(media, tmp_path):
     frames = [(time, media.flat(50)) for time in constant_rate(0, 0.2, 25)]
     path = media.write(tmp_path / "short.mkv", frames=frames, sound=[(0.0, media.tone(0.2))])
-    with pytest.raises(Unusable, match=r"too short: 0\.2 s, less than min_seconds=0\.5"):
+    with pytest.raises(RejectedSource, match=r"too short: 0\.2 s, less than min_seconds=0\.5"):
         normalise(path, SMALL)
 
 
@@ -186,7 +186,7 @@ def test_any_colour_recipe_is_stored_as_bt601(codec, values, colorspace, color_r
     frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
     frame.colorspace, frame.color_range, frame.pts, frame.time_base = colorspace, color_range, 0, Fraction(1, 25)
     storage = StorageConfig(codec=codec, fps=25, short_side=48, quality=4)
-    track = PictureTrack(storage=storage, pixel_aspect=Fraction(1), frame_seconds=0.04, max_seconds=1)
+    track = VideoTrack(storage=storage, pixel_aspect=Fraction(1), frame_seconds=0.04, max_seconds=1)
     track.add(frame)
     track.flush()
     blob = track.finish()
@@ -236,14 +236,14 @@ def test_a_bomb_behind_a_modest_header_is_refused_before_it_is_held(media, tmp_p
         tmp_path / "bomb.mp4", frames=[(i / 25, media.flat(5, width=640, height=480)) for i in range(25)]
     )
     config = PrepareConfig(storage=SMALL.storage, streams="video", max_pixels=640 * 480 - 1)
-    with pytest.raises(Unusable, match="too many pixels"):
+    with pytest.raises(RejectedSource, match="too many pixels"):
         normalise(path, config)
     # The same when the container tells a small size: the sample entry says 64 x 48, the stream 640 x 480.
     data = path.read_bytes()
     entry = data.index(b"avc1", data.index(b"stsd"))
     lying = data[: entry + 28] + struct.pack(">HH", 64, 48) + data[entry + 32 :]
     path.write_bytes(lying)
-    with pytest.raises(Unusable, match=r"too many pixels|truncated or damaged"):
+    with pytest.raises(RejectedSource, match=r"too many pixels|truncated or damaged"):
         normalise(path, config)
 
 
@@ -264,7 +264,7 @@ def test_a_bomb_behind_a_modest_header_is_refused_before_it_is_held(media, tmp_p
 def test_what_is_no_media_is_named(tmp_path, content, message):
     path = tmp_path / "x.mp4"
     path.write_bytes(content)
-    with pytest.raises(Unusable, match=message):
+    with pytest.raises(RejectedSource, match=message):
         normalise(path, SMALL)
 
 
@@ -278,7 +278,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path):
         ("pipe.mp4", "not a file: a named pipe"),
         ("link.mp4", "missing: a link to nowhere.mp4"),
     ]:
-        with pytest.raises(Unusable, match=message):
+        with pytest.raises(RejectedSource, match=message):
             normalise(tmp_path / name, SMALL)
 
 

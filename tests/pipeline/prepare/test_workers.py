@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.prepare.rejection import Unusable
+from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.workers import run_tasks
 
 
@@ -35,7 +35,7 @@ def test_a_hang_is_ended_and_the_next_task_runs():
 )
 def test_a_crash_is_told(function, task, message):
     error = verdicts(function, [task])[task]
-    assert isinstance(error, Unusable)
+    assert isinstance(error, RejectedSource)
     assert str(error).startswith(message)
 
 

@@ -68,7 +68,7 @@ def test_rough_bounds_are_within_the_error_they_allow_for():
 def test_an_index_over_good_cells_leaves_most_pairs_out():
     pool = random_pool(4000, clusters=40)
     norms = squared_norms(pool)
-    cell = PersistentIndex().cells(pool.a, pool.stamps, pool.valid, cells=40)
+    cell = PersistentIndex().cells(pool.a, pool.write_index, pool.valid, cells=40)
     bounds, u = IndexedBounds(pool, norms, cell), torch.full((4000,), torch.inf)
     first = torch.arange(200)
     bounds.lower(u, pool.rows(first), norms[first])
@@ -79,7 +79,7 @@ def test_an_index_over_good_cells_leaves_most_pairs_out():
 def test_an_index_assigns_only_the_rows_that_were_written(monkeypatch):
     pool = random_pool(500)
     index = PersistentIndex()
-    before = index.cells(pool.a, pool.stamps, pool.valid, cells=8).clone()
+    before = index.cells(pool.a, pool.write_index, pool.valid, cells=8).clone()
     assigned = []
 
     def spy(rows, centroids):
@@ -87,9 +87,9 @@ def test_an_index_assigns_only_the_rows_that_were_written(monkeypatch):
         return torch.full((len(rows),), 7)
 
     monkeypatch.setattr("sampler.d2.faiss_index.assign", spy)
-    stamps = pool.stamps.clone()
-    stamps[[3, 90]] += 1000
-    after = index.cells(pool.a, stamps, pool.valid, cells=8)
+    write_index = pool.write_index.clone()
+    write_index[[3, 90]] += 1000
+    after = index.cells(pool.a, write_index, pool.valid, cells=8)
     assert assigned == [2]
     assert after[[3, 90]].tolist() == [7, 7]
     untouched = torch.ones(500, dtype=torch.bool)
@@ -100,12 +100,12 @@ def test_an_index_assigns_only_the_rows_that_were_written(monkeypatch):
 def test_an_index_that_kept_up_agrees_with_one_restored_from_its_quantiser():
     pool = random_pool(300)
     one, other = PersistentIndex(), PersistentIndex()
-    one.cells(pool.a, pool.stamps, pool.valid, cells=6)
+    one.cells(pool.a, pool.write_index, pool.valid, cells=6)
     other.load_state_dict(one.state_dict())
-    a, stamps = pool.a.clone(), pool.stamps.clone()
-    a[:10], stamps[:10] = a[10:20], 5000 + stamps[:10]
+    a, write_index = pool.a.clone(), pool.write_index.clone()
+    a[:10], write_index[:10] = a[10:20], 5000 + write_index[:10]
     for index in (one, other):
-        cells = index.cells(a, stamps, pool.valid, cells=6)
+        cells = index.cells(a, write_index, pool.valid, cells=6)
         assert torch.equal(cells[:10], cells[10:20])
     assert torch.equal(one._cells, other._cells)
 

@@ -19,8 +19,8 @@ def pool_where_the_hardest_outrank(share, *, others):
     """100 rows, the first ten most similar to the queries; `share` and `others` say what they outrank."""
     pool = random_pool(100)
     hardest = torch.arange(100) < HARDEST
-    outranking = torch.where(hardest, share, others)
-    return replace(pool, similarity=hardest + 0.01 * torch.rand(100), outranking=outranking)
+    outrank_fraction = torch.where(hardest, share, others)
+    return replace(pool, similarity=hardest + 0.01 * torch.rand(100), outrank_fraction=outrank_fraction)
 
 
 def select(pool, name="adaptive", **options):
@@ -52,9 +52,9 @@ def test_the_threshold_is_the_difference_that_is_put_up_with():
 
 def test_rows_that_may_not_be_picked_do_not_count():
     pool = pool_where_the_hardest_outrank(0.2, others=0.1)
-    excluded = torch.cat([pool.outranking, torch.ones(100)])
+    excluded = torch.cat([pool.outrank_fraction, torch.ones(100)])
     twice = torch.arange(200) % 100
-    pool = replace(pool.rows(twice), outranking=excluded, valid=torch.arange(200) < 100)
+    pool = replace(pool.rows(twice), outrank_fraction=excluded, valid=torch.arange(200) < 100)
     assert select(pool).stats["excess"] == pytest.approx(0.09)
 
 
@@ -66,8 +66,8 @@ def test_a_dictionary_that_counts_as_chosen_is_kept_away_from():
 
 
 def test_without_positives_it_says_what_is_missing():
-    pool = replace(pool_where_the_hardest_outrank(0.2, others=0.1), outranking=None)
-    with pytest.raises(ValueError, match="outranking"):
+    pool = replace(pool_where_the_hardest_outrank(0.2, others=0.1), outrank_fraction=None)
+    with pytest.raises(ValueError, match="outrank_fraction"):
         select(pool)
 
 
@@ -92,5 +92,5 @@ def test_a_frequent_class_among_others_is_noticed(frequent, hard):
     (_, keys), (_, views) = draw(512), draw(64)
     factors = gradient_factors(keys(), views(), embedding="feature", temperature=0.1, positives=views())
     ids = torch.arange(512)
-    pool = Candidates(**vars(factors), ids=ids, valid=ids >= 0, stamps=ids)
+    pool = Candidates(**vars(factors), ids=ids, valid=ids >= 0, write_index=ids)
     assert select(pool).stats["hard"] == hard
