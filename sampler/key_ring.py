@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class KeyRing(nn.Module):
     """Holds the newest `size` rows written; a clip is held once, by its newest key.
 
-    Buffers: keys [size, D] float32, ids [size] int64 (-1 = empty), write_index [size] int64 (count of rows written before
-    this one; -1 = empty). All of it, and the position, is in `state_dict`.
+    Buffers: keys [size, D] float32; ids [size] int64, -1 = empty; write_index [size] int64, how many rows were written
+    before this one, -1 = empty. All of it, and the position, is in `state_dict`.
     """
 
     keys: Tensor

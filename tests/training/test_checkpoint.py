@@ -73,7 +73,7 @@ def test_a_full_disk_is_reported_and_the_last_good_one_stays(tmp_path, caplog, m
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     store.save({"value": torch.zeros(1)}, step=2)
     store.wait()
     assert "No space left" in caplog.text
