@@ -20,10 +20,11 @@ train: $(DEMO)/shards/manifest/meta.json ## demo corpus, shards, training, linea
 test: .venv/installed-tests ## run the tests
 	$(BIN)/python -m pytest
 
-lint: .venv/installed-tests ## check style with ruff, types with mypy
+lint: .venv/installed-tests ## check style with ruff, types with mypy, imports with import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo --no-cache
 
 clean: ## remove the environment; data and runs stay
 	rm -rf .venv

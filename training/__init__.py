@@ -1,0 +1,1 @@
+"""Training: the step, checkpoints, processes, and what a run records."""
