@@ -11,14 +11,11 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from evaluation.monitor import Monitor
 from model.encoder import build_model
-from pipeline.load.clip_loader import ClipLoader, Dataset
+from pipeline.load.clip_loader import ClipLoader
 from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import SampleError
-from pipeline.plan.order import global_order
 from pipeline.prepare.labels import LabelError
 from pipeline.shards.manifest import ManifestError
 from settings import Config, ConfigError, load_config
@@ -27,6 +24,7 @@ from training.checkpoint import CheckpointError
 from training.dry_run import check
 from training.memory import explain_out_of_memory, is_out_of_memory
 from training.nonfinite import TrainingError
+from training.pool import known_labels, pool_ids
 from training.preemption import EXIT_PREEMPTED
 from training.run import Run
 from training.step import Learner
@@ -106,22 +104,6 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
                 values = learner.step(batch, run.step)
                 run.record(values, epoch=epoch)
     return run.finished
-
-
-def known_labels(config: Config, dataset: Dataset) -> np.ndarray | None:
-    """[n] class of each sample in the column that the monitor looks at; None if the data has none."""
-    if config.monitor.label not in dataset.label_columns:
-        return None
-    return np.asarray(dataset.labels(config.monitor.label))
-
-
-def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: distributed.World) -> np.ndarray:
-    """This rank's share of the random clips that fill the pool, in whole global batches as they are trained."""
-    batch, stream = config.train.batch_size, config.pool_in_use.source == "stream"
-    wanted = 2 * config.dictionary.size + batch if stream else config.pool.size
-    whole = min(-(-wanted // batch), config.pool.size // batch, len(ids) // batch) * batch
-    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[:whole]]
-    return chosen.reshape(-1, world.size, batch // world.size)[:, world.rank].reshape(-1)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.loader import make_loader
 from settings import Config, load_config
-from train import pool_ids
 from training.distributed import World, start
+from training.pool import pool_ids
 from training.step import Learner
 from training.tracking.metrics import StepTimer
 
