@@ -35,11 +35,11 @@ def test_time_left_out_does_not_count_as_a_step(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     timer = StepTimer(torch.device("cpu"))
-    timer.asked()
+    timer.batch_requested()
     now[0] += 1.0
-    timer.received()
+    timer.batch_ready()
     now[0] += 13.0
-    timer.leave_out(10.0)
+    timer.exclude(10.0)
     reading = timer.read(8)
     assert reading == {"samples_per_second": 2.0, "step_seconds": 4.0, "data_wait": 0.25}
 
@@ -66,9 +66,9 @@ def test_a_gpu_that_still_computes_does_not_wait_for_data(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     timer = StepTimer(torch.device("cuda", 0))
     for seconds in (2.0, 5.0):
-        timer.asked()
+        timer.batch_requested()
         now[0] += seconds
-        timer.received()
+        timer.batch_ready()
         busy_until = now[0] + 4.0
     now[0] = busy_until + 5.0
     # The first 2 seconds, and 1 of the 5: for 4 of these the GPU computed.
