@@ -88,7 +88,7 @@ def test_only_what_can_still_be_turned_is_named():
 def test_memory_that_a_step_frees_is_there_for_the_next_one():
     script = """
 import resource, torch
-from training.distributed import keep_freed_memory
+from training.process import keep_freed_memory
 def step():
     tensors = [torch.ones(2_000_000) for _ in range(8)]
 keep_freed_memory()
