@@ -48,7 +48,8 @@ def test_all_of_a_video_networks_batchnorms_on_a_gpu_normalise_clips_as_images(m
         synchronise_batchnorm(network, torch.device("cuda"))
     seen = []
     monkeypatch.setattr(nn.functional, "batch_norm", lambda images, *args, **kwargs: seen.append(images) or images)
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kind = nn.modules.batchnorm._BatchNorm  # torch-private: base class of all BatchNorms
+    norms = [module for module in network.modules() if isinstance(module, kind)]
     for norm in norms:
         clips = torch.randn(2, norm.num_features, 2, 3, 4).contiguous(memory_format=torch.channels_last_3d)
         assert torch.equal(norm.eval()(clips), clips)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves  # torch-private: nested states
 
 from model.encoder import build_model
 from tests.pretend_gpu import GPU, GpuTensor, PretendGpu, to_gpu

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # torch-private: sees every operator
 
 from model.encoder import build_model
 from settings import Config, load_config
@@ -166,7 +166,7 @@ def test_gradient_clipping_bounds_the_update():
 def without_batchnorm(module):
     """GroupNorm in place of BatchNorm: what a clip becomes no longer depends on its batch."""
     for name, child in module.named_children():
-        if isinstance(child, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):  # torch-private: base class of all BatchNorms
             setattr(module, name, torch.nn.GroupNorm(1, child.num_features))
         else:
             without_batchnorm(child)
@@ -249,7 +249,8 @@ def test_the_compile_switch_changes_nothing_but_how_it_runs(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     plain, plain_metrics = train_two_steps(small_config("optim.name=sgd", "optim.lr=1e-4"))
     compiled, metrics = train_two_steps(small_config("optim.name=sgd", "optim.lr=1e-4", "train.compile=true"))
-    assert isinstance(compiled._encode_queries, torch._dynamo.eval_frame.OptimizedModule)
+    optimized = torch._dynamo.eval_frame.OptimizedModule  # torch-private: class of compiled modules
+    assert isinstance(compiled._encode_queries, optimized)
     for one, other in zip(metrics, plain_metrics, strict=True):
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), abs=1e-4)
     assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
