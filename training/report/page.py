@@ -1,4 +1,4 @@
-"""The report as a picture and as a self-contained HTML page."""
+"""The report as a PNG image and as a self-contained HTML page."""
 
 from __future__ import annotations
 
