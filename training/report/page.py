@@ -38,7 +38,7 @@ def write_report(runs: Sequence[Run], out: Path) -> list[Path]:
 
 
 def build_page(runs: Sequence[Run], *, title: str, svg: bytes) -> str:
-    """A whole HTML document that needs no other file; everything from the runs is escaped."""
+    """Builds a self-contained HTML document; everything that comes from the runs is escaped."""
     metrics = sorted({metric for run in runs for metric in run.curves}, key=lambda name: ("/" in name, name))
     last = {metric: [_number(run.last(metric)) for run in runs] for metric in metrics}
     last = {"step": [_number(max(steps[-1] for steps, _ in run.curves.values())) for run in runs]} | last
@@ -47,7 +47,7 @@ def build_page(runs: Sequence[Run], *, title: str, svg: bytes) -> str:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<img alt="curves" src="{data_uri("image/svg+xml", svg)}">',
-        '<p class="note">Thick lines are means over a thirtieth of the curve, thin ones the values as logged.</p>',
+        '<p class="note">Thick lines are moving averages over a thirtieth of the curve, thin lines the logged values.</p>',
         "<h2>Last values</h2>",
         _table(runs, last),
     ]
