@@ -47,7 +47,7 @@ def build_page(runs: Sequence[Run], *, title: str, svg: bytes) -> str:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<img alt="curves" src="{data_uri("image/svg+xml", svg)}">',
-        '<p class="note">Thick lines are moving averages over a thirtieth of the curve, thin lines the logged values.</p>',
+        '<p class="note">Thick lines are averages over a thirtieth of the curve, thin lines the logged values.</p>',
         "<h2>Last values</h2>",
         _table(runs, last),
     ]
