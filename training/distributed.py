@@ -64,7 +64,7 @@ def start(device: str = "auto", threads: int = 0) -> World:
     )
     set_up_process(world.device, threads=threads, processes=local_size)
     if size > 1 and not dist.is_initialized():
-        # gloo beside NCCL: small messages between hosts must not wait for the GPU's queue.
+        # gloo in addition to NCCL: small messages between hosts must not wait for the GPU's queue.
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         _join(backend, size=size, local_size=local_size)
     return world

@@ -17,7 +17,7 @@ from model.encoder import CrossModalModel, EncoderOutput, Encoders
 
 
 class PairOutput(NamedTuple):
-    """Outputs of both encoders for one batch."""
+    """Outputs of both encoders for one batch; its fields are the modalities."""
 
     video: EncoderOutput
     audio: EncoderOutput

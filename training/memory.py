@@ -81,7 +81,7 @@ def _advice(config: Config, processes: int) -> list[str]:
         lines.append("train.recompute=true (now false): about a third more time")
     if config.data.prefetch > 1:
         lines.append(f"data.prefetch=1 (now {config.data.prefetch}): the step may wait for data")
-    lines.append(f"more processes, each on a device of its own (now {processes}, {share} clips each)")
+    lines.append(f"more processes, each on its own device (now {processes}, {share} clips each)")
     # BatchNorm cannot compute statistics of a part with a single clip.
     if share >= 4 * train.accumulate:
         lines.append(

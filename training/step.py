@@ -161,8 +161,8 @@ class Learner:
             shuffled = ShuffledShare(seed=self.config.seed, step=step, local_size=len(batch.ids))
             video, audio = shuffled.take(video), shuffled.take(audio)
         with self._autocast():
-            outputs = self._encode_keys(video, audio)
-        keys = {modality: getattr(outputs, modality).embedding.float() for modality in MODALITIES}
+            outputs = self._encode_keys(video, audio)._asdict()
+        keys = {modality: output.embedding.float() for modality, output in outputs.items()}
         return {m: shuffled.restore(rows) for m, rows in keys.items()} if shuffled else keys
 
     def _backward(

@@ -12,7 +12,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "instructions", "expected"),
+    ("requested", "device", "instructions", "expected"),
     [
         ("auto", CPU, True, False),
         ("auto", GPU, True, True),
@@ -22,12 +22,14 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         ("bf16", CPU, False, True),
     ],
 )
-def test_precision_follows_the_setting_and_the_processor(monkeypatch, caplog, asked, device, instructions, expected):
+def test_precision_follows_the_setting_and_the_processor(
+    monkeypatch, caplog, requested, device, instructions, expected
+):
     monkeypatch.setattr(precision, "_has_instructions", lambda _: instructions)
     with caplog.at_level(logging.WARNING):
-        assert uses_bf16(asked, device) is expected
+        assert uses_bf16(requested, device) is expected
     warned = "train.precision=fp32" in caplog.text
-    assert warned == (asked == "bf16" and not instructions)
+    assert warned == (requested == "bf16" and not instructions)
 
 
 def test_only_one_process_warns(monkeypatch, caplog):

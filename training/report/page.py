@@ -28,12 +28,12 @@ th.key, td.key { color: #555; white-space: nowrap; font-weight: normal; }
 def write_report(runs: Sequence[Run], out: Path) -> list[Path]:
     """Writes OUT.png and OUT.html and returns their paths."""
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    pictures = draw(runs, title=title)
+    images = draw(runs, title=title)
     stem = out.with_suffix("") if out.suffix in (".html", ".png") else out
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, page = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".html")
-    png.write_bytes(pictures["png"])
-    page.write_text(build_page(runs, title=title, svg=pictures["svg"]), encoding="utf-8")
+    png.write_bytes(images["png"])
+    page.write_text(build_page(runs, title=title, svg=images["svg"]), encoding="utf-8")
     return [png, page]
 
 

@@ -43,8 +43,8 @@ def test_two_runs_make_an_image_and_a_self_contained_page(tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(png), str(page)]
     assert png.read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
-    picture = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', text)
-    assert ElementTree.fromstring(base64.b64decode(picture[1])).tag.endswith("svg")
+    image = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', text)
+    assert ElementTree.fromstring(base64.b64decode(image[1])).tag.endswith("svg")
     assert not re.search(r"<(script|link|iframe)|(src|href)=\"(?!data:)", text)
     differing = text[text.index("Settings that differ") : text.index("<h2>Environment")]
     assert re.findall(r'class="key">([^<]+)<', differing) == ["optim.lr"]
