@@ -1,10 +1,10 @@
-"""The query encoders of a run as plain weights, for use without this project.
+"""Exports the query encoders of a run as plain weights, for use without this project.
 
     python export.py RUN OUT [--format torchvision|safetensors]
 
-OUT gets video.pth and audio.pth (torch.load, weights_only=True), or video.safetensors and audio.safetensors, and
-encoders.json, which says of each what builds it and what it must be fed. Names and shapes are those of torchvision's
-networks without `fc`; `python export.py --help` shows how to load them.
+Writes video.pth and audio.pth (for torch.load with weights_only=True), or video.safetensors and audio.safetensors, to
+the folder OUT, and encoders.json, which gives the architecture and the input format of each. Names and shapes are those
+of torchvision's networks without `fc`; `python export.py --help` shows how to load them.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from model.encoder import CrossModalModel
+from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from settings import Config, ConfigError, to_dict
+from training.checkpoint import CheckpointError, load_model
 
 EXAMPLE = """\
-To load a video encoder with torchvision alone (r3d_18 and mc3_18 likewise):
+To load a video encoder with torchvision alone (r3d_18 and mc3_18 in the same way):
 
     network = torchvision.models.video.r2plus1d_18(weights=None)
-    network.fc = torch.nn.Identity()                   # the encoder has no classes: it ends in its 512 features
+    network.fc = torch.nn.Identity()                   # the encoder has no classifier: its output is 512 features
     network.load_state_dict(torch.load("OUT/video.pth", weights_only=True))
 
-and an audio encoder of model.audio=resnet18, whose log-mel spectrogram is an image of one channel:
+To load an audio encoder of model.audio=resnet18, which takes the log-mel spectrogram as an image of one channel:
 
     network = torchvision.models.resnet18(weights=None)
     network.conv1 = torch.nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     network.fc = torch.nn.Identity()
     network.load_state_dict(torch.load("OUT/audio.pth", weights_only=True))
 
-resnet1d_18 and tiny are networks of this project (model/audio.py, model/video.py).
+The architectures resnet1d_18 and tiny are defined in this project (model/audio.py, model/video.py).
 """
 
 
 def _save_safetensors(state: dict[str, torch.Tensor], path: Path) -> None:
-    # safetensors' own save_file makes files that only their owner can read.
+    # safetensors' own save_file creates files that only their owner can read.
     path.write_bytes(to_safetensors(state))
 
 
@@ -49,7 +51,7 @@ FORMATS: dict[str, tuple[str, Callable[[dict[str, torch.Tensor], Path], None]]] 
     "torchvision": (".pth", torch.save),
     "safetensors": (".safetensors", _save_safetensors),
 }
-"""--format -> suffix of the files and what writes them."""
+"""Maps each value of --format to the files' suffix and the function that writes them."""
 
 VIDEO_INPUT = "float32 [B, 3, frames, size, size]: RGB in [0, 1], less mean, over std"
 AUDIO_INPUT = (
@@ -67,14 +69,17 @@ def export(
     video_mean: tuple[float, ...],
     video_std: tuple[float, ...],
 ) -> dict[str, Any]:
-    """Writes the backbones of the query encoders, and what they must be fed, into the folder `out`.
+    """Writes the backbones of the query encoders and a description of their inputs to the folder `out`.
 
     Args:
         file_format: a key of FORMATS.
-        video_mean, video_std: the normalisation of the pictures that the encoder was trained on.
+        video_mean, video_std: the normalisation of the frames that the encoder was trained on, per colour channel.
 
     Returns:
-        What encoders.json holds.
+        The contents of encoders.json.
+
+    Raises:
+        OSError: the folder or a file cannot be written.
     """
     suffix, save = FORMATS[file_format]
     audio = to_dict(config.audio) | {"seconds": config.audio_seconds}
@@ -83,7 +88,7 @@ def export(
     description: dict[str, Any] = {}
     for modality, about in (("video", {"input": VIDEO_INPUT, **clip}), ("audio", {"input": AUDIO_INPUT, **audio})):
         path = out / f"{modality}{suffix}"
-        # contiguous: training keeps weights in channels-last memory, which safetensors does not know.
+        # contiguous: training stores weights channels-last, which safetensors does not support.
         backbone = model.query[modality].backbone
         save({name: value.contiguous() for name, value in backbone.state_dict().items()}, path)
         description[modality] = {"file": path.name, "architecture": getattr(config.model, modality), **about}
@@ -92,11 +97,7 @@ def export(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a mistake in the arguments or a run that cannot be read."""
-    # Here, because the rest of model knows nothing of the packages that use it.
-    from pipeline.batch import VIDEO_MEAN, VIDEO_STD
-    from training.checkpoint import CheckpointError, load_model
-
+    """Returns the exit status: 0, or 2 if the run cannot be read or OUT cannot be written."""
     parser = argparse.ArgumentParser(
         prog="python export.py",
         description=__doc__,
@@ -104,14 +105,14 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="run folder, or a checkpoint file")
-    parser.add_argument("out", type=Path, help="folder to write into")
+    parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--format", choices=sorted(FORMATS), default="torchvision")
     args = parser.parse_args(arguments)
     try:
         config, model = load_model(args.run)
         written = export(model, config, args.out, file_format=args.format, video_mean=VIDEO_MEAN, video_std=VIDEO_STD)
     except (CheckpointError, ConfigError, OSError) as error:
-        print(f"model.export: {error}", file=sys.stderr)
+        print(f"export.py: {error}", file=sys.stderr)
         return 2
     for about in written.values():
         print(f"{args.out / about['file']}: {about['architecture']}")

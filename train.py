@@ -1,6 +1,6 @@
 """Pre-trains an audio-visual model: python train.py --config configs/quickstart.yaml [key=value ...]
 
-Runs on one CPU as it is, and under torchrun on as many processes as torchrun starts.
+Started directly, it trains in one process, on a GPU if there is one and else on the CPU; torchrun starts several.
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from evaluation.monitor import Monitor
 from model.encoder import build_model
-from pipeline.load.clip_loader import ClipLoader, Dataset
+from pipeline.load.clip_loader import ClipLoader
 from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import SampleError
-from pipeline.plan.order import global_order
 from pipeline.prepare.labels import LabelError
 from pipeline.shards.manifest import ManifestError
 from settings import Config, ConfigError, load_config
 from training import distributed
 from training.checkpoint import CheckpointError
-from training.dry_run import check
+from training.dry_run import dry_run
 from training.memory import explain_out_of_memory, is_out_of_memory
 from training.nonfinite import TrainingError
+from training.pool import known_labels, pool_ids
 from training.preemption import EXIT_PREEMPTED
 from training.run import Run
 from training.step import Learner
@@ -35,18 +33,26 @@ from training.tracking.profiling import DEFAULT_STEPS, parse_steps
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="YAML file; without it, the defaults")
-    parser.add_argument("--resume", default="never", help="auto (go on where the run folder ends), never, or a path")
-    parser.add_argument("--profile", nargs="?", const=DEFAULT_STEPS, metavar="FIRST:LAST", help="trace these steps")
-    parser.add_argument("--check", action="store_true", help="two steps, to see memory and throughput; writes nothing")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in optim.lr=0.001")
+    parser.add_argument("--config", type=Path, help="YAML file with settings; without it, the defaults")
+    parser.add_argument(
+        "--resume",
+        default="never",
+        help="auto (resume from the latest checkpoint), never (default), or a checkpoint path",
+    )
+    parser.add_argument(
+        "--profile", nargs="?", const=DEFAULT_STEPS, metavar="FIRST:LAST", help="write a trace of these steps"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run two steps to report memory and throughput; write nothing"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as optim.lr=0.001")
     args = parser.parse_intermixed_args()
     try:
         config = load_config(Config, args.config, args.overrides)
         world = distributed.start(config.train.device, config.train.threads)
-        if args.check:
+        if args.dry_run:
             loader, learner, _ = build(config, world)
-            check(config, world, loader=loader, learner=learner)
+            dry_run(config, world, loader=loader, learner=learner)
             finished = True
         else:
             finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
@@ -58,27 +64,13 @@ def main() -> int:
             raise
         print(f"train.py: {explain_out_of_memory(config, error)}", file=sys.stderr)
         return 2
-    # Not after an error of one process: NCCL would wait for the others, which wait in a collective for this one.
+    # Not after an error in one process: NCCL would wait for the other processes, which wait for this one.
     distributed.stop()
     return 0 if finished else EXIT_PREEMPTED
 
 
-def build(config: Config, world: distributed.World) -> tuple[ClipLoader, Learner, Monitor | None]:
-    """What a run consists of: the data, what learns from it, and what looks at that now and then."""
-    loader = make_loader(config, device=world.device, rank=world.rank, world_size=world.size)
-    total_steps = min(config.train.epochs * len(loader), config.train.steps or sys.maxsize)
-    model = build_model(config.model, audio=config.audio, seed=config.seed)
-    learner = Learner(model=model, config=config, world=world, total_steps=total_steps)
-    monitor = None
-    if config.monitor.every_epochs:
-        monitor = Monitor(
-            config, device=world.device, rank=world.rank, world_size=world.size, gather=distributed.gather_objects
-        )
-    return loader, learner, monitor
-
-
 def train(config: Config, world: distributed.World, *, resume: str, profile: range = range(0)) -> bool:
-    """Trains to the end of the run; False if it was asked to stop before (and has saved)."""
+    """Trains until the run ends; returns False if it was asked to stop earlier (it has then saved a checkpoint)."""
     loader, learner, monitor = build(config, world)
     run = Run(
         config=config,
@@ -98,30 +90,28 @@ def train(config: Config, world: distributed.World, *, resume: str, profile: ran
         while not run.stopping:
             epoch, offset = divmod(run.step, len(loader))
             if offset == 0 and config.draws_pool(epoch):
-                began = time.perf_counter()
+                started = time.perf_counter()
                 ids = pool_ids(config, loader.ids, epoch, world)
                 learner.fill(loader.clips(ids, epoch=epoch, purpose="pool"), epoch=epoch)
-                run.leave_out(time.perf_counter() - began)
+                run.exclude(time.perf_counter() - started)
             for batch in run.batches(islice(batches, len(loader) - offset)):
-                values = learner.step(batch, run.step)
-                run.record(values, epoch=epoch)
+                metrics = learner.step(batch, run.step)
+                run.record(metrics, epoch=epoch)
     return run.finished
 
 
-def known_labels(config: Config, dataset: Dataset) -> np.ndarray | None:
-    """[n] class of each sample in the column that the monitor looks at; None if the data has none."""
-    if config.monitor.label not in dataset.label_columns:
-        return None
-    return np.asarray(dataset.labels(config.monitor.label))
-
-
-def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: distributed.World) -> np.ndarray:
-    """This rank's share of the random clips that fill the pool, in whole global batches as they are trained."""
-    batch, stream = config.train.batch_size, config.pool_in_use.source == "stream"
-    wanted = 2 * config.dictionary.size + batch if stream else config.pool.size
-    whole = min(-(-wanted // batch), config.pool.size // batch, len(ids) // batch) * batch
-    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[:whole]]
-    return chosen.reshape(-1, world.size, batch // world.size)[:, world.rank].reshape(-1)
+def build(config: Config, world: distributed.World) -> tuple[ClipLoader, Learner, Monitor | None]:
+    """Builds the parts of a run: the loader, the learner, and the monitor if `monitor.every_epochs` asks for one."""
+    loader = make_loader(config, device=world.device, rank=world.rank, world_size=world.size)
+    total_steps = min(config.train.epochs * len(loader), config.train.steps or sys.maxsize)
+    model = build_model(config.model, audio=config.audio, seed=config.seed)
+    learner = Learner(model=model, config=config, world=world, total_steps=total_steps)
+    monitor = None
+    if config.monitor.every_epochs:
+        monitor = Monitor(
+            config, device=world.device, rank=world.rank, world_size=world.size, gather=distributed.gather_objects
+        )
+    return loader, learner, monitor
 
 
 if __name__ == "__main__":

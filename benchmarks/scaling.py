@@ -51,7 +51,7 @@ class Counter:
         gather, reduce, reduce_with_gradient = (
             dist.all_gather_into_tensor,
             dist.all_reduce,
-            training.batchnorm.all_reduce,
+            training.sync_batchnorm.all_reduce,
         )
 
         def counted_gather(output: torch.Tensor, local: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -70,7 +70,7 @@ class Counter:
             return reduce_with_gradient(tensor)
 
         dist.all_gather_into_tensor, dist.all_reduce = counted_gather, counted_reduce
-        training.batchnorm.all_reduce = counted_with_gradient
+        training.sync_batchnorm.all_reduce = counted_with_gradient
 
 
 def random_batch(config: Config, first_id: int, device: torch.device) -> Batch:

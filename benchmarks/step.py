@@ -34,8 +34,8 @@ from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.loader import make_loader
 from settings import Config, load_config
-from train import pool_ids
 from training.distributed import World, start
+from training.pool import pool_ids
 from training.step import Learner
 from training.tracking.metrics import StepTimer
 
@@ -71,9 +71,9 @@ def block(learner: Learner, source: Iterator[Batch], *, steps: int, first: int) 
     synchronise(learner.world)
     timer = StepTimer(learner.world.device)
     for number in range(steps):
-        timer.asked()
+        timer.batch_requested()
         batch = next(source)
-        timer.received()
+        timer.batch_ready()
         learner.step(batch, first + number)
     synchronise(learner.world)
     reading = timer.read(1)

@@ -8,8 +8,8 @@ epoch, not the one that does best on the test part.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipeline.load.clip_loader import ClipLoader
 from pipeline.plan.order import global_order
 from settings import ConfigError
 from settings.evaluation import EvaluationConfig, FinetuneConfig
+from training.optim import learning_rate, weight_decay_groups
 
 FULL, LINEAR = "fine-tuned", "linear"
 PURPOSE = "finetune"
@@ -202,18 +203,11 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     groups = []
     for module, rate in ((classifier.backbone, recipe.lr), (classifier.head, recipe.head_lr)):
-        for matrices, decay in ((True, recipe.weight_decay), (False, 0.0)):
-            parameters = [p for p in module.parameters() if p.requires_grad and (p.dim() > 1) == matrices]
-            groups.append({"params": parameters, "lr": rate, "weight_decay": decay})
-    total, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
-
-    def share(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        groups += weight_decay_groups(module.parameters(), weight_decay=recipe.weight_decay, lr=rate)
+    total, warmup = recipe.epochs * steps_per_epoch, round(recipe.warmup_epochs * steps_per_epoch)
+    optimizer = torch.optim.AdamW(groups)
+    schedule = functools.partial(learning_rate, peak=1.0, warmup=warmup, total=total)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
 
 
 def _autocast(device: torch.device) -> torch.autocast:

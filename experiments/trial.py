@@ -18,8 +18,8 @@ from experiments.measure import measure
 from experiments.subprocess_trial import run_launched
 from settings import Config
 from settings.load import require
-from train import pool_ids
 from training.distributed import World
+from training.pool import pool_ids
 from training.step import Learner
 
 

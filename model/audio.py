@@ -1,4 +1,4 @@
-"""Audio backbones: log-mel spectrograms [B, 1, n_mels, frames] to features [B, F]."""
+"""Audio backbones, from log-mel spectrograms [B, 1, n_mels, frames] to features [B, F]."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TINY_FEATURES = 256
 
 
 class ResNet1d18(nn.Module):
-    """ResNet-18 with 1-D convolutions over time, the mel bands being its input channels (the CM-ACC paper's).
+    """ResNet-18 with 1-D convolutions over time; the mel bands are its input channels (the CM-ACC paper's encoder).
 
-    Layers, widths, strides and state dict names are those of torchvision's `resnet18`, one dimension fewer.
+    Layers, widths, strides and state dict names are those of torchvision's `resnet18`, with one dimension fewer.
     """
 
     def __init__(self, *, n_mels: int) -> None:
@@ -30,13 +30,13 @@ class ResNet1d18(nn.Module):
         _init_convolutions(self)
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
-        """[B, 1, n_mels, frames] to [B, 512]."""
+        """Maps [B, 1, n_mels, frames] to [B, 512]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(audio.squeeze(1)))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean(dim=2)
 
 
 class BasicBlock1d(nn.Module):
-    """Two 3-tap convolutions and a shortcut (He et al. 2016, the 18-layer network's block)."""
+    """Two convolutions of width 3 and a shortcut: the block of ResNet-18 (He et al. 2016)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()
@@ -58,7 +58,10 @@ class BasicBlock1d(nn.Module):
 
 
 class TinyAudio(nn.Sequential):
-    """Four strided 2-D convolutions for CPUs; the time axis keeps four times the resolution of the mel axis."""
+    """A network of four strided 2-D convolutions, small enough for CPUs.
+
+    The time axis keeps four times the resolution of the mel axis.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -84,7 +87,7 @@ def _init_convolutions(module: nn.Module) -> None:
 
 
 def _resnet18(n_mels: int) -> tuple[nn.Module, int]:
-    del n_mels  # 2-D convolutions take any number of bands
+    del n_mels  # 2-D convolutions accept any number of bands
     network = resnet18(weights=None)
     network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -93,9 +96,9 @@ def _resnet18(n_mels: int) -> tuple[nn.Module, int]:
     return network, features
 
 
-# Each entry builds (backbone, F) for a number of mel bands.
 AUDIO_ENCODERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     "resnet1d_18": lambda n_mels: (ResNet1d18(n_mels=n_mels), 512),
     "resnet18": _resnet18,
     "tiny": lambda n_mels: (TinyAudio(), TINY_FEATURES),
 }
+"""Maps each value of model.audio to a function of n_mels that builds (backbone, F)."""

@@ -1,37 +1,38 @@
-"""BatchNorm of clips with the kernels that CUDA has for images, and replacing a network's BatchNorms."""
+"""BatchNorm of video clips with CUDA's fast kernels for images, and replacing a network's BatchNorms."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class of all BatchNorms
 
 
 class FoldedTimeBatchNorm(_BatchNorm):
-    """Mixin: normalises channels-last clips [B, C, T, H, W] as images [B, C, T * H, W], which changes no number.
+    """Mixin that normalises channels-last clips [B, C, T, H, W] as images [B, C, T * H, W], with identical results.
 
-    torch 2.11 has fast CUDA kernels for BatchNorm of channels-last images, but of clips it makes a float32 copy, and
-    computes with kernels for any strides (`batch_norm_choose_impl` in aten/native/cuda/Normalization.cpp).
+    torch 2.11 has fast CUDA kernels for BatchNorm of channels-last images. It copies clips to float32 instead and uses
+    kernels for arbitrary strides (`batch_norm_choose_impl` in aten/native/cuda/Normalization.cpp).
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[B, C, T, H, W] -> [B, C, T, H, W] of the same memory format."""
         if input.dim() == 5 and input.is_contiguous(memory_format=torch.channels_last_3d):
-            # Not a view to autograd: behind one, a ReLU in place would copy whole activations in the backward pass.
-            return torch.ops.aten._unsafe_view(super().forward(input.flatten(2, 3)), input.shape)
+            normalised = super().forward(input.flatten(2, 3))
+            # After a view, the backward pass of an in-place ReLU would copy the activations.
+            return torch.ops.aten._unsafe_view(normalised, input.shape)  # torch-private: autograd sees no view
         return super().forward(input)
 
 
 class ClipBatchNorm(FoldedTimeBatchNorm, nn.BatchNorm3d):
-    """nn.BatchNorm3d with `FoldedTimeBatchNorm`."""
+    """nn.BatchNorm3d that normalises as `FoldedTimeBatchNorm` does."""
 
-    def _check_input_dim(self, input: torch.Tensor) -> None:
+    def _check_input_dim(self, input: torch.Tensor) -> None:  # torch-private: called by _BatchNorm.forward
         if input.dim() not in (4, 5):
             raise ValueError(f"expected clips of 5 dimensions, got {input.dim()}")
 
 
 def replace_batchnorm(module: nn.Module, kind: type[_BatchNorm]) -> None:
-    """Puts a BatchNorm of this kind in the place of every one within `module`; state dict names stay the same."""
+    """Replaces every BatchNorm within `module` with one of class `kind`; state dict names stay the same."""
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             other = kind(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)

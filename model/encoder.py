@@ -1,4 +1,4 @@
-"""Query encoders, their momentum copies, and how the copies follow."""
+"""Query encoders, their momentum copies, and the momentum update."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OTHER_MODALITY = {"video": "audio", "audio": "video"}
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder gives for B clips."""
+    """Outputs of an encoder for B clips."""
 
     features: torch.Tensor
-    """[B, F] pooled backbone features: what downstream tasks use."""
+    """[B, F] pooled backbone features, which downstream tasks use."""
     hidden: torch.Tensor
     """[B, H] input of the head's last layer (the features themselves for a linear head)."""
     embedding: torch.Tensor
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
 
 
 class Encoders(nn.ModuleDict):
-    """The encoders of a model by modality: a ModuleDict that says what it holds."""
+    """The encoders of a model by modality: an nn.ModuleDict with typed items."""
 
     def __getitem__(self, key: str) -> Encoder:
         return cast(Encoder, super().__getitem__(key))
@@ -59,13 +59,13 @@ class CrossModalModel(nn.Module):
     no value of this model depends on them in training.
 
     Args:
-        query: encoders under the names "video" and "audio".
+        query: the query encoders, with the keys "video" and "audio".
         momentum: m of h <- m h + (1 - m) f.
-        cross_modal_fc: the head of the audio momentum encoder follows the head of the video query encoder, and the
-            other way round, because the queries that meet these keys are of the other modality (the paper's ablation).
+        cross_modal_fc: the head of each momentum encoder follows the query head of the other modality, because its
+            keys are compared with queries of that modality (the paper's ablation).
 
     Raises:
-        ConfigError: cross_modal_fc with heads of different shapes.
+        ConfigError: cross_modal_fc is set, but the heads have different shapes.
     """
 
     def __init__(self, *, query: dict[str, Encoder], momentum: float, cross_modal_fc: bool = False) -> None:
@@ -81,22 +81,22 @@ class CrossModalModel(nn.Module):
 
     @torch.no_grad()
     def update_momentum(self) -> None:
-        """h <- m h + (1 - m) f over parameters and buffers; integer buffers (BatchNorm's counters) are copied."""
+        """Sets h <- m h + (1 - m) f in parameters and buffers; copies integer buffers (BatchNorm's counters)."""
         pairs = [
             pair
             for followed, follower in self._followed()
             for pair in zip(_tensors(followed), _tensors(follower), strict=True)
         ]
-        # All tensors of a kind in one call: a GPU gets a handful of kernels instead of one for each.
+        # All tensors of a kind in one call: on a GPU a handful of kernels instead of one per tensor.
         sources, targets = zip(*(pair for pair in pairs if pair[1].is_floating_point()), strict=True)
-        torch._foreach_lerp_(targets, sources, 1 - self.momentum)
+        torch._foreach_lerp_(targets, sources, 1 - self.momentum)  # torch-private: few kernels for all tensors
         counts = [pair for pair in pairs if not pair[1].is_floating_point()]
         if counts:
             sources, targets = zip(*counts, strict=True)
-            torch._foreach_copy_(targets, sources)
+            torch._foreach_copy_(targets, sources)  # torch-private: few kernels for all tensors
 
     def _followed(self) -> list[tuple[nn.Module, nn.Module]]:
-        """(module of a query encoder, module of a momentum encoder that follows it), every tensor once."""
+        """Returns pairs (module of a query encoder, module of a momentum encoder that follows it), each tensor once."""
         pairs: list[tuple[nn.Module, nn.Module]] = []
         for modality, other in OTHER_MODALITY.items():
             pairs.append((self.query[modality].backbone, self.key[modality].backbone))
@@ -110,20 +110,20 @@ class CrossModalModel(nn.Module):
             raise ConfigError(
                 "model.cross_modal_fc=true needs heads of the same shapes in both modalities, but the video head has "
                 f"{shapes['video']} and the audio head {shapes['audio']}; choose model.video and model.audio with "
-                "features of the same length (both tiny, or both of the 18-layer kind)"
+                "features of the same length (both tiny, or both with 18 layers)"
             )
 
 
 def build_model(config: ModelConfig, *, audio: AudioConfig, seed: int) -> CrossModalModel:
-    """The model of a config on the CPU, its initial weights a function of the seed and of each encoder's own name.
+    """Builds the model of a config on the CPU; its initial weights depend only on the seed and each encoder's name.
 
     Raises:
-        ConfigError: an encoder that is not known, or cross_modal_fc with heads of different shapes.
+        ConfigError: an encoder's name is unknown, or cross_modal_fc is set and the heads have different shapes.
     """
     video_factory = pick(VIDEO_ENCODERS, config.video, "model.video")
     audio_factory = pick(AUDIO_ENCODERS, config.audio, "model.audio")
     query = {}
-    # fork_rng: building a model leaves the caller's random state as it was.
+    # fork_rng: building a model must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weight_seed(seed, f"video {config.video}"))
         query["video"] = _encoder(video_factory(), config)

@@ -1,4 +1,4 @@
-"""Projection heads: features [B, F] to (input of the last layer [B, H], projection [B, D])."""
+"""Projection heads, from features [B, F] to (input of the last layer [B, H], projection [B, D])."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class LinearHead(nn.Module):
-    """One linear layer (the paper's fully connected layer); H = F."""
+    """One linear layer (the paper's fully connected layer), so H = F."""
 
     def __init__(self, *, features: int, hidden: int, dim: int, batchnorm: bool) -> None:
         super().__init__()
@@ -36,12 +36,13 @@ class MLPHead(nn.Module):
 
 
 def output_norm(dim: int, batchnorm: bool) -> nn.Module:
-    """BatchNorm without affine parameters, or nothing.
+    """Builds BatchNorm without affine parameters, or the identity.
 
-    With a dictionary of past keys, the encoders can lower the loss by letting all keys drift together, so that a
-    positive differs from the negatives by its age alone. Centring each batch takes that shortcut away.
+    With a dictionary of past keys, the encoders could lower the loss by letting all keys drift together, so that a
+    positive differs from the negatives merely by its age. Centring each batch removes that shortcut.
     """
     return nn.BatchNorm1d(dim, affine=False) if batchnorm else nn.Identity()
 
 
 HEADS: dict[str, type[LinearHead] | type[MLPHead]] = {"linear": LinearHead, "mlp": MLPHead}
+"""Maps each value of model.head to its class."""

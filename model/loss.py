@@ -1,12 +1,12 @@
-"""InfoNCE against a dictionary."""
+"""The InfoNCE loss against a dictionary of negatives."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-# Cosines closer than this are a tie: float32 sums in another order differ by about as much.
 ROUNDING = 1e-6
+"""Cosines closer than this count as equal; float32 sums in a different order differ by about as much."""
 
 
 def info_nce(
@@ -17,24 +17,24 @@ def info_nce(
     temperature: float,
     mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy of each query's positive against K negatives (MoCo, He et al. 2020, equation 1).
+    """Computes the mean cross-entropy of each query's positive against K negatives (MoCo, He et al. 2020, eq. 1).
 
     Args:
         query: [B, D] rows of unit length.
-        positive: [B, D], row i is the key that belongs to query i.
-        negatives: [K, D] dictionary.
+        positive: [B, D] rows of unit length; row i is the key of query i.
+        negatives: [K, D] rows of unit length: the dictionary.
         temperature: divides the cosine similarities.
-        mask: [B, K] bool, True where a dictionary entry is not a negative of that query (or is still empty).
+        mask: [B, K] bool, True where a dictionary row is not a negative of that query or is still empty.
 
     Returns:
         The loss (scalar, float32, differentiable) and the accuracy (scalar): the share of queries whose positive
-        scores higher than every negative. Ties count as lost, so that a collapsed encoder shows 0 and not 1.
+        scores higher than every negative. Ties count as misses, so that a collapsed encoder has accuracy 0 and not 1.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: the shapes do not fit together, or the mask is not bool.
     """
     _check_shapes(query, positive, negatives, mask)
-    # Cosines over a small temperature need more than bf16's 8 bits: autocast would round them.
+    # Cosines divided by a small temperature need more than bf16's 8 bits, so autocast is disabled.
     with torch.autocast(query.device.type, enabled=False):
         query, positive, negatives = query.float(), positive.float(), negatives.float()
         positive_logits = (query * positive).sum(dim=1, keepdim=True) / temperature  # [B, 1]

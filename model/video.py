@@ -1,7 +1,7 @@
-"""Video backbones: clips [B, 3, T, H, W] to features [B, F].
+"""Video backbones, from clips [B, 3, T, H, W] to features [B, F].
 
-`r2plus1d_18`, `r3d_18` and `mc3_18` are torchvision's networks without `fc`, under the same state dict names, so
-that weights go either way (`load_state_dict(weights, strict=False)` misses nothing but `fc`).
+`r2plus1d_18`, `r3d_18` and `mc3_18` are torchvision's networks without `fc`. Their state dict names are torchvision's,
+so weights can be exchanged in both directions: `load_state_dict(weights, strict=False)` differs in nothing but `fc`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ TINY_FEATURES = 256
 
 
 class TinyVideo(nn.Module):
-    """A (2+1)-D network for CPUs: about 70 million multiply-adds for 8 frames of 64 pixels.
+    """A (2+1)-D network for CPUs: about 70 million multiply-adds for 8 frames of 64 x 64 pixels.
 
-    It sees each frame twice, as it is and with the clip's mean image taken off: what moves stands out from the first
-    step on, which a network of this size would take most of a short run to find.
+    Its input is each frame both unchanged and minus the clip's mean image. The difference makes motion visible from
+    the first step on; a network of this size would need most of a short run to learn it.
 
-    Each stage is a spatial and then a temporal convolution, as in R(2+1)D (Tran et al. 2018), without residuals:
-    four stages are shallow enough to train without them. The stem takes the resolution down by four, which is where
-    the time of a CPU would go.
+    Each stage is a spatial and then a temporal convolution, as in R(2+1)D (Tran et al. 2018). Four stages are shallow
+    enough to train without residual connections. The stem reduces the resolution by four, because convolutions at full
+    resolution would take most of a CPU's time.
     """
 
     def __init__(self) -> None:
@@ -40,21 +40,22 @@ class TinyVideo(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """[B, 3, T, H, W] to [B, F]."""
+        """Maps [B, 3, T, H, W] to [B, F]."""
         return self.stage3(self.stage2(self.stage1(self.stem(video)))).mean(dim=(2, 3, 4))
 
 
 class MotionStem(nn.Conv3d):
-    """Convolves each frame of clips [B, C, T, H, W] beside what differs in it from the clip's mean image, 2C channels.
+    """Convolves each frame of clips [B, C, T, H, W], stacked with its difference to the clip's mean image.
 
-    No kernel may span frames. By linearity, w * x + v * (x - m) = (w + v) * x - v * m: half the products, and nothing
-    is concatenated.
+    The convolution has 2C input channels, and its kernel spans a single frame. By linearity
+    w * x + v * (x - m) = (w + v) * x - v * m, which needs half the products and no concatenation.
     """
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         still, moving = self.weight.chunk(2, dim=1)
         mean = video.mean(dim=2, keepdim=True)
-        return self._conv_forward(video, still + moving, None).sub_(self._conv_forward(mean, moving, None))
+        convolve = self._conv_forward  # torch-private: nn.Conv3d's convolution with other weights
+        return convolve(video, still + moving, None).sub_(convolve(mean, moving, None))
 
 
 def _spatial_temporal(
@@ -87,10 +88,10 @@ def _torchvision(build: Callable[..., Any]) -> Callable[[], tuple[nn.Module, int
     return factory
 
 
-# Each entry builds (backbone, F).
 VIDEO_ENCODERS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
     "r2plus1d_18": _torchvision(torchvision_video.r2plus1d_18),
     "r3d_18": _torchvision(torchvision_video.r3d_18),
     "mc3_18": _torchvision(torchvision_video.mc3_18),
     "tiny": lambda: (TinyVideo(), TINY_FEATURES),
 }
+"""Maps each value of model.video to a function that builds (backbone, F)."""

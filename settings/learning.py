@@ -1,4 +1,4 @@
-"""Settings of what is learned: encoders, loss, sampler, pool, dictionary, optimiser."""
+"""Settings of the model, the loss, the sampler, the pool, the dictionary and the optimiser."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from settings.load import require
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Encoders, heads and their momentum copies."""
+    """Encoders, projection heads and their momentum copies."""
 
     video: str = "r2plus1d_18"
-    """r2plus1d_18, r3d_18, mc3_18 (torchvision) or tiny."""
+    """Video encoder: r2plus1d_18, r3d_18, mc3_18 (torchvision) or tiny."""
     audio: str = "resnet1d_18"
-    """resnet1d_18 (1-D convolutions on mel bands, the paper's), resnet18 (2-D) or tiny."""
+    """Audio encoder: resnet1d_18 (1-D convolutions over time, the paper's), resnet18 (2-D) or tiny."""
     head: Literal["linear", "mlp"] = "linear"
-    """Projection from features to queries and keys: one linear layer, or linear, BatchNorm, ReLU, linear."""
+    """Projection from features to queries and keys. linear: one linear layer. mlp: linear, BatchNorm, ReLU, linear."""
     dim: int = 128
-    """D, length of queries and keys."""
+    """D, dimension of queries and keys."""
     hidden: int = 512
     """Hidden width of an mlp head."""
     head_batchnorm: bool = True
-    """BatchNorm without affine parameters between the head and the L2 norm: keeps keys from drifting together."""
+    """Apply BatchNorm without affine parameters before the L2 norm, which keeps keys from drifting together."""
     momentum: float = 0.999
-    """m of the momentum update h <- m h + (1 - m) f."""
+    """m in the momentum update h <- m h + (1 - m) f."""
     cross_modal_fc: bool = False
     """The momentum head follows the query head of the other modality (the paper's extra FC)."""
 
@@ -39,7 +39,7 @@ class LossConfig:
     """Symmetric InfoNCE."""
 
     temperature: float = 0.1
-    """Divides the cosine similarities, in the loss and in the sampler's scores."""
+    """Divides the cosine similarities in the loss and in the sampler's scores."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"loss.temperature must be positive, not {self.temperature}")
@@ -99,20 +99,20 @@ class DictionaryConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimiser and learning-rate schedule (linear warm-up, then cosine to zero)."""
+    """The optimiser and the learning-rate schedule: linear warm-up, then a cosine to zero."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     """Optimiser."""
     lr: float = 1e-3
-    """Learning rate after warm-up."""
+    """Learning rate after the warm-up."""
     weight_decay: float = 1e-4
-    """Decay of weights; biases and BatchNorm are left alone."""
+    """Weight decay; biases and BatchNorm parameters are not decayed."""
     sgd_momentum: float = 0.9
-    """Momentum of sgd."""
+    """Momentum of SGD."""
     warmup_steps: int = 500
-    """Steps in which the learning rate rises from 0."""
+    """Steps in which the learning rate rises to optim.lr."""
     clip_grad_norm: float = 0.0
-    """Largest norm of the gradient; 0 does not clip."""
+    """Maximum norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr must be positive, not {self.lr}")

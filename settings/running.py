@@ -1,4 +1,4 @@
-"""Settings of how a run goes: batches and precision, checkpoints, logs, monitor."""
+"""Settings of the training loop, checkpoints, logs and the monitor."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from settings.load import require
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """The training loop."""
 
     epochs: int = 100
-    """Passes over the data; the learning rate reaches zero at the end of the last, or at train.steps."""
+    """Passes over the data; the learning rate reaches zero at the end of the last one, or at train.steps."""
     steps: int = 0
     """Stop after this many steps; 0 runs all epochs."""
     batch_size: int = 128
-    """M, clips of a step over all processes."""
+    """M, clips per step over all processes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU that has instructions for it, else fp32. bf16 on a CPU without them (AVX-512 and up)
-    is many times slower than fp32."""
+    """auto: bf16 autocast on a GPU that has instructions for it, else fp32. On a CPU without such instructions
+    (AVX-512 BF16 or AMX) bf16 is many times slower than fp32."""
     batchnorm: Literal["sync", "shuffle", "local"] = "sync"
-    """With several processes. sync: statistics of the global batch (the number of processes changes nothing).
-    local: of each process's share, which lets keys leak who their companions are. shuffle: local, but keys are
-    encoded on other processes than their queries (MoCo)."""
+    """BatchNorm statistics with several processes. sync: of the global batch, so the number of processes does not
+    matter. local: of each process's share, through which a key and its query may recognise each other. shuffle: as
+    local, but keys are encoded on other processes than their queries (MoCo)."""
     accumulate: int = 1
-    """Parts a step is computed in, for batches that do not fit: less memory, one more forward pass without gradient."""
+    """Number of parts that a step is computed in; more need less memory and one more forward pass without gradient."""
     recompute: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     channels_last: bool = True
-    """Channels-last memory format of weights and activations."""
+    """Use the channels-last memory format for weights and activations."""
     compile: bool = False
-    """torch.compile the encoders."""
+    """Compile the encoders with torch.compile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPUs, if there are any."""
+    """auto: the GPUs if there are any, else the CPU."""
     threads: int = 0
-    """Threads torch computes with on a CPU; 0 shares the cores among this machine's processes."""
+    """Threads torch computes with on a CPU; 0 divides the available cores among this machine's processes."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     max_nonfinite_steps: int = 5
-    """A step whose gradient is not finite is skipped on all processes; after so many in a row the run stops."""
+    """A step whose gradient is not finite is skipped on all processes; after this many in a row the run stops."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
@@ -57,14 +57,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is kept on disk."""
+    """Checkpoints on disk."""
 
     every_steps: int = 500
     """Steps between checkpoints; the end of the run is always saved."""
     keep: int = 2
-    """How many of the newest are kept."""
+    """Number of newest checkpoints to keep."""
     milestone_every: int = 0
-    """A checkpoint at a multiple of this many steps is kept for good; 0 keeps none."""
+    """Checkpoints at multiples of this many steps are never deleted; 0 for none."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"checkpoint.every_steps must be at least 1, not {self.every_steps}")
@@ -77,36 +77,36 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Where numbers go beside metrics.jsonl and TensorBoard, which are always written."""
+    """Metrics in addition to metrics.jsonl and TensorBoard, which are always written."""
 
     wandb: bool = False
-    """Also send them to Weights & Biases (pip install wandb; `wandb login`, or WANDB_MODE=offline)."""
+    """Also send metrics to Weights & Biases (needs pip install wandb, and wandb login or WANDB_MODE=offline)."""
     wandb_project: str = "cm-acc"
-    """Its project there."""
+    """Weights & Biases project."""
 
     def __post_init__(self) -> None:
-        require(bool(self.wandb_project) or not self.wandb, "log.wandb_project must be given with log.wandb=true")
+        require(bool(self.wandb_project) or not self.wandb, "log.wandb=true needs a name in log.wandb_project")
 
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """Features of the query encoders, and the dictionaries, looked at while they train; the run is not touched."""
+    """Measurements of the query encoders' features and of the dictionaries during training; they do not affect it."""
 
     every_epochs: int = 0
-    """Measure after every n-th epoch; 0 never does."""
+    """Epochs between two measurements of the features; 0 for none."""
     data: str = ""
-    """Folder of prepared shards with labels (raw videos for data.loader=decord); empty takes data.path."""
+    """Folder of prepared shards with labels (raw videos for data.loader=decord); empty means data.path."""
     label: str = ""
-    """Label column whose classes the nearest neighbours vote for, and are counted in the dictionaries."""
+    """Label column: its classes are predicted by nearest neighbours and counted in the dictionaries."""
     samples: int = 2000
-    """Labelled samples looked at, the same ones every time; each is classified by its neighbours among the others."""
+    """Labelled samples to measure, always the same; each is classified by its neighbours among the others."""
     neighbours: int = 20
     """k of the kNN classifier."""
     min_rank: float = 0.05
-    """Warn when the embeddings' effective rank is below this share of model.dim (of the samples, if they are fewer)."""
+    """Warn if the embeddings' effective rank is below this share of model.dim (or of the samples if they are fewer)."""
     dictionary_every: int = 200
-    """Steps between two measurements of the dictionaries (phi, near-duplicates, classes; see docs/samplers.md), each at
-    the cost of about one selection; 0 never does."""
+    """Steps between two measurements of the dictionaries (phi, near-duplicates, classes; see docs/samplers.md); each
+    costs about as much as one selection. 0 for none."""
 
     def __post_init__(self) -> None:
         require(self.every_epochs >= 0, f"monitor.every_epochs must be at least 0, not {self.every_epochs}")

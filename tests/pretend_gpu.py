@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map  # torch-private: nested outputs of operators
 
 GPU = torch.device("cuda", 0)
 ASKS = {
@@ -60,7 +60,7 @@ class PretendGpu(TorchFunctionMode):
         args, kwargs = tree_map(_here, args), tree_map(_here, kwargs)
         if kwargs.get("out_dtype") is not None:  # a CPU has no such product
             args, kwargs = tuple(arg.to(kwargs["out_dtype"]) for arg in args), {}
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():  # torch-private: as torch.Tensor's own methods do
             result = func(*args, **kwargs)
         there = on_gpu if target is None else target.type == "cuda"
         return result if name == "copy_" else tree_map(_on_gpu if there else _on_cpu, result)

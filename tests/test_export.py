@@ -1,4 +1,4 @@
-"""Exported encoders, loaded again by torchvision alone."""
+"""Exported encoders can be loaded by torchvision alone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from training.encode import use_channels_last
 
 @pytest.fixture
 def exported(tmp_path):
-    """Exports a model that has moved away from its initial weights and statistics."""
+    """Exports a model whose BatchNorm statistics differ from their initial values."""
 
     def make(video: str, file_format: str = "torchvision"):
         config = Config(model=ModelConfig(video=video, audio="resnet18", dim=8))
         model = build_model(config.model, audio=config.audio, seed=3)
         torch.manual_seed(0)
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # torch-private: base class of all BatchNorms
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
         use_channels_last(model)
@@ -48,7 +48,7 @@ def test_torchvisions_video_networks_load_every_weight_and_give_the_same_feature
         torch.testing.assert_close(network.eval()(clip), model.query["video"](clip).features, rtol=1e-4, atol=1e-5)
 
 
-def test_a_new_last_layer_may_stay_in_torchvisions_network(exported):
+def test_torchvisions_network_may_keep_a_new_last_layer(exported):
     _, about, folder = exported("r3d_18")
     network = torchvision_video.r3d_18(weights=None, num_classes=7)
     state = torch.load(folder / about["video"]["file"], weights_only=True)
@@ -79,7 +79,7 @@ def test_both_formats_hold_the_same_weights(exported):
         assert all(torch.equal(pickled[name], safe[name]) for name in safe)
 
 
-def test_what_the_encoders_must_be_fed_is_written_beside_them(exported):
+def test_the_format_of_the_inputs_is_written_to_encoders_json(exported):
     _, about, folder = exported("tiny")
     assert json.loads((folder / "encoders.json").read_text()) == about
     assert about["video"]["mean"] == [0.1] * 3
@@ -100,6 +100,6 @@ def test_the_command_exports_a_run(tmp_path, capsys):
     assert torch.equal(weights["stem.0.weight"], model.query["video"].backbone.stem[0].weight)
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+def test_an_error_names_a_folder_that_is_not_a_run(tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path / "out")]) == 2
-    assert f"no checkpoint at {tmp_path}" in capsys.readouterr().err
+    assert f"export.py: no checkpoint at {tmp_path}" in capsys.readouterr().err

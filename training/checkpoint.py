@@ -1,4 +1,4 @@
-"""Checkpoints: tensors only, written in the background, whole or not at all."""
+"""Checkpoints: tensors and plain values, written atomically in the background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from settings import Config, ConfigError, from_dict, to_dict
 from settings.load import format_value
 
 FORMAT = 1
-# Changing these between two runs changes where or how fast, never what is computed.
+# A resumed run may change these settings: they affect where and how fast it computes, not the result.
 FREE_KEYS = (
     "run_dir",
     "data.path",
@@ -36,16 +36,16 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message says which file and what to do."""
+    """Raised for a checkpoint that cannot be used; the message names the file and says what to do."""
 
 
 class CheckpointStore:
     """The folder `run/checkpoints`: `step-N.pt` with `step-N.pt.sha256` (as sha256sum writes it).
 
     Args:
-        folder: made if missing.
-        keep: how many of the newest are kept.
-        milestone_every: a checkpoint at a multiple of this many steps is kept for good; 0 for none.
+        folder: is created if missing.
+        keep: number of newest checkpoints to keep.
+        milestone_every: checkpoints at multiples of this many steps are never deleted; 0 for none.
     """
 
     def __init__(self, folder: Path, *, keep: int, milestone_every: int = 0) -> None:
@@ -54,9 +54,9 @@ class CheckpointStore:
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: dict[str, Any], *, step: int) -> None:
-        """Copies `state` now and writes it in the background; a write still under way is waited for.
+        """Copies `state` now and writes it in the background, after any pending write has finished.
 
-        A disk that fails (full, gone) is logged and leaves the last good checkpoint as it is.
+        A failing disk (full, missing) is logged and leaves the last good checkpoint untouched.
         """
         snapshot = _copy_to_cpu({"format": FORMAT, "step": step, **state})
         self.wait()
@@ -64,18 +64,18 @@ class CheckpointStore:
         self._writer.start()
 
     def wait(self) -> None:
-        """Returns when nothing is being written."""
+        """Waits until no write is pending."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint; damaged ones are named in a warning and passed over."""
+        """Returns the newest complete checkpoint or None; skips damaged ones with a warning."""
         for path in sorted(self.folder.glob("step-*.pt"), reverse=True):
             try:
                 verify(path)
             except CheckpointError as error:
-                log.warning("%s; trying the one before", error)
+                log.warning("%s; trying the previous one", error)
             else:
                 return path
         return None
@@ -87,15 +87,17 @@ class CheckpointStore:
                 with unfinished.open("wb") as file:
                     hashing = _HashingFile(file)
                     hashing.save(state)
-                # Before the checkpoint takes its name: a checkpoint never stands without its checksum.
+                # Written before the checkpoint gets its final name, so that no checkpoint is without its checksum.
                 write_atomically(_checksum_path(path), f"{hashing.digest}  {path.name}\n", durable=True)
         except OSError as error:
-            log.warning("could not write the checkpoint %s: %s; training goes on, the last good one stays", path, error)
+            log.warning(
+                "could not write the checkpoint %s: %s; training continues, the last good one stays", path, error
+            )
             return
         self._prune()
 
     def _prune(self) -> None:
-        # Only this writer makes them, and it has just finished: what is left is from a run that was killed.
+        # Only this writer creates such files, and it has just finished: a killed run left any that are still here.
         for unfinished in self.folder.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
         paths = sorted(self.folder.glob("step-*.pt"))
@@ -106,50 +108,50 @@ class CheckpointStore:
 
 
 def verify(path: Path) -> None:
-    """Raises CheckpointError if the file's bytes are not those that were written."""
+    """Raises CheckpointError if the file's SHA-256 differs from its recorded checksum."""
     try:
         expected = _checksum_path(path).read_text().split()[0]
         with open(path, "rb") as file:
             actual = _sha256(file)
     except (OSError, IndexError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"the checkpoint {path} cannot be checked: {error}") from None
+        raise CheckpointError(f"cannot verify the checkpoint {path}: {error}") from None
     if actual != expected:
         raise CheckpointError(f"the checkpoint {path} is damaged: its SHA-256 differs from {_checksum_path(path).name}")
 
 
 def read(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A verified checkpoint's contents; nothing but tensors and plain values is ever unpickled.
+    """Verifies a checkpoint and returns its contents; only tensors and plain values are ever unpickled.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of a format this version does not know.
+        CheckpointError: the file is missing, damaged, or of a format that this version does not read.
     """
     verify(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many types here, and a stranger's file decides which
-        # Its message is long, and advises to unpickle what is not tensors.
-        what = "damaged, or no checkpoint of this program"
+    except Exception as error:  # torch raises many types here, depending on the file
+        # torch's own message is long and recommends unpickling arbitrary objects, so it is not repeated.
+        what = "damaged, or not a checkpoint of this program"
         raise CheckpointError(f"the checkpoint {path} cannot be read: it is {what} ({type(error).__name__})") from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise CheckpointError(
-            f"the checkpoint {path} has format {format_value(found)}, this version reads format {FORMAT}"
+            f"the checkpoint {path} has format {format_value(found)}, but this version reads format {FORMAT}"
         )
     return state
 
 
 def saved_bytes(state: dict[str, Any]) -> int:
-    """Size of the checkpoint that `state` would make; nothing is written."""
+    """Returns the bytes that a checkpoint of `state` would take, without writing it."""
     counting = _CountingFile()
-    torch.save(state, counting)  # type: ignore[arg-type]  # it asks for write and flush only
+    torch.save(state, counting)  # type: ignore[arg-type]  # it calls write and flush only
     return counting.count
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint that `path` means: a file, or the newest whole one of a run folder.
+    """Returns `path` if it is a file, else the newest complete checkpoint of the run folder `path`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     path = Path(path)
     if path.is_file():
@@ -161,15 +163,15 @@ def find(path: str | Path) -> Path:
 
 
 def load_model(path: str | Path) -> tuple[Config, CrossModalModel]:
-    """The configuration and the model (on the CPU, in eval mode) of a run folder or checkpoint file."""
+    """Loads the configuration and the model (on the CPU, in eval mode) of a run folder or checkpoint file."""
     return model_of(read(find(path)), source=str(path))
 
 
 def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalModel]:
-    """As `load_model`, of what `read` gave; `source` is what an error calls it.
+    """Builds the configuration and the model from a state that `read` returned; errors call it `source`.
 
     Raises:
-        CheckpointError, ConfigError: contents that are no configuration and its model.
+        CheckpointError, ConfigError: the state does not hold a configuration and a model that fits it.
     """
     config = from_dict(Config, state.get("config"), source=source)
     try:
@@ -180,12 +182,12 @@ def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalM
         model.load_state_dict(state["model"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         found = format_value(" ".join(str(error).split()))
-        raise CheckpointError(f"the checkpoint {source} holds no model of its configuration: {found}") from None
+        raise CheckpointError(f"the checkpoint {source} holds no model that fits its configuration: {found}") from None
     return config, model.eval()
 
 
 def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> None:
-    """Raises ConfigError, key by key, where the checkpoint was made with other settings that matter."""
+    """Raises ConfigError, key by key, if the checkpoint was made with settings that differ outside FREE_KEYS."""
     before, now = flatten(saved), flatten(to_dict(config))
     differing = [
         f"  {key}: {before.get(key, '(absent)')!r} in the checkpoint, {now.get(key, '(absent)')!r} now"
@@ -194,14 +196,14 @@ def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> No
     ]
     if differing:
         raise ConfigError(
-            f"{path} was made with another configuration:\n"
+            f"{path} was made with different settings:\n"
             + "\n".join(differing)
-            + "\nset these back, or start anew with another run_dir"
+            + "\nrestore these settings, or start a new run with a different run_dir"
         )
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's file name."""
+    """Returns the step in a checkpoint's file name."""
     return int(path.stem.removeprefix("step-"))
 
 
@@ -216,7 +218,7 @@ def _copy_to_cpu(value: Any) -> Any:
 
 
 class _HashingFile:
-    """What torch.save writes goes to the file and into a SHA-256 at once."""
+    """A file that computes the SHA-256 of the data while writing them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
@@ -229,11 +231,11 @@ class _HashingFile:
         self._file.flush()
 
     def save(self, state: dict[str, Any]) -> None:
-        """torch.save into this file; raises OSError where the disk does."""
+        """Runs torch.save into this file; raises OSError if the disk fails."""
         try:
-            torch.save(state, self)  # type: ignore[arg-type]  # it asks for write and flush only
+            torch.save(state, self)  # type: ignore[arg-type]  # it calls write and flush only
         except RuntimeError as error:
-            # torch reports a write that failed as a position that it did not expect.
+            # torch reports a failed write as a RuntimeError about an unexpected position.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
     @property
@@ -242,7 +244,7 @@ class _HashingFile:
 
 
 class _CountingFile:
-    """Takes what torch.save writes for its length only."""
+    """A file that counts the bytes written and discards them."""
 
     def __init__(self) -> None:
         self.count = 0

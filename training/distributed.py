@@ -1,10 +1,8 @@
-"""One process or many: set-up, one gather a step, and a word for every rank."""
+"""Distributed processes: joining the group, and the collectives a run uses."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,21 +12,15 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from common.environment import available_cores
 from settings import ConfigError
+from training.process import set_up_process
 
 T = TypeVar("T")
-
-SWITCH_INTERVAL = 2e-4
-"""Seconds for which a thread that runs Python may keep another waiting; Python's own is 5e-3. The step gives the
-interpreter away with each call into torch, and the loader's threads take it."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt, from malloc.h."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: `rank` of `size`, its device, and its place on this machine."""
+    """This process and the group it belongs to: `rank` of `size`, its place on this machine, and its device."""
 
     rank: int
     size: int
@@ -42,73 +34,52 @@ class World:
 
 
 def start(device: str = "auto", threads: int = 0) -> World:
-    """Joins the process group that torchrun describes in the environment; alone without torchrun.
+    """Sets up this process (see `training.process`) and joins the process group that torchrun describes.
 
-    Also sets what belongs to the process as a whole: its GPU, or its threads and what becomes of freed memory;
-    and how soon Python changes threads.
+    Without torchrun's environment variables the process trains alone.
 
     Args:
-        device: "auto" (a GPU where there is one), "cpu" or "cuda".
-        threads: threads torch computes with on a CPU; 0 shares the cores among this machine's processes.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        threads: threads torch computes with on a CPU; 0 divides the available cores among this machine's processes.
 
     Raises:
-        ConfigError: device is "cuda" and there is none for this process.
+        ConfigError: device is "cuda" and this process has no GPU.
     """
-    sys.setswitchinterval(SWITCH_INTERVAL)
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     size = int(os.environ.get("WORLD_SIZE", 1))
     gpus = torch.cuda.device_count()
     if device == "auto":
         device = "cuda" if gpus else "cpu"
-    if device == "cuda":
-        if local_rank >= gpus:
-            raise ConfigError(
-                f"train.device=cuda, but process {local_rank} of this machine has no GPU (found {gpus}); "
-                f"start torchrun with --nproc_per_node={max(gpus, 1)} or set train.device=cpu"
-            )
-        torch.cuda.set_device(local_rank)
-        # Clips are of one size all through a run, so the fastest algorithm is looked for once.
-        torch.backends.cudnn.benchmark = True
-    else:
-        torch.set_num_threads(threads or available_cores(processes=local_size))
-        keep_freed_memory()
-    if size > 1 and not dist.is_initialized():
-        # gloo beside NCCL: a word between hosts must not wait for the GPU's queue.
-        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        _join(backend, size=size, local_size=local_size)
-    return World(
+    if device == "cuda" and local_rank >= gpus:
+        raise ConfigError(
+            f"train.device=cuda, but process {local_rank} of this machine has no GPU (found {gpus}); "
+            f"start torchrun with --nproc_per_node={max(gpus, 1)} or set train.device=cpu"
+        )
+    world = World(
         rank=int(os.environ.get("RANK", 0)),
         size=size,
         local_rank=local_rank,
         local_size=local_size,
         device=torch.device(device, local_rank) if device == "cuda" else torch.device("cpu"),
     )
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep memory that a step frees for the next one, as far as it is glibc.
-
-    By itself it may give the end of the heap back to the system after each tensor, as it happens to lie: a quickstart
-    step then takes 5,000 page faults and 15 ms of a CPU more.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # bytes; glibc takes no larger one
-    mallopt(_M_TRIM_THRESHOLD, 2**30)
+    set_up_process(world.device, threads=threads, processes=local_size)
+    if size > 1 and not dist.is_initialized():
+        # gloo in addition to NCCL: small messages between hosts must not wait for the GPU's queue.
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        _join(backend, size=size, local_size=local_size)
+    return world
 
 
 def _join(backend: str, *, size: int, local_size: int) -> None:
-    """Joins the process group, on a store that no earlier attempt of torchrun has written to."""
+    """Joins the process group through a store that no earlier attempt of torchrun has written to."""
     timeout = timedelta(minutes=10)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
     if restarts is None or size > local_size:
-        # Machines count their restarts apart, so the count cannot name the attempt: docs/running.md says what to set.
+        # Each machine counts its own restarts, so the count cannot name the attempt: docs/running.md says what to set.
         dist.init_process_group(backend, timeout=timeout)
         return
-    # torchrun serves one store to all its restarts: without a name of its own, a process that starts early finds the
-    # addresses of the processes that died ("Gloo connectFullMesh failed ... Connection refused").
+    # torchrun serves one store to all its restarts: without a prefix per attempt, a process that starts early finds
+    # the addresses of processes that died ("Gloo connectFullMesh failed ... Connection refused").
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     store = dist.PrefixStore(f"attempt {restarts}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
@@ -121,18 +92,18 @@ def stop() -> None:
 
 
 def gather_rows(columns: Sequence[torch.Tensor], ids: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """All ranks' rows, in rank order, in one collective.
+    """Gathers all ranks' rows, in rank order, in one collective.
 
     Args:
         columns: float tensors [m, C_i], detached and gathered as float32.
         ids: int64 [m].
 
     Returns:
-        the columns as float32 [W m, C_i], and the ids as int64 [W m], equal on all ranks.
+        The columns as float32 [W m, C_i] and the ids as int64 [W m] for W ranks, equal on all ranks.
     """
     if not dist.is_initialized():
         return [column.detach().float() for column in columns], ids
-    # int64 ids travel bit by bit as two float32 columns: a gather copies, it never computes.
+    # Each int64 id travels as the bits of two float32 numbers: a gather copies and never computes.
     parts = [column.detach().float() for column in columns] + [ids.view(-1, 1).view(torch.float32)]
     local = torch.cat(parts, dim=1).contiguous()
     everyone = local.new_empty(dist.get_world_size() * local.shape[0], local.shape[1])
@@ -142,7 +113,7 @@ def gather_rows(columns: Sequence[torch.Tensor], ids: torch.Tensor) -> tuple[lis
 
 
 def mean_over_ranks(values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
-    """Each value's mean over all ranks, as plain floats; on a GPU this is where the host waits for the step."""
+    """Returns each value's mean over all ranks as a float; on a GPU this is where the host waits for the step."""
     numbers = torch.tensor([float(value) for value in values.values()], dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(numbers)
@@ -151,10 +122,11 @@ def mean_over_ranks(values: Mapping[str, torch.Tensor | float]) -> dict[str, flo
 
 
 def spread_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
-    """How far the ranks are apart, so that a straggler is seen; nothing with one process.
+    """Compares each value across ranks, which shows stragglers.
 
     Returns:
-        for each `name`: `name_min`, `name_max` and `name_max_rank`, the (first) rank with the largest value.
+        `name_min`, `name_max` and `name_max_rank` (the first rank with the largest value) for each `name`; empty with
+        one process.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return {}
@@ -170,7 +142,7 @@ def spread_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def gather_objects(value: T) -> list[T]:
-    """Every rank's `value` (picklable, of any size), in rank order, on all ranks."""
+    """Returns every rank's `value` (picklable, of any size), in rank order, on all ranks."""
     if not dist.is_initialized():
         return [value]
     everyone: list[T | None] = [None] * dist.get_world_size()
@@ -179,7 +151,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def from_main(value: T) -> T:
-    """Rank 0's `value` on every rank (a small picklable Python object)."""
+    """Returns rank 0's `value` (a small picklable object) on every rank."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -188,7 +160,7 @@ def from_main(value: T) -> T:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether `flag` holds on at least one rank; no GPU is waited for."""
+    """Returns whether `flag` is true on at least one rank; does not wait for a GPU."""
     if not dist.is_initialized():
         return flag
     seen = torch.tensor([float(flag)])

@@ -1,4 +1,4 @@
-"""How the encoders run: memory format, recomputation, compilation, and keys whose BatchNorm cannot leak."""
+"""How the encoders run: as one module, channels-last, with recomputation, and with shuffled BatchNorm for keys."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.distributed.algorithms._checkpoint import checkpoint_wrapper  # torch-private: keeps state dict names
+from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class of all BatchNorms
 
 from common.randomness import random_key
 from model.encoder import CrossModalModel, EncoderOutput, Encoders
 
 
 class PairOutput(NamedTuple):
-    """What both encoders give for one batch."""
+    """Outputs of both encoders for one batch; its fields are the modalities."""
 
     video: EncoderOutput
     audio: EncoderOutput
 
 
 class EncoderPair(nn.Module):
-    """Both modalities' encoders as one module: one gradient average, one compiled graph."""
+    """Both modalities' encoders as one module, for one gradient average and one compiled graph."""
 
     def __init__(self, encoders: Encoders) -> None:
         super().__init__()
@@ -35,27 +35,28 @@ class EncoderPair(nn.Module):
 
 
 def use_channels_last(model: CrossModalModel) -> None:
-    """Lays convolution weights out as the decoders deliver the pixels, which is how convolutions compute fastest."""
+    """Stores convolution weights channels-last, as the loaders deliver the pixels: the fastest for convolutions."""
     for encoders in (model.query, model.key):
-        # torch's stubs know this form of `to` for tensors only.
+        # torch's type stubs have this form of `to` for tensors only.
         encoders["video"].to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         encoders["audio"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def recompute_activations(model: CrossModalModel) -> None:
-    """Keeps only the inputs of each stage of the query backbones; a backward pass computes the rest again."""
+    """Makes each stage of the query backbones keep only its inputs; the backward pass recomputes the activations."""
     for modality in ("video", "audio"):
         backbone = model.query[modality].backbone
         for name, stage in list(backbone.named_children()):
             if any(True for _ in stage.parameters()):
-                wrapped = checkpoint_wrapper(stage, context_fn=_contexts_of(stage))
-                setattr(backbone, name, wrapped)
+                setattr(backbone, name, checkpoint_wrapper.checkpoint_wrapper(stage, context_fn=_contexts_of(stage)))
 
 
 def _contexts_of(stage: nn.Module):
+    """Returns what makes the contexts of a stage's forward pass and of its recomputation."""
+
     @contextmanager
     def without_statistics() -> Iterator[None]:
-        # The second forward sees the same batch: its statistics must not be counted twice.
+        # The recomputation sees the same batch, whose statistics must not be counted twice.
         norms = [m for m in stage.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         momenta = [m.momentum for m in norms]
         counts = [m.num_batches_tracked for m in norms]
@@ -75,13 +76,14 @@ def _contexts_of(stage: nn.Module):
 
 
 class ShuffledShare:
-    """Gives each rank other samples to encode than it decoded (MoCo's shuffling BatchNorm, He et al. 2020, 3.3).
+    """Permutes the global batch among ranks for encoding keys (MoCo's shuffling BatchNorm, He et al. 2020, 3.3).
 
-    With statistics of a rank's own share, a query and its key would carry the same companions' signature, and the
-    contrastive task could be solved by it. Costs one gather of the inputs a step.
+    If a query and its key were normalised with the statistics of the same clips, the encoders could solve the
+    contrastive task by these statistics alone. Shuffling costs one gather of the inputs per step.
 
     Args:
-        seed: with the step, decides the permutation, the same on all ranks.
+        seed, step: determine the permutation, which is equal on all ranks.
+        local_size: m, samples per rank.
     """
 
     def __init__(self, *, seed: int, step: int, local_size: int) -> None:
@@ -91,15 +93,15 @@ class ShuffledShare:
         self.local_size = local_size
 
     def take(self, rows: torch.Tensor) -> torch.Tensor:
-        """This rank's rows of the permuted global batch, [m, ...] from every rank's [m, ...]."""
+        """Returns this rank's rows of the permuted global batch, [m, ...], from every rank's rows [m, ...]."""
         rows = rows.contiguous()
         everyone = rows.new_empty(self.world * self.local_size, *rows.shape[1:])
         dist.all_gather_into_tensor(everyone, rows)
         mine = self.order[self.rank * self.local_size : (self.rank + 1) * self.local_size]
         return everyone[mine.to(rows.device)]
 
-    def give_back(self, rows: torch.Tensor) -> torch.Tensor:
-        """From encoded rows of the permuted batch to those of this rank's own samples."""
+    def restore(self, rows: torch.Tensor) -> torch.Tensor:
+        """Undoes `take`: returns the rows of this rank's own samples, [m, ...], from every rank's encoded rows."""
         everyone = rows.new_empty(self.world * self.local_size, *rows.shape[1:])
         dist.all_gather_into_tensor(everyone, rows.contiguous())
         unpermuted = torch.empty_like(everyone)

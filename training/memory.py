@@ -1,4 +1,4 @@
-"""How much memory a process took at its peak, and what to turn when there is not enough."""
+"""Peak memory of a process, and advice when memory runs out."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ OUT_OF_MEMORY = (
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """The most a process has held; `str` of it is for people."""
+    """Peak memory of a process; `str` gives a readable form."""
 
     bytes: int
-    """Of GPU memory in tensors, or of resident main memory without a GPU."""
+    """Peak bytes of GPU memory in tensors, or of resident main memory without a GPU."""
     total: int
-    """Bytes that the device has."""
+    """Total bytes of the device's memory."""
     reserved: int = 0
-    """Bytes of GPU memory that torch took, in tensors or not; 0 without a GPU."""
+    """Peak bytes of GPU memory reserved by torch, in tensors or cached; 0 without a GPU."""
 
     def __str__(self) -> str:
         if self.reserved:
@@ -42,7 +42,7 @@ class PeakMemory:
 
 
 def peak_memory(device: torch.device) -> PeakMemory:
-    """What this process has held at most on `device` (main memory for a CPU)."""
+    """Returns this process's peak memory on `device` (main memory for a CPU)."""
     if device.type == "cuda":
         return PeakMemory(
             bytes=torch.cuda.max_memory_allocated(device),
@@ -54,42 +54,46 @@ def peak_memory(device: torch.device) -> PeakMemory:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch on a CPU and DALI have no type of their own for it."""
+    """Returns whether an error means that memory ran out; torch on a CPU and DALI raise a RuntimeError for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in OUT_OF_MEMORY)
 
 
 def explain_out_of_memory(config: Config, error: BaseException) -> str:
-    """What was used at the peak, and the settings that need less, in the order to try them."""
-    # Asked for here, because the error may come before a world is known.
+    """Describes the peak memory and lists the settings that reduce it, in the order to try them."""
+    # Found out here, because the error may occur before the process group is set up.
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_initialized() else torch.device("cpu")
     processes = dist.get_world_size() if dist.is_initialized() else 1
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    knobs = "".join(f"\n  {knob}" for knob in _knobs(config, processes))
-    return f"out of memory (peak {peak_memory(device)}): {reason}\nwhat needs less, in the order to try:{knobs}"
+    advice = "".join(f"\n  {line}" for line in _advice(config, processes))
+    return (
+        f"out of memory (peak {peak_memory(device)}): {reason}\nsettings that need less, in the order to try:{advice}"
+    )
 
 
-def _knobs(config: Config, processes: int) -> list[str]:
-    """Those that can still be turned; first the ones that leave what is learned as it is."""
+def _advice(config: Config, processes: int) -> list[str]:
+    """Lists settings that can still be lowered, those that do not change the result first."""
     train, clip, pool = config.train, config.clip, config.pool
     share = train.batch_size // processes
-    knobs = []
+    lines = []
     if not train.recompute:
-        knobs.append("train.recompute=true (now false): about a third more time")
+        lines.append("train.recompute=true (now false): about a third more time")
     if config.data.prefetch > 1:
-        knobs.append(f"data.prefetch=1 (now {config.data.prefetch}): the step may wait for data")
-    knobs.append(f"more processes, each on a device of its own (now {processes}, {share} clips each)")
-    # BatchNorm has no statistics of a part that is a single clip.
+        lines.append(f"data.prefetch=1 (now {config.data.prefetch}): the step may wait for data")
+    lines.append(f"more processes, each on its own device (now {processes}, {share} clips each)")
+    # BatchNorm cannot compute statistics of a part with a single clip.
     if share >= 4 * train.accumulate:
-        knobs.append(
+        lines.append(
             f"train.accumulate={2 * train.accumulate} (now {train.accumulate}): one more forward pass, and BatchNorm "
-            "sees the parts"
+            "statistics are those of the parts"
         )
     if train.precision == "fp32":
-        knobs.append("train.precision=bf16 (now fp32): fewer digits")
-    knobs.append(f"clip.frames={max(clip.frames // 2, 1)} (now {clip.frames}), clip.size (now {clip.size}): sees less")
+        lines.append("train.precision=bf16 (now fp32): less precise")
+    lines.append(
+        f"clip.frames={max(clip.frames // 2, 1)} (now {clip.frames}), clip.size (now {clip.size}): the model sees less"
+    )
     if train.batch_size // 2 >= max(2, processes):
-        knobs.append(f"train.batch_size={train.batch_size // 2} (now {train.batch_size} over all processes)")
-    knobs.append(f"pool.size={max(pool.size // 2, 1)} (now {pool.size}): if it ran out while negatives were chosen")
-    return knobs
+        lines.append(f"train.batch_size={train.batch_size // 2} (now {train.batch_size} over all processes)")
+    lines.append(f"pool.size={max(pool.size // 2, 1)} (now {pool.size}): if memory ran out while selecting negatives")
+    return lines

@@ -1,4 +1,4 @@
-"""What goes wrong while training, and what the person who runs it is told."""
+"""Non-finite gradients: counting them, undoing their effect on BatchNorm, and ending the run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import nn
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; the message is for the person who started it."""
+    """Raised when a run cannot continue; the message is for the user."""
 
 
 class NonFiniteGuard(nn.Module):
-    """Counts steps whose gradient was not finite, without asking the GPU about it at every step.
+    """Counts steps whose gradient was not finite, without making the host wait for the GPU at every step.
 
     The counters are buffers, so they are saved with the run.
 
     Args:
-        limit: a run stops after this many such steps in a row.
+        limit: the run stops after this many such steps in a row.
     """
 
     in_a_row: torch.Tensor
@@ -34,14 +34,19 @@ class NonFiniteGuard(nn.Module):
         self._recent: deque[tuple[int, list[int]]] = deque(maxlen=limit)
 
     @torch.no_grad()
-    def note(self, finite: torch.Tensor, *, step: int, ids: torch.Tensor) -> None:
-        """`finite` (bool, 0-d) of this step, equal on all ranks, and the ids of this rank's share of the batch."""
+    def record(self, finite: torch.Tensor, *, step: int, ids: torch.Tensor) -> None:
+        """Counts a step.
+
+        Args:
+            finite: bool, 0-d, equal on all ranks: whether the step's gradient was finite.
+            ids: int64 [m], this rank's share of the batch.
+        """
         self.in_a_row.copy_(torch.where(finite, 0, self.in_a_row + 1))
         self.total.add_(~finite)
         self._recent.append((step, ids.tolist()))
 
     def check(self, run_dir: Path, *, rank: int) -> None:
-        """Raises TrainingError once the limit is reached, with the ids of the last batches saved for replay."""
+        """Raises TrainingError when the limit is reached, after writing the ids of the last batches to `run_dir`."""
         if int(self.in_a_row) < self.limit:
             return
         path = run_dir / f"not_finite-rank{rank}.json"
@@ -49,23 +54,24 @@ class NonFiniteGuard(nn.Module):
         raise TrainingError(
             f"the gradient was not finite in {int(self.in_a_row)} steps in a row (train.max_nonfinite_steps="
             f"{self.limit}); the sample ids of these steps are in {path}. Lower optim.lr, set optim.clip_grad_norm=1 "
-            "or train.precision=fp32, and look at these samples; --resume auto goes on from the last checkpoint"
+            "or train.precision=fp32, and look at these samples; --resume auto resumes from the last checkpoint"
         )
 
 
 def flatten_buffers(buffers: list[torch.Tensor]) -> torch.Tensor:
-    """A copy of all the buffers' numbers, [n]: on a GPU one kernel, where a copy of each takes one for each."""
+    """Copies all buffers into one tensor, [n]; on a GPU this is one kernel rather than one per buffer."""
     return torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.empty(0)
 
 
 def restore_buffers(buffers: list[torch.Tensor], numbers: torch.Tensor) -> None:
-    """Gives the buffers the numbers that `flatten_buffers` took."""
+    """Restores the buffers from the tensor that `flatten_buffers` returned."""
     if buffers:
         parts = numbers.split([buffer.numel() for buffer in buffers])
-        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
+        sources = [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
+        torch._foreach_copy_(buffers, sources)  # torch-private: one kernel for all buffers
 
 
 def restore_where(finite: torch.Tensor, buffers: list[torch.Tensor], before: torch.Tensor) -> None:
-    """Takes the buffers back to `before` unless `finite`: one bad batch must not poison BatchNorm for good."""
+    """Restores the buffers to `before` unless `finite`, so that a bad batch does not spoil BatchNorm's statistics."""
     if buffers:
         restore_buffers(buffers, torch.where(finite, flatten_buffers(buffers), before))

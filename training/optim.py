@@ -1,9 +1,10 @@
-"""The optimiser, its schedule, and a step that a bad gradient cannot spoil."""
+"""The optimiser, the learning-rate schedule, and an optimiser step that skips non-finite gradients."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,35 +13,48 @@ from settings import OptimConfig
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, total: int) -> float:
-    """Linear warm-up to `peak` over `warmup` steps, then a cosine to zero at `total`."""
+    """Returns the rate of a step: linear warm-up to `peak` in `warmup` steps, then a cosine to zero at `total`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return 0.5 * peak * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """Fused AdamW or SGD; vectors (biases, BatchNorm) are not decayed."""
+def weight_decay_groups(parameters: Iterable[nn.Parameter], **options: float) -> list[dict[str, Any]]:
+    """Splits the trainable parameters into optimiser groups: matrices and kernels with weight decay, vectors without.
+
+    Vectors are biases and the parameters of BatchNorm. A group without parameters is left out.
+
+    Args:
+        options: `weight_decay` and any further options of both groups, such as `lr`.
+    """
     trained = [p for p in parameters if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        {**options, "params": [p for p in trained if p.dim() > 1]},
+        {**options, "params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """Builds fused AdamW or SGD with `weight_decay_groups`."""
+    groups = weight_decay_groups(parameters, weight_decay=config.weight_decay)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
     if config.sgd_momentum:
-        # torch's fused SGD makes them in its first step, and leaves whatever the memory held if that step is skipped.
-        for parameter in trained:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        # torch's fused SGD allocates these in its first step and leaves them uninitialised if that step is skipped.
+        for group in groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def update(optimizer: torch.optim.Optimizer, *, rate: float, clip_norm: float) -> torch.Tensor:
-    """One optimiser step at the learning rate `rate`; skipped where the gradient is not finite.
+    """Takes one optimiser step at the learning rate `rate`; skips it if the gradient is not finite.
 
     Args:
-        clip_norm: largest norm of the gradient; 0 does not clip.
+        clip_norm: maximum norm of the gradient; 0 does not clip.
 
     Returns:
         The gradient's norm before clipping, 0-d.
@@ -51,8 +65,9 @@ def update(optimizer: torch.optim.Optimizer, *, rate: float, clip_norm: float) -
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-    # GradScaler's own way of telling a fused optimiser to skip: the GPU decides, the host does not wait. The gradients
-    # are already averaged over the ranks, so one rank's NaN is every rank's, and all skip together.
-    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+    # As torch's GradScaler does, this makes a fused optimiser skip the step: the GPU decides and the host does not
+    # wait. The gradients are already averaged over the ranks, so a NaN on one rank is on all, and all skip together.
+    finite = torch.isfinite(norm)
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # torch-private: how a fused step is skipped
     optimizer.step()
     return norm.detach()

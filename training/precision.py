@@ -1,4 +1,4 @@
-"""Which precision a run computes in."""
+"""The precision of the encoders: fp32 or bf16 autocast."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ log = logging.getLogger(__name__)
 
 
 def uses_bf16(precision: str, device: torch.device, *, warn: bool = True) -> bool:
-    """Whether the encoders run under bf16 autocast.
+    """Returns whether the encoders run under bf16 autocast.
 
     Args:
-        precision: train.precision: auto, fp32 or bf16. auto takes bf16 on a GPU that has instructions for it.
+        precision: the setting train.precision: auto, fp32 or bf16. auto means bf16 on GPUs with instructions for it.
         device: where the run computes.
-        warn: say so when bf16 was asked for and this processor has no instructions for it.
+        warn: log a warning if precision is bf16 and the device has no instructions for it.
     """
     if precision == "fp32":
         return False
@@ -34,4 +34,4 @@ def uses_bf16(precision: str, device: torch.device, *, warn: bool = True) -> boo
 def _has_instructions(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # torch-private: no public query of CPU support

@@ -1,4 +1,4 @@
-"""SIGTERM (a scheduler takes the node back) becomes a save and a distinct exit status."""
+"""Preemption: on SIGTERM (a scheduler reclaims the node) a run saves and exits with a distinct status."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from types import FrameType
 from training.distributed import any_rank
 
 EXIT_PREEMPTED = 75
-"""EX_TEMPFAIL: stopped on request, saved, start the same command again to go on."""
+"""Exit status (EX_TEMPFAIL) of a run that stopped on request and saved; the same command resumes it."""
 
 
 class Preemption:
-    """While entered, notes SIGTERM and lets all ranks agree on the step they stop at."""
+    """Context manager that records SIGTERM and makes all ranks agree on the step at which they stop."""
 
     def __init__(self) -> None:
         self._signalled = False
         self.requested = False
 
     def __enter__(self) -> Preemption:
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._previous_handler = signal.signal(signal.SIGTERM, self._record)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
 
     def check(self) -> bool:
-        """Whether to stop after this step; the same on all ranks."""
+        """Returns whether to stop after this step; equal on all ranks, which must all call it."""
         self.requested = self.requested or any_rank(self._signalled)
         return self.requested

@@ -1,4 +1,4 @@
-"""One run: its folder, where it goes on, what it logs, when it saves and when it stops."""
+"""One training run: its folder, resuming, logging, saving and stopping."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from training.checkpoint import CheckpointError, CheckpointStore, find, read, re
 from training.distributed import World, any_rank, from_main, gather_objects, mean_over_ranks, spread_over_ranks
 from training.preemption import Preemption
 from training.step import Learner, Metrics
-from training.tracking.metrics import MetricsWriter, StepTimer, Watch
+from training.tracking.metrics import MetricsWriter, ProgressDisplay, StepTimer
 from training.tracking.profiling import StepProfiler
 
 BAD_SAMPLES = "bad_samples.jsonl"
-"""The samples that could not be read, in the run's folder."""
+"""File in the run folder that lists the samples that could not be read."""
 
 
 class Run:
-    """What surrounds the steps of a training run; used as a context.
+    """Everything around the steps of a training run, used as a context manager.
 
     Args:
-        config: the whole run's configuration.
-        world: this process among all.
-        learner: what is trained, saved and restored.
-        fingerprint: identity of the data set.
-        bad_samples: where the loader notes what it could not read.
-        total_steps: where the run ends.
-        profile: steps of this process to profile.
-        measure: looks at the model without touching it; its numbers go into the metrics.
-        measure_every: steps between two of these measurements.
-        labels: [n] class of each sample id (-1 = unknown), to count the classes in the dictionaries.
+        config: settings of the run.
+        world: this process and its group.
+        learner: is trained, saved and restored.
+        fingerprint: identifies the data set.
+        bad_samples: the loader's record of samples it could not read.
+        total_steps: number of steps at which the run ends.
+        profile: steps to profile, counted from this process's first.
+        measure: measures the model without changing it; its numbers become metrics.
+        measure_every: steps between two such measurements.
+        labels: [n] class of each sample id (-1 = unknown), used to count the classes in the dictionaries.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Run:
         self._metrics: MetricsWriter | None = None
 
     def resume(self, resume: str) -> None:
-        """Goes to where the run folder ends, if `resume` and the folder say so (see `find_resume_checkpoint`)."""
-        start = find_resume_checkpoint(self.config, resume=resume, store=self.store, world=self.world)
-        if start is not None:
-            state = load_resume_state(start, self.config, fingerprint=self.fingerprint, device=self.world.device)
+        """Restores the state of a checkpoint if `find_resume_checkpoint` chooses one."""
+        path = find_resume_checkpoint(self.config, resume=resume, store=self.store, world=self.world)
+        if path is not None:
+            state = load_resume_state(path, self.config, fingerprint=self.fingerprint, device=self.world.device)
             self.learner.load_state_dict(state)
             self.bad_samples.restore(state.get("bad_samples", []))
             self.step = state["step"]
@@ -83,25 +83,26 @@ class Run:
             (self.folder / "config.yaml").write_text(to_yaml(self.config))
             (self.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
             self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
-            self._say(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
-        self._watch = Watch(total=self.total_steps, start=self.step, shown=self.world.is_main)
+            self._print(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
+        self._display = ProgressDisplay(total=self.total_steps, start=self.step, shown=self.world.is_main)
         self._timer = StepTimer(self.world.device)
         self._preemption.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._profiler.close()
-        # Still under our SIGTERM handler: a second signal must not cut the last checkpoint short.
+        # The SIGTERM handler is still installed: a second signal must not interrupt the last checkpoint.
         self.store.wait()
         if kind is TooManyBadSamples:
             self.bad_samples.write(self.folder / BAD_SAMPLES)
         if kind is None:
-            any_rank(False)  # nobody leaves, and so lets the launcher end everybody, before rank 0 has saved
+            # No rank may exit before rank 0 has saved: the launcher could then end all of them.
+            any_rank(False)
         self._preemption.__exit__()
-        self._watch.close()
+        self._display.close()
         if self._metrics is not None:
             self._metrics.close()
-            self._say(f"{'finished' if self.finished else 'stopped'} at step {self.step}")
+            self._print(f"{'finished' if self.finished else 'stopped'} at step {self.step}")
 
     @property
     def finished(self) -> bool:
@@ -109,22 +110,22 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether the run has reached its end, or was asked to stop before it."""
+        """Whether the run has reached its end or was asked to stop earlier."""
         return self.finished or self._preemption.requested
 
     def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches up to the run's end, the time that each is waited for being noted."""
+        """Yields the batches until the run stops and measures how long each is waited for."""
         while not self.stopping:
             self._profiler.step()
-            self._timer.asked()
+            self._timer.batch_requested()
             batch = next(batches, None)
             if batch is None:
                 return
-            self._timer.received()
+            self._timer.batch_ready()
             yield batch
 
     def record(self, values: Metrics, *, epoch: int) -> None:
-        """A step is done: logs and saves where that is due, and lets all ranks agree on whether to stop."""
+        """Counts a step as done, logs and saves when due, and makes all ranks agree on whether to stop."""
         self.step += 1
         numbers = None
         if self.step % self.config.train.log_every == 0 or self.finished:
@@ -134,12 +135,12 @@ class Run:
             spread = spread_over_ranks({name: speed[name] for name in ("step_seconds", "data_wait")})
             numbers = mean_over_ranks(values) | speed | spread | {"bad_samples": len(self.bad_samples)}
             self.write({"epoch": epoch, **numbers})
-        self._watch.advance(self.step, numbers)
+        self._display.advance(self.step, numbers)
         self._diagnose(epoch)
         if self._measure is not None and self.step % self._measure_every == 0:
-            seen = self._measure(self.learner.model)
-            self.write({"epoch": epoch, **seen})
-            self.leave_out(seen["monitor/seconds"])
+            measured = self._measure(self.learner.model)
+            self.write({"epoch": epoch, **measured})
+            self.exclude(measured["monitor/seconds"])
         stopping = self._preemption.check() or self.finished
         if not (stopping or self.step % self.config.checkpoint.every_steps == 0):
             return
@@ -152,40 +153,40 @@ class Run:
     def _diagnose(self, epoch: int) -> None:
         every = self.config.monitor.dictionary_every
         if every and self.step % every == 0 and self.world.is_main:  # all ranks hold the same dictionaries
-            began = time.perf_counter()
+            started = time.perf_counter()
             self.write({"epoch": epoch, **self.learner.diagnostics(self._labels)})
-            self.leave_out(time.perf_counter() - began)
+            self.exclude(time.perf_counter() - started)
 
     def _share_bad_samples(self) -> None:
         if self.bad_samples.share(any_rank=any_rank, gather=gather_objects) and self.world.is_main:
             self.bad_samples.write(self.folder / BAD_SAMPLES)
 
     def write(self, numbers: Mapping[str, float]) -> None:
-        """A line of metrics under the step that was done last."""
+        """Writes a line of metrics for the last step (rank 0 only)."""
         if self._metrics is not None:
             self._metrics.write(self.step - 1, numbers)
 
-    def leave_out(self, seconds: float) -> None:
-        """Time that is not the steps' own, as for a measurement between two epochs."""
-        self._timer.leave_out(seconds)
+    def exclude(self, seconds: float) -> None:
+        """Excludes seconds just spent from the step times, for example those of a measurement."""
+        self._timer.exclude(seconds)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(f"{self.folder}: {text}", file=sys.stderr, flush=True)
 
 
 def find_resume_checkpoint(config: Config, *, resume: str, store: CheckpointStore, world: World) -> Path | None:
-    """The checkpoint to go on from, chosen by rank 0 for all; None to start anew.
+    """Returns the checkpoint to resume from, chosen by rank 0 for all ranks, or None to start a new run.
 
     Args:
-        resume: "auto" (the newest whole one of the run folder, if any), "never", or a path.
+        resume: "auto" (the newest complete checkpoint of the run folder, if any), "never", or a path.
 
     Raises:
-        ConfigError: "never", but the run folder already holds a run.
-        CheckpointError: a path that leads to no checkpoint.
+        ConfigError: resume is "never", but the run folder already holds a run.
+        CheckpointError: the path does not lead to a checkpoint.
     """
     answer: tuple[str, str | None] = ("path", None)
     if world.is_main:
-        # An error must reach every rank: one that died here alone would leave the others waiting.
+        # An error must reach every rank: if rank 0 failed alone, the others would wait for it.
         try:
             chosen = store.newest() if resume in ("auto", "never") else find(resume)
             answer = ("path", str(chosen) if chosen else None)
@@ -196,24 +197,24 @@ def find_resume_checkpoint(config: Config, *, resume: str, store: CheckpointStor
         raise CheckpointError(text)
     if resume == "never" and text is not None:
         raise ConfigError(
-            f"{config.run_dir} already holds a run (up to {Path(text).name}): go on with --resume auto, "
-            "or choose another run_dir=..."
+            f"{config.run_dir} already holds a run (up to {Path(text).name}): resume with --resume auto, "
+            "or choose a different run_dir"
         )
     return Path(text) if text else None
 
 
 def load_resume_state(path: Path, config: Config, *, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    """The checkpoint's state, once it is sure that it continues this very run.
+    """Reads a checkpoint and verifies that it belongs to this run.
 
     Raises:
-        ConfigError: made with another configuration or from other data.
-        CheckpointError: unreadable here, as when nodes do not share the run folder.
+        ConfigError: the checkpoint was made with different settings or from different data.
+        CheckpointError: this process cannot read the file, for example because nodes do not share the run folder.
     """
     state = read(path, device=device)
     require_same_config(state["config"], config, path)
     if state["data"] != fingerprint:
         raise ConfigError(
             f"{path} was trained on other data than {config.data.path} now holds (the manifests differ): "
-            "give the same shards, or start anew with another run_dir"
+            "set data.path to the same shards, or start a new run with a different run_dir"
         )
     return state

@@ -1,17 +1,17 @@
-"""One training step: queries, keys, active dictionaries, loss, update, momentum."""
+"""One training step: keys, queries, selection of negatives, loss, optimiser step, momentum update."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.encoder import OTHER_MODALITY, CrossModalModel
+from model.encoder import OTHER_MODALITY, CrossModalModel, EncoderOutput
 from model.loss import info_nce
 from pipeline.batch import Batch
 from sampler.active import ActiveDictionary
@@ -28,13 +28,30 @@ MODALITIES = tuple(OTHER_MODALITY)
 Metrics = dict[str, torch.Tensor | float]
 
 
+class BatchRows(NamedTuple):
+    """One row per clip of a batch, for each modality: what the pools and dictionaries are updated with."""
+
+    queries: dict[str, torch.Tensor]
+    """[B, D] query embeddings."""
+    keys: dict[str, torch.Tensor]
+    """[B, D] momentum keys."""
+    hidden: dict[str, torch.Tensor]
+    """[B, H] inputs of the query heads' last layers; empty if the sampler does not use them."""
+
+    def gather(self, ids: torch.Tensor) -> tuple[BatchRows, torch.Tensor]:
+        """Gathers the rows and ids of all ranks, in rank order, in one collective."""
+        gathered, all_ids = gather_rows([rows for column in self for rows in column.values()], ids)
+        rows = iter(gathered)
+        return BatchRows(*({modality: next(rows) for modality in column} for column in self)), all_ids
+
+
 class Learner:
-    """Everything that changes while training: model, optimiser, dictionaries; and the step that changes it.
+    """Everything that training changes (model, optimiser, pools, dictionaries) and the step that changes it.
 
     Args:
         model: query and momentum encoders.
-        config: the whole run's configuration.
-        world: this process among all; with several, gradients (and BatchNorm, unless told otherwise) span them.
+        config: settings of the run.
+        world: this process and its group; gradients (and BatchNorm statistics, by default) are those of all processes.
         total_steps: length of the run, for the learning-rate schedule.
     """
 
@@ -80,15 +97,19 @@ class Learner:
         ).to(self.world.device)
 
     def fill(self, batches: Iterator[Batch], *, epoch: int) -> int:
-        """Encodes random clips for the pool, and for the dictionaries where they are still empty.
+        """Encodes random clips into the pools, and into the dictionaries where those are still empty.
 
-        Each batch is this rank's share of a global batch. Returns how many clips were encoded over all ranks.
+        Args:
+            batches: this rank's shares of global batches.
+
+        Returns:
+            The number of clips encoded by all ranks together.
         """
         self.model.train()
         keys: dict[str, list[torch.Tensor]] = {modality: [] for modality in MODALITIES}
         ids = []
         for number, batch in enumerate(batches):
-            # Negative steps: permutations that no training step uses.
+            # Negative step numbers give permutations that no training step uses.
             local = self._keys(batch, step=-1 - epoch * 1_000_000 - number)
             batch_ids = batch.ids.to(self.world.device, non_blocking=True)
             gathered, all_ids = gather_rows([local[m] for m in MODALITIES], batch_ids)
@@ -101,12 +122,12 @@ class Learner:
         return len(every_id)
 
     def step(self, batch: Batch, step: int) -> Metrics:
-        """Trains on this rank's share of a global batch; returns 0-d tensors and plain numbers to log."""
+        """Trains on this rank's share of a global batch and returns metrics: 0-d tensors and plain numbers."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         buffers_before = flatten_buffers(self._float_buffers)
         keys = self._keys(batch, step=step)
-        # Not waiting: the GPU may still be at the step before.
+        # non_blocking: the GPU may still be computing the previous step.
         ids = batch.ids.to(self.world.device, non_blocking=True)
         parts = self.config.train.accumulate
         if parts == 1:
@@ -117,7 +138,7 @@ class Learner:
         norm = update(self.optimizer, rate=rate, clip_norm=self.config.optim.clip_grad_norm)
         finite = torch.isfinite(norm)
         restore_where(finite, self._float_buffers, buffers_before)
-        self.guard.note(finite, step=step, ids=batch.ids)
+        self.guard.record(finite, step=step, ids=batch.ids)
         self.model.update_momentum()
         return metrics | {"lr": rate, "grad_norm": norm, "skipped_steps": self.guard.total}
 
@@ -130,9 +151,9 @@ class Learner:
 
     @torch.no_grad()
     def _keys(self, batch: Batch, *, step: int) -> dict[str, torch.Tensor]:
-        """Momentum keys [m, D] of both modalities, float32, in the batch's order."""
+        """Computes the momentum keys [m, D] of both modalities, float32, in the batch's order."""
         video, audio = batch.video, batch.audio
-        # Loaders give training batches of whole pairs only.
+        # Training batches always hold both modalities.
         assert video is not None
         assert audio is not None
         shuffled = None
@@ -140,9 +161,9 @@ class Learner:
             shuffled = ShuffledShare(seed=self.config.seed, step=step, local_size=len(batch.ids))
             video, audio = shuffled.take(video), shuffled.take(audio)
         with self._autocast():
-            outputs = self._encode_keys(video, audio)
-        keys = {modality: getattr(outputs, modality).embedding.float() for modality in MODALITIES}
-        return {m: shuffled.give_back(rows) for m, rows in keys.items()} if shuffled else keys
+            outputs = self._encode_keys(video, audio)._asdict()
+        keys = {modality: output.embedding.float() for modality, output in outputs.items()}
+        return {m: shuffled.restore(rows) for m, rows in keys.items()} if shuffled else keys
 
     def _backward(
         self,
@@ -154,20 +175,24 @@ class Learner:
         select: bool,
         share: float = 1.0,
     ) -> Metrics:
-        """Forward, loss and backward; `select` lets the dictionaries choose in between, `share` weighs the loss."""
+        """Runs forward, loss and backward.
+
+        Args:
+            select: update the dictionaries between forward and loss.
+            share: weight of the loss, for parts of a batch.
+        """
         with self._autocast():
-            outputs = self._encode_queries(batch.video, batch.audio)
+            outputs = self._encode_queries(batch.video, batch.audio)._asdict()
         metrics: Metrics = {}
         if select:
-            hidden = {m: getattr(outputs, m).hidden for m in MODALITIES}
-            metrics = self._select({m: getattr(outputs, m).embedding for m in MODALITIES}, hidden, keys, ids, step)
+            metrics = self._select(self._rows([outputs], keys), ids, step)
         losses = {}
         for modality, name in (("video", "v2a"), ("audio", "a2v")):
             negatives = self.active[OTHER_MODALITY[modality]]
-            # Empty places and the query's own clip are no negatives.
+            # Empty rows and the query's own clip are not negatives.
             mask = (negatives.ids < 0)[None, :] | (negatives.ids[None, :] == ids[:, None])
             losses[modality], metrics[f"accuracy_{name}"] = info_nce(
-                getattr(outputs, modality).embedding.float(),
+                outputs[modality].embedding.float(),
                 keys[OTHER_MODALITY[modality]],
                 negatives.keys,
                 temperature=self.config.loss.temperature,
@@ -181,7 +206,10 @@ class Learner:
     def _accumulate(
         self, batch: Batch, keys: dict[str, torch.Tensor], ids: torch.Tensor, *, parts: int, step: int
     ) -> Metrics:
-        """The same step in `parts` parts: the choice needs all queries, so they are encoded once without gradient."""
+        """Computes the step in `parts` parts.
+
+        Selection needs the queries of all parts, so these are first encoded once without gradient.
+        """
         assert batch.video is not None
         assert batch.audio is not None
         size = -(-len(ids) // parts)
@@ -189,14 +217,12 @@ class Learner:
         pieces = [Batch(batch.video[r], batch.audio[r], batch.ids[r], batch.start[r]) for r in rows]
         buffers = flatten_buffers(self._float_buffers)
         with torch.no_grad(), self._autocast():
-            outputs = [self._encode_queries(piece.video, piece.audio) for piece in pieces]
+            outputs = [self._encode_queries(piece.video, piece.audio)._asdict() for piece in pieces]
         restore_buffers(self._float_buffers, buffers)
-        queries = {m: torch.cat([getattr(o, m).embedding for o in outputs]) for m in MODALITIES}
-        hidden = {m: torch.cat([getattr(o, m).hidden for o in outputs]) for m in MODALITIES}
-        metrics = self._select(queries, hidden, keys, ids, step)
+        metrics = self._select(self._rows(outputs, keys), ids, step)
         for number, (r, piece) in enumerate(zip(rows, pieces, strict=True)):
             share = len(piece.ids) / len(ids)
-            # Of the parts that there are: 6 clips in 4 parts make 3 of 2.
+            # There may be fewer pieces than parts: 6 clips in 4 parts make 3 pieces of 2.
             encode, last = self._encode_queries, number == len(pieces) - 1
             with encode.no_sync() if isinstance(encode, DistributedDataParallel) and not last else nullcontext():
                 part = self._backward(
@@ -206,38 +232,34 @@ class Learner:
                 metrics[name] = metrics.get(name, 0.0) + share * value
         return metrics
 
-    def _select(
-        self,
-        queries: dict[str, torch.Tensor],
-        hidden: dict[str, torch.Tensor],
-        keys: dict[str, torch.Tensor],
-        ids: torch.Tensor,
-        step: int,
-    ) -> Metrics:
-        """Gathers the global batch, lets each dictionary choose, then gives the pools this batch's keys."""
-        columns = [queries[m] for m in MODALITIES] + [keys[m] for m in MODALITIES]
-        if self._needs_hidden:
-            columns += [hidden[m] for m in MODALITIES]
-        rows, all_ids = gather_rows(columns, ids)
-        all_queries = dict(zip(MODALITIES, rows[:2], strict=True))
-        all_keys = dict(zip(MODALITIES, rows[2:4], strict=True))
-        all_hidden = dict(zip(MODALITIES, rows[4:] or (None, None), strict=True))
+    def _rows(self, parts: list[dict[str, EncoderOutput]], keys: dict[str, torch.Tensor]) -> BatchRows:
+        """Joins the encoders' outputs of the parts of a batch and its keys."""
+        hidden = {m: _join([part[m].hidden for part in parts]) for m in MODALITIES} if self._needs_hidden else {}
+        return BatchRows({m: _join([part[m].embedding for part in parts]) for m in MODALITIES}, keys, hidden)
+
+    def _select(self, local: BatchRows, ids: torch.Tensor, step: int) -> Metrics:
+        """Gathers the global batch, selects each dictionary's negatives, then adds this batch's keys to the pools."""
+        rows, all_ids = local.gather(ids)
         metrics: Metrics = {}
         for modality in MODALITIES:
             other, active = OTHER_MODALITY[modality], self.active[modality]
-            # Visual candidates are scored by what they do to the audio queries, and the other way round.
+            # Video keys are the negatives of audio queries, so these score the video candidates; and vice versa.
             stats = active.update(
-                all_queries[other], all_hidden[other], batch_ids=all_ids, step=step, positives=all_keys[modality]
+                rows.queries[other],
+                rows.hidden.get(other),
+                batch_ids=all_ids,
+                step=step,
+                positives=rows.keys[modality],
             )
             metrics |= {f"{modality}/{name}": value for name, value in stats.items()}
-            active.add(all_keys[modality], all_ids)
-        return metrics | batch_retrieval(all_queries, all_keys)
+            active.add(rows.keys[modality], all_ids)
+        return metrics | batch_retrieval(rows.queries, rows.keys)
 
     def diagnostics(self, labels: np.ndarray | None) -> dict[str, float]:
-        """What the dictionaries hold and how well the last selection covers its pool; see `ActiveDictionary`.
+        """Measures the dictionaries and how well the last selection covers its pool; see `ActiveDictionary`.
 
         Args:
-            labels: [n] class of each sample id, -1 = unknown; None counts no classes.
+            labels: [n] class of each sample id, -1 = unknown; with None no classes are counted.
         """
         classes = None if labels is None else torch.tensor(labels, dtype=torch.int64)
         return {
@@ -247,7 +269,7 @@ class Learner:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on, as tensors and plain values."""
+        """Returns everything needed to resume, as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -265,9 +287,17 @@ class Learner:
 
 @torch.no_grad()
 def batch_retrieval(queries: dict[str, torch.Tensor], keys: dict[str, torch.Tensor]) -> Metrics:
-    """Share of the global batch whose paired key is the nearest of all the batch's keys, both ways."""
-    right = torch.arange(len(queries["video"]), device=queries["video"].device)
+    """Computes the share of queries whose own key is the nearest of the batch's keys, in both directions.
+
+    Args:
+        queries, keys: [B, D] rows of unit length, per modality.
+    """
+    own = torch.arange(len(queries["video"]), device=queries["video"].device)
     return {
-        f"retrieval_{name}": ((queries[m] @ keys[OTHER_MODALITY[m]].T).argmax(dim=1) == right).float().mean()
+        f"retrieval_{name}": ((queries[m] @ keys[OTHER_MODALITY[m]].T).argmax(dim=1) == own).float().mean()
         for m, name in (("video", "v2a"), ("audio", "a2v"))
     }
+
+
+def _join(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

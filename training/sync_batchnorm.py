@@ -1,7 +1,7 @@
-"""BatchNorm over the global batch on every backend.
+"""BatchNorm with the statistics of the global batch, on GPUs and CPUs.
 
-torch.nn.SyncBatchNorm refuses CPU tensors, so two gloo processes could not train what one trains.
-On a GPU torch's own is used; on a CPU this one, which must give the same numbers.
+On a GPU this is torch.nn.SyncBatchNorm. That class refuses CPU tensors, so CPUs use an implementation of the same
+formulas: without it two gloo processes could not train the same model as one process.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class of all BatchNorms
 
 from model.batchnorm import FoldedTimeBatchNorm, replace_batchnorm
 
 
 class GlooSyncBatchNorm(_BatchNorm):
-    """BatchNorm whose training statistics come from all ranks' samples (as torch.nn.SyncBatchNorm)."""
+    """BatchNorm whose training statistics are computed over all ranks' samples (same results as nn.SyncBatchNorm)."""
 
-    def _check_input_dim(self, input: torch.Tensor) -> None:
+    def _check_input_dim(self, input: torch.Tensor) -> None:  # torch-private: called by _BatchNorm.forward
         if input.dim() < 2:
             raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
 
@@ -28,13 +28,13 @@ class GlooSyncBatchNorm(_BatchNorm):
             return super().forward(input)
         dims = [0, *range(2, input.dim())]
         count = input.numel() // input.shape[1] * dist.get_world_size()
-        # Two passes: E[x^2] - E[x]^2 in one would lose the digits that equality with one process needs.
+        # Two passes: E[x^2] - E[x]^2 in one pass is too inexact to equal the result of one process.
         mean = self._sum_over_ranks(input.sum(dims)) / count
         shape = [1, -1] + [1] * (input.dim() - 2)
         centred = input - mean.view(shape)
         variance = self._sum_over_ranks(centred.square().sum(dims)) / count
         if self.track_running_stats:
-            self._follow(mean.detach(), variance.detach() * count / max(count - 1, 1))
+            self._update_running_statistics(mean.detach(), variance.detach() * count / max(count - 1, 1))
         normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
         if not self.affine:
             return normalised
@@ -48,7 +48,7 @@ class GlooSyncBatchNorm(_BatchNorm):
         return value
 
     @torch.no_grad()
-    def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+    def _update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         assert self.num_batches_tracked is not None
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -59,9 +59,9 @@ class GlooSyncBatchNorm(_BatchNorm):
 
 
 class GpuSyncBatchNorm(FoldedTimeBatchNorm, nn.SyncBatchNorm):
-    """torch.nn.SyncBatchNorm with `FoldedTimeBatchNorm`."""
+    """torch.nn.SyncBatchNorm that normalises as `FoldedTimeBatchNorm` does."""
 
 
 def synchronise_batchnorm(module: nn.Module, device: torch.device) -> None:
-    """Replaces every BatchNorm in `module` by one over all ranks; state dict names stay the same."""
+    """Replaces every BatchNorm in `module` with one over all ranks; state dict names stay the same."""
     replace_batchnorm(module, GpuSyncBatchNorm if device.type == "cuda" else GlooSyncBatchNorm)

@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 import evaluate
-from evaluation.finetune import classify, fit
+from evaluation.finetune import Classifier, _optimizer, classify, fit
 from model import build_model
 from pipeline.loader import make_loader
 from settings import AudioConfig, ClipConfig, Config, ConfigError, DataConfig, ModelConfig, TrainConfig
@@ -48,6 +48,22 @@ def test_only_full_fine_tuning_changes_the_encoder(loader, codes, frozen):
     after = weights(network)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not changed if frozen else {"stem.0.weight", "stem.1.running_mean"} <= changed
+
+
+@pytest.mark.parametrize("warmup_epochs", [0.0, 0.5, 1.0])
+def test_both_rates_warm_up_to_their_peaks_and_fall_to_zero(warmup_epochs):
+    recipe = FinetuneConfig(epochs=4, warmup_epochs=warmup_epochs, lr=0.01, head_lr=0.1)
+    classifier = Classifier(backbone=backbone(), features=256, classes=3, dropout=0.0, frozen=False)
+    optimizer, schedule = _optimizer(classifier, recipe, steps_per_epoch=5)
+    rates = []
+    for _ in range(21):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    assert len(rates[0]) == 4  # matrices and vectors of the backbone and of the head
+    for group, peak in enumerate((0.01, 0.01, 0.1, 0.1)):
+        assert max(step[group] for step in rates) == pytest.approx(peak)
+    assert rates[20] == pytest.approx([0.0] * 4)
 
 
 def test_no_clip_of_another_part_is_trained_on(loader, codes, monkeypatch):

@@ -1,4 +1,4 @@
-"""BatchNorm of clips: torch's numbers, computed as of images."""
+"""BatchNorm of clips gives torch's numbers while normalising them as images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def outcome(norm: nn.Module, clips: torch.Tensor, weights: torch.Tensor) -> list
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_torchs_batchnorm_to_the_bit(shape, memory_format, training):
+def test_it_equals_torchs_batchnorm_in_every_bit(shape, memory_format, training):
     torch.manual_seed(0)
     theirs = nn.BatchNorm3d(shape[1]).train(training)
     for tensor in (theirs.weight.data, theirs.bias.data, theirs.running_mean, theirs.running_var):
@@ -42,13 +42,14 @@ def test_it_is_torchs_batchnorm_to_the_bit(shape, memory_format, training):
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("name", sorted(VIDEO_ENCODERS))
-def test_all_of_a_video_networks_batchnorms_on_a_gpu_normalise_clips_as_images(monkeypatch, name, processes):
+def test_all_batchnorms_of_video_networks_on_a_gpu_normalise_clips_as_images(monkeypatch, name, processes):
     network, _ = VIDEO_ENCODERS[name]()
     if processes > 1:
         synchronise_batchnorm(network, torch.device("cuda"))
     seen = []
     monkeypatch.setattr(nn.functional, "batch_norm", lambda images, *args, **kwargs: seen.append(images) or images)
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kind = nn.modules.batchnorm._BatchNorm  # torch-private: base class of all BatchNorms
+    norms = [module for module in network.modules() if isinstance(module, kind)]
     for norm in norms:
         clips = torch.randn(2, norm.num_features, 2, 3, 4).contiguous(memory_format=torch.channels_last_3d)
         assert torch.equal(norm.eval()(clips), clips)
@@ -57,7 +58,7 @@ def test_all_of_a_video_networks_batchnorms_on_a_gpu_normalise_clips_as_images(m
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images in seen)
 
 
-def test_a_relu_in_place_behind_it_costs_no_copies():
+def test_a_following_in_place_relu_makes_no_copies():
     clips = torch.randn(2, 4, 3, 5, 6).contiguous(memory_format=torch.channels_last_3d)
     results = []
     for norm in (ClipBatchNorm(4), nn.BatchNorm3d(4)):
@@ -70,7 +71,7 @@ def test_a_relu_in_place_behind_it_costs_no_copies():
         assert torch.equal(ours, theirs)
 
 
-def test_a_replaced_batchnorm_keeps_what_it_was():
+def test_a_replaced_batchnorm_keeps_its_settings_and_state():
     network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.Sequential(nn.BatchNorm3d(4, eps=1e-3, momentum=0.3)))
     network[1][0].weight.requires_grad_(False).fill_(2)
     network.eval()
@@ -85,14 +86,14 @@ def test_a_replaced_batchnorm_keeps_what_it_was():
     assert replaced.state_dict().keys() == network.state_dict().keys()
 
 
-def test_images_of_the_wrong_number_of_dimensions_are_refused():
+def test_inputs_with_the_wrong_number_of_dimensions_are_refused():
     with pytest.raises(ValueError, match="got 3"):
         ClipBatchNorm(4)(torch.randn(2, 4, 8))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_right_on_a_gpu_in_bf16(shape):
+def test_it_is_accurate_on_a_gpu_in_bf16(shape):
     torch.manual_seed(0)
     clips, weights = torch.randn(2, *shape).unbind()
     clips = clips.bfloat16().contiguous(memory_format=torch.channels_last_3d)

@@ -1,4 +1,4 @@
-"""Backbones: shapes, weights that go to and from torchvision, and what each network can tell apart."""
+"""Backbones: shapes, weights exchanged with torchvision, and what each network can distinguish."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_video_backbones_give_the_feature_length_they_declare(name):
     assert network(torch.randn(2, 3, 8, 48, 48)).shape == (2, features)
 
 
-def test_still_and_moving_is_one_convolution_of_both_stacked():
+def test_motion_stem_equals_one_convolution_of_frames_and_differences():
     torch.manual_seed(0)
     layer = MotionStem(6, 5, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False).double()
     video = torch.randn(2, 3, 4, 9, 8, dtype=torch.float64, requires_grad=True)
@@ -60,7 +60,7 @@ def test_our_video_weights_load_in_unmodified_torchvision(name):
     assert left.missing_keys == ["fc.weight", "fc.bias"]
 
 
-def test_audio_resnet18_is_torchvisions_but_for_the_first_convolution():
+def test_audio_resnet18_is_torchvisions_except_for_the_first_convolution():
     network, _ = AUDIO_ENCODERS["resnet18"](80)
     theirs, ours = resnet18(weights=None).state_dict(), network.state_dict()
     assert [k for k in theirs if k not in ours] == ["fc.weight", "fc.bias"]
@@ -79,7 +79,7 @@ def test_resnet1d_is_resnet18_with_one_dimension_fewer():
 
 
 def test_resnet1d_convolves_over_time_and_not_over_mel_bands():
-    """Delaying the sound far from the borders shifts the feature map; moving it to other bands changes it."""
+    """Delaying the sound far from the borders does not change the mean features; moving it to other bands does."""
     network = ResNet1d18(n_mels=16).eval()
     sound = torch.zeros(1, 1, 16, 512)
     sound[..., 5, 200:210] = 1

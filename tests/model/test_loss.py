@@ -1,4 +1,4 @@
-"""InfoNCE against torch's cross-entropy, plain NumPy and the properties that its definition implies."""
+"""InfoNCE compared with torch's cross-entropy, with NumPy, and with properties that its definition implies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_masked_entries_do_not_matter_to_loss_gradient_or_accuracy():
     torch.testing.assert_close(torch.autograd.grad(masked[0], query), torch.autograd.grad(short[0], query))
 
 
-def test_a_query_with_every_negative_masked_costs_nothing():
+def test_a_query_with_every_negative_masked_has_zero_loss():
     query, positive, negatives = unit(B, 0).requires_grad_(), unit(B, 1), unit(K, 2)
     loss, accuracy = info_nce(query, positive, negatives, temperature=0.1, mask=torch.ones(B, K, dtype=torch.bool))
     loss.backward()
@@ -58,7 +58,7 @@ def test_a_query_with_every_negative_masked_costs_nothing():
     assert torch.isfinite(query.grad).all()
 
 
-def test_a_collapsed_encoder_scores_log_of_the_choices_and_no_accuracy():
+def test_a_collapsed_encoder_has_the_loss_of_guessing_and_no_accuracy():
     same = unit(1, 0)
     loss, accuracy = info_nce(same.expand(B, D), same.expand(B, D), same.expand(K, D), temperature=0.1)
     assert loss.item() == pytest.approx(np.log(K + 1), rel=1e-5)
@@ -96,6 +96,6 @@ def test_is_computed_in_full_precision_under_autocast():
     ],
 )
 def test_shapes_that_do_not_fit_are_named(arguments, message):
-    given = {"query": unit(B, 0), "positive": unit(B, 1), "negatives": unit(K, 2)} | arguments
+    tensors = {"query": unit(B, 0), "positive": unit(B, 1), "negatives": unit(K, 2)} | arguments
     with pytest.raises(ValueError, match=message):
-        info_nce(**given, temperature=0.1)
+        info_nce(**tensors, temperature=0.1)

@@ -1,4 +1,4 @@
-"""The cross-modal model: seeded weights, unit embeddings, and the momentum copies against the closed form."""
+"""The cross-modal model: seeded weights, unit embeddings, and momentum copies equal to the closed form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def clips(batch=4):
 
 
 def random_everywhere(module):
-    """Gives every tensor of a module its own random value (positive: some are variances), as training would."""
+    """Fills every tensor of a module with random values; they are positive because some are variances."""
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:
             if tensor.is_floating_point():
@@ -66,7 +66,7 @@ def test_video_weights_do_not_depend_on_the_choice_of_audio_encoder():
     assert all(torch.equal(small[name], large[name]) for name in small)
 
 
-def test_building_leaves_the_random_state_as_it_was():
+def test_building_does_not_change_the_random_state():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -99,7 +99,7 @@ def test_momentum_update_is_the_closed_form_over_parameters_and_buffers(momentum
             assert torch.equal(after, query[name]), name
 
 
-def test_momentum_update_leaves_the_query_encoders_alone():
+def test_momentum_update_does_not_change_the_query_encoders():
     model = tiny(momentum=0.5)
     random_everywhere(model.key)
     before = copy.deepcopy(model.query.state_dict())
@@ -117,7 +117,7 @@ def test_each_row_of_a_parameter_follows_its_own_row():
     assert not torch.equal(followed[0], followed[1])
 
 
-def test_n_updates_with_a_still_query_decay_geometrically():
+def test_updates_with_a_constant_query_decay_geometrically():
     model = tiny(momentum=0.9)
     random_everywhere(model.query)
     start = model.key["audio"].head.last.weight.clone()
@@ -127,7 +127,7 @@ def test_n_updates_with_a_still_query_decay_geometrically():
     torch.testing.assert_close(model.key["audio"].head.last.weight, goal + 0.9**10 * (start - goal))
 
 
-def test_cross_modal_fc_lets_each_momentum_head_follow_the_other_modality():
+def test_cross_modal_fc_makes_each_momentum_head_follow_the_other_modality():
     model = tiny(momentum=0.25, cross_modal_fc=True)
     for modality, other in {"video": "audio", "audio": "video"}.items():
         assert torch.equal(model.key[modality].head.last.weight, model.query[other].head.last.weight)

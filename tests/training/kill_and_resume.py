@@ -1,9 +1,9 @@
-"""Kills a training run at random moments, starts it again, and compares it with a run that was left alone.
+"""Kills a training run at random moments, restarts it, and compares the result with that of an uninterrupted run.
 
     python -m tests.training.kill_and_resume --config configs/quickstart.yaml --kills 20 [--processes 2] [key=value ...]
 
-With several processes one of them is killed at a time and torchrun restarts them all (--max-restarts). Kills need
-checkpoints between them: checkpoint.every_steps=20 gives a run of 500 steps room for twenty.
+With several processes, one of them is killed at a time and torchrun restarts all of them (--max-restarts). Checkpoints
+are needed between the kills: with checkpoint.every_steps=20, a run of 500 steps has enough for twenty.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TIMING = re.compile(r"(seconds|samples_per_second|data_wait)(_min|_max|_max_rank
 
 
 def command(run_dir: Path, arguments: list[str], *, processes: int = 1, restarts: int = 0) -> list[str]:
-    """The command line that trains into `run_dir`, going on where it ended."""
+    """Returns the command line that starts or resumes the run in `run_dir`."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -41,7 +41,7 @@ def command(run_dir: Path, arguments: list[str], *, processes: int = 1, restarts
 
 
 def start(run_dir: Path, arguments: list[str], **kwargs: int) -> subprocess.Popen[bytes]:
-    """A run in a process group of its own; its output is appended to `run_dir.log`."""
+    """Starts a run in its own process group; its output is appended to `run_dir.log`."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with open(run_dir.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
@@ -50,29 +50,29 @@ def start(run_dir: Path, arguments: list[str], **kwargs: int) -> subprocess.Pope
 
 
 def saved(run_dir: Path) -> list[str]:
-    """Names of the checkpoints that are there; changes whenever the run has saved again."""
+    """Returns the names of the present checkpoints, which change whenever the run saves."""
     return sorted(path.name for path in (run_dir / "checkpoints").glob("step-*.pt"))
 
 
 def wait_for_moment(
     process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random, *, spread: float, starting: float
 ) -> str:
-    """Waits for a random moment and says of what kind it is; "" if the run ended before.
+    """Waits for a random moment and returns its kind, or "" if the run ended before.
 
-    One in five comes within the first `starting` seconds, while the run starts or resumes; the others after the next
-    checkpoint: while one is being written (of a model so small that this is not seen, when it has been), or up to
-    `spread` seconds later. So a run gets on however often it is killed.
+    One moment in five is within the first `starting` seconds, while the run starts or resumes. The others follow the
+    next checkpoint: either while one is being written (for a small model, where that is too short to see, just after
+    it) or up to `spread` seconds later. So a run makes progress however often it is killed.
     """
     kind = rng.choices(["starting", "writing", "training"], weights=[1, 2, 2])[0]
-    before, begun, moved_at = saved(run_dir), time.monotonic(), None
+    before, started, moved_at = saved(run_dir), time.monotonic(), None
     extra = rng.uniform(0, starting if kind == "starting" else spread)
     while process.poll() is None:
         now = time.monotonic()
         if moved_at is None and (kind == "starting" or saved(run_dir) != before):
-            moved_at = begun if kind == "starting" else now
+            moved_at = started if kind == "starting" else now
         if kind == "writing":
-            at_it = moved_at is not None and any((run_dir / "checkpoints").glob(".*.tmp"))
-            if at_it or len(set(saved(run_dir)) - set(before)) > 1:
+            writing = moved_at is not None and any((run_dir / "checkpoints").glob(".*.tmp"))
+            if writing or len(set(saved(run_dir)) - set(before)) > 1:
                 return kind
         elif moved_at is not None and now - moved_at > extra:
             return kind
@@ -83,7 +83,7 @@ def wait_for_moment(
 def run_with_kills(
     run_dir: Path, arguments: list[str], *, kills: int, spread: float, starting: float = 8.0, seed: int = 0
 ) -> list[str]:
-    """Kills the run `kills` times with SIGKILL, then lets it end. Returns the kinds of the kills that hit it alive."""
+    """Kills the run `kills` times with SIGKILL, then lets it finish; returns the kinds of the kills that hit it."""
     rng, hits = random.Random(seed), []
     for _ in range(kills):
         process = start(run_dir, arguments)
@@ -107,9 +107,9 @@ def run_with_rank_kills(
     starting: float = 8.0,
     seed: int = 0,
 ) -> list[str]:
-    """Kills one of torchrun's processes `kills` times; torchrun restarts them. Returns the kinds of the kills."""
+    """Kills one of torchrun's processes `kills` times; torchrun restarts them all. Returns the kinds of the kills."""
     rng, hits = random.Random(seed), []
-    # Two to spare: on a busy machine a restart may itself fail to connect, and that is not what is tested.
+    # Two spare restarts: on a busy machine a restart may fail to connect, which is not what is tested.
     agent = start(run_dir, arguments, processes=processes, restarts=kills + 2)
     while len(hits) < kills:
         kind = wait_for_moment(agent, run_dir, rng, spread=spread, starting=starting)
@@ -124,14 +124,14 @@ def run_with_rank_kills(
 
 
 def finish(process: subprocess.Popen[bytes], run_dir: Path) -> None:
-    """Waits for the run's end; RuntimeError with the end of its log if it failed."""
+    """Waits until the run ends; raises RuntimeError with the end of its log if it failed."""
     if process.wait() != 0:
         log = run_dir.with_suffix(".log").read_text(errors="replace")
         raise RuntimeError(f"the run in {run_dir} ended with status {process.returncode}:\n{log[-3000:]}")
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Names of the tensors and metrics in which two finished runs differ in any bit."""
+    """Returns the names of the tensors and metrics in which two finished runs differ in any bit."""
     states = [read(find(run)) for run in (one, other)]
     found = _compare(states[0], states[1], "")
     logs = [
@@ -146,7 +146,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def seconds_between_checkpoints(run_dir: Path) -> float:
-    """Of a finished run, from the pace that it noted."""
+    """Returns a finished run's mean time between checkpoints, from the step times in its metrics."""
     state, lines = read(find(run_dir)), read_metrics(run_dir / "metrics.jsonl")
     pace = statistics.median(line["step_seconds"] for line in lines if "step_seconds" in line)
     return pace * state["config"]["checkpoint"]["every_steps"]
@@ -157,7 +157,7 @@ def _compare(one: Any, other: Any, name: str) -> list[str]:
         return [] if torch.equal(one, other) else [name]
     if isinstance(one, dict):
         if one.keys() != other.keys():
-            return [f"{name}: other keys"]
+            return [f"{name}: different keys"]
         return [line for key in one for line in _compare(one[key], other[key], f"{name}/{key}")]
     if isinstance(one, list | tuple):
         return [line for i, (a, b) in enumerate(zip(one, other, strict=True)) for line in _compare(a, b, f"{name}/{i}")]
@@ -169,7 +169,7 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     parser.add_argument("--out", type=Path, default=Path("runs/kill-and-resume"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()

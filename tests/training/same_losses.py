@@ -2,10 +2,10 @@
 
     python -m tests.training.same_losses [--steps 50] [key=value ...]
 
-What is compared is the trainer: gradients averaged, BatchNorm synchronised, the same negatives everywhere. The encoders
-get SiLU for ReLU, because of float32: sums over other shares round differently, by 1e-7 of a value, and of a million
-values some lie so near 0 that a ReLU then takes the other branch. One that flips changes the gradient of its layer by a
-hundredth, and after ten steps the losses would differ by as much, however right the trainer is.
+The comparison tests the trainer: averaged gradients, synchronised BatchNorm, and the same negatives on all processes.
+The encoders have SiLU in place of ReLU because of rounding in float32: sums over different shares differ by 1e-7 of a
+value, and among a million values some are so close to 0 that a ReLU then takes the other branch. One such flip changes
+the gradient of its layer by a hundredth, and after ten steps the losses of a correct trainer would differ by as much.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.step import Learner
 SAMPLERS = ("fifo", "kmeanspp_faiss")
 BREAKAGES = ("gradients", "batchnorm", "negatives")
 TOLERANCE = 1e-4
-# SGD for one of the samplers: unlike Adam it minds the scale of the gradient.
+# SGD for one of the samplers because, unlike Adam, it depends on the scale of the gradient.
 OPTIMISERS = {
     "fifo": ["optim.name=sgd", "optim.lr=0.0005", "optim.warmup_steps=0"],
     "kmeanspp_faiss": ["optim.name=adamw", "optim.lr=0.001", "optim.warmup_steps=50"],
@@ -36,7 +36,7 @@ OPTIMISERS = {
 
 
 def losses_of(rank: int, size: int, cases: list[tuple[str, str]], steps: int, overrides: list[str]) -> list[dict]:
-    """For each case (sampler, what is broken): the losses [steps] and the final dictionary's ids."""
+    """Returns the losses [steps] and the final dictionary's ids for each case (sampler, what is broken)."""
     return [_train(rank, size, sampler, broken, steps, overrides) for sampler, broken in cases]
 
 
@@ -67,7 +67,7 @@ def _train(rank: int, size: int, sampler: str, broken: str, steps: int, override
 
 
 def smooth(module: nn.Module) -> nn.Module:
-    """SiLU in place of every ReLU."""
+    """Replaces every ReLU with SiLU."""
     for name, child in module.named_children():
         if isinstance(child, nn.ReLU):
             setattr(module, name, nn.SiLU())
@@ -77,7 +77,7 @@ def smooth(module: nn.Module) -> nn.Module:
 
 
 def largest_difference(one: dict, other: dict) -> float:
-    """Over all steps."""
+    """Returns the largest difference of the losses over all steps."""
     return max(abs(a - b) for a, b in zip(one["losses"], other["losses"], strict=True))
 
 
@@ -86,21 +86,21 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
-    whole, broken = [(name, "") for name in SAMPLERS], [(name, what) for name in SAMPLERS for what in BREAKAGES]
+    intact, broken = [(name, "") for name in SAMPLERS], [(name, what) for name in SAMPLERS for what in BREAKAGES]
     torch.set_num_threads(1)
-    one = dict(zip(SAMPLERS, losses_of(0, 1, whole, args.steps, args.overrides), strict=True))
+    one = dict(zip(SAMPLERS, losses_of(0, 1, intact, args.steps, args.overrides), strict=True))
     for name in SAMPLERS:
         losses = one[name]["losses"]
-        print(f"{name}, 1 process: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
+        print(f"{name}, 1 process: first loss {losses[0]:.3f}, last loss {losses[-1]:.3f}")
     failed = False
-    for size, cases in ((2, whole + broken), (4, whole)):
+    for size, cases in ((2, intact + broken), (4, intact)):
         with tempfile.TemporaryDirectory() as folder:
             results = processes.run(losses_of, size, Path(folder), cases, args.steps, args.overrides)[0]
         for (name, what), result in zip(cases, results, strict=True):
             difference = largest_difference(result, one[name])
             same = torch.equal(result["ids"], one[name]["ids"])
             case = f"{name}, {size} processes" + (f", {what} broken" if what else "")
-            print(f"{case}: largest difference {difference:.1e}, dictionary {'the same' if same else 'another'}")
+            print(f"{case}: largest difference {difference:.1e}, dictionary {'equal' if same else 'different'}")
             failed |= (difference > TOLERANCE) != bool(what)
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""A run small enough to train in a test: tiny encoders on random clips."""
+"""A run small enough for a test: tiny encoders on random clips."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def alone() -> World:
 
 
 def random_batch(config: Config, step: int, rows: slice = slice(None)) -> Batch:
-    """The global batch of a step, or some rows of it; step -n stands for the n-th batch that fills the pool."""
+    """Returns the global batch of a step, or some of its rows; step -n is the n-th batch that fills the pool."""
     generator = torch.Generator().manual_seed(1000 + step)
     size, clip = config.train.batch_size, config.clip
-    # Coarse patterns: clips of plain noise all look the same to a network, and BatchNorm would blow up its rounding.
+    # Coarse patterns, because clips of noise all look the same to a network, and BatchNorm would amplify its rounding.
     video = torch.randn(size, 3, 2, 4, 4, generator=generator)
     video = F.interpolate(video, size=(clip.frames, clip.size, clip.size))
     audio = F.interpolate(torch.randn(size, 1, 4, 5, generator=generator), size=(config.audio.n_mels, 40))

@@ -1,4 +1,4 @@
-"""Does memory grow? Reads many batches, trains many steps, and fits a line to the resident memory after the warm-up.
+"""Tests for memory leaks: reads many batches, trains many steps, and fits a line to resident memory after the warm-up.
 
 python -m tests.training.soak --data data/demo/shards [--batches 20000] [--steps 2000] [--out soak.json]
 """
@@ -32,30 +32,31 @@ READINGS, WARM_UP, BLOCKS = 400, 0.25, 20
 
 @dataclass(frozen=True)
 class Slope:
-    """How resident memory goes with the number of batches or steps."""
+    """The slope of resident memory over the number of batches or steps."""
 
     bytes_per_thousand: float
     standard_error: float
-    """Of bytes_per_thousand."""
+    """Standard error of bytes_per_thousand."""
     autocorrelation: float
-    """r, of neighbouring blocks' residuals."""
+    """Autocorrelation r of neighbouring blocks' residuals."""
     distinguishable: bool
-    """From zero, two-sided at 5 %."""
+    """Whether the slope differs from zero, two-sided at 5 %."""
     resident: float
-    """Bytes, mean after the warm-up."""
+    """Mean resident bytes after the warm-up."""
     readings: int
 
 
 def slope(counts: np.ndarray, resident: np.ndarray) -> Slope:
-    """Least squares on means over blocks of the readings after the first quarter.
+    """Fits a line by least squares to means over blocks of the readings after the first quarter.
 
-    Neighbouring readings are alike, so a line through them would look far surer than it is. The standard error is the
-    larger of two: that of residuals which are an autoregression, wider by sqrt((1 + r) / (1 - r)); and that of a random
-    walk without drift, because an allocator keeps what it once took, and a few steps up are not yet a leak. (For blocks
-    of a random walk whose steps have variance v, differences of means have 2/3 v, and n blocks' slope has 6/5 v / n.)
+    Neighbouring readings are correlated, so a fit to single readings would understate the error. The standard error is
+    the larger of two: that of autoregressive residuals, which is wider by sqrt((1 + r) / (1 - r)), and that of a random
+    walk without drift, because an allocator keeps the memory it once took and a few steps up are not yet a leak. (For
+    a random walk whose steps between blocks have variance v, the differences of block means have variance 2/3 v and
+    the slope over n blocks has variance 6/5 v / n.)
 
     Args:
-        counts: [n] batches or steps done, rising.
+        counts: [n] batches or steps done, increasing.
         resident: [n] bytes.
     """
     kept = slice(int(WARM_UP * len(counts)), None)
@@ -79,12 +80,12 @@ def slope(counts: np.ndarray, resident: np.ndarray) -> Slope:
 
 
 def resident_bytes(pid: int | str = "self") -> int:
-    """Resident memory of a process that runs."""
+    """Returns the resident memory of a running process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def read_batches(data: str, batches: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of batches and resident bytes at each, of a loader that goes round and round."""
+    """Reads epochs again and again; returns counts of batches [n] and the resident bytes [n] at each."""
     loader = make_loader(load_config(Config, overrides=[*SMALL, f"data.path={data}"]))
     every, done, epoch, readings = max(batches // READINGS, 1), 0, 0, []
     while done < batches:
@@ -99,7 +100,7 @@ def read_batches(data: str, batches: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train_steps(data: str, steps: int, run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of steps and resident bytes of train.py when it wrote each line of metrics."""
+    """Runs train.py; returns counts of steps [n] and its resident bytes [n] at each line of metrics."""
     every = max(steps // READINGS, 1)
     more = [f"train.steps={steps}", "train.epochs=1000000", f"train.log_every={every}"]
     process = start(run_dir, [*SMALL, *more, "checkpoint.every_steps=100", f"data.path={data}"])
@@ -108,10 +109,10 @@ def train_steps(data: str, steps: int, run_dir: Path) -> tuple[np.ndarray, np.nd
         now = metrics.stat().st_size if metrics.exists() else 0
         if now > size:
             size, lines = now, read_metrics(metrics)
-            held = resident_bytes(process.pid)
-            # A process that has just ended holds nothing.
-            if lines and held:
-                readings.append((lines[-1]["step"] + 1, held))
+            resident = resident_bytes(process.pid)
+            # A process that has just ended has no resident memory.
+            if lines and resident:
+                readings.append((lines[-1]["step"] + 1, resident))
         time.sleep(0.01)
     finish(process, run_dir)
     return tuple(np.array(readings, dtype=float).T)
@@ -124,7 +125,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    # A process of its own: what one of the two leaves behind must not hide what the other takes.
+    # In a separate process, so that memory freed by one of the two does not hide what the other allocates.
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         loading = pool.submit(read_batches, args.data, args.batches).result()
     with tempfile.TemporaryDirectory() as folder:

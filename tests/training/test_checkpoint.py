@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, checked before use, tensors only."""
+"""Checkpoints are written atomically, verified before use, and hold only tensors and plain values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_state_is_copied_when_saved_not_when_written(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no checksum"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caplog, damage):
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(tmp_path, caplog, damage):
     store = saved(tmp_path, [1, 2])
     newest = store.newest()
     if damage == "truncate":
@@ -61,13 +61,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capl
         read(newest)
 
 
-def test_a_write_cut_short_leaves_nothing_that_counts(tmp_path):
+def test_an_interrupted_write_leaves_nothing_that_is_read(tmp_path):
     store = saved(tmp_path, [1])
     (tmp_path / ".step-000000002.pt.123.tmp").write_bytes(b"half a checkpoint")
     assert store.newest().name == "step-000000001.pt"
 
 
-def test_a_full_disk_is_reported_and_the_last_good_one_stays(tmp_path, caplog, monkeypatch):
+def test_a_full_disk_is_reported_and_the_last_good_checkpoint_stays(tmp_path, caplog, monkeypatch):
     store = saved(tmp_path, [1])
 
     def full(*args):
@@ -81,7 +81,7 @@ def test_a_full_disk_is_reported_and_the_last_good_one_stays(tmp_path, caplog, m
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_a_strangers_pickle_runs_nothing(tmp_path):
+def test_a_malicious_pickle_executes_nothing(tmp_path):
     class Attack:
         def __reduce__(self):
             return (open, (str(tmp_path / "owned"), "w"))
@@ -112,11 +112,11 @@ def test_an_unknown_format_is_refused(tmp_path, monkeypatch):
         ({"format": 1}, "must be a mapping, not None"),
         ({"format": 1, "config": {"seed": "x"}}, "seed must be a whole number"),
         ({"format": 1, "config": {"model": {"video": "viny"}}}, "step-000000001.pt: model.video='viny' is not known"),
-        ({"format": 1, "config": {}}, "holds no model of its configuration"),
-        ({"format": 1, "config": {}, "model": {"a": torch.zeros(1)}}, "holds no model of its configuration"),
+        ({"format": 1, "config": {}}, "holds no model that fits its configuration"),
+        ({"format": 1, "config": {}, "model": {"a": torch.zeros(1)}}, "holds no model that fits its configuration"),
     ],
 )
-def test_another_programs_checkpoint_is_refused_in_one_line(tmp_path, state, message):
+def test_a_checkpoint_of_another_program_is_refused_in_one_line(tmp_path, state, message):
     path = tmp_path / "step-000000001.pt"
     torch.save(state, path)
     with open(path, "rb") as file:
@@ -126,7 +126,7 @@ def test_another_programs_checkpoint_is_refused_in_one_line(tmp_path, state, mes
     assert "\n" not in str(caught.value)
 
 
-def test_model_and_config_come_back(tmp_path, config):
+def test_model_and_config_can_be_loaded(tmp_path, config):
     learner = new_learner(config)
     store = CheckpointStore(tmp_path / "checkpoints", keep=1)
     store.save({"config": to_dict(config), "data": "data", **learner.state_dict()}, step=3)

@@ -1,4 +1,4 @@
-"""The online monitor: it sees what features are worth and whether they collapse, and leaves no trace."""
+"""The online monitor: it measures the quality and the collapse of features and does not affect the run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class LabelledData:
     label_columns = ("kind",)
 
     def labels(self, column):
-        # The last four have no label.
+        # The last four samples have no label.
         return np.where(np.arange(SAMPLES) < SAMPLES - 4, np.arange(SAMPLES) % CLASSES, -1).astype(np.int32)
 
 
 class LabelledClips:
-    """A pattern a class and noise a sample: what a loader gives, without files."""
+    """A loader without files: one pattern per class plus noise per sample."""
 
     dataset = LabelledData()
 
@@ -82,19 +82,19 @@ def tensors_of(tree, path=""):
     return {name: value for key, item in items for name, value in tensors_of(item, f"{path}/{key}").items()}
 
 
-def test_a_watched_run_is_bit_for_bit_the_run_that_was_not_watched(new_monitor):
+def test_monitoring_does_not_change_any_bit_of_a_run(new_monitor):
     torch.manual_seed(3)
-    watched = train(small_config(), new_monitor())
+    monitored = train(small_config(), new_monitor())
     random_state = torch.get_rng_state()
     torch.manual_seed(3)
     alone = train(small_config())
     assert torch.equal(random_state, torch.get_rng_state())
-    one, other = tensors_of(watched.state_dict()), tensors_of(alone.state_dict())
+    one, other = tensors_of(monitored.state_dict()), tensors_of(alone.state_dict())
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_modes_come_back_as_they_were(new_monitor):
+def test_train_and_eval_modes_are_restored(new_monitor):
     model = new_learner(small_config()).model
     query = model.query
     model.train()
@@ -104,7 +104,7 @@ def test_modes_come_back_as_they_were(new_monitor):
     assert [part.training for part in model.modules()] == before
 
 
-def test_classes_that_differ_are_found_and_the_numbers_are_named(new_monitor):
+def test_distinct_classes_are_recognised_and_the_metrics_have_their_names(new_monitor):
     numbers = new_monitor().measure(new_learner(small_config()).model)
     assert numbers.keys() == {
         "monitor/knn_video", "monitor/knn_audio", "monitor/majority",
@@ -115,7 +115,7 @@ def test_classes_that_differ_are_found_and_the_numbers_are_named(new_monitor):
     assert numbers["monitor/majority"] < 0.4
 
 
-def test_ranks_share_the_samples_and_see_what_one_process_sees(new_monitor):
+def test_ranks_share_the_samples_and_measure_what_one_process_measures(new_monitor):
     model = new_learner(small_config()).model
     alone = new_monitor().measure(model)
     shares = []
@@ -129,7 +129,7 @@ def test_ranks_share_the_samples_and_see_what_one_process_sees(new_monitor):
         assert together[name] == pytest.approx(alone[name], rel=1e-4)
 
 
-def test_samples_without_label_are_left_out_and_the_shuffled_control_does_not_reach_it(new_monitor):
+def test_unlabelled_samples_are_excluded_and_pairs_are_not_shuffled(new_monitor):
     monitor = new_monitor(
         "monitor.samples=1000", "monitor.data=elsewhere", "data.split=train", "data.shuffle_pairs=true"
     )
@@ -138,7 +138,7 @@ def test_samples_without_label_are_left_out_and_the_shuffled_control_does_not_re
     assert (data.path, data.split, data.shuffle_pairs) == ("elsewhere", "", False)
 
 
-def test_a_label_that_is_not_there_is_named(new_monitor):
+def test_an_error_names_a_missing_label(new_monitor):
     with pytest.raises(ConfigError, match=r"monitor.label='colour' is no label of .*; there are: kind"):
         new_monitor("monitor.label=colour")
     with pytest.raises(ConfigError, match=r"44 samples .* needs more than monitor.neighbours=44"):
@@ -163,7 +163,7 @@ class Collapsed(nn.Module):
         return EncoderOutput(same, same, same)
 
 
-def test_collapse_is_warned_of_on_rank_0_only(new_monitor, caplog):
+def test_only_rank_0_warns_of_collapse(new_monitor, caplog):
     model = new_learner(small_config()).model
     model.query["video"] = Collapsed()
     numbers = new_monitor("monitor.min_rank=0.1").measure(model)

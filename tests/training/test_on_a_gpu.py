@@ -1,10 +1,10 @@
-"""The training step on tensors that say they are a GPU's: nothing is mixed with the CPU's, and only samplers wait."""
+"""The training step on tensors that pretend to be on a GPU: devices are not mixed, and only samplers wait."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves  # torch-private: nested states
 
 from model.encoder import build_model
 from tests.pretend_gpu import GPU, GpuTensor, PretendGpu, to_gpu
@@ -19,7 +19,7 @@ def there(batch):
 
 
 def learner_on_gpu(monkeypatch, *overrides):
-    # Nothing to wait for; and autocast would say that there is no GPU.
+    # There is nothing to wait for, and autocast would warn that there is no GPU.
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: torch.cpu.current_stream())
     monkeypatch.setattr(torch.cpu.Stream, "synchronize", lambda stream: None, raising=False)
     config = small_config("train.precision=fp32", *overrides)
@@ -39,7 +39,7 @@ def learner_on_gpu(monkeypatch, *overrides):
         ["sampler.name=fifo", "train.recompute=true", "optim.name=sgd", "optim.clip_grad_norm=1"],
     ],
 )
-def test_no_step_mixes_devices_and_its_checkpoint_is_the_cpus(monkeypatch, tmp_path, overrides):
+def test_a_step_does_not_mix_devices_and_its_checkpoint_is_on_the_cpu(monkeypatch, tmp_path, overrides):
     with PretendGpu():
         learner, config = learner_on_gpu(monkeypatch, *overrides)
         for step in range(2):
@@ -55,11 +55,11 @@ def test_no_step_mixes_devices_and_its_checkpoint_is_the_cpus(monkeypatch, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
-def test_a_step_waits_for_nothing_but_what_the_sampler_asks(monkeypatch):
+def test_a_step_waits_only_for_values_that_the_sampler_needs(monkeypatch):
     with PretendGpu() as pretended:
         learner, config = learner_on_gpu(monkeypatch, "sampler.name=fifo")
         batch = there(random_batch(config, 0))
         pretended.waits.clear()
         learner.step(batch, 0)
-    # Which rows are allowed, how many of them, where the clips already are; and nothing is moved.
+    # The sampler needs the allowed rows, their number, and where the clips already are; nothing is moved.
     assert set(pretended.waits) == {"__getitem__", "isin", "__int__"}

@@ -1,4 +1,4 @@
-"""train.precision: what it means where, and what is said of bf16 on a processor that has none."""
+"""train.precision: its meaning per device, and the warning about bf16 on processors without instructions for it."""
 
 import logging
 
@@ -12,7 +12,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "instructions", "expected"),
+    ("requested", "device", "instructions", "expected"),
     [
         ("auto", CPU, True, False),
         ("auto", GPU, True, True),
@@ -22,20 +22,22 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         ("bf16", CPU, False, True),
     ],
 )
-def test_precision_follows_the_setting_and_the_processor(monkeypatch, caplog, asked, device, instructions, expected):
+def test_precision_follows_the_setting_and_the_processor(
+    monkeypatch, caplog, requested, device, instructions, expected
+):
     monkeypatch.setattr(precision, "_has_instructions", lambda _: instructions)
     with caplog.at_level(logging.WARNING):
-        assert uses_bf16(asked, device) is expected
-    told = "train.precision=fp32" in caplog.text
-    assert told == (asked == "bf16" and not instructions)
+        assert uses_bf16(requested, device) is expected
+    warned = "train.precision=fp32" in caplog.text
+    assert warned == (requested == "bf16" and not instructions)
 
 
-def test_only_one_process_tells(monkeypatch, caplog):
+def test_only_one_process_warns(monkeypatch, caplog):
     monkeypatch.setattr(precision, "_has_instructions", lambda _: False)
     assert uses_bf16("bf16", CPU, warn=False)
     assert not caplog.records
 
 
-def test_this_machine_is_asked_without_an_error():
+def test_this_machine_can_be_queried():
     assert uses_bf16("auto", CPU) is False
     assert uses_bf16("bf16", CPU, warn=False) is True

@@ -1,4 +1,4 @@
-"""The soak's statistics find a leak and no other thing, and its two measurements work."""
+"""The soak test's statistics find leaks and only leaks, and its two measurements work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def readings(rng, *, leak=0.0, noise=1 * MB, persistence=0.9):
     return counts, 800 * MB + np.array(levels) + leak * counts
 
 
-def test_memory_that_only_wanders_is_rarely_taken_for_a_leak():
+def test_fluctuating_memory_is_rarely_reported_as_a_leak():
     found = [slope(*readings(np.random.default_rng(seed))).distinguishable for seed in range(200)]
     assert np.mean(found) < 0.12
 
@@ -31,7 +31,7 @@ def test_a_leak_is_found_and_measured():
         assert found.bytes_per_thousand == pytest.approx(0.2 * MB, abs=4 * found.standard_error)
 
 
-def test_an_allocator_that_takes_more_now_and_then_is_rarely_taken_for_a_leak():
+def test_an_allocator_that_occasionally_grows_is_rarely_reported_as_a_leak():
     found = []
     for seed in range(200):
         steps = np.random.default_rng(seed).normal(0, 0.05 * MB, 400)
@@ -39,7 +39,7 @@ def test_an_allocator_that_takes_more_now_and_then_is_rarely_taken_for_a_leak():
     assert np.mean(found) < 0.12
 
 
-def test_the_warm_up_and_a_late_step_are_no_leak():
+def test_the_warm_up_and_a_single_later_increase_are_not_leaks():
     counts, resident = np.arange(1, 401) * 50.0, np.full(400, 800 * MB)
     resident[:90] -= 100 * MB
     assert not slope(counts, resident).distinguishable

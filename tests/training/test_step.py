@@ -1,4 +1,4 @@
-"""The training step: what it learns from, what it leaves alone, and what a bad batch does to it."""
+"""The training step: what it changes, how it can be computed, and how it handles bad batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # torch-private: sees every operator
 
 from model.encoder import build_model
 from settings import Config, load_config
@@ -32,7 +32,7 @@ def filled(config, **kwargs):
 
 
 def flat(tree):
-    """Every tensor of a nested state, by its path."""
+    """Returns every tensor of a nested state by its path."""
     if isinstance(tree, torch.Tensor):
         return {"": tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
@@ -108,7 +108,7 @@ def test_a_batch_with_nan_leaves_weights_statistics_and_optimiser_untouched(opti
     assert int(metrics["skipped_steps"]) == 1
     after = flat(learner.state_dict())
     for key in before:
-        # The pools took new keys; only counters of batches moved beside them.
+        # Nothing else may change but the pools, which took new keys, and counters of batches.
         if not key.startswith(("/active", "/guard")) and "num_batches_tracked" not in key:
             assert torch.equal(before[key], after[key]), key
     assert all(torch.isfinite(active.keys).all() for active in learner.active.values())
@@ -117,14 +117,14 @@ def test_a_batch_with_nan_leaves_weights_statistics_and_optimiser_untouched(opti
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_first_step_that_is_skipped_leaves_no_trace(optimizer):
+def test_a_skipped_first_step_leaves_no_trace(optimizer):
     config = load_config(Config, overrides=[f"optim.name={optimizer}", "optim.lr=0.1"]).optim
     updated = []
     for gradients in ([1.0], [math.nan, 1.0]):
         parameter = nn.Parameter(torch.ones(1000, 2))
         optimiser = build_optimizer([parameter], config)
         for gradient in gradients:
-            # Freed at once: memory that holds something else than zeros.
+            # Freed immediately, so that reused memory does not hold zeros by chance.
             torch.full_like(parameter, 7.0)
             parameter.grad = torch.full_like(parameter, gradient)
             update(optimiser, rate=0.1, clip_norm=0)
@@ -164,9 +164,9 @@ def test_gradient_clipping_bounds_the_update():
 
 
 def without_batchnorm(module):
-    """GroupNorm in place of BatchNorm: what a clip becomes no longer depends on its batch."""
+    """Replaces BatchNorm with GroupNorm, so that a clip's output does not depend on its batch."""
     for name, child in module.named_children():
-        if isinstance(child, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):  # torch-private: base class of all BatchNorms
             setattr(module, name, torch.nn.GroupNorm(1, child.num_features))
         else:
             without_batchnorm(child)
@@ -181,20 +181,20 @@ def train_two_steps(config, prepare=lambda model: model):
     return learner, metrics
 
 
-def test_accumulated_parts_give_the_step_of_the_whole_batch():
-    # Without BatchNorm, whose statistics are those of a part.
-    whole, whole_metrics = train_two_steps(small_config("optim.name=sgd"), without_batchnorm)
+def test_accumulated_parts_give_the_step_of_the_complete_batch():
+    # Without BatchNorm, because its statistics are those of a part.
+    complete, complete_metrics = train_two_steps(small_config("optim.name=sgd"), without_batchnorm)
     parts, parts_metrics = train_two_steps(small_config("optim.name=sgd", "train.accumulate=4"), without_batchnorm)
-    for one, other in zip(whole_metrics, parts_metrics, strict=True):
+    for one, other in zip(complete_metrics, parts_metrics, strict=True):
         assert one.keys() == other.keys()
         for name in ("loss", "loss_v2a", "accuracy_a2v", "retrieval_v2a", "grad_norm"):
             torch.testing.assert_close(float(one[name]), float(other[name]), rtol=1e-4, atol=1e-5, msg=name)
-    for name, value in whole.model.state_dict().items():
+    for name, value in complete.model.state_dict().items():
         torch.testing.assert_close(parts.model.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    assert torch.equal(whole.active["video"].ids, parts.active["video"].ids)
+    assert torch.equal(complete.active["video"].ids, parts.active["video"].ids)
 
 
-def test_recomputed_activations_change_nothing():
+def test_recomputing_activations_changes_nothing():
     plain, _ = train_two_steps(small_config())
     recomputed, _ = train_two_steps(small_config("train.recompute=true"))
     assert_equal_states(plain.state_dict(), recomputed.state_dict())
@@ -214,8 +214,8 @@ def test_bf16_stays_close_to_fp32():
     assert rounded[0]["loss"].dtype == torch.float32
 
 
-class AskedForValues(TorchDispatchMode):
-    """Notes where in training/ and model/ an operator makes the host wait for a GPU's result."""
+class HostWaits(TorchDispatchMode):
+    """Records where in training/ and model/ an operator would make the host wait for a GPU's result."""
 
     def __init__(self):
         super().__init__()
@@ -223,7 +223,7 @@ class AskedForValues(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
-            # The innermost of the project's frames: samplers may have to look, before they choose.
+            # Only the project's innermost frame counts: samplers may need values before they select.
             ours = [f for f in traceback.extract_stack() if Path(f.filename).parent.parent == ROOT]
             if ours and Path(ours[-1].filename).parent.name in ("training", "model"):
                 self.places.append(f"{Path(ours[-1].filename).name}:{ours[-1].lineno}")
@@ -236,20 +236,21 @@ def test_a_step_never_waits_for_a_value(more):
     learner = filled(config)
     learner.step(random_batch(config, 0), 0)
     batch = random_batch(config, 1)
-    with AskedForValues() as asked:
+    with HostWaits() as waits:
         metrics = learner.step(batch, 1)
-        assert asked.places == []
+        assert waits.places == []
         float(metrics["loss"])
         mean_over_ranks({"loss": metrics["loss"]})
-    assert [place.partition(":")[0] for place in asked.places] == ["distributed.py"]
+    assert [place.partition(":")[0] for place in waits.places] == ["distributed.py"]
 
 
-def test_the_compile_switch_changes_nothing_but_how_it_runs(monkeypatch):
-    # Traces the graphs of forward and backward without generating code for them, which takes minutes on a CPU.
+def test_compiling_does_not_change_the_results(monkeypatch):
+    # This backend traces forward and backward without generating code, which would take minutes on a CPU.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     plain, plain_metrics = train_two_steps(small_config("optim.name=sgd", "optim.lr=1e-4"))
     compiled, metrics = train_two_steps(small_config("optim.name=sgd", "optim.lr=1e-4", "train.compile=true"))
-    assert isinstance(compiled._encode_queries, torch._dynamo.eval_frame.OptimizedModule)
+    optimized = torch._dynamo.eval_frame.OptimizedModule  # torch-private: class of compiled modules
+    assert isinstance(compiled._encode_queries, optimized)
     for one, other in zip(metrics, plain_metrics, strict=True):
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), abs=1e-4)
     assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
@@ -261,7 +262,7 @@ def test_fifo_holds_the_keys_of_the_last_batches_whatever_the_pool(source):
     learner = filled(config)
     for step in range(5):
         learner.step(random_batch(config, step), step)
-    # Chosen before the loss of step 4, of three batches: those of steps 1 to 3.
+    # The dictionary of step 4 was filled before its loss and holds three batches: those of steps 1 to 3.
     expected = torch.cat([random_batch(config, step).ids for step in (1, 2, 3)])
     for modality in ("video", "audio"):
         assert sorted(learner.active[modality].ids.tolist()) == sorted(expected.tolist())

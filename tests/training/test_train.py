@@ -1,4 +1,4 @@
-"""train.py as people start it: a run folder at the end, and the same run whatever happened on the way."""
+"""train.py as users start it: it leaves a run folder, and kills and restarts do not change the run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = [
     "pool.size=20",
 ]
 
-# Of runs so short that on a fast machine a later moment might not come.
+# The runs are so short that on a fast machine a later moment might never come.
 MOMENTS = {"spread": 0.05, "starting": 2.0}
 
 
@@ -41,7 +41,7 @@ def arguments(shards, *more):
 
 @pytest.fixture(scope="module")
 def undisturbed(demo_shards, tmp_path_factory):
-    """A run that nothing happened to, in a process of its own: with other threads the last bits may differ."""
+    """An uninterrupted run in its own process: with a different number of threads the last bits may differ."""
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
     kills.finish(kills.start(run_dir, arguments(demo_shards)), run_dir)
     return run_dir
@@ -70,20 +70,21 @@ def test_every_sampler_trains(demo_shards, tmp_path, name):
     assert last["video/distinct_ids"] == 8
 
 
-def test_the_dictionaries_are_looked_at_now_and_then(demo_shards, tmp_path):
-    # At the other tests' rate so few clips train wildly: what later batches left of a selection may then cover nothing.
+def test_the_dictionaries_are_measured_regularly(demo_shards, tmp_path):
+    # At the learning rate of the other tests, so few clips train erratically: a selection of which later batches have
+    # overwritten a part might then cover nothing.
     more = ("optim.lr=1e-6", "monitor.dictionary_every=3", "monitor.label=kind", f"run_dir={tmp_path / 'run'}")
     more = arguments(demo_shards, *more)
     assert train.train(load_config(Config, overrides=more), alone(), resume="never")
-    looks = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "video/phi" in line]
-    assert [line["step"] for line in looks] == [2, 5, 8, 11]
+    measured = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "video/phi" in line]
+    assert [line["step"] for line in measured] == [2, 5, 8, 11]
     for modality in ("video", "audio"):
-        assert all(0 < line[f"{modality}/phi"] < 2 for line in looks)
-        assert all(0 <= line[f"{modality}/near_duplicates"] <= 1 for line in looks)
-        assert all(1 <= line[f"{modality}/distinct_classes"] <= 8 for line in looks)
+        assert all(0 < line[f"{modality}/phi"] < 2 for line in measured)
+        assert all(0 <= line[f"{modality}/near_duplicates"] <= 1 for line in measured)
+        assert all(1 <= line[f"{modality}/distinct_classes"] <= 8 for line in measured)
 
 
-def test_a_pool_is_drawn_anew_only_as_often_as_asked(demo_shards, tmp_path, monkeypatch):
+def test_a_pool_is_redrawn_only_every_refresh_every_epochs(demo_shards, tmp_path, monkeypatch):
     drawn = []
     fill = train.Learner.fill
 
@@ -99,19 +100,19 @@ def test_a_pool_is_drawn_anew_only_as_often_as_asked(demo_shards, tmp_path, monk
     assert drawn == [epoch for epoch in sorted(epochs) if epoch % 2 == 0]
 
 
-# The seeds give kills while training, while a checkpoint is written, and while a run starts.
+# With these seeds, kills hit training, the writing of a checkpoint, and the start of a run.
 @pytest.mark.parametrize(
     ("more", "seed"),
     [(["pool.source=stream"], 0), (["pool.source=epoch"], 1), (["pool.source=epoch", "pool.refresh_every=2"], 2)],
 )
-def test_killed_twice_a_run_ends_as_if_nothing_had_happened(demo_shards, tmp_path, more, seed):
+def test_a_run_killed_twice_ends_with_the_same_bits(demo_shards, tmp_path, more, seed):
     more = arguments(demo_shards, *more)
     kills.finish(kills.start(tmp_path / "left-alone", more), tmp_path / "left-alone")
     assert kills.run_with_kills(tmp_path / "killed", more, kills=2, seed=seed, **MOMENTS)
     assert kills.differences(tmp_path / "left-alone", tmp_path / "killed") == []
 
 
-def test_asked_to_stop_a_run_saves_says_so_and_goes_on(demo_shards, tmp_path, undisturbed):
+def test_sigterm_saves_the_run_and_it_can_be_resumed(demo_shards, tmp_path, undisturbed):
     run_dir = tmp_path / "stopped"
     process = kills.start(run_dir, arguments(demo_shards))
     while len(read_metrics(run_dir / "metrics.jsonl")) < 2:
@@ -123,7 +124,7 @@ def test_asked_to_stop_a_run_saves_says_so_and_goes_on(demo_shards, tmp_path, un
     assert kills.differences(undisturbed, run_dir) == []
 
 
-def test_a_rank_that_dies_is_restarted_and_the_run_ends_as_if_it_had_not(demo_shards, tmp_path):
+def test_a_run_whose_rank_was_killed_and_restarted_ends_with_the_same_bits(demo_shards, tmp_path):
     kills.finish(kills.start(tmp_path / "left-alone", arguments(demo_shards), processes=2), tmp_path / "left-alone")
     how = {"kills": 1, "processes": 2, "seed": 2} | MOMENTS
     hits = kills.run_with_rank_kills(tmp_path / "killed", arguments(demo_shards), **how)
@@ -148,7 +149,7 @@ def run_train(*more):
         (["--resume", "nowhere.pt"], "no checkpoint at nowhere.pt"),
     ],
 )
-def test_mistakes_end_with_one_line(demo_shards, tmp_path, more, message):
+def test_user_errors_end_with_one_line(demo_shards, tmp_path, more, message):
     result = run_train(*arguments(demo_shards, f"run_dir={tmp_path / 'run'}", *more))
     assert result.returncode == 2
     assert message in result.stderr
@@ -158,17 +159,17 @@ def test_mistakes_end_with_one_line(demo_shards, tmp_path, more, message):
 def test_a_folder_that_holds_a_run_is_not_overwritten(demo_shards, undisturbed):
     result = run_train(*arguments(demo_shards, f"run_dir={undisturbed}"))
     assert result.returncode == 2
-    assert "go on with --resume auto" in result.stderr
+    assert "resume with --resume auto" in result.stderr
 
 
-def test_other_data_or_settings_are_not_mixed_into_a_run(demo_shards, undisturbed):
+def test_a_run_is_not_resumed_with_different_settings(demo_shards, undisturbed):
     result = run_train(*arguments(demo_shards, f"run_dir={undisturbed}", "--resume", "auto", "optim.lr=0.5"))
     assert result.returncode == 2
     assert "optim.lr: 0.01 in the checkpoint, 0.5 now" in result.stderr
 
 
 @pytest.mark.parametrize("error", [None, TrainingError("no good"), MemoryError(), ValueError("unforeseen")])
-def test_only_a_run_that_ends_well_waits_for_the_others_to_leave_the_group(demo_shards, tmp_path, monkeypatch, error):
+def test_only_a_run_that_ends_without_an_error_leaves_the_process_group(demo_shards, tmp_path, monkeypatch, error):
     left = []
 
     def run(*args, **kwargs):

@@ -1,6 +1,6 @@
-"""One page about runs, side by side: python -m training.report runs/a runs/b --out report
+"""Compares runs on one page: python -m training.report runs/a runs/b --out report
 
-Writes report.png and report.html (self-contained, to be sent as it is) from each run's metrics.jsonl.
+Writes report.png and report.html (one self-contained file) from each run's metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m training.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder (or its metrics.jsonl)")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="path of both files, without their ending")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="path of both files, without their suffix")
     args = parser.parse_args(arguments)
     try:
         written = write_report(read_runs(args.runs), args.out)

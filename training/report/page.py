@@ -1,4 +1,4 @@
-"""The report as a picture and as a self-contained HTML page."""
+"""The report as a PNG image and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ th.key, td.key { color: #555; white-space: nowrap; font-weight: normal; }
 def write_report(runs: Sequence[Run], out: Path) -> list[Path]:
     """Writes OUT.png and OUT.html and returns their paths."""
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    pictures = draw(runs, title=title)
+    images = draw(runs, title=title)
     stem = out.with_suffix("") if out.suffix in (".html", ".png") else out
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, page = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".html")
-    png.write_bytes(pictures["png"])
-    page.write_text(build_page(runs, title=title, svg=pictures["svg"]), encoding="utf-8")
+    png.write_bytes(images["png"])
+    page.write_text(build_page(runs, title=title, svg=images["svg"]), encoding="utf-8")
     return [png, page]
 
 
 def build_page(runs: Sequence[Run], *, title: str, svg: bytes) -> str:
-    """A whole HTML document that needs no other file; everything from the runs is escaped."""
+    """Builds a self-contained HTML document; everything that comes from the runs is escaped."""
     metrics = sorted({metric for run in runs for metric in run.curves}, key=lambda name: ("/" in name, name))
     last = {metric: [_number(run.last(metric)) for run in runs] for metric in metrics}
     last = {"step": [_number(max(steps[-1] for steps, _ in run.curves.values())) for run in runs]} | last
@@ -47,7 +47,7 @@ def build_page(runs: Sequence[Run], *, title: str, svg: bytes) -> str:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<img alt="curves" src="{data_uri("image/svg+xml", svg)}">',
-        '<p class="note">Thick lines are means over a thirtieth of the curve, thin ones the values as logged.</p>',
+        '<p class="note">Thick lines are averages over a thirtieth of the curve, thin lines the logged values.</p>',
         "<h2>Last values</h2>",
         _table(runs, last),
     ]

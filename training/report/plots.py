@@ -1,4 +1,4 @@
-"""The picture of a report: one panel a question, one colour a run."""
+"""The figure of a report: one panel per question, one colour per run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import matplotlib
 
-matplotlib.use("Agg")  # no display is needed, or looked for
+matplotlib.use("Agg")  # works without a display
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -24,22 +24,22 @@ COLUMNS = 3
 RAW_POINTS = 1500
 LineStyle = str | tuple[float, Sequence[float]]
 STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-# Okabe and Ito's colours, told apart by colour-blind readers too; more runs than these take them from a scale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+"""Okabe and Ito's colours, which colour-blind readers can distinguish; more runs take theirs from a colour map."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that answer one question; those that no run has are left out."""
+    """A group of curves that answer one question; curves that no run has are omitted."""
 
     title: str
     curves: tuple[tuple[str, str], ...]
-    """(metric, what its line style stands for); the n-th has the n-th line style."""
+    """Pairs (metric, label of its line style); the n-th pair has the n-th line style."""
     percent: bool = False
     log: bool = False
     smooth: bool = True
     nonzero: bool = False
-    """Worth drawing only if something is not zero."""
+    """Draw the panel only if some value is not zero."""
 
 
 DIRECTIONS, MODALITIES = ("video → audio", "audio → video"), ("video", "audio")
@@ -49,7 +49,7 @@ PANELS = (
         "Retrieval within the batch", (("retrieval_v2a", DIRECTIONS[0]), ("retrieval_a2v", DIRECTIONS[1])), percent=True
     ),
     Panel(
-        "Positive ranks above the whole dictionary",
+        "Positive ranks above the entire dictionary",
         (("accuracy_v2a", DIRECTIONS[0]), ("accuracy_a2v", DIRECTIONS[1])),
         percent=True,
     ),
@@ -68,19 +68,19 @@ PANELS = (
     Panel("Learning rate", (("lr", ""),), smooth=False),
     Panel("Gradient norm", (("grad_norm", ""),), log=True),
     Panel("Steps skipped (not finite)", (("skipped_steps", ""),), smooth=False, nonzero=True),
-    Panel("Clips a second", (("samples_per_second", ""),)),
-    Panel("Seconds a step", (("step_seconds", "rank 0"), ("step_seconds_max", "slowest rank"))),
+    Panel("Clips per second", (("samples_per_second", ""),)),
+    Panel("Seconds per step", (("step_seconds", "rank 0"), ("step_seconds_max", "slowest rank"))),
     Panel(
         "Share of the step spent waiting for data",
         (("data_wait", "rank 0"), ("data_wait_max", "slowest rank")),
         percent=True,
     ),
-    Panel("Seconds a selection", (("video/seconds", "video"), ("audio/seconds", "audio"))),
+    Panel("Seconds per selection", (("video/seconds", "video"), ("audio/seconds", "audio"))),
 )
 
 
 def panels_of(runs: Sequence[Run]) -> list[Panel]:
-    """The panels that have something to show, then one for each further metric of the samplers."""
+    """Returns the panels with something to show, then one for each further metric of the samplers."""
     known = {metric for panel in PANELS for metric, _ in panel.curves}
     names = {
         metric.partition("/")[2] for run in runs for metric in run.curves if metric.startswith(("video/", "audio/"))
@@ -98,13 +98,13 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
 
 
 def draw(runs: Sequence[Run], *, title: str) -> dict[str, bytes]:
-    """The figure as {"png": ..., "svg": ...}."""
+    """Returns the figure as {"png": bytes, "svg": bytes}."""
     panels = panels_of(runs)
     rows = -(-len(panels) // COLUMNS)
     files = {}
     style = {"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "svg.hashsalt": "report"}
     with warnings.catch_warnings(), plt.rc_context(style):
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a run's name may be in any script
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # run names may be in any script
         figure, axes = plt.subplots(
             rows, COLUMNS, figsize=(5.2 * COLUMNS, 3.3 * rows + 1.2), squeeze=False, layout="constrained"
         )
@@ -112,7 +112,7 @@ def draw(runs: Sequence[Run], *, title: str) -> dict[str, bytes]:
             _draw_panel(axis, panel, runs)
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
-        _head(figure, runs, title)
+        _add_title_and_legend(figure, runs, title)
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
@@ -122,14 +122,14 @@ def draw(runs: Sequence[Run], *, title: str) -> dict[str, bytes]:
 
 
 def colours(count: int) -> list[str]:
-    """A colour for each of `count` runs, as #rrggbb."""
+    """Returns a colour for each of `count` runs, as #rrggbb."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     return [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))]
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a window of about a thirtieth of the curve, centred (no lag), of what is finite in it; [n] -> [n]."""
+    """Averages the finite values in a centred window (no lag) of about a thirtieth of the curve; [n] -> [n]."""
     width = 2 * (len(values) // 60) + 1
     finite = np.isfinite(values)
     window = np.ones(width)
@@ -159,14 +159,14 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
             marker = "o" if len(values) < 30 and metric != "monitor/majority" else None
             axis.plot(steps, shown, color=colour, linestyle=line_style, linewidth=1.6, marker=marker, markersize=3)
             drawn[meaning] = line_style
-    _dress(axis, panel)
+    _style(axis, panel)
     if len(drawn) > 1:
         handles = [Line2D([], [], color="#444444", linestyle=style) for style in drawn.values()]
         axis.legend(handles, list(drawn), fontsize=8, frameon=False, loc="best", handlelength=2.6)
 
 
-def _dress(axis: Axes, panel: Panel) -> None:
-    axis.set_title(_plain(panel.title), loc="left")
+def _style(axis: Axes, panel: Panel) -> None:
+    axis.set_title(_escape(panel.title), loc="left")
     axis.grid(color="#E3E3E3", linewidth=0.7)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -181,14 +181,14 @@ def _dress(axis: Axes, panel: Panel) -> None:
         axis.set_yscale("log", nonpositive="mask")
 
 
-def _head(figure: Figure, runs: Sequence[Run], title: str) -> None:
-    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=15, fontweight="bold")
+def _add_title_and_legend(figure: Figure, runs: Sequence[Run], title: str) -> None:
+    figure.suptitle(_escape(title), x=0.01, ha="left", fontsize=15, fontweight="bold")
     handles = [Line2D([], [], color=colour, linewidth=3) for colour in colours(len(runs))]
-    # A leading "_" would hide the entry.
-    names = [" " + _plain(run.name) for run in runs]
+    # matplotlib hides entries that begin with an underscore.
+    names = [" " + _escape(run.name) for run in runs]
     figure.legend(handles, names, loc="outside upper right", ncols=min(len(runs), 5), frameon=False, fontsize=11)
 
 
-def _plain(text: str) -> str:
-    """Text from outside, in which "$" must not start a formula."""
+def _escape(text: str) -> str:
+    """Escapes untrusted text, in which "$" must not start a formula."""
     return text.replace("$", r"\$")

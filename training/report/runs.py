@@ -1,4 +1,4 @@
-"""What a report knows about a run: its curves, its configuration, its environment."""
+"""Reads the runs of a report: their curves, settings and environments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.trees import flatten
 
 
 class ReportError(ValueError):
-    """A report that cannot be drawn; the message is for the person who asked for it."""
+    """Raised when a report cannot be drawn; the message is for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,21 +26,22 @@ class Run:
     name: str
     path: Path
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
-    """metric -> (steps [n] float64 ascending, values [n] float64, not necessarily finite)."""
+    """Maps each metric to (steps [n] float64 ascending, values [n] float64, which may not be finite)."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Dotted key -> value; empty if the folder has no config.yaml."""
+    """Maps each dotted key of config.yaml to its value; empty without that file."""
     environment: dict[str, Any] = field(default_factory=dict)
+    """Maps each dotted key of environment.json to its value; empty without that file."""
 
     def last(self, metric: str) -> float | None:
-        """The metric's newest value; None if the run does not have it."""
+        """Returns the metric's last value, or None if the run does not have the metric."""
         return float(self.curves[metric][1][-1]) if metric in self.curves else None
 
 
 def read_runs(paths: list[Path]) -> list[Run]:
-    """The runs of these folders (or metrics.jsonl files), under names that tell them apart.
+    """Reads the runs of these folders (or metrics.jsonl files) and gives them distinct names.
 
     Raises:
-        ReportError: a folder without metrics, or metrics without a single whole line.
+        ReportError: a folder has no metrics.jsonl, or that file has no complete line.
     """
     folders = [path.parent if path.name == "metrics.jsonl" else path for path in paths]
     short = [folder.resolve().name for folder in folders]
@@ -77,11 +78,11 @@ def _curves(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 points[metric][step] = float(value)
     if not points:
-        what = "is empty: no step has been logged yet" if not texts else "has no whole line of metrics"
+        what = "is empty: no step has been logged yet" if not texts else "has no complete line of metrics"
         raise ReportError(f"{path} {what}")
-    # A last line cut short is what a kill leaves behind, not worth a word.
+    # A kill may leave a partial last line, which needs no warning.
     if broken and broken != [len(texts)]:
-        print(f"report: {path}: {len(broken)} broken line(s) left out, the first is line {broken[0]}", file=sys.stderr)
+        print(f"report: {path}: {len(broken)} broken line(s) ignored, the first is line {broken[0]}", file=sys.stderr)
     return {metric: _sorted_columns(values) for metric, values in points.items()}
 
 
@@ -105,6 +106,6 @@ def _read_optional(path: Path, parse: Any) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, yaml.YAMLError) as error:
-        print(f"report: {path} left out: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"report: ignored {path}: {' '.join(str(error).split())}", file=sys.stderr)
         return {}
     return tree if isinstance(tree, dict) else {}

@@ -1,1 +1,1 @@
-"""What a run writes down while it trains: metrics, progress, traces."""
+"""Records of a run while it trains: metrics, progress, profiles."""

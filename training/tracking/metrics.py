@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, and a line for the person who watches."""
+"""Metrics of a run: metrics.jsonl, TensorBoard, step times and the progress display."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Appends to `run_dir/metrics.jsonl` and `run_dir/tensorboard`.
+    """Appends metrics to `run_dir/metrics.jsonl` and `run_dir/tensorboard`.
 
-    A full disk costs the lines that do not fit, and TensorBoard's file, but not the run; a warning says so.
+    On a full disk the run continues without the lines that do not fit and without TensorBoard; a warning says so.
 
     Args:
         run_dir: the run's folder.
-        start_step: lines of this step and later, left by a run that was killed after its last
-            checkpoint, are removed: they will be written again.
-        config: with log.wandb, the numbers also go to Weights & Biases.
+        start_step: lines of this step and later are removed, because the run will write them again; a run that was
+            killed after its last checkpoint leaves such lines.
+        config: with log.wandb, the metrics are also sent to Weights & Biases.
 
     Raises:
-        ConfigError: log.wandb is on and wandb is not installed.
+        ConfigError: log.wandb is on and wandb is not installed or does not start.
     """
 
     def __init__(self, run_dir: Path, *, start_step: int, config: Config | None = None) -> None:
-        # First, because it may fail: nothing of the run has been touched yet.
+        # Comes first because it may fail, and the run folder is still untouched here.
         self._wandb = WandbSink(run_dir, config) if config is not None and config.log.wandb else None
         self.path = run_dir / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] < start_step]
@@ -50,7 +50,7 @@ class MetricsWriter:
         self._tensorboard: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=start_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line, on disk when this returns."""
+        """Appends one line; it is in the file when this returns."""
         self._append(json.dumps({"step": step, **metrics}) + "\n")
         self._plot(step, metrics)
         if self._wandb is not None:
@@ -63,20 +63,20 @@ class MetricsWriter:
             for name, value in metrics.items():
                 self._tensorboard.add_scalar(name, value, step)
         except OSError as error:
-            # Its writing thread has died, and there is no starting it again.
-            log.warning("TensorBoard's file cannot be written (%s): no more of it in this run", error)
+            # Its writing thread has died and cannot be restarted.
+            log.warning("cannot write TensorBoard's file (%s); the run continues without TensorBoard", error)
             self._tensorboard = None
 
     def _append(self, line: str) -> None:
-        whole = os.fstat(self._file).st_size
+        size = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line.encode())
             if written < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            # Half a line would hide those after it.
-            os.ftruncate(self._file, whole)
-            log.warning("could not write a line of %s: %s; training goes on", self.path, error)
+            # A partial line would hide the lines after it.
+            os.ftruncate(self._file, size)
+            log.warning("could not write a line of %s: %s; training continues", self.path, error)
 
     def close(self) -> None:
         os.close(self._file)
@@ -88,7 +88,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """Returns the lines of a metrics.jsonl, without a last line that a kill cut short."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -99,39 +99,43 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class StepTimer:
-    """Seconds of the steps since the last reading, and how many of them went into waiting for data.
+    """Measures seconds per step since the last reading, and the share of them spent waiting for data.
 
-    On a GPU it is the GPU that waits: the host may wait for a batch while the GPU still computes, and may be given one
-    that the GPU is yet to decode. There the wait is the time between two marks in the GPU's queue.
+    On a CPU the wait is the host's. On a GPU it is the GPU's: the host may wait for a batch while the GPU still
+    computes, and may receive a batch that the GPU has yet to decode. There the wait is the time between two events in
+    the GPU's queue.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._began = time.perf_counter()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._started = time.perf_counter()
         self._waits: list[tuple[Any, Any]] = []
 
-    def asked(self) -> None:
-        """A batch is asked for."""
-        self._asked = self._mark()
+    def batch_requested(self) -> None:
+        """Marks the moment before a batch is requested."""
+        self._requested = self._mark()
 
-    def received(self) -> None:
-        """The batch is there: a step begins."""
-        self._waits.append((self._asked, self._mark()))
+    def batch_ready(self) -> None:
+        """Marks the moment when the batch is ready and a step begins."""
+        self._waits.append((self._requested, self._mark()))
 
-    def leave_out(self, seconds: float) -> None:
-        """Seconds just spent on something that is not part of a step, as a measurement between two epochs."""
-        self._began += seconds
+    def exclude(self, seconds: float) -> None:
+        """Excludes seconds just spent on something that is not part of a step, such as a measurement."""
+        self._started += seconds
 
     def read(self, clips_per_step: int) -> dict[str, float]:
-        """samples_per_second, step_seconds and data_wait (a share of the step), and starts anew."""
-        seconds = max(time.perf_counter() - self._began, 1e-9)
+        """Returns samples_per_second, step_seconds and data_wait (a share of the step), and restarts the timer."""
+        seconds = max(time.perf_counter() - self._started, 1e-9)
         steps = max(len(self._waits), 1)
         reading = {
             "samples_per_second": clips_per_step * steps / seconds,
             "step_seconds": seconds / steps,
-            "data_wait": sum(self._between(*wait) for wait in self._waits) / seconds,
+            "data_wait": sum(self._seconds_between(*wait) for wait in self._waits) / seconds,
         }
-        self.__init__(self._device)  # type: ignore[misc]
+        self._restart()
         return reading
 
     def _mark(self) -> Any:
@@ -141,15 +145,15 @@ class StepTimer:
         event.record()
         return event
 
-    def _between(self, asked: Any, received: Any) -> float:
+    def _seconds_between(self, requested: Any, ready: Any) -> float:
         if self._device.type != "cuda":
-            return received - asked
-        received.synchronize()
-        return asked.elapsed_time(received) / 1e3
+            return ready - requested
+        ready.synchronize()
+        return requested.elapsed_time(ready) / 1e3
 
 
-class Watch:
-    """The progress bar of rank 0 on a terminal, or one plain line a reading elsewhere; silent on other ranks."""
+class ProgressDisplay:
+    """Shows rank 0's progress: a bar on a terminal, else one plain line per reading; other ranks show nothing."""
 
     def __init__(self, *, total: int, start: int, shown: bool) -> None:
         self._total, self._shown = total, shown
@@ -165,11 +169,11 @@ class Watch:
             disable=not self._live,
         )
         self._task = self._progress.add_task("train", total=total, completed=start, note="")
-        self._start, self._began = start, time.monotonic()
+        self._start, self._started = start, time.monotonic()
         self._progress.start()
 
     def advance(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
-        """`step` steps are done; `numbers`, when there are new ones, are shown beside."""
+        """Shows that `step` steps are done, together with the latest metrics if there are new ones."""
         note = ""
         if numbers is not None:
             note = (
@@ -181,7 +185,7 @@ class Watch:
             if note:
                 self._progress.update(self._task, note=note)
         elif self._shown and note:
-            left = (time.monotonic() - self._began) / max(step - self._start, 1) * (self._total - step)
+            left = (time.monotonic() - self._started) / max(step - self._start, 1) * (self._total - step)
             print(f"step {step}/{self._total}  {note}  {left:.0f} s left", file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""--profile: where the time of a few steps goes, as a trace and as a table."""
+"""--profile: profiles a few steps and writes a trace and a table."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ log = logging.getLogger(__name__)
 
 
 def parse_steps(text: str | None) -> range:
-    """`FIRST:LAST` (LAST not included) as a range; None, no profile asked for, as an empty one.
+    """Parses `FIRST:LAST` into a range that excludes LAST; None (no profile) gives an empty range.
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: the text has another form.
     """
     if text is None:
         return range(0)
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise ConfigError(f"--profile takes FIRST:LAST with FIRST < LAST, as in {DEFAULT_STEPS}, not {text!r}")
+        raise ConfigError(f"--profile must be FIRST:LAST with FIRST < LAST, such as {DEFAULT_STEPS}, not {text!r}")
     return range(int(first), int(last))
 
 
 class StepProfiler:
-    """Profiles some of the steps that a process does; does nothing at all at the others.
+    """Profiles some steps of this process and has no cost in the others; the results do not change.
 
-    Writes `profile/steps-FIRST-LAST-rankR.json.gz` (open it at https://ui.perfetto.dev) and `.txt` (operators by
-    time). What is computed stays the same.
+    Writes the trace `profile/steps-FIRST-LAST-rankR.json.gz` (open it at https://ui.perfetto.dev) and a `.txt` file
+    with a table of operators by time.
 
     ```python
     with StepProfiler(run_dir, parse_steps("10:15")) as profiler:
@@ -45,8 +45,8 @@ class StepProfiler:
 
     Args:
         run_dir: the run's folder.
-        steps: which steps, counted from this process's first (so that they are reached after a resume too).
-        rank: this process among all; each writes its own files.
+        steps: steps to profile, counted from this process's first, so that a resumed run reaches them too.
+        rank: rank of this process, which writes its own files.
     """
 
     def __init__(self, run_dir: Path, steps: range, *, rank: int = 0) -> None:
@@ -62,7 +62,7 @@ class StepProfiler:
         self.close()
 
     def step(self) -> None:
-        """To be called where a step begins (before its batch is asked for, so that the wait is in the trace)."""
+        """Marks the beginning of a step; call it before requesting the batch, so that the trace includes the wait."""
         self._leave_region()
         if self._next in self._steps:
             if self._profile is None:
@@ -74,7 +74,7 @@ class StepProfiler:
         self._next += 1
 
     def close(self) -> None:
-        """Writes what there is, when the run ends before the last step that was asked for."""
+        """Writes the profile if the run ends before the last step to profile."""
         self._leave_region()
         if self._profile is not None:
             self._write(self._profile)
@@ -110,6 +110,6 @@ class StepProfiler:
             finished.export_chrome_trace(str(trace))
             trace.with_name(self._stem.name + ".txt").write_text(table)
         except OSError as error:
-            log.warning("--profile: could not write %s: %s; the run goes on", trace, error)
+            log.warning("--profile: could not write %s: %s; the run continues", trace, error)
         else:
-            log.warning("--profile: wrote %s (open it at https://ui.perfetto.dev) and the table beside it", trace)
+            log.warning("--profile: wrote %s (open it at https://ui.perfetto.dev) and a table next to it", trace)

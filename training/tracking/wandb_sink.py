@@ -1,4 +1,4 @@
-"""A run's numbers at Weights & Biases, for those who ask for it (log.wandb)."""
+"""Sends a run's metrics to Weights & Biases if log.wandb is set."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ log = logging.getLogger(__name__)
 
 
 class WandbSink:
-    """One W&B run for one run folder, however often it is stopped and resumed.
+    """One W&B run per run folder, however often the run is stopped and resumed.
 
-    wandb sends from a process of its own: a write here puts the numbers into its queue. A service that fails is
-    logged once and then left alone; metrics.jsonl has everything anyway.
+    wandb sends from its own process: a write here puts the numbers into its queue. After a failure, which is logged
+    once, nothing more is sent; metrics.jsonl has all numbers anyway.
 
     Args:
         run_dir: holds `wandb_run_id` and wandb's own files.
-        config: log.wandb_project names the project; all of it is shown beside the run.
+        config: log.wandb_project names the project; W&B shows all settings with the run.
 
     Raises:
-        ConfigError: wandb is not installed, or refuses to start (not logged in, no network).
+        ConfigError: wandb is not installed or does not start (not logged in, no network).
     """
 
     def __init__(self, run_dir: Path, config: Config) -> None:
         try:
-            import wandb  # imported only where it is asked for: it is not among the requirements
+            import wandb  # imported only if it is used, because it is not among the requirements
         except ImportError:
             raise ConfigError(
                 "log.wandb=true needs the package wandb, which is not installed: pip install wandb, "
@@ -54,13 +54,13 @@ class WandbSink:
             ) from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        # After a resume W&B leaves out steps that it already has. That is right: they are the same numbers.
+        # After a resume W&B ignores steps that it already has, which is right: their numbers are the same.
         if self._run is None:
             return
         try:
             self._run.log(dict(metrics), step=step)
         except Exception as error:
-            log.warning("Weights & Biases gave up (%s); the run goes on, metrics.jsonl has all numbers", error)
+            log.warning("Weights & Biases failed (%s); the run continues, and metrics.jsonl has all numbers", error)
             self._run = None
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ def test_a_batch_that_was_let_go_is_not_overwritten_while_torch_reads_it(
     for late in sums:
         for batch in loader.clips(ids, epoch=0, purpose="train"):
             if late:
-                torch.cuda._sleep(100_000_000)  # cycles: the host is many batches ahead of torch's stream
+                torch.cuda._sleep(100_000_000)  # torch-private: for these cycles the host is batches ahead of the GPU
             sums[late].append(torch.stack([batch.video.double().sum(), batch.audio.double().sum()]))
             if not late:
                 torch.cuda.synchronize()

@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# All processes are forked from one that has these imported: torch and DALI take seconds each time.
+# All processes are forked from one that has imported these; importing torch and DALI takes seconds each time.
 multiprocessing.set_forkserver_preload(["torch", "nvidia.dali", "train"])
 
 
 def run(function: Callable[..., Any], size: int, folder: Path, *arguments: Any) -> list[Any]:
-    """`function(rank, size, *arguments)` on `size` gloo processes; their results in rank order."""
+    """Calls `function(rank, size, *arguments)` in `size` gloo processes and returns the results in rank order."""
     mp.start_processes(_entry, args=(size, str(folder), function, arguments), nprocs=size, start_method="forkserver")
     return [torch.load(folder / f"result-{size}-{rank}.pt", weights_only=False) for rank in range(size)]
 

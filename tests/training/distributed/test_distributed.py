@@ -24,7 +24,7 @@ def share(config, rank, size):
 
 def train_some_steps(rank, size, overrides):
     # Adam divides by gradients that are almost zero, and BatchNorm over few values by deviations that are: both would
-    # show the rounding of a sum instead of a mistake.
+    # amplify rounding errors until they look like a bug.
     config = small_config(
         "optim.name=sgd", "optim.lr=0.001", "loss.temperature=0.5", "train.batch_size=16", "clip.frames=8", *overrides
     )
@@ -45,7 +45,7 @@ def train_some_steps(rank, size, overrides):
 @pytest.mark.parametrize("sampler", ["fifo", "kmeanspp_sequential"])
 def test_two_processes_train_the_same_model_as_one(tmp_path, sampler):
     overrides = [f"sampler.name={sampler}"]
-    # In a process of its own too: this one may compute with more threads, which round otherwise.
+    # In a separate process too: this one may compute with more threads, which changes rounding.
     (one,) = processes.run(train_some_steps, 1, tmp_path, overrides)
     two = processes.run(train_some_steps, 2, tmp_path, overrides)
     torch.testing.assert_close(two[0]["losses"], one["losses"], rtol=1e-5, atol=1e-5)
@@ -75,12 +75,12 @@ def batchnorm_on_a_share(rank, size):
     return {"gradients": gradients, "buffers": dict(network.named_buffers())}
 
 
-def test_synchronised_batchnorm_equals_batchnorm_on_the_whole_batch(tmp_path):
-    whole = batchnorm_on_a_share(0, 1)
+def test_synchronised_batchnorm_equals_batchnorm_on_the_global_batch(tmp_path):
+    complete = batchnorm_on_a_share(0, 1)
     for part in processes.run(batchnorm_on_a_share, 2, tmp_path):
-        for ours, theirs in zip(part["gradients"], whole["gradients"], strict=True):
+        for ours, theirs in zip(part["gradients"], complete["gradients"], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-        for name, value in whole["buffers"].items():
+        for name, value in complete["buffers"].items():
             torch.testing.assert_close(part["buffers"][name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
@@ -114,14 +114,14 @@ def weights_after_a_step(rank, size, overrides):
     return learner.model.query.state_dict()
 
 
-def test_a_share_that_does_not_divide_into_the_parts_is_averaged_over_the_processes_too(tmp_path):
-    # 6 clips of each process in 4 parts: there are only 3, of 2 clips each.
+def test_gradients_are_averaged_if_a_share_does_not_divide_into_the_parts(tmp_path):
+    # 6 clips per process in 4 parts make only 3 parts of 2 clips.
     one, other = processes.run(weights_after_a_step, 2, tmp_path, ["train.accumulate=4"])
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def companions(rank, size, batchnorm):
-    """Whose clips change the query and whose change the key of this rank's first clip, as positions in the batch."""
+    """Returns which clips change the query and which the key of this rank's first clip, as positions in the batch."""
     config = small_config(f"train.batchnorm={batchnorm}", "train.batch_size=16")
     learner = new_learner(config, World(rank, size, rank, size, torch.device("cpu")))
     learner.model.train()
@@ -142,21 +142,21 @@ def companions(rank, size, batchnorm):
     return of_query, of_key
 
 
-def test_shuffling_gives_keys_other_companions_than_their_queries(tmp_path):
+def test_shuffling_normalises_keys_with_other_clips_than_their_queries(tmp_path):
     for name, folder in (("local", tmp_path / "a"), ("shuffle", tmp_path / "b")):
         folder.mkdir()
         for rank, (of_query, of_key) in enumerate(processes.run(companions, 2, folder, name)):
             own_share = set(range(8 * rank, 8 * rank + 8))
             assert of_query == own_share
             if name == "local":
-                # The leak: a query and its key carry the signature of the very same clips.
+                # This is the leak: a query and its key are normalised with the same clips.
                 assert of_key == own_share
             else:
                 assert len(of_key) in (8, 9)
                 assert len(of_key & own_share) < 8
 
 
-def test_a_loaders_thread_cannot_keep_the_interpreter_from_the_step_for_milliseconds():
+def test_a_loader_thread_cannot_hold_the_interpreter_for_milliseconds():
     before = sys.getswitchinterval()
     try:
         sys.setswitchinterval(0.005)

@@ -11,7 +11,7 @@ from tests.pretend_gpu import GPU, PretendGpu
 from tests.training.small_run import small_config
 
 
-def test_clips_from_memory_are_where_the_model_is():
+def test_clips_from_memory_are_on_the_models_device():
     with PretendGpu():
         batch = random_batch(small_config(), 0, GPU)
         assert batch.video.is_cuda
@@ -19,8 +19,12 @@ def test_clips_from_memory_are_where_the_model_is():
         assert not batch.ids.is_cuda
 
 
-def test_the_collectives_of_torchs_own_synchronised_batchnorm_are_counted_apart(monkeypatch):
-    for module, name in ((dist, "all_gather_into_tensor"), (dist, "all_reduce"), (training.batchnorm, "all_reduce")):
+def test_the_collectives_of_torchs_synchronised_batchnorm_are_counted_separately(monkeypatch):
+    for module, name in (
+        (dist, "all_gather_into_tensor"),
+        (dist, "all_reduce"),
+        (training.sync_batchnorm, "all_reduce"),
+    ):
         monkeypatch.setattr(module, name, lambda *args, **kwargs: None)
     counter = Counter()
     counter.install()

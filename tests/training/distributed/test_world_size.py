@@ -1,4 +1,4 @@
-"""The number of processes may be any, and may change: the same batches, the same losses, every sample once."""
+"""Any number of processes, even a changing one, gives the same batches and losses and sees every sample once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EPOCH_STEPS, STEPS = 7, 14
 
 
 def train_until(rank, size, overrides, stop_at):
-    """Goes on with a run until SIGTERM comes in step `stop_at`; the ids of this rank's share of each step."""
+    """Resumes a run until SIGTERM in step `stop_at`; returns the ids of this rank's share of each step."""
     ids, step, record = {}, Learner.step, Run.record
 
     def noted_step(self, batch, number):
@@ -46,18 +46,18 @@ def train_until(rank, size, overrides, stop_at):
 
 
 def global_batches(shares):
-    """step -> ids of the global batch, from each rank's step -> ids."""
+    """Joins each rank's {step: ids} into {step: ids of the global batch}."""
     return {step: [i for share in shares for i in share[step]] for step in shares[0]}
 
 
 def test_from_two_to_one_to_four_processes_every_sample_is_seen_once(demo_shards, tmp_path):
-    # A rate at which rounding stays rounding, so that the losses may be compared.
+    # With this small learning rate rounding errors do not grow, so the losses can be compared.
     more = [*OVERRIDES, "optim.lr=1e-5", "train.batch_size=4", f"train.steps={STEPS}", "train.log_every=1"]
     more += ["dictionary.size=8", "pool.size=20", "data.threads=1", "train.threads=1", f"data.path={demo_shards}"]
     undisturbed, changed = ([*more, f"run_dir={tmp_path / name}"] for name in ("undisturbed", "changed"))
     expected = global_batches([train_until(0, 1, undisturbed, STEPS)])
 
-    # Both stops are in the middle of an epoch.
+    # Both stops are within an epoch.
     seen = global_batches(processes.run(train_until, 2, tmp_path, changed, 3))
     assert list(seen) == [0, 1, 2]
     seen |= global_batches([train_until(0, 1, changed, 9)])
@@ -76,12 +76,12 @@ def test_from_two_to_one_to_four_processes_every_sample_is_seen_once(demo_shards
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
-def test_one_two_and_four_processes_have_the_same_losses_and_mistakes_would_show(tmp_path):
-    # `python -m tests.training.same_losses` takes fifty steps.
-    steps, whole = 6, [(name, "") for name in same_losses.SAMPLERS]
+def test_one_two_and_four_processes_have_the_same_losses_and_bugs_are_detected(tmp_path):
+    # `python -m tests.training.same_losses` runs fifty steps.
+    steps, intact = 6, [(name, "") for name in same_losses.SAMPLERS]
     broken = [("fifo", what) for what in same_losses.BREAKAGES]
-    one = dict(zip(same_losses.SAMPLERS, same_losses.losses_of(0, 1, whole, steps, []), strict=True))
-    for size, cases in ((2, whole + broken), (4, whole)):
+    one = dict(zip(same_losses.SAMPLERS, same_losses.losses_of(0, 1, intact, steps, []), strict=True))
+    for size, cases in ((2, intact + broken), (4, intact)):
         results = processes.run(same_losses.losses_of, size, tmp_path, cases, steps, [])
         for (name, what), result in zip(cases, results[0], strict=True):
             difference = same_losses.largest_difference(result, one[name])

@@ -1,4 +1,4 @@
-"""The report: what it shows, what it leaves out, and what a person with a wrong folder reads."""
+"""The report: its panels, its page, and its errors and warnings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def titles(*folders):
     return [panel.title for panel in panels_of(read_runs(list(folders)))]
 
 
-def test_two_runs_make_a_picture_and_a_page_that_needs_no_other_file(tmp_path, capsys):
+def test_two_runs_make_an_image_and_a_self_contained_page(tmp_path, capsys):
     lines = [line(step, samples_per_second=9.0, **{"monitor/knn_video": 0.5}) for step in range(100)]
     lines[50]["loss_v2a"] = float("nan")
     runs = [make_run(tmp_path / "a", lines), make_run(tmp_path / "b", overrides=["optim.lr=0.5"])]
@@ -43,8 +43,8 @@ def test_two_runs_make_a_picture_and_a_page_that_needs_no_other_file(tmp_path, c
     assert capsys.readouterr().out.split() == [str(png), str(page)]
     assert png.read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
-    picture = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', text)
-    assert ElementTree.fromstring(base64.b64decode(picture[1])).tag.endswith("svg")
+    image = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', text)
+    assert ElementTree.fromstring(base64.b64decode(image[1])).tag.endswith("svg")
     assert not re.search(r"<(script|link|iframe)|(src|href)=\"(?!data:)", text)
     differing = text[text.index("Settings that differ") : text.index("<h2>Environment")]
     assert re.findall(r'class="key">([^<]+)<', differing) == ["optim.lr"]
@@ -52,7 +52,7 @@ def test_two_runs_make_a_picture_and_a_page_that_needs_no_other_file(tmp_path, c
     assert "versions.torch" in text
 
 
-def test_names_from_a_stranger_are_text_everywhere(tmp_path):
+def test_untrusted_names_are_escaped_everywhere(tmp_path):
     run = make_run(tmp_path / "_<b>$x^$&", [line(0, **{"<script>alert(1)</script>": 1.0, "video/$^": 1.0})])
     assert main([str(run), "--out", str(tmp_path / "report")]) == 0
     text = (tmp_path / "report.html").read_text()
@@ -61,7 +61,7 @@ def test_names_from_a_stranger_are_text_everywhere(tmp_path):
     assert "_&lt;b&gt;$x^$&amp;" in text
 
 
-def test_metrics_that_no_run_has_get_no_panel_and_unknown_sampler_numbers_get_one(tmp_path):
+def test_missing_metrics_get_no_panel_and_unknown_sampler_metrics_get_one(tmp_path):
     run = make_run(tmp_path / "a", [line(0, **{"audio/share": 0.4, "video/missing": 0.0, "skipped_steps": 0.0})])
     assert titles(run) == ["InfoNCE loss", "Learning rate", "Sampler: share"]
     bad = make_run(tmp_path / "b", [line(0, skipped_steps=2.0)])
@@ -73,12 +73,12 @@ def test_metrics_that_no_run_has_get_no_panel_and_unknown_sampler_numbers_get_on
     [
         (None, "is not a run folder: it holds no metrics.jsonl"),
         ("", "is empty: no step has been logged yet"),
-        ('{"step": 3, "lo', "has no whole line of metrics"),
-        ("[1, 2]\nnull\n{}\n", "has no whole line of metrics"),
-        ("\x00\xff\n", "has no whole line of metrics"),
+        ('{"step": 3, "lo', "has no complete line of metrics"),
+        ("[1, 2]\nnull\n{}\n", "has no complete line of metrics"),
+        ("\x00\xff\n", "has no complete line of metrics"),
     ],
 )
-def test_a_run_without_numbers_is_one_clear_line(tmp_path, capsys, content, message):
+def test_a_run_without_metrics_is_a_one_line_error(tmp_path, capsys, content, message):
     if content is not None:
         (tmp_path / "metrics.jsonl").write_text(content, encoding="latin-1")
     assert main([str(tmp_path), "--out", str(tmp_path / "report")]) == 2
@@ -88,35 +88,35 @@ def test_a_run_without_numbers_is_one_clear_line(tmp_path, capsys, content, mess
     assert not list(tmp_path.glob("report*"))
 
 
-def test_lines_that_are_broken_are_counted_and_the_rest_is_shown(tmp_path, capsys):
+def test_broken_lines_are_counted_and_the_rest_is_shown(tmp_path, capsys):
     run = make_run(tmp_path / "a", tail='oops\n{"step": 9, "loss_v2a": 1.5}\n{"step": 10, "lo')
     (steps, values), *_ = [read_runs([run])[0].curves["loss_v2a"]]
     assert steps.tolist() == [0, 1, 2, 3, 4, 9]
     assert values[-1] == 1.5
-    assert "2 broken line(s) left out, the first is line 6" in capsys.readouterr().err
+    assert "2 broken line(s) ignored, the first is line 6" in capsys.readouterr().err
     cut_by_a_kill = make_run(tmp_path / "b", tail='{"step": 10, "lo')
     read_runs([cut_by_a_kill])
     assert not capsys.readouterr().err
 
 
-def test_a_config_that_does_not_parse_is_left_out_with_a_word(tmp_path, capsys):
+def test_a_config_that_does_not_parse_is_ignored_with_a_warning(tmp_path, capsys):
     run = make_run(tmp_path / "a")
     (run / "config.yaml").write_text("a: [1")
     (run / "environment.json").write_text("{")
     assert read_runs([run])[0].config == {}
     error = capsys.readouterr().err
-    assert "config.yaml left out" in error
-    assert "environment.json left out" in error
+    assert f"ignored {run / 'config.yaml'}" in error
+    assert f"ignored {run / 'environment.json'}" in error
 
 
-def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path, capsys):
+def test_an_output_that_cannot_be_written_is_a_one_line_error(tmp_path, capsys):
     run = make_run(tmp_path / "a", [{"step": 0, "lr": 1.0}])
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file" / "report")]) == 2
     assert "cannot write the report" in capsys.readouterr().err
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
+def test_runs_with_the_same_name_are_distinguished_by_their_paths(tmp_path):
     folders = [make_run(tmp_path / place / "run") for place in "ab"]
     assert [run.name for run in read_runs(folders)] == list(map(str, folders))
     assert [run.name for run in read_runs([folders[0] / "metrics.jsonl"])] == ["run"]
@@ -124,7 +124,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
         read_runs([tmp_path])
 
 
-def test_smoothing_has_no_lag_keeps_the_length_and_steps_over_what_is_not_finite():
+def test_smoothing_has_no_lag_keeps_the_length_and_ignores_non_finite_values():
     ramp = np.arange(200.0)
     assert smoothed(ramp)[20:-20] == pytest.approx(ramp[20:-20])
     ramp[100] = np.inf
@@ -134,6 +134,6 @@ def test_smoothing_has_no_lag_keeps_the_length_and_steps_over_what_is_not_finite
     assert smoothed(noise).std() < 0.2
 
 
-def test_every_run_has_a_colour_of_its_own():
+def test_every_run_has_its_own_colour():
     for count in (1, 7, 25):
         assert len(set(colours(count))) == count

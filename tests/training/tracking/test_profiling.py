@@ -1,4 +1,4 @@
-"""--profile: a trace of the steps asked for, and the same run as without."""
+"""--profile writes a trace of the requested steps and does not change the run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def events_of(path):
         return {event["name"] for event in json.load(file)["traceEvents"]}
 
 
-def test_the_steps_asked_for_are_in_the_trace_and_the_weights_are_as_without(tmp_path, config):
+def test_the_requested_steps_are_in_the_trace_and_the_weights_do_not_change(tmp_path, config):
     profiled = train(config, StepProfiler(tmp_path, range(1, 3)))
     plain = train(config, StepProfiler(tmp_path / "plain", range(0)))
     names = events_of(tmp_path / "profile" / "steps-1-3-rank0.json.gz")
@@ -48,7 +48,7 @@ def test_a_run_that_ends_early_still_writes_its_trace(tmp_path, config):
     assert "step 1" in events_of(tmp_path / "profile" / "steps-1-100-rank3.json.gz")
 
 
-def test_a_run_that_never_comes_there_says_so(tmp_path, caplog):
+def test_a_run_that_ends_before_the_steps_logs_a_warning(tmp_path, caplog):
     with StepProfiler(tmp_path, range(5, 6)) as profiler:
         profiler.step()
     assert "the run ended after 1 steps" in caplog.text
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_run(tmp_path, caplog)
 
 
 @pytest.mark.parametrize("text", ["", "3", "5:5", "9:2", "-1:4", "a:b", "1:2:3"])
-def test_steps_that_are_no_range_are_explained(text):
+def test_an_invalid_range_of_steps_is_explained(text):
     with pytest.raises(ConfigError, match="FIRST:LAST"):
         parse_steps(text)
 

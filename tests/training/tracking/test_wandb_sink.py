@@ -1,4 +1,4 @@
-"""Weights & Biases beside metrics.jsonl: asked for by config, never in the run's way."""
+"""Weights & Biases next to metrics.jsonl: used only if configured, and its failures do not stop a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FakeRun:
 
 @pytest.fixture
 def runs(monkeypatch):
-    """The runs that a stand-in for the package was asked for."""
+    """The runs started with a stand-in for the package."""
     started = []
 
     def init(**settings):
@@ -46,12 +46,12 @@ def test_without_the_package_the_error_says_what_to_install_and_nothing_is_writt
     assert not list(tmp_path.iterdir())
 
 
-def test_switched_off_it_is_not_imported(tmp_path, monkeypatch):
+def test_wandb_is_not_imported_unless_configured(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     MetricsWriter(tmp_path, start_step=0, config=small_config()).close()
 
 
-def test_a_resumed_run_goes_on_as_the_same_wandb_run(tmp_path, runs):
+def test_a_resumed_run_continues_the_same_wandb_run(tmp_path, runs):
     config = small_config("log.wandb=true", "log.wandb_project=other", "seed=7")
     for start in (0, 2):
         writer = MetricsWriter(tmp_path, start_step=start, config=config)
@@ -66,7 +66,7 @@ def test_a_resumed_run_goes_on_as_the_same_wandb_run(tmp_path, runs):
     assert second.finished
 
 
-def test_a_service_that_fails_is_logged_once_and_the_run_goes_on(tmp_path, runs, caplog):
+def test_a_failing_service_is_logged_once_and_the_run_continues(tmp_path, runs, caplog):
     writer = MetricsWriter(tmp_path, start_step=0, config=small_config("log.wandb=true"))
     wandb = writer._wandb
     for step in range(2):
@@ -86,7 +86,7 @@ def test_a_wandb_that_does_not_start_is_a_config_error(tmp_path, monkeypatch):
         MetricsWriter(tmp_path, start_step=0, config=small_config("log.wandb=true"))
 
 
-def test_numbers_are_in_the_file_when_write_returns(tmp_path):
+def test_metrics_are_in_the_file_when_write_returns(tmp_path):
     writer = MetricsWriter(tmp_path, start_step=0)
     writer.write(0, {"loss": 2.0})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 0, "loss": 2.0}

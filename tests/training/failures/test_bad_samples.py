@@ -1,4 +1,4 @@
-"""A run whose data is damaged under way: it goes on, counts, says what it met, and stops when it is too much."""
+"""A run on partly damaged data continues, counts and lists the bad samples, and stops if there are too many."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from training.tracking.metrics import read_metrics
 
 @pytest.fixture(scope="module")
 def damaged(demo_shards, tmp_path_factory):
-    """The demo shards, of which samples 3 and 11 do not parse."""
+    """The demo shards with samples 3 and 11 damaged, so that they cannot be parsed."""
     folder = tmp_path_factory.mktemp("damaged") / "shards"
     shutil.copytree(demo_shards, folder)
     manifest = Manifest.open(folder)
@@ -42,7 +42,7 @@ def config(damaged, run_dir, *more):
     return load_config(Config, overrides=arguments(damaged, f"run_dir={run_dir}", *more))
 
 
-def test_bad_samples_are_counted_and_listed_and_a_resumed_run_ends_the_same(damaged, tmp_path):
+def test_bad_samples_are_counted_and_listed_and_a_resumed_run_ends_with_the_same_bits(damaged, tmp_path):
     run_dir = tmp_path / "run"
     assert train.train(config(damaged, run_dir, "data.max_bad_fraction=0.1"), alone(), resume="never")
     counts = [line["bad_samples"] for line in read_metrics(run_dir / "metrics.jsonl")]
@@ -54,7 +54,7 @@ def test_bad_samples_are_counted_and_listed_and_a_resumed_run_ends_the_same(dama
 
     shutil.copytree(run_dir, tmp_path / "again")
     find(tmp_path / "again").unlink()
-    # The limit may be another one when a run goes on.
+    # The limit may change when a run is resumed.
     more = config(damaged, tmp_path / "again", "data.max_bad_fraction=0.2")
     assert train.train(more, alone(), resume="auto")
     assert kills.differences(run_dir, tmp_path / "again") == ["/config/data/max_bad_fraction: 0.1 and 0.2"]

@@ -1,4 +1,4 @@
-"""Out of memory: the run ends with the peak and with what to turn, wherever the memory ran out."""
+"""Out of memory: the run ends with its peak memory and the settings to change, wherever memory ran out."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def main_with(monkeypatch, shards, run_dir, failure):
 
 
 @pytest.mark.parametrize("failure", [gpu_is_full, torch_on_a_cpu, python, dali_on_a_gpu])
-def test_ends_with_the_peak_and_the_settings_to_turn(demo_shards, tmp_path, monkeypatch, capsys, failure):
+def test_a_run_ends_with_its_peak_and_the_settings_to_change(demo_shards, tmp_path, monkeypatch, capsys, failure):
     assert main_with(monkeypatch, demo_shards, tmp_path / "run", failure) == 2
-    said = capsys.readouterr().err.partition("train.py: ")[2]
-    assert float(re.match(r"out of memory \(peak ([\d.]+) GiB resident of", said)[1]) > 0.1
-    for knob in ("train.recompute=true", "data.prefetch=1 (now 2)", "clip.frames=2 (now 4)", "pool.size=10 (now 20)"):
-        assert f"\n  {knob}" in said
+    message = capsys.readouterr().err.partition("train.py: ")[2]
+    assert float(re.match(r"out of memory \(peak ([\d.]+) GiB resident of", message)[1]) > 0.1
+    for line in ("train.recompute=true", "data.prefetch=1 (now 2)", "clip.frames=2 (now 4)", "pool.size=10 (now 20)"):
+        assert f"\n  {line}" in message
 
 
 def test_other_errors_keep_their_traceback(demo_shards, tmp_path, monkeypatch):
@@ -68,27 +68,27 @@ def test_the_first_line_of_the_reason_is_kept():
     with pytest.raises(torch.OutOfMemoryError) as caught:
         gpu_is_full()
     assert is_out_of_memory(caught.value)
-    said = explain_out_of_memory(small_config(), caught.value)
-    assert "): CUDA out of memory. Tried to allocate 2.00 GiB.\n" in said
-    assert "total capacity" not in said
+    message = explain_out_of_memory(small_config(), caught.value)
+    assert "): CUDA out of memory. Tried to allocate 2.00 GiB.\n" in message
+    assert "total capacity" not in message
 
 
-def test_only_what_can_still_be_turned_is_named():
+def test_only_settings_that_can_still_be_lowered_are_named():
     free = explain_out_of_memory(small_config("train.precision=fp32"), MemoryError())
     assert "train.accumulate=2 (now 1)" in free
     assert "train.precision=bf16 (now fp32)" in free
-    turned = small_config("train.recompute=true", "data.prefetch=1", "train.accumulate=4", "train.batch_size=8")
-    said = explain_out_of_memory(turned, MemoryError())
-    for knob in ("train.recompute", "data.prefetch", "train.accumulate", "train.precision"):
-        assert knob not in said
-    assert "train.batch_size=4 (now 8" in said
+    lowered = small_config("train.recompute=true", "data.prefetch=1", "train.accumulate=4", "train.batch_size=8")
+    message = explain_out_of_memory(lowered, MemoryError())
+    for setting in ("train.recompute", "data.prefetch", "train.accumulate", "train.precision"):
+        assert setting not in message
+    assert "train.batch_size=4 (now 8" in message
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
-def test_memory_that_a_step_frees_is_there_for_the_next_one():
+def test_memory_that_a_step_frees_is_reused_by_the_next_one():
     script = """
 import resource, torch
-from training.distributed import keep_freed_memory
+from training.process import keep_freed_memory
 def step():
     tensors = [torch.ones(2_000_000) for _ in range(8)]
 keep_freed_memory()

@@ -1,4 +1,4 @@
-"""A disk that takes no more bytes, made with the kernel's limit on the size of a file: the run goes on."""
+"""A run continues on a full disk, which these tests imitate with the kernel's limit on file sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.tracking.metrics import MetricsWriter, read_metrics
 
 @contextlib.contextmanager
 def room_for(size):
-    """Files of this process may not grow beyond `size` bytes."""
+    """Limits the files of this process to `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -23,7 +23,7 @@ def room_for(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_checkpoint_that_does_not_fit_is_reported_and_the_last_good_one_stays(tmp_path, caplog):
+def test_a_checkpoint_that_does_not_fit_is_reported_and_the_last_good_one_is_kept(tmp_path, caplog):
     store = CheckpointStore(tmp_path, keep=1)
     store.save({"value": torch.zeros(10)}, step=1)
     store.wait()
@@ -32,7 +32,7 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_the_last_good_one_stays(
         store.save({"one": torch.zeros(20_000), "other": torch.zeros(20_000)}, step=2)
         store.wait()
     assert "could not write the checkpoint" in caplog.text
-    assert "training goes on" in caplog.text
+    assert "training continues" in caplog.text
     assert not list(tmp_path.glob(".*.tmp"))
     assert store.newest().name == "step-000000001.pt"
     store.save({"value": torch.zeros(10)}, step=3)
@@ -40,8 +40,8 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_the_last_good_one_stays(
     assert store.newest().name == "step-000000003.pt"
 
 
-def test_metrics_that_do_not_fit_are_left_out_and_later_ones_are_written(tmp_path, caplog, monkeypatch):
-    # TensorBoard's own thread dies of it, as it should here.
+def test_metrics_that_do_not_fit_are_dropped_and_later_ones_are_written(tmp_path, caplog, monkeypatch):
+    # TensorBoard's thread dies of it, which is expected here.
     monkeypatch.setattr(threading, "excepthook", lambda dead: None)
     before = set(threading.enumerate())
     writer = MetricsWriter(tmp_path, start_step=0)
@@ -55,4 +55,4 @@ def test_metrics_that_do_not_fit_are_left_out_and_later_ones_are_written(tmp_pat
     writer.close()
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 3]
     assert "could not write a line of" in caplog.text
-    assert "TensorBoard's file cannot be written" in caplog.text
+    assert "cannot write TensorBoard's file" in caplog.text

@@ -1,0 +1,36 @@
+"""Which clips fill the pool at the start of an epoch, and which classes the samples have."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.load.clip_loader import Dataset
+from pipeline.plan.order import global_order
+from settings import Config
+from training.distributed import World
+
+
+def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: World) -> np.ndarray:
+    """Returns this rank's share of the random clips that fill the pool.
+
+    The clips are drawn without replacement and split among the ranks as training batches are.
+
+    Args:
+        ids: int64 [n], the samples to draw from.
+        world: this process; all ranks together get as many complete global batches as the pool needs.
+
+    Returns:
+        int64 [clips of this rank].
+    """
+    batch, stream = config.train.batch_size, config.pool_in_use.source == "stream"
+    needed = 2 * config.dictionary.size + batch if stream else config.pool.size
+    count = min(-(-needed // batch), config.pool.size // batch, len(ids) // batch) * batch
+    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[:count]]
+    return chosen.reshape(-1, world.size, batch // world.size)[:, world.rank].reshape(-1)
+
+
+def known_labels(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """Returns each sample's class in the column `monitor.label`, [n], or None if the data has no such column."""
+    if config.monitor.label not in dataset.label_columns:
+        return None
+    return np.asarray(dataset.labels(config.monitor.label))
