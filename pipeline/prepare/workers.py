@@ -61,13 +61,13 @@ def run_tasks(
                 finished = True
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), verdict(future.exception(), timeout_seconds, memory_mb)
+                yield running.pop(future), classify_failure(future.exception(), timeout_seconds, memory_mb)
     finally:
         pool.close() if finished else pool.stop()
         pool.join()
 
 
-def verdict(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
+def classify_failure(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
     """What a task's error says of its file: an RejectedSource if the process was lost, the error itself otherwise."""
     if isinstance(error, MemoryError):
         return RejectedSource("out of memory", f"needs more than memory_mb={memory_mb}")
