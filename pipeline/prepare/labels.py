@@ -20,19 +20,19 @@ class Labels:
 
     Attributes:
         columns: names of the label columns.
-        of: source name -> column -> text; sources without a label are absent, unknown values are "".
+        by_source: source name -> column -> text; sources without a label are absent, unknown values are "".
         rows_without_file: how many rows of the CSV matched no source.
     """
 
     columns: list[str]
-    of: dict[str, dict[str, str]] = field(default_factory=dict)
+    by_source: dict[str, dict[str, str]] = field(default_factory=dict)
     rows_without_file: int = 0
 
 
 def folder_labels(names: Sequence[str]) -> Labels:
     """Column `label`: the name of the folder a source lies in; sources at the top have none, no column if all are."""
-    of = {name: {"label": parent} for name in names if (parent := PurePosixPath(name).parent.name)}
-    return Labels(columns=["label"] if of else [], of=of)
+    by_source = {name: {"label": parent} for name in names if (parent := PurePosixPath(name).parent.name)}
+    return Labels(columns=["label"] if by_source else [], by_source=by_source)
 
 
 def read_labels(path: Path, names: Sequence[str]) -> Labels:
@@ -60,7 +60,7 @@ def read_labels(path: Path, names: Sequence[str]) -> Labels:
         if labels.setdefault(name, values) != values:
             raise LabelError(f"{path}: lines {lines[name]} and {line} both match {name!r} but disagree on its labels")
         lines.setdefault(name, line)
-    return Labels(columns=list(positions), of=labels, rows_without_file=unmatched)
+    return Labels(columns=list(positions), by_source=labels, rows_without_file=unmatched)
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

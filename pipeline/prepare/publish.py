@@ -67,7 +67,7 @@ def _rows(out: Path, shards: list[str], labels: Labels, totals: Totals, sources:
         if row["source"] in sources or name not in number:
             continue
         sources.add(row["source"])
-        row["labels"] = labels.of.get(row["source"], row["labels"])
+        row["labels"] = labels.by_source.get(row["source"], row["labels"])
         totals.samples += 1
         totals.seconds += row["seconds"]
         totals.unlabelled += bool(labels.columns) and not any(row["labels"].values())

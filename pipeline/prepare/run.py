@@ -94,7 +94,7 @@ def _work(
             staging.reject(source, source.problem)
             summary.rejected[source.problem.reason] += 1
     tasks = [
-        _Task(source=source, fragment=staging.fragment(source), labels=labels.of.get(source.name, {}))
+        _Task(source=source, fragment=staging.fragment(source), labels=labels.by_source.get(source.name, {}))
         for source in todo
         if source.problem is None
     ]

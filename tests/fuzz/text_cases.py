@@ -157,9 +157,12 @@ def labels_csv(rng: random.Random, world: World) -> str:
     path.write_bytes(damaged(data, rng, other=b'"",\0\n\xff') if rng.random() < 0.3 else data)
     labels = attempt(lambda: read_labels(path, _NAMES), LabelError, str(path))
     if not isinstance(labels, Exception):
-        complete = all(list(values) == labels.columns for values in labels.of.values())
-        check(complete and labels.of.keys() <= set(_NAMES), f"labels of no source or without a column: {labels!r:.300}")
-        json.dumps(labels.of, ensure_ascii=False).encode("utf-8")
+        complete = all(list(values) == labels.columns for values in labels.by_source.values())
+        check(
+            complete and labels.by_source.keys() <= set(_NAMES),
+            f"labels of no source or without a column: {labels!r:.300}",
+        )
+        json.dumps(labels.by_source, ensure_ascii=False).encode("utf-8")
     return outcome(labels)
 
 

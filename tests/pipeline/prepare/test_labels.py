@@ -38,24 +38,24 @@ def csv(tmp_path):
 )
 def test_a_row_finds_its_source(csv, spelling, name):
     labels = read_labels(csv(f"path,word\n{spelling},x\n"), NAMES)
-    assert labels.of == ({name: {"word": "x"}} if name else {})
+    assert labels.by_source == ({name: {"word": "x"}} if name else {})
     assert labels.rows_without_file == (name is None)
 
 
 def test_without_a_column_path_the_first_one_names_the_file(csv):
     labels = read_labels(csv("clip,word,split\ntwo,x,test\n"), NAMES)
     assert labels.columns == ["word", "split"]
-    assert labels.of["a/two.mkv"] == {"word": "x", "split": "test"}
+    assert labels.by_source["a/two.mkv"] == {"word": "x", "split": "test"}
 
 
 def test_the_column_path_may_stand_anywhere(csv):
     labels = read_labels(csv("\ufeffword,path\nx,two\n"), NAMES)
-    assert labels.of == {"a/two.mkv": {"word": "x"}}
+    assert labels.by_source == {"a/two.mkv": {"word": "x"}}
 
 
 def test_tabs_and_short_rows(csv):
     labels = read_labels(csv("path\tword\tsplit\ntwo\tx, y\n", "labels.tsv"), NAMES)
-    assert labels.of == {"a/two.mkv": {"word": "x, y", "split": ""}}
+    assert labels.by_source == {"a/two.mkv": {"word": "x, y", "split": ""}}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_mistakes_name_the_line(csv, content, message):
 
 
 def test_folder_names_are_labels_only_where_there_are_folders():
-    assert folder_labels(["x.mp4", "dog/y.mp4", "pets/cat/z.mp4"]).of == {
+    assert folder_labels(["x.mp4", "dog/y.mp4", "pets/cat/z.mp4"]).by_source == {
         "dog/y.mp4": {"label": "dog"},
         "pets/cat/z.mp4": {"label": "cat"},
     }
