@@ -86,7 +86,7 @@ def _work(
 ) -> None:
     summary.changed = sum(staging.is_changed(source) for source in sources)
     open_sources = [source for source in sources if not staging.is_packed(source)]
-    summary.already = len(sources) - len(open_sources)
+    summary.already_prepared = len(sources) - len(open_sources)
     packer = _Packer(open_sources, staging, config.shard_samples)
     todo = [source for source in open_sources if not (staging.is_staged(source) or staging.is_rejected(source))]
     for source in todo:
@@ -110,7 +110,7 @@ def _work(
             raise error
         if error is None:
             staging.stage(task.source)
-            summary.new += 1
+            summary.prepared += 1
         else:
             if not isinstance(error, RejectedSource):
                 error = RejectedSource(

@@ -16,8 +16,8 @@ from pipeline.prepare.publish import Totals
 class Summary:
     """What a run did and what OUT holds now."""
 
-    new: int = 0
-    already: int = 0
+    prepared: int = 0
+    already_prepared: int = 0
     changed: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -30,7 +30,7 @@ def print_summary(summary: Summary, out: Path) -> None:
     totals = summary.totals
     table = Table("", "count", title=f"{out}", title_justify="left")
     table.add_row("samples in the data set", f"{totals.samples:,}")
-    table.add_row("  prepared by this run", f"{summary.new:,}")
+    table.add_row("  prepared by this run", f"{summary.prepared:,}")
     table.add_row("  hours", f"{totals.seconds / 3600:,.2f}")
     table.add_row(f"  MB in {totals.shards:,} shard(s)", f"{totals.shard_bytes / 1e6:,.1f}")
     if totals.unlabelled:
@@ -41,7 +41,7 @@ def print_summary(summary: Summary, out: Path) -> None:
     for reason, count in totals.rejected.most_common():
         table.add_row(f"  {reason}", f"{count:,}")
     if summary.changed:
-        table.add_row("changed since they were prepared, kept as they were", f"{summary.changed:,}")
+        table.add_row("modified since preparation (not updated)", f"{summary.changed:,}")
     if summary.rows_without_file:
         table.add_row("rows of the labels file without a file", f"{summary.rows_without_file:,}")
     if summary.skipped:

@@ -138,13 +138,13 @@ def test_parts_together_equal_one_run(folder, tmp_path):
 
 def test_a_second_run_has_nothing_to_do_and_a_new_file_is_added(folder, clip, tmp_path):
     out = tmp_path / "out"
-    assert prepare(folder, out, config=CONFIG, workers=1).new == 6
+    assert prepare(folder, out, config=CONFIG, workers=1).prepared == 6
     before = shard_bytes(out)
     again = prepare(folder, out, config=CONFIG, workers=1)
-    assert (again.new, again.already, again.rejected.total()) == (0, 6, 0)
+    assert (again.prepared, again.already_prepared, again.rejected.total()) == (0, 6, 0)
     clip("a/0.mp4")
     added = prepare(folder, out, config=CONFIG, workers=1)
-    assert (added.new, added.totals.samples) == (1, 7)
+    assert (added.prepared, added.totals.samples) == (1, 7)
     assert before.items() <= shard_bytes(out).items()
     assert Manifest.open(out).source(0) == "a/0.mp4"
 
@@ -177,7 +177,7 @@ def test_a_killed_run_goes_on_where_it_was(clip, tmp_path):
 
     assert len(finished) >= 6
     # The worker may have finished one more between the kill and our look.
-    assert waiting - 1 <= summary.new <= waiting
+    assert waiting - 1 <= summary.prepared <= waiting
     (out / "shard-000099.tar").unlink()
     prepare(src, tmp_path / "uninterrupted", config=CONFIG, workers=1)
     assert shard_bytes(out) == shard_bytes(tmp_path / "uninterrupted")
@@ -206,7 +206,7 @@ def test_a_changed_file_is_reported_and_kept_as_prepared(folder, tmp_path):
     prepare(folder, out, config=CONFIG, workers=1)
     os.utime(folder / "a/1.mp4", (1, 1))
     summary = prepare(folder, out, config=CONFIG, workers=1)
-    assert (summary.changed, summary.new, summary.totals.samples) == (1, 0, 6)
+    assert (summary.changed, summary.prepared, summary.totals.samples) == (1, 0, 6)
 
 
 def test_labels_come_from_the_csv_and_holes_are_counted(folder, tmp_path):
@@ -228,7 +228,7 @@ def test_mended_labels_reach_the_manifest_without_preparing_again(folder, tmp_pa
     labels.write_text("path,word\n1,cat\n")
     prepare(folder, out, config=CONFIG, labels_path=labels, workers=1)
     labels.write_text("path,word\n1,dog\n")
-    assert prepare(folder, out, config=CONFIG, labels_path=labels, workers=1).new == 0
+    assert prepare(folder, out, config=CONFIG, labels_path=labels, workers=1).prepared == 0
     assert Manifest.open(out).label_names("word") == ["dog"]
 
 
@@ -276,7 +276,7 @@ def test_what_is_no_file_gets_a_reason_each(clip, tmp_path):
     assert rejected(out) == {"dangling.mp4": "missing", "folder.mp4": "not a file", "pipe.mp4": "not a file"}
     manifest = Manifest.open(out)
     assert [manifest.source(i) for i in range(len(manifest))] == ["folder.mp4/inside.mkv", "good.mkv"]
-    assert summary.new == 2
+    assert summary.prepared == 2
 
 
 def test_nothing_usable_ends_with_status_one_and_the_reasons(tmp_path, capsys):
@@ -318,4 +318,4 @@ def test_two_runs_at_once_on_one_part_are_refused(folder, tmp_path):
     with pytest.raises(PrepareError, match="works on"):
         prepare(folder, out, config=CONFIG, workers=1)
     first.close()
-    assert prepare(folder, out, config=CONFIG, workers=1).new == 6
+    assert prepare(folder, out, config=CONFIG, workers=1).prepared == 6
