@@ -73,14 +73,14 @@ def test_labels_come_back_as_written(tmp_path, values):
     csv.writer(buffer).writerows([("path", "label"), *zip(names, values, strict=True)])
     path = tmp_path / "labels.csv"
     path.write_bytes(buffer.getvalue().encode())
-    assert [read_labels(path, names).of[name]["label"] for name in names] == [value.strip() for value in values]
+    assert [read_labels(path, names).by_source[name]["label"] for name in names] == [value.strip() for value in values]
 
 
 def test_ten_thousand_classes_come_back(tmp_path):
     names = [f"{number}.mp4" for number in range(10_000)]
     path = tmp_path / "labels.csv"
     path.write_text("path,label\n" + "".join(f"{name},class {name}\n" for name in names))
-    assert len({values["label"] for values in read_labels(path, names).of.values()}) == 10_000
+    assert len({values["label"] for values in read_labels(path, names).by_source.values()}) == 10_000
 
 
 @SAME_FOLDER
