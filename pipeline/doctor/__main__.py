@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.doctor.checks import CHECKS, INSTALL, Finding
 
-MARKS = {"good": ("✓", "green"), "absent": ("–", "yellow"), "broken": ("✗", "red")}
+MARKS = {"ok": ("✓", "green"), "warning": ("–", "yellow"), "error": ("✗", "red")}
 
 
 def examine(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding]:
@@ -22,13 +22,13 @@ def examine(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding]:
             findings.append(check())
         except Exception as error:
             name = check.__name__.removeprefix("check_")
-            findings.append(Finding(name, "broken", f"{type(error).__name__}: {error}", INSTALL))
+            findings.append(Finding(name, "error", f"{type(error).__name__}: {error}", INSTALL))
     return findings
 
 
 def what_is_used(findings: Sequence[Finding]) -> list[tuple[str, str]]:
     """What a run with default settings uses here, as (part, choice)."""
-    good = {finding.name for finding in findings if finding.state == "good"}
+    good = {finding.name for finding in findings if finding.state == "ok"}
     gpu = "GPU" in good
     processes = next((f.found.partition(" ")[0] for f in findings if f.name == "GPU" and gpu), "1")
     return [
@@ -43,13 +43,13 @@ def what_is_used(findings: Sequence[Finding]) -> list[tuple[str, str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m pipeline.doctor", description=__doc__).parse_args(arguments)
     findings = examine()
-    broken = [finding.name for finding in findings if finding.state == "broken"]
+    broken = [finding.name for finding in findings if finding.state == "error"]
     try:
         _print_table(findings, ready=not broken)
     except ImportError:
         _print_plainly(findings)
     if broken:
-        print(f"doctor: training does not work here yet; to be mended: {', '.join(broken)}", file=sys.stderr)
+        print(f"doctor: training does not work here yet; please fix: {', '.join(broken)}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -64,8 +64,8 @@ def _print_table(findings: Sequence[Finding], *, ready: bool) -> None:
     for finding in findings:
         mark, color = MARKS[finding.state]
         text = Text(finding.found)
-        if finding.mend:
-            text.append(f"\n→ {finding.mend}", style=color)
+        if finding.fix:
+            text.append(f"\n→ {finding.fix}", style=color)
         table.add_row(Text(mark, style=color), Text(finding.name, style="bold"), text)
     console.print(table)
     if ready:
@@ -78,9 +78,7 @@ def _print_table(findings: Sequence[Finding], *, ready: bool) -> None:
 
 def _print_plainly(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        print(
-            f"{MARKS[finding.state][0]}  {finding.name}: {finding.found}" + f"  -> {finding.mend}" * bool(finding.mend)
-        )
+        print(f"{MARKS[finding.state][0]}  {finding.name}: {finding.found}" + f"  -> {finding.fix}" * bool(finding.fix))
 
 
 if __name__ == "__main__":

@@ -35,16 +35,16 @@ class Finding:
     """
 
     name: str
-    state: Literal["good", "absent", "broken"]
+    state: Literal["ok", "warning", "error"]
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def check_python() -> Finding:
     found = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} at {sys.executable}"
     if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        return Finding("Python", "good", found)
-    return Finding("Python", "broken", found, "3.10, 3.11 or 3.12 is needed: make setup PYTHON=python3.11")
+        return Finding("Python", "ok", found)
+    return Finding("Python", "error", found, "3.10, 3.11 or 3.12 is needed: make setup PYTHON=python3.11")
 
 
 def check_packages() -> Finding:
@@ -60,10 +60,10 @@ def check_packages() -> Finding:
             if installed.partition("+")[0] != pinned:
                 other.append(f"{name} {installed} (tested: {pinned})")
     if missing:
-        return Finding("packages", "broken", f"missing: {', '.join(missing)}", INSTALL)
+        return Finding("packages", "error", f"missing: {', '.join(missing)}", INSTALL)
     if other:
-        return Finding("packages", "absent", f"other versions than tested: {', '.join(other)}", INSTALL)
-    return Finding("packages", "good", f"{len(wanted)} of {len(wanted)} as in requirements.txt")
+        return Finding("packages", "warning", f"other versions than tested: {', '.join(other)}", INSTALL)
+    return Finding("packages", "ok", f"{len(wanted)} of {len(wanted)} as in requirements.txt")
 
 
 def check_gpu() -> Finding:
@@ -75,15 +75,15 @@ def check_gpu() -> Finding:
     if count:
         names = sorted({torch.cuda.get_device_name(i) for i in range(count)})
         memory = min(torch.cuda.get_device_properties(i).total_memory for i in range(count))
-        return Finding("GPU", "good", f"{count} x {', '.join(names)}, {gib(memory)} each")
+        return Finding("GPU", "ok", f"{count} x {', '.join(names)}, {gib(memory)} each")
     if torch.version.cuda is None:
-        return Finding("GPU", "absent", f"this PyTorch ({torch.__version__}) is built for CPUs only", INSTALL)
+        return Finding("GPU", "warning", f"this PyTorch ({torch.__version__}) is built for CPUs only", INSTALL)
     if not driver_release():
-        return Finding("GPU", "absent", "none: everything runs on the CPU")
+        return Finding("GPU", "warning", "none: everything runs on the CPU")
     reason = str(said[0].message).splitlines()[0] if said else "CUDA does not start"
     return Finding(
         "GPU",
-        "absent",
+        "warning",
         f"an NVIDIA driver is loaded, but PyTorch sees no GPU: {reason}",
         "give the process its GPUs (docker run --gpus all; SLURM --gpus; CUDA_VISIBLE_DEVICES must not be empty), "
         f"or update the driver to one for CUDA {torch.version.cuda}",
@@ -94,21 +94,21 @@ def check_driver() -> Finding:
     release = driver_release()
     if not release:
         return Finding(
-            "NVIDIA driver", "absent", "none", "for a GPU: the driver belongs on the host, not in a container"
+            "NVIDIA driver", "warning", "none", "for a GPU: the driver belongs on the host, not in a container"
         )
-    return Finding("NVIDIA driver", "good", release)
+    return Finding("NVIDIA driver", "ok", release)
 
 
 def check_nvdec() -> Finding:
     """Whether the GPU's video decoder can be loaded and decodes VP9, for data.vp9_decoder=nvdec."""
     if not _cuda_works():
-        return Finding("NVDEC", "absent", "no GPU")
+        return Finding("NVDEC", "warning", "no GPU")
     try:
         ctypes.CDLL("libnvcuvid.so.1")
     except OSError:
         return Finding(
             "NVDEC",
-            "absent",
+            "warning",
             "libnvcuvid.so.1 cannot be loaded; only data.vp9_decoder=nvdec needs it",
             "in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; on a host: install the driver's decode "
             "library (Debian, Ubuntu: libnvidia-decode-*)",
@@ -116,8 +116,8 @@ def check_nvdec() -> Finding:
     try:
         decode_with_dali("vp9", gpu=True)
     except RuntimeError as error:
-        return Finding("NVDEC", "absent", f"does not decode VP9: {_first_line(error)}", "leave data.vp9_decoder=cpu")
-    return Finding("NVDEC", "good", "decodes VP9, for data.vp9_decoder=nvdec")
+        return Finding("NVDEC", "warning", f"does not decode VP9: {_first_line(error)}", "leave data.vp9_decoder=cpu")
+    return Finding("NVDEC", "ok", "decodes VP9, for data.vp9_decoder=nvdec")
 
 
 def check_dali() -> Finding:
@@ -128,9 +128,9 @@ def check_dali() -> Finding:
             decode_with_dali(codec, gpu=False)
         except RuntimeError as error:
             return Finding(
-                "DALI", "broken", f"{dali.__version__} does not decode {codec}: {_first_line(error)}", INSTALL
+                "DALI", "error", f"{dali.__version__} does not decode {codec}: {_first_line(error)}", INSTALL
             )
-    return Finding("DALI", "good", f"{dali.__version__}, decodes VP9 and JPEG on the CPU")
+    return Finding("DALI", "ok", f"{dali.__version__}, decodes VP9 and JPEG on the CPU")
 
 
 def check_faiss() -> Finding:
@@ -138,22 +138,24 @@ def check_faiss() -> Finding:
     faiss = importlib.import_module("faiss")
     gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     if gpus or not _cuda_works():
-        return Finding("FAISS", "good", f"{faiss.__version__}, {f'{gpus} GPU(s)' if gpus else 'on the CPU'}")
-    return Finding("FAISS", "absent", f"{faiss.__version__} on the CPU, though there is a GPU", "pip install faiss-gpu")
+        return Finding("FAISS", "ok", f"{faiss.__version__}, {f'{gpus} GPU(s)' if gpus else 'on the CPU'}")
+    return Finding(
+        "FAISS", "warning", f"{faiss.__version__} on the CPU, though there is a GPU", "pip install faiss-gpu"
+    )
 
 
 def check_distributed() -> Finding:
     dist = importlib.import_module("torch.distributed")
     if not (dist.is_available() and dist.is_gloo_available()):
-        return Finding("processes", "broken", "this PyTorch has no gloo", INSTALL)
+        return Finding("processes", "error", "this PyTorch has no gloo", INSTALL)
     if _cuda_works() and not dist.is_nccl_available():
-        return Finding("processes", "absent", "gloo, but no NCCL: one GPU works, several do not", INSTALL)
-    return Finding("processes", "good", f"gloo{' and NCCL' if dist.is_nccl_available() else ''}")
+        return Finding("processes", "warning", "gloo, but no NCCL: one GPU works, several do not", INSTALL)
+    return Finding("processes", "ok", f"gloo{' and NCCL' if dist.is_nccl_available() else ''}")
 
 
 def check_decord() -> Finding:
     decord = importlib.import_module("decord")
-    return Finding("decord", "good", f"{decord.__version__} (data.loader=decord, raw videos)")
+    return Finding("decord", "ok", f"{decord.__version__} (data.loader=decord, raw videos)")
 
 
 def check_pyav() -> Finding:
@@ -161,30 +163,30 @@ def check_pyav() -> Finding:
     av = importlib.import_module("av")
     lacking = [name for name in ("libvpx-vp9", "mjpeg") if name not in av.codecs_available]
     if lacking:
-        return Finding("PyAV", "broken", f"{av.__version__} without {', '.join(lacking)}", INSTALL)
-    return Finding("PyAV", "good", f"{av.__version__}, FFmpeg encodes VP9 and JPEG")
+        return Finding("PyAV", "error", f"{av.__version__} without {', '.join(lacking)}", INSTALL)
+    return Finding("PyAV", "ok", f"{av.__version__}, FFmpeg encodes VP9 and JPEG")
 
 
 def check_cores() -> Finding:
     quota = cpu_quota()
     limit = "" if quota is None else f", by the container's CPU limit of {quota:g}"
-    return Finding("cores", "good", f"{available_cores()} of {os.cpu_count()}{limit}")
+    return Finding("cores", "ok", f"{available_cores()} of {os.cpu_count()}{limit}")
 
 
 def check_memory() -> Finding:
     free = free_memory()
     if free < SMALLEST_MEMORY:
-        return Finding("memory", "broken", f"{gib(free)} free", f"{gib(SMALLEST_MEMORY)} are needed for a small run")
-    return Finding("memory", "good", f"{gib(free)} free")
+        return Finding("memory", "error", f"{gib(free)} free", f"{gib(SMALLEST_MEMORY)} are needed for a small run")
+    return Finding("memory", "ok", f"{gib(free)} free")
 
 
 def check_disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     if free < SMALLEST_DISK:
         return Finding(
-            "disk", "broken", f"{gib(free)} free in {Path.cwd()}", "free some, or give run_dir=... on another disk"
+            "disk", "error", f"{gib(free)} free in {Path.cwd()}", "free some, or give run_dir=... on another disk"
         )
-    return Finding("disk", "good", f"{gib(free)} free in {Path.cwd()}")
+    return Finding("disk", "ok", f"{gib(free)} free in {Path.cwd()}")
 
 
 CHECKS: list[Callable[[], Finding]] = [
