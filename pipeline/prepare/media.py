@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
-import numpy as np
 from av.container import InputContainer
-from numpy.typing import NDArray
 
 from pipeline.prepare.audio_track import AudioTrack
 from pipeline.prepare.rejection import RejectedSource, content_problem, file_problem, open_problem
 from pipeline.prepare.video_track import VideoTrack
-from pipeline.shards.encoder import VideoBlob, frame_rate
+from pipeline.shards.encoder import frame_rate
+from pipeline.shards.tar_writer import NormalisedMedia
 from settings import PrepareConfig
 
 # A track of which more packets than this share fail to decode is refused as damaged, not repaired.
 _MAX_ERROR_SHARE = 0.25
-
-
-@dataclass(frozen=True, kw_only=True)
-class NormalisedMedia:
-    """A sample: t = 0 is the first video frame's presentation time (the first sound's, where only sound is wanted).
-
-    Attributes:
-        video: encoded track, None with streams=audio.
-        pcm: int16 [samples] mono, None with streams=video; samples == round(frames / fps * sample_rate) with both.
-        flags: what is unusual about the source; empty for an ordinary one. decode_errors (packets), ends_early_seconds,
-            cut_at_max_seconds, still_picture, picture_held_seconds, silence_added_seconds, stamps_run_backwards,
-            interlaced, size_changes, cropped_to_aspect.
-    """
-
-    video: VideoBlob | None
-    pcm: NDArray[np.int16] | None
-    flags: dict[str, Any]
 
 
 def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.load.reference.decord_loader import DecordLoader, RawVideoError
-from pipeline.prepare.media import NormalisedMedia, normalise
+from pipeline.prepare.media import normalise
 from pipeline.prepare.rejection import RejectedSource
-from pipeline.shards.tar_writer import sample_bytes, sample_row
+from pipeline.shards.tar_writer import NormalisedMedia, sample_bytes, sample_row
 from settings import Config, ConfigError, PrepareConfig, from_dict
 from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged

@@ -17,12 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.plan.clips import ClipPlanner
-from pipeline.prepare.media import NormalisedMedia
 from pipeline.shards.encoder import VideoBlob
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.manifest_writer import write_manifest
 from pipeline.shards.reader import ShardError, ShardReader
-from pipeline.shards.tar_writer import END_OF_TAR, RowError, sample_bytes, sample_row
+from pipeline.shards.tar_writer import END_OF_TAR, NormalisedMedia, RowError, sample_bytes, sample_row
 from settings import Config, PrepareConfig, StorageConfig, from_dict, load_config, to_dict
 
 QUICK = settings(
