@@ -206,7 +206,10 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
     recipe = {"labels": labels} | {key: value for key, value in to_dict(config).items() if key not in _LIMITS}
     path = out / "recipe.json"
     try:
-        old = flatten(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it must hold a JSON object, not {format_value(content)}")
+        old = flatten(content)
     except FileNotFoundError:
         if any(out.glob("shard-*.tar")):
             raise PrepareError(f"{out} holds shards but no recipe.json; prepare into an empty folder") from None
