@@ -284,7 +284,7 @@ def test_nothing_usable_ends_with_status_one_and_the_reasons(tmp_path, capsys):
     src.mkdir()
     (src / "empty.mp4").touch()
     assert main([str(src), str(out)]) == 1
-    assert "Nothing was usable" in capsys.readouterr().out
+    assert "No file was usable" in capsys.readouterr().out
     assert rejected(out) == {"empty.mp4": "empty file"}
     assert len(Manifest.open(out)) == 0
 
