@@ -1,4 +1,4 @@
-"""The demo corpus: what is seen and heard follows from the labels, and files are whole, balanced and repeatable."""
+"""The demo corpus: images and sound follow from the labels; files are complete, balanced and repeatable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def corpus(tmp_path_factory):
     return out
 
 
-def test_files_hold_the_rendered_picture_and_sound(corpus):
+def test_files_hold_the_rendered_images_and_sound(corpus):
     kind, speed, _ = causes(2)
     rendered, sound, _ = render(kind, speed, (0, 2))
     frames, pieces = decode(corpus / "00002.mp4")
@@ -39,7 +39,7 @@ def test_files_hold_the_rendered_picture_and_sound(corpus):
     heard = np.concatenate([piece for _, piece in pieces])[round(-start * SAMPLE_RATE) if start < 0 else 0 :]
     n = min(len(heard), len(sound))
     assert n > 0.98 * SECONDS * SAMPLE_RATE
-    # The two waves are best aligned without a shift: picture and sound keep one clock through the codec.
+    # The two waves align best without a shift: images and sound stay synchronous through the codec.
     spectrum = np.fft.rfft(heard[:n], 2 * n) * np.conj(np.fft.rfft(sound[:n], 2 * n))
     shift = int(np.argmax(np.fft.irfft(spectrum)))
     assert min(shift, 2 * n - shift) <= SAMPLE_RATE / FPS / 2
@@ -61,7 +61,7 @@ def test_an_interrupted_corpus_is_completed_with_the_same_bytes(corpus):
     assert not list(corpus.glob(".*.tmp"))
 
 
-def test_another_recipe_or_a_strangers_folder_is_refused(corpus, tmp_path):
+def test_a_folder_with_another_corpus_or_other_files_is_refused(corpus, tmp_path):
     with pytest.raises(DemoError, match="another demo corpus"):
         make_demo(corpus, videos=3, seed=1)
     (tmp_path / "holiday.mp4").touch()
@@ -127,8 +127,8 @@ def test_speed_is_heard_as_the_pitch(speed):
     assert loudest == pytest.approx(PITCHES[speed], rel=0.035)
 
 
-def test_colour_histograms_do_not_tell_the_kind():
-    """Nearest neighbour over joint colour histograms stays near one in eight."""
+def test_colour_histograms_do_not_reveal_the_kind():
+    """Nearest-neighbour accuracy over joint colour histograms stays near one in eight."""
     histograms, kinds = [], []
     for number in range(80):
         kind, speed, _ = causes(number)
