@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import csv as csv_module
+import io
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.prepare.labels import LabelError, folder_labels, read_labels
 
+SAME_FOLDER = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60, derandomize=True
+)
+# CSV has no way to write a NUL, and UTF-8 cannot encode lone surrogates.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
 NAMES = ["a/one.mp4", "a/two.mkv", "b/one.avi", "b/v1.2.mp4", "ビデオ, é.mp4"]
 
 
@@ -81,3 +91,34 @@ def test_folder_names_are_labels_only_where_there_are_folders():
         "pets/cat/z.mp4": {"label": "cat"},
     }
     assert folder_labels(["x.mp4"]).columns == []
+
+
+@SAME_FOLDER
+@given(data=st.binary(max_size=80) | st.binary(max_size=80).map(lambda tail: b"path,label\n" + tail))
+def test_any_labels_file_is_read_or_refused_as_a_label_error(tmp_path, data):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(data)
+    message = str(path)
+    try:
+        read_labels(path, ["a.mp4", "b/c.mp4"])
+    except LabelError as error:
+        message = str(error)
+    assert str(path) in message
+
+
+@SAME_FOLDER
+@given(values=st.lists(TEXT, min_size=1, max_size=8))
+def test_labels_come_back_as_written(tmp_path, values):
+    names = [f"{number} \N{SMILING FACE WITH OPEN MOUTH} é.mp4" for number in range(len(values))]
+    buffer = io.StringIO(newline="")
+    csv_module.writer(buffer).writerows([("path", "label"), *zip(names, values, strict=True)])
+    path = tmp_path / "labels.csv"
+    path.write_bytes(buffer.getvalue().encode())
+    assert [read_labels(path, names).by_source[name]["label"] for name in names] == [value.strip() for value in values]
+
+
+def test_ten_thousand_classes_come_back(tmp_path):
+    names = [f"{number}.mp4" for number in range(10_000)]
+    path = tmp_path / "labels.csv"
+    path.write_text("path,label\n" + "".join(f"{name},class {name}\n" for name in names))
+    assert len({values["label"] for values in read_labels(path, names).by_source.values()}) == 10_000

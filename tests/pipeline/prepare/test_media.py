@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 
 from pipeline.prepare.media import normalise
 from pipeline.prepare.rejection import RejectedSource
-from pipeline.prepare.video_track import VideoTrack, plan_geometry
 from settings import PrepareConfig, StorageConfig
 
 SMALL = PrepareConfig(storage=StorageConfig(fps=25, short_side=48))
@@ -152,51 +149,6 @@ def test_pixels_become_square(media, tmp_path):
     assert (video.width, video.height) == (64, 48)
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "aspect", "rotation", "scale", "turns"),
-    [
-        (1920, 1080, Fraction(1), 0, (256, 144), 0),
-        (1080, 1920, Fraction(1), 0, (144, 256), 0),
-        (1920, 1080, Fraction(1), -90, (256, 144), 1),
-        (1920, 1080, Fraction(1), 90, (256, 144), 3),
-        (720, 576, Fraction(16, 15), 180, (192, 144), 2),
-        (16, 16, Fraction(1), 0, (144, 144), 0),
-        (480, 32, Fraction(1), 0, (576, 144), 0),
-        (2, 4000, Fraction(1), 0, (144, 576), 0),
-    ],
-)
-def test_geometry_keeps_aspect_with_even_sides(width, height, aspect, rotation, scale, turns):
-    plan = plan_geometry(width=width, height=height, pixel_aspect=aspect, rotation=rotation, short_side=144)
-    assert (plan.scale, plan.turns) == (scale, turns)
-    assert plan.crop[0] <= width
-    assert plan.crop[1] <= height
-
-
-# Pure red in Y'CbCr: BT.709 limited, BT.601 limited, BT.601 full range.
-RED_709, RED_601, RED_FULL = (63, 102, 240), (81, 90, 240), (76, 85, 255)
-
-
-@pytest.mark.parametrize("codec", ["vp9", "jpeg"])
-@pytest.mark.parametrize(
-    ("values", "colorspace", "color_range"), [(RED_709, 1, 1), (RED_601, 6, 1), (RED_601, 2, 0), (RED_FULL, 5, 2)]
-)
-def test_any_colour_recipe_is_stored_as_bt601(codec, values, colorspace, color_range):
-    planes = np.full((72, 64), values[0], dtype=np.uint8)
-    planes[48:60], planes[60:] = values[1], values[2]
-    frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-    frame.colorspace, frame.color_range, frame.pts, frame.time_base = colorspace, color_range, 0, Fraction(1, 25)
-    storage = StorageConfig(codec=codec, fps=25, short_side=48, quality=4)
-    track = VideoTrack(storage=storage, pixel_aspect=Fraction(1), frame_seconds=0.04, max_seconds=1)
-    track.add(frame)
-    track.flush()
-    blob = track.finish()
-    decoder = av.CodecContext.create("vp9" if codec == "vp9" else "mjpeg", "r")
-    stored = decoder.decode(av.Packet(blob.data[blob.first_frame + (12 if codec == "vp9" else 0) :]))[0]
-    expected = RED_601 if codec == "vp9" else RED_FULL
-    for plane, value in zip(stored.planes, expected, strict=True):
-        assert np.abs(np.frombuffer(plane, np.uint8).astype(int)[:16] - value).max() <= 3
-
-
 @pytest.mark.parametrize(("codec", "qualities", "default"), [("vp9", (10, 30, 50), 30), ("jpeg", (2, 4, 12), 4)])
 def test_quality_governs_what_is_stored(codec, qualities, default, media, tmp_path):
     rng = np.random.default_rng(0)
@@ -245,41 +197,6 @@ def test_a_bomb_behind_a_modest_header_is_refused_before_it_is_held(media, tmp_p
     path.write_bytes(lying)
     with pytest.raises(RejectedSource, match=r"too many pixels|truncated or damaged"):
         normalise(path, config)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "empty file"),
-        (bytes(70000), "zero bytes"),
-        (b"<!DOCTYPE html>\n<html><body>404</body></html>", "an HTML page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"),
-        (b"PK\x03\x04" + bytes(50), "a ZIP archive"),
-        (b"ffconcat version 1.0\nfile 'other.mp4'\n", "a list of files"),
-        (b"#EXTM3U\n#EXTINF:10,\nhttp://localhost/x.ts\n", "a playlist"),
-        (struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0) + struct.pack(">I4s", 90000, b"mdat"), "without its index"),
-        (bytes(range(1, 255)) * 40, "FFmpeg does not recognise it"),
-    ],
-)
-def test_what_is_no_media_is_named(tmp_path, content, message):
-    path = tmp_path / "x.mp4"
-    path.write_bytes(content)
-    with pytest.raises(RejectedSource, match=message):
-        normalise(path, SMALL)
-
-
-def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path):
-    (tmp_path / "folder.mp4").mkdir()
-    os.mkfifo(tmp_path / "pipe.mp4")
-    (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
-    for name, message in [
-        ("absent.mp4", "missing"),
-        ("folder.mp4", "not a file: a folder"),
-        ("pipe.mp4", "not a file: a named pipe"),
-        ("link.mp4", "missing: a link to nowhere.mp4"),
-    ]:
-        with pytest.raises(RejectedSource, match=message):
-            normalise(tmp_path / name, SMALL)
 
 
 def test_a_file_cut_in_half_is_told_by_its_flags(media, tmp_path):

@@ -1,4 +1,4 @@
-"""What is written comes back: manifests, a sample's tar members and WAV, slices of IVF and JPEG blobs, settings."""
+"""What is written comes back: manifests, a sample's tar members and WAV, slices of IVF and JPEG blobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,7 @@ from pipeline.shards.manifest import Manifest
 from pipeline.shards.manifest_writer import write_manifest
 from pipeline.shards.reader import ShardError, ShardReader
 from pipeline.shards.tar_writer import END_OF_TAR, NormalisedMedia, RowError, sample_bytes, sample_row
-from settings import Config, PrepareConfig, StorageConfig, from_dict, load_config, to_dict
+from settings import Config, PrepareConfig, StorageConfig, from_dict
 
 QUICK = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -218,27 +217,3 @@ def ivf_packets(blob: bytes) -> list[bytes]:
         place += 12 + size
     assert place == len(blob)
     return packets
-
-
-@QUICK
-@given(
-    run_dir=st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20),
-    seed=st.integers(-(2**63), 2**63 - 1), lr=st.floats(1e-300, 1e300), flag=st.booleans(),
-    area=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1.0)),
-    options=st.dictionaries(TEXT, st.integers(-5, 5) | st.booleans() | TEXT | st.none(), max_size=4),
-)  # fmt: skip
-def test_overrides_set_what_they_say_and_settings_come_back(tmp_path, run_dir, seed, lr, flag, area, options):
-    values = {
-        **{"run_dir": run_dir, "seed": seed, "optim.lr": lr, "train.compile": flag},
-        **{"augment.crop_area": list(area), "sampler.options": options},
-    }
-    config = load_config(Config, None, [f"{key}={yaml.safe_dump(value)}" for key, value in values.items()])
-    tree = to_dict(config)
-    for key, value in values.items():
-        node = tree
-        for part in key.split("."):
-            node = node[part]
-        assert node == value
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    assert load_config(Config, path) == config
