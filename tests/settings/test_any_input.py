@@ -1,4 +1,4 @@
-"""Settings from any text: they are taken and read back equal, or refused with a ConfigError."""
+"""Settings from any text are accepted and read back equal, or refused with a ConfigError."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys_of(tree: dict, prefix: str = "") -> list[str]:
 
 @QUICK
 @given(key=st.sampled_from(keys_of(to_dict(Config()))) | TEXT, value=TEXT | st.integers().map(str))
-def test_any_override_is_taken_or_refused_as_a_config_error(key, value):
+def test_any_override_is_accepted_or_raises_a_config_error(key, value):
     with contextlib.suppress(ConfigError):
         load_config(Config, None, [f"{key}={value}"])
 
@@ -35,7 +35,7 @@ def test_any_override_is_taken_or_refused_as_a_config_error(key, value):
 @QUICK
 @given(data=st.binary(max_size=60) | TEXT.map(str.encode))
 @pytest.mark.parametrize("settings_class", [Config, PrepareConfig])
-def test_any_yaml_is_taken_or_refused_as_a_config_error(tmp_path, settings_class, data):
+def test_any_yaml_is_accepted_or_raises_a_config_error(tmp_path, settings_class, data):
     path = tmp_path / "config.yaml"
     path.write_bytes(data)
     message = str(path)
@@ -53,7 +53,7 @@ def test_any_yaml_is_taken_or_refused_as_a_config_error(tmp_path, settings_class
     area=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1.0)),
     options=st.dictionaries(TEXT, st.integers(-5, 5) | st.booleans() | TEXT | st.none(), max_size=4),
 )  # fmt: skip
-def test_overrides_set_what_they_say_and_settings_come_back(tmp_path, run_dir, seed, lr, flag, area, options):
+def test_overrides_set_their_values_and_settings_are_read_back_equal(tmp_path, run_dir, seed, lr, flag, area, options):
     values = {
         **{"run_dir": run_dir, "seed": seed, "optim.lr": lr, "train.compile": flag},
         **{"augment.crop_area": list(area), "sampler.options": options},

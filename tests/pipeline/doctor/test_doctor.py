@@ -69,7 +69,7 @@ def test_the_number_of_gpus_becomes_the_number_of_processes(machine):
     assert used["video decoding"] == "JPEG on the GPU, VP9 on the CPU"
 
 
-def test_a_loaded_driver_without_visible_gpu_is_explained(machine):
+def test_a_loaded_driver_without_a_visible_gpu_is_explained(machine):
     machine(driver="525.10", torch=_torch())
     finding = checks.check_gpu()
     assert finding.state == "warning"
@@ -78,7 +78,7 @@ def test_a_loaded_driver_without_visible_gpu_is_explained(machine):
     assert checks.check_driver().found == "525.10"
 
 
-def test_a_cpu_build_of_pytorch_is_named(machine):
+def test_a_cpu_build_of_pytorch_is_reported(machine):
     machine(driver="580.65", torch=_torch(cuda=None))
     assert "built for CPUs only" in checks.check_gpu().found
 
@@ -125,7 +125,7 @@ def test_dali_that_cannot_decode_is_an_error(monkeypatch):
     assert "no decoder for vp9" in finding.found
 
 
-def test_faiss_is_asked_for_its_gpus_before_anything_else(machine):
+def test_faiss_without_gpu_support_is_a_warning_on_a_gpu(machine):
     faiss = SimpleNamespace(__version__="1.15.1", get_num_gpus=lambda: 0)
     _with_gpus(machine, faiss=faiss)
     finding = checks.check_faiss()
@@ -140,7 +140,7 @@ def test_missing_communication_backends_are_reported(machine, gpus, gloo, nccl, 
     assert checks.check_distributed().state == state
 
 
-def test_missing_packages_are_all_named(monkeypatch):
+def test_all_missing_packages_are_listed(monkeypatch):
     def version(name):
         if name in ("decord", "av"):
             raise checks.PackageNotFoundError(name)

@@ -1,4 +1,4 @@
-"""Which row of a labels file belongs to which source."""
+"""Matching the rows of a labels file to sources."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def test_a_row_finds_its_source(csv, spelling, name):
     assert labels.rows_without_file == (name is None)
 
 
-def test_without_a_column_path_the_first_one_names_the_file(csv):
+def test_without_a_column_path_the_first_column_names_the_file(csv):
     labels = read_labels(csv("clip,word,split\ntwo,x,test\n"), NAMES)
     assert labels.columns == ["word", "split"]
     assert labels.by_source["a/two.mkv"] == {"word": "x", "split": "test"}
 
 
-def test_the_column_path_may_stand_anywhere(csv):
+def test_the_column_path_may_be_at_any_position(csv):
     labels = read_labels(csv("\ufeffword,path\nx,two\n"), NAMES)
     assert labels.by_source == {"a/two.mkv": {"word": "x"}}
 
 
-def test_tabs_and_short_rows(csv):
+def test_tab_separated_values_and_short_rows(csv):
     labels = read_labels(csv("path\tword\tsplit\ntwo\tx, y\n", "labels.tsv"), NAMES)
     assert labels.by_source == {"a/two.mkv": {"word": "x, y", "split": ""}}
 
@@ -80,12 +80,12 @@ def test_tabs_and_short_rows(csv):
         ('path,word\n"two,x\n', "not a UTF-8 CSV"),
     ],
 )
-def test_mistakes_name_the_line(csv, content, message):
+def test_errors_name_the_line(csv, content, message):
     with pytest.raises(LabelError, match=message):
         read_labels(csv(content), NAMES)
 
 
-def test_folder_names_are_labels_only_where_there_are_folders():
+def test_only_sources_in_sub_folders_get_a_label():
     assert folder_labels(["x.mp4", "dog/y.mp4", "pets/cat/z.mp4"]).by_source == {
         "dog/y.mp4": {"label": "dog"},
         "pets/cat/z.mp4": {"label": "cat"},
@@ -95,7 +95,7 @@ def test_folder_names_are_labels_only_where_there_are_folders():
 
 @SAME_FOLDER
 @given(data=st.binary(max_size=80) | st.binary(max_size=80).map(lambda tail: b"path,label\n" + tail))
-def test_any_labels_file_is_read_or_refused_as_a_label_error(tmp_path, data):
+def test_any_labels_file_is_read_or_raises_a_label_error(tmp_path, data):
     path = tmp_path / "labels.csv"
     path.write_bytes(data)
     message = str(path)
@@ -108,7 +108,7 @@ def test_any_labels_file_is_read_or_refused_as_a_label_error(tmp_path, data):
 
 @SAME_FOLDER
 @given(values=st.lists(TEXT, min_size=1, max_size=8))
-def test_labels_come_back_as_written(tmp_path, values):
+def test_labels_are_read_back_as_written(tmp_path, values):
     names = [f"{number} \N{SMILING FACE WITH OPEN MOUTH} é.mp4" for number in range(len(values))]
     buffer = io.StringIO(newline="")
     csv_module.writer(buffer).writerows([("path", "label"), *zip(names, values, strict=True)])
@@ -117,7 +117,7 @@ def test_labels_come_back_as_written(tmp_path, values):
     assert [read_labels(path, names).by_source[name]["label"] for name in names] == [value.strip() for value in values]
 
 
-def test_ten_thousand_classes_come_back(tmp_path):
+def test_ten_thousand_classes_are_read_back(tmp_path):
     names = [f"{number}.mp4" for number in range(10_000)]
     path = tmp_path / "labels.csv"
     path.write_text("path,label\n" + "".join(f"{name},class {name}\n" for name in names))

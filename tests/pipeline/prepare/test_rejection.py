@@ -26,14 +26,14 @@ from settings import PrepareConfig
         (bytes(range(1, 255)) * 40, "FFmpeg does not recognise it"),
     ],
 )
-def test_what_is_no_media_is_named(tmp_path, content, message):
+def test_other_content_is_recognised(tmp_path, content, message):
     path = tmp_path / "x.mp4"
     path.write_bytes(content)
     with pytest.raises(RejectedSource, match=message):
         normalise(path, PrepareConfig())
 
 
-def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path):
+def test_missing_files_folders_and_pipes_are_rejected(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "link.mp4").symlink_to("nowhere.mp4")

@@ -25,14 +25,14 @@ from settings import StorageConfig
         (2, 4000, Fraction(1), 0, (144, 576), 0),
     ],
 )
-def test_geometry_keeps_aspect_with_even_sides(width, height, aspect, rotation, scale, turns):
+def test_geometry_keeps_the_aspect_ratio_with_even_sides(width, height, aspect, rotation, scale, turns):
     plan = plan_geometry(width=width, height=height, pixel_aspect=aspect, rotation=rotation, short_side=144)
     assert (plan.scale, plan.turns) == (scale, turns)
     assert plan.crop[0] <= width
     assert plan.crop[1] <= height
 
 
-# Pure red in Y'CbCr: BT.709 limited, BT.601 limited, BT.601 full range.
+# Pure red in Y'CbCr, in limited-range BT.709, limited-range BT.601 and full-range BT.601.
 RED_709, RED_601, RED_FULL = (63, 102, 240), (81, 90, 240), (76, 85, 255)
 
 
@@ -40,7 +40,7 @@ RED_709, RED_601, RED_FULL = (63, 102, 240), (81, 90, 240), (76, 85, 255)
 @pytest.mark.parametrize(
     ("values", "colorspace", "color_range"), [(RED_709, 1, 1), (RED_601, 6, 1), (RED_601, 2, 0), (RED_FULL, 5, 2)]
 )
-def test_any_colour_recipe_is_stored_as_bt601(codec, values, colorspace, color_range):
+def test_every_colour_space_and_range_is_stored_as_bt601(codec, values, colorspace, color_range):
     planes = np.full((72, 64), values[0], dtype=np.uint8)
     planes[48:60], planes[60:] = values[1], values[2]
     frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")

@@ -1,4 +1,4 @@
-"""Recognising JPEG images among any bytes."""
+"""Recognising JPEG images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.pipeline.shards.test_round_trips import jpeg
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(data=st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\xff\xd8\xff" + tail))
-def test_any_bytes_are_a_jpeg_or_not_whatever_lies_beside_them(data):
+def test_a_jpeg_is_recognised_whatever_other_rows_hold(data):
     image = jpeg(64, 48, b"picture")
     rows = [data, image, image[:-9], jpeg(48, 64, b"picture")]
     images = np.zeros((len(rows), 300), np.uint8)

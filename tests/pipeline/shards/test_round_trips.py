@@ -1,4 +1,4 @@
-"""What is written comes back: manifests, a sample's tar members and WAV, slices of IVF and JPEG blobs."""
+"""Round trips: manifests, a sample's tar members and WAV, slices of IVF and JPEG blobs are read back as written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUICK = settings(
 )
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 KEY = "0123456789abcdef0123"
-# A key frame as far as a reader looks: frame marker and sync code.
+# The part of a key frame that the reader checks: frame marker and sync code.
 VP9_KEY_FRAME = b"\x82\x49\x83\x42"
 
 
@@ -50,7 +50,7 @@ def rows(draw: st.DrawFn) -> list[dict]:
 
 @QUICK
 @given(written=rows())
-def test_a_manifest_comes_back_as_written(tmp_path, written):
+def test_a_manifest_is_read_back_as_written(tmp_path, written):
     names = ["shard-000000.tar", "shard-000001.tar"]
     for name in names:
         (tmp_path / name).write_bytes(b"x")
@@ -88,7 +88,7 @@ def media(draw: st.DrawFn) -> NormalisedMedia:
 
 @QUICK
 @given(sample=media(), source=TEXT, labels=st.dictionaries(TEXT, TEXT, max_size=3), rate=st.integers(8000, 48000))
-def test_a_sample_comes_back_from_its_tar_members(sample, source, labels, rate):
+def test_a_sample_is_read_back_from_its_tar_members(sample, source, labels, rate):
     config = from_dict(PrepareConfig, {"sample_rate": rate, "storage": {"codec": "jpeg"}})
     data = sample_bytes(sample, key=KEY, source=source, labels=labels, config=config)
     row = sample_row(io.BytesIO(data))
@@ -110,7 +110,7 @@ def test_a_sample_comes_back_from_its_tar_members(sample, source, labels, rate):
 
 @QUICK
 @given(data=st.binary(max_size=1200) | st.binary(max_size=600).map(lambda tail: tarred("k.json", tail)))
-def test_any_bytes_are_a_sample_or_refused_as_damaged(data):
+def test_any_bytes_are_a_sample_or_are_refused_as_damaged(data):
     refusal = None
     try:
         assert isinstance(sample_row(io.BytesIO(data))["source"], str)
@@ -129,13 +129,13 @@ def tarred(name: str, content: bytes) -> bytes:
 
 
 def jpeg(width: int, height: int, tail: bytes) -> bytes:
-    """As much of a JPEG as a reader looks at."""
+    """The part of a JPEG image that the reader checks."""
     frame = struct.pack(">BBHBHHB", 0xFF, 0xC0, 17, 8, height, width, 3) + bytes(9)
     return b"\xff\xd8" + frame + b"\xff\xda\x00\x02" + tail
 
 
 def shard_of(root: Path, codec: str, packets: list[bytes], pcm: np.ndarray, gop: int) -> Manifest:
-    """A prepared folder of one sample, behind 100 bytes of another."""
+    """A prepared folder with one sample, which starts at byte 100 of its shard."""
     blob, sizes, first = b"".join(packets), [len(packet) for packet in packets], 0
     if codec == "vp9":
         frames = [struct.pack("<IQ", len(packet), index) + packet for index, packet in enumerate(packets)]
@@ -161,7 +161,9 @@ def shard_of(root: Path, codec: str, packets: list[bytes], pcm: np.ndarray, gop:
     stride=st.integers(1, 3), epoch=st.integers(0, 99), damage=st.none() | st.integers(0, 2000),
 )  # fmt: skip
 @pytest.mark.parametrize("codec", ["vp9", "jpeg"])
-def test_a_clips_frames_and_sound_come_back_from_the_shard(tmp_path, codec, tails, gop, frames, stride, epoch, damage):
+def test_the_frames_and_audio_of_a_clip_are_read_from_the_shard(
+    tmp_path, codec, tails, gop, frames, stride, epoch, damage
+):
     key = [VP9_KEY_FRAME + tail for tail in tails]
     packets = key if codec == "vp9" else [jpeg(64, 48, tail) for tail in tails]
     pcm = np.arange(1600 * len(packets), dtype=np.int16)
@@ -195,7 +197,7 @@ def test_a_clips_frames_and_sound_come_back_from_the_shard(tmp_path, codec, tail
     assert reader.pcm(plan)[0].tolist() == window.tolist() + [0] * (config.audio_samples - len(window))
 
 
-def test_an_index_that_promises_a_monstrous_picture_is_refused_before_memory_is_asked_for(tmp_path):
+def test_an_index_with_an_enormous_image_is_refused_before_memory_is_allocated(tmp_path):
     manifest = shard_of(tmp_path, "jpeg", [jpeg(64, 48, b"picture")] * 2, np.zeros(3200, np.int16), 1)
     manifest.frame_offsets = manifest.frame_offsets.astype(np.int64)
     manifest.frame_offsets[-1] += 2**50
