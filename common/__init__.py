@@ -1,1 +1,1 @@
-"""What every package may use: randomness, files, environment, progress. It knows neither video nor learning."""
+"""Shared basics that every package may import: randomness, files, environment, progress."""

@@ -1,4 +1,4 @@
-"""What made a result, and what this process may use: versions, commit, processor, cores."""
+"""The environment of a process: versions, commit, processor, and the cores it may use."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The repository."""
+"""Root folder of the repository."""
 
 CGROUPS = Path("/sys/fs/cgroup")
-"""Where Linux mounts control groups."""
+"""Folder where Linux mounts control groups."""
 
 PACKAGES = ("torch", "torchvision", "torchaudio", "nvidia-dali-cuda130", "faiss-gpu", "numpy")
-"""Packages whose versions may change the numbers of a run."""
+"""Packages whose versions may change the numeric results of a run."""
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """What made a result, in the same words everywhere: command, commit, hardware and versions.
+    """Records command, commit, hardware and versions, with the same keys for every kind of result.
 
     Args:
-        packages: those whose versions are recorded beside Python's and torch's (default: `PACKAGES`).
+        packages: packages whose versions are recorded besides those of Python and torch (default: `PACKAGES`).
     """
     import torch
 
@@ -47,7 +47,7 @@ def environment(*packages: str) -> dict[str, Any]:
 
 
 def installed_version(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
+    """Version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -55,7 +55,7 @@ def installed_version(package: str) -> str | None:
 
 
 def git(*arguments: str) -> str:
-    """The output of a git command in this repository; empty where there is no git or no repository."""
+    """Output of a git command in this repository; empty without git or outside a repository."""
     try:
         result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -64,7 +64,7 @@ def git(*arguments: str) -> str:
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """Name of the CPU."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -75,10 +75,13 @@ def processor() -> str:
 
 
 def available_cores(*, processes: int = 1) -> int:
-    """Cores that this process may keep busy, at least 1.
+    """Number of CPU cores that this process may keep busy, at least 1.
 
-    That is the cores it may run on (taskset, cpusets, bound SLURM tasks), or as many as its control group's CPU quota
-    pays for if those are fewer (containers), shared among `processes` such processes on this machine.
+    It is the number of cores in the affinity mask (set by taskset, cpusets or bound SLURM tasks), or the CPU quota of
+    the control group (set by containers) if that is lower.
+
+    Args:
+        processes: number of processes on this machine that share these cores equally.
     """
     cores = len(os.sched_getaffinity(0))
     quota = cpu_quota()
@@ -88,17 +91,17 @@ def available_cores(*, processes: int = 1) -> int:
 
 
 def cpu_quota() -> float | None:
-    """CPU time per second that this process's control groups allow, in cores; None without a limit.
+    """CPU quota of this process's control groups, in cores (CPU seconds per second); None without a quota.
 
-    A limit may be set at any level, so the smallest on the way to the root counts. Both versions of control groups are
-    read: `cpu.max` (v2), `cpu.cfs_quota_us` and `cpu.cfs_period_us` (v1).
+    Every level up to the root may set a quota, so the smallest applies. Both versions of control groups are read:
+    `cpu.max` (v2), and `cpu.cfs_quota_us` with `cpu.cfs_period_us` (v1).
     """
-    limits = [limit for folder in _cgroup_folders() if (limit := _limit(folder)) is not None]
-    return min(limits, default=None)
+    quotas = [quota for folder in _cgroup_folders() if (quota := _quota(folder)) is not None]
+    return min(quotas, default=None)
 
 
 def _cgroup_folders() -> list[Path]:
-    """The folders of this process's CPU control group and of those around it, for both versions."""
+    """Folders of this process's CPU control group and its ancestors, for both versions of control groups."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -108,29 +111,29 @@ def _cgroup_folders() -> list[Path]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" or "cpu" in controllers.split(","):
-            # Inside a container the path may be the host's and not exist here: the mount itself is then the group.
+            # In a container the path may be the host's and not exist; the group is then the mount point itself.
             for mount in [CGROUPS] if number == "0" else [CGROUPS / "cpu", CGROUPS / controllers]:
                 group = mount / path.lstrip("/")
                 folders += [group, *(parent for parent in group.parents if mount in parent.parents)]
     return list(dict.fromkeys(folders))
 
 
-def _limit(folder: Path) -> float | None:
-    for read in (_limit_v2, _limit_v1):
+def _quota(folder: Path) -> float | None:
+    for read in (_quota_v2, _quota_v1):
         try:
-            limit = read(folder)
+            quota = read(folder)
         except (OSError, ValueError, ZeroDivisionError):
             continue
-        if limit > 0:
-            return limit
+        if quota > 0:
+            return quota
     return None
 
 
-def _limit_v2(folder: Path) -> float:
+def _quota_v2(folder: Path) -> float:
     quota, period = (folder / "cpu.max").read_text().split()
     return float(Fraction(int(quota), int(period)))
 
 
-def _limit_v1(folder: Path) -> float:
+def _quota_v1(folder: Path) -> float:
     quota, period = ((folder / name).read_text() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     return float(Fraction(int(quota), int(period)))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+    """Yields a temporary path beside `path`, which replaces `path` when the block ends without an error.
 
-    A reader sees the old content or the new one, never a part. After an error the old content stays and the temporary
-    file is removed.
+    A reader sees the old content or the new content, never a part. After an error the old content stays and the
+    temporary file is removed.
 
     Args:
-        durable: also survive a power cut: the content is on disk before it takes its place, and the folder after that.
+        durable: whether the new content must survive a power cut: the file is flushed to disk before it replaces the
+            old one, and the folder afterwards.
     """
-    # The process's number: several processes may write the same file at a time. The dot: it is no file of a data set.
+    # The process id keeps several writers of one file apart; the dot hides the file from searches for data.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield unfinished
@@ -33,17 +34,17 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: str | bytes, *, durable: bool = False) -> None:
-    """Writes text (as UTF-8) or bytes to `path`, as `replacing` does.
+    """Replaces the content of `path` atomically by text (as UTF-8) or bytes; see `replacing`.
 
     Raises:
-        OSError: the disk is full or not writable; the old content is still there.
+        OSError: the disk is full or not writable; the old content stays.
     """
     with replacing(path, durable=durable) as unfinished:
         unfinished.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def _sync(path: Path) -> None:
-    """Has the system put a file's content, or a folder's list of files, on disk."""
+    """Flushes the content of a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

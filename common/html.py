@@ -1,4 +1,4 @@
-"""Pieces of self-contained HTML pages."""
+"""Helpers for self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import base64
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Data of a MIME type such as image/png, as a URL that holds it."""
+    """Encodes data as a data URI; `kind` is its MIME type, such as image/png."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Progress of a long task, for a terminal or a log file."""
+"""Shows the progress of a long task on a terminal or in a log file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 _LOG_SECONDS = 10.0
+"""Interval between two lines in a log file, in seconds."""
 
 
 def show_progress(items: Iterable[Item], *, total: int) -> Iterator[Item]:
-    """Passes `items` through and shows on stderr how many, how fast and for how long still."""
+    """Yields `items` and shows on stderr their count, rate and estimated time left; `total` is their number."""
     console = Console(stderr=True)
     if total == 0:
         yield from items

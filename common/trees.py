@@ -1,4 +1,4 @@
-"""Nested dicts, as configurations are."""
+"""Nested dicts, such as configurations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}. An empty inner dict leaves nothing."""
+    """Joins nested keys by dots: {"a": {"b": 1}} becomes {"a.b": 1}. An empty inner dict gives no key."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

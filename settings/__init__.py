@@ -1,4 +1,4 @@
-"""Typed configuration: one tree of frozen dataclasses, filled from YAML and `key=value`."""
+"""Typed settings: a tree of frozen dataclasses, built from YAML and `key=value` overrides."""
 
 from settings.data import AudioConfig, AugmentConfig, ClipConfig, DataConfig, PrepareConfig, StorageConfig
 from settings.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig

@@ -1,4 +1,4 @@
-"""Settings of what the model sees: storage, preparation, clips, sound, augmentation, the data set."""
+"""Settings of the data: storage, preparation, clips, audio, augmentation, loading."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from settings.load import require
 
 @dataclass(frozen=True)
 class StorageConfig:
-    """How a normalised video is stored in a shard (a "seekable blob")."""
+    """How a video is stored in a shard."""
 
     codec: Literal["vp9", "jpeg"] = "vp9"
-    """vp9: small. jpeg: about four times the bytes, half the CPU time, and a GPU helps to decode it."""
+    """Codec of the stored video. vp9 is small; jpeg takes about four times the bytes but half the CPU time to decode,
+    and a GPU helps to decode it."""
     fps: float = 10.0
-    """Frame rate of the stored video; clips are read at this rate or an integer fraction of it."""
+    """Frames per second of the stored video; clips are read at this rate or an integer fraction of it."""
     short_side: int = 144
-    """Pixels of the shorter side after preparation (both sides are rounded to even numbers)."""
+    """Length of the shorter side of the stored video in pixels; both sides are rounded to even numbers."""
     gop: int = 16
-    """Frames per group of pictures (vp9): a clip costs at most this many extra decoded frames."""
+    """Frames per group of pictures with vp9; decoding a clip costs at most this many extra frames."""
     quality: int = 0
-    """vp9: CRF, 0 to 63, lower is better; jpeg: FFmpeg's qscale, 1 to 31, lower is better. 0 chooses 30 or 4."""
+    """Quality of the stored video; lower is better. For vp9 it is the CRF, 1 to 63 (0 takes 30); for jpeg it is
+    FFmpeg's qscale, 1 to 31 (0 takes 4)."""
 
     def __post_init__(self) -> None:
         require(0.01 <= self.fps <= 240, f"storage.fps must be in [0.01, 240], not {self.fps}")
@@ -36,32 +38,35 @@ class StorageConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Settings of `python -m pipeline.prepare`, given as key=value."""
+    """Settings of `python -m pipeline.prepare`, set by `key=value`."""
 
     storage: StorageConfig = field(default_factory=StorageConfig)
     streams: Literal["both", "video", "audio"] = "both"
-    """Which tracks a sample must have (and which are stored)."""
+    """Tracks that a source must have and that are stored."""
     sample_rate: int = 16000
-    """Hz of the stored mono 16-bit PCM."""
+    """Sample rate of the stored mono 16-bit PCM in Hz."""
     min_seconds: float = 0.5
-    """Shorter sources are rejected as too short."""
+    """Shortest duration in seconds; shorter sources are rejected."""
     max_seconds: float = 600.0
-    """Longer sources are cut here, and flagged."""
+    """Longest duration in seconds; longer sources are cut and flagged."""
     max_pixels: int = 8192 * 8192
-    """A source whose frames are larger is rejected before it is decoded."""
+    """Largest number of pixels per source frame; sources with larger frames are rejected before they are decoded."""
     shard_samples: int = 256
-    """Samples a tar shard holds at most."""
+    """Largest number of samples per tar shard."""
     timeout_seconds: float = 120.0
-    """A source that takes longer is given up (a hang inside a decoder), its worker replaced."""
+    """Longest time in seconds for one source; after it the source is rejected and its worker replaced."""
     memory_mb: int = 4096
-    """Address space a worker may take beyond what it has at its start."""
+    """Address space in MiB that a worker may use beyond what it has at its start."""
 
     def __post_init__(self) -> None:
         require(
             8000 <= self.sample_rate <= 48000,
             f"sample_rate must be in [8000, 48000] Hz, not {self.sample_rate}",
         )
-        require(0 < self.min_seconds < self.max_seconds, "0 < min_seconds < max_seconds must hold")
+        require(
+            0 < self.min_seconds < self.max_seconds,
+            f"0 < min_seconds < max_seconds must hold, not {self.min_seconds} and {self.max_seconds}",
+        )
         require(self.shard_samples >= 1, f"shard_samples must be at least 1, not {self.shard_samples}")
         require(self.timeout_seconds > 0, f"timeout_seconds must be positive, not {self.timeout_seconds}")
         require(self.memory_mb >= 256, f"memory_mb must be at least 256, not {self.memory_mb}")
@@ -72,11 +77,11 @@ class ClipConfig:
     """The video window of a clip."""
 
     frames: int = 16
-    """T, frames of a clip."""
+    """Number of frames per clip (T)."""
     fps: float = 10.0
-    """Frames per second within the clip; stored fps must be an integer multiple of it."""
+    """Frames per second of a clip; the stored frame rate must be an integer multiple of it."""
     size: int = 112
-    """H = W of the crop, in pixels."""
+    """Height and width of the crop in pixels (H = W)."""
 
     def __post_init__(self) -> None:
         require(self.frames >= 1, f"clip.frames must be at least 1, not {self.frames}")
@@ -85,37 +90,41 @@ class ClipConfig:
 
     @property
     def seconds(self) -> float:
+        """Length of the video window in seconds."""
         return self.frames / self.fps
 
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """The audio window of a clip and its log-mel spectrogram (torchaudio's MelSpectrogram, AmplitudeToDB)."""
+    """The audio window of a clip and its log-mel spectrogram, as torchaudio's MelSpectrogram and AmplitudeToDB."""
 
     seconds: float = 0.0
-    """Length of the audio window, centred on the video window; 0 takes the video window's length."""
+    """Length in seconds of the audio window, centred on the video window; 0 takes the video window's length."""
     sample_rate: int = 16000
-    """Hz; must be that of the prepared data."""
+    """Sample rate in Hz; it must be that of the prepared data."""
     n_mels: int = 80
-    """Mel bands."""
+    """Number of mel bands (M)."""
     n_fft: int = 512
-    """Samples of the Fourier transform; the window is padded to it with zeros."""
+    """Length of the Fourier transform in samples; the window is padded to it with zeros."""
     window: int = 400
-    """Samples of the Hann window (25 ms at 16 kHz)."""
+    """Length of the Hann window in samples (25 ms at 16 kHz)."""
     hop: int = 160
-    """Samples between spectrogram frames (10 ms at 16 kHz)."""
+    """Distance between spectrogram frames in samples (10 ms at 16 kHz)."""
     f_min: float = 0.0
-    """Hz, lower edge of the lowest mel band."""
+    """Lower edge of the lowest mel band in Hz."""
     f_max: float = 8000.0
-    """Hz, upper edge of the highest mel band."""
+    """Upper edge of the highest mel band in Hz."""
     mean_db: float = -35.0
-    """Subtracted from the decibels (reference 1.0, floor -100 dB) before the model."""
+    """Level in decibels (reference 1.0, floor -100 dB) that is subtracted from the spectrogram."""
     std_db: float = 25.0
-    """The decibels are divided by it before the model."""
+    """Level in decibels by which the spectrogram is then divided."""
 
     def __post_init__(self) -> None:
         require(0 <= self.seconds <= 3600, f"audio.seconds must be in [0, 3600], not {self.seconds}")
-        require(0 < self.hop <= self.window <= self.n_fft, "audio: 0 < hop <= window <= n_fft must hold")
+        require(
+            0 < self.hop <= self.window <= self.n_fft,
+            f"audio: 0 < hop <= window <= n_fft must hold, not {self.hop}, {self.window}, {self.n_fft}",
+        )
         require(
             0 <= self.f_min < self.f_max <= self.sample_rate / 2,
             f"audio: 0 <= f_min < f_max <= sample_rate/2 must hold, not {self.f_min}, {self.f_max}, {self.sample_rate}",
@@ -129,23 +138,23 @@ class AugmentConfig:
     """Video augmentation; every factor is a function of (seed, epoch, sample id)."""
 
     enabled: bool = True
-    """False: the centre crop, no flip, no colour (test clips are always so)."""
+    """Whether training clips are augmented. Other clips, and all test clips, are the centre crop without changes."""
     crop_area: tuple[float, float] = (0.3, 1.0)
-    """Range of the crop's share of the frame's area."""
+    """Smallest and largest area of the crop, as a fraction of the frame's."""
     crop_ratio: tuple[float, float] = (0.75, 1.333)
-    """Range of the crop's width over height."""
+    """Smallest and largest ratio of the crop's width to its height."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     brightness: float = 0.4
-    """Brightness factor is drawn from [1 - x, 1 + x]."""
+    """Strength x; the brightness factor is drawn from [1 - x, 1 + x]."""
     contrast: float = 0.4
-    """Contrast factor, likewise."""
+    """Strength x; the contrast factor is drawn from [1 - x, 1 + x]."""
     saturation: float = 0.4
-    """Saturation factor, likewise."""
+    """Strength x; the saturation factor is drawn from [1 - x, 1 + x]."""
     hue: float = 0.0
-    """Hue is turned by up to this many degrees either way."""
+    """Largest rotation of the hue in degrees, in either direction."""
     gray: float = 0.2
-    """Probability of a grey-scale clip."""
+    """Probability of converting a clip to grey."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_area
@@ -160,32 +169,34 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where clips come from."""
+    """Where clips come from and how they are loaded."""
 
     path: str = ""
-    """Folder of prepared shards (loader dali), or of raw videos (loader decord)."""
+    """Folder of prepared shards (loader dali) or of raw videos (loader decord)."""
     loader: str = "dali"
-    """dali: prepared shards through NVIDIA DALI. decord: raw videos, as a reference."""
+    """Loader: dali reads prepared shards with NVIDIA DALI; decord reads raw videos, as a slow reference."""
     labels: str = ""
-    """labels.csv of the raw videos (loader decord only; shards carry their labels)."""
+    """CSV file with the labels of raw videos; only for loader decord, as shards carry their labels."""
     split: str = ""
-    """Train only on samples whose label column `split` has this value; empty takes all."""
+    """Value of the label column `split` that selects the samples to train on; empty takes all samples."""
     order: Literal["global", "shards"] = "global"
-    """global: a true shuffle (fast disks). shards: shuffled shards and a window (network disks)."""
+    """Order of samples: global shuffles all of them (for fast disks); shards shuffles the shards, and the samples
+    within a window (for network disks)."""
     window: int = 4096
-    """Samples of the shuffle window with order: shards."""
+    """Size of the shuffle window in samples, with order=shards."""
     shuffle_pairs: bool = False
-    """Control experiment: each video gets another sample's audio, drawn anew each epoch, from a place of its own."""
+    """Control experiment: each video gets the audio of another sample, at an independent position, drawn again each
+    epoch."""
     threads: int = 0
-    """Decode threads a process; 0 shares the machine's cores among its processes."""
+    """Decode threads per process; 0 divides the machine's cores among its processes."""
     vp9_decoder: Literal["cpu", "nvdec"] = "cpu"
-    """What decodes VP9 for a GPU; JPEG is decoded on it. nvdec: the GPU's own decoder, slower with DALI 2.4 than
-    two CPU cores, whose time it takes more of (docs/performance.md)."""
+    """Decoder of VP9 in a run on a GPU, which decodes JPEG itself. nvdec is the GPU's video decoder; with DALI 2.4 it
+    is slower than two CPU cores and takes more CPU time (docs/performance.md)."""
     prefetch: int = 2
-    """Batches prepared ahead."""
+    """Number of batches loaded ahead."""
     max_bad_fraction: float = 0.001
-    """A sample that cannot be decoded is replaced by another one, and the run stops with their list once more than this
-    share of the samples is bad; 0 stops at the first."""
+    """Largest fraction of samples that may fail to decode. Each is replaced by another sample; beyond this fraction the
+    run stops and lists them. 0 stops at the first."""
 
     def __post_init__(self) -> None:
         require(
@@ -196,5 +207,5 @@ class DataConfig:
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")
 
     def without_split(self, **changes: Any) -> DataConfig:
-        """All samples, each video with its own sound, and `changes`: to look at data that a run trains on a part of."""
+        """Returns these settings for all samples, each video with its own audio, and with `changes` applied."""
         return replace(self, split="", shuffle_pairs=False, **changes)

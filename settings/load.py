@@ -1,4 +1,4 @@
-"""From YAML and `key=value` to a frozen dataclass tree, with errors that name key, value and remedy."""
+"""Builds frozen dataclasses from YAML and `key=value`; errors name the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 T = TypeVar("T")
-# More than any real config by far; aliases can make billions of values out of a few lines, or one that holds itself.
 _MAX_VALUES = 10_000
+"""Largest number of values in a YAML document: aliases can turn a few lines into billions, or into a cycle."""
 
 
 class ConfigError(ValueError):
-    """A configuration mistake; the message is meant for the person who wrote the YAML."""
+    """A mistake in the configuration; the message is meant for the person who wrote it."""
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises ConfigError(message) unless `condition` holds: how a settings class checks a value."""
+    """Raises ConfigError(message) unless `condition` holds; the settings classes check their values with it."""
     if not condition:
         raise ConfigError(message)
 
 
 def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
-    """Builds `cls` from a YAML file and dotted `key=value` overrides, the overrides last.
+    """Builds `cls` from a YAML file, then applies `key=value` overrides, whose keys are dotted paths.
 
     Raises:
-        ConfigError: a missing file, YAML that does not parse, an unknown key, a wrong type or value.
+        ConfigError: the file is missing or not valid YAML, or a key is unknown, or a type or value is wrong.
     """
     tree = _read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
@@ -42,9 +42,14 @@ def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterabl
 
 
 def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = "") -> T:
-    """Builds the dataclass `cls` from nested mappings, checking every key and type.
+    """Builds the dataclass `cls` from nested mappings and checks every key and type.
 
-    `source` and `prefix` only shape the message of a ConfigError.
+    Args:
+        source: where the values come from, for the messages.
+        prefix: dotted path of `cls` within the settings, for the messages.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a type or value is wrong.
     """
     if not isinstance(tree, Mapping):
         raise ConfigError(
@@ -62,7 +67,7 @@ def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = 
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"{source}: {', '.join(missing)} must be given")
+        raise ConfigError(f"{source}: {', '.join(missing)} must be set")
     try:
         return cls(**values)
     except ConfigError as error:
@@ -70,34 +75,38 @@ def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = 
 
 
 def pick(table: Mapping[str, T], name: str, key: str) -> T:
-    """`table[name]`, or a ConfigError that names the config key and what is allowed."""
+    """Returns `table[name]`.
+
+    Raises:
+        ConfigError: `table` has no such name; the message names the setting `key` and the allowed names.
+    """
     if name not in table:
         raise ConfigError(f"{key}={format_value(name)} is not known; {_nearest(name, table)}")
     return table[name]
 
 
 def format_value(value: Any) -> str:
-    """`value` for a message: one line, however much it holds."""
+    """Formats a value for a message, as one line of bounded length."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
+    except ValueError:  # Python converts no integer of more than 4,300 digits
         return "a very long number"
     return text if len(text) <= 200 else f"{text[:120]}... ({len(text):,} characters)"
 
 
 def format_key(prefix: str, key: Any) -> str:
-    """The key for a message: as it is where that can be read, as a literal otherwise."""
+    """Formats a key for a message: unchanged if it is printable and short, else as a Python literal."""
     text = prefix + str(key)
     return text if text.isprintable() and len(text) <= 100 else format_value(text)
 
 
 def format_names(names: Iterable[str]) -> str:
-    """Names for a message, which may be anything that a data set calls its labels."""
+    """Formats names for a message; a data set's label names may be any text."""
     return ", ".join(format_key("", name) for name in names) or "none"
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The dataclass tree as plain dicts, lists and scalars."""
+    """Converts a tree of dataclasses to plain dicts, lists and scalars."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -110,7 +119,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved config as YAML that `load_config` reads back to an equal object."""
+    """Writes the configuration as YAML, from which `load_config` builds an equal object."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
@@ -118,7 +127,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config {path}: {error}") from None
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from None
     tree = _parse(text, str(path))
     if tree is None:
         return {}
@@ -128,7 +137,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parse(text: str, what: str) -> Any:
-    """The value that YAML holds, of a size that can be looked at."""
+    """Parses YAML of bounded size; `what` names it in messages."""
     try:
         value = yaml.safe_load(text)
     except RecursionError:
@@ -142,7 +151,7 @@ def _parse(text: str, what: str) -> Any:
         waiting += below if isinstance(below, list | tuple | set) else []
         seen += 1
         if seen + len(waiting) > _MAX_VALUES:
-            raise ConfigError(f"{what} holds more than {_MAX_VALUES:,} values, or one that holds itself")
+            raise ConfigError(f"{what} holds more than {_MAX_VALUES:,} values, or a value that contains itself")
     return value
 
 
@@ -159,7 +168,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(
-                f"{format_value(override)}: {format_key('', parent)} holds a value, it has no keys below it"
+                f"{format_value(override)}: {format_key('', parent)} is a value, so there are no keys below it"
             )
     node[leaf] = value
 
@@ -194,7 +203,7 @@ def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
         if not isinstance(value, dict):
             raise wrong("a mapping")
         try:
-            yaml.safe_dump(value)  # it must come back from a run's config.yaml
+            yaml.safe_dump(value)  # a run saves its settings as config.yaml
         except (yaml.YAMLError, ValueError):
             raise wrong("a mapping of plain values") from None
         return dict(value)
@@ -203,7 +212,7 @@ def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
 
 def _convert_scalar(hint: Any, value: Any, wrong: Any) -> Any:
     if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as a string: without this the most usual way to write a rate fails.
+        # YAML 1.1 reads 1e-3, the usual way to write a learning rate, as a string.
         try:
             value = float(value)
         except ValueError:
@@ -214,7 +223,7 @@ def _convert_scalar(hint: Any, value: Any, wrong: Any) -> Any:
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         if not -(2**63) <= value < 2**63:
-            raise wrong("a whole number of 64 bits")
+            raise wrong("a whole number that fits 64 bits")
         return value
     if hint is bool and isinstance(value, bool):
         return value
@@ -226,7 +235,7 @@ def _convert_scalar(hint: Any, value: Any, wrong: Any) -> Any:
 def _text(value: str | int | float, wrong: Any) -> str:
     try:
         text = str(value)
-        # As every path must be: the system knows neither NUL nor halves of surrogate pairs.
+        # Paths are text too, and the system accepts neither NUL nor lone surrogates that stand for no byte.
         encoded = os.fsencode(text)
     except ValueError:
         raise wrong("text") from None

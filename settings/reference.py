@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from settings.data import PrepareConfig
+from settings.evaluation import EvaluationConfig
 from settings.schema import Config
 
 HEAD = """\
@@ -23,32 +24,29 @@ HEAD = """\
 
 Generated from the dataclasses in `settings/` by `python -m settings.reference > docs/configuration.md`; do not edit.
 
-A run takes a YAML file and, after it, `key=value` pairs whose key is the dotted path of a setting:
+A run takes a YAML file, then `key=value` pairs, whose keys are the dotted paths of settings:
 
 ```sh
 python train.py --config configs/quickstart.yaml optim.lr=3e-4 sampler.name=fifo run_dir=runs/fifo
 ```
 
-What is not given keeps its default. An unknown key, a wrong type or a value that is not allowed is an error that names
-the key, what was given and what is allowed. The resolved configuration is saved as `config.yaml` in the run folder and
-can be given to `--config` again.
+A setting that you leave out keeps its default. An unknown key, a wrong type or a value that is not allowed is an error,
+whose message names the key, the value and what is allowed. The run folder holds the resolved configuration as
+`config.yaml`, which `--config` reads again.
 """
 
 
 def trees() -> list[tuple[str, type, str]]:
-    """Title, dataclass and introduction of each command's settings."""
-    # Here, because all else in config knows nothing of the packages that use it.
-    from settings.evaluation import EvaluationConfig
-
+    """Title, dataclass and introduction of the settings of each command."""
     return [
         ("Training", Config, "Settings of `train.py`."),
-        ("Preparation", PrepareConfig, "Settings of `python -m pipeline.prepare SRC OUT`, given as `key=value`."),
-        ("Evaluation", EvaluationConfig, "Settings of `evaluate.py`, given as `key=value`."),
+        ("Preparation", PrepareConfig, "Settings of `python -m pipeline.prepare SRC OUT`, set by `key=value`."),
+        ("Evaluation", EvaluationConfig, "Settings of `evaluate.py`, set by `key=value`."),
     ]
 
 
 def markdown() -> str:
-    """The reference as Markdown, ending with a newline."""
+    """Returns the reference as Markdown, ending with a newline."""
     parts = [HEAD]
     for title, cls, text in trees():
         parts.append(f"## {title}\n\n{text}\n")
@@ -60,7 +58,7 @@ def markdown() -> str:
 
 
 def sections(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
-    """The dataclass itself and those below it, with their dotted names, in the order of their fields."""
+    """Yields (dotted name, dataclass) for the dataclass itself and for those nested in it, in the order of fields."""
     yield prefix, cls
     for name, hint in typing.get_type_hints(cls).items():
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -68,7 +66,7 @@ def sections(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
 
 
 def field_docstrings(cls: type) -> dict[str, str]:
-    """The string under each field of a dataclass that has one, on one line."""
+    """Returns the docstring of each field of a dataclass that has one, joined to one line."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     found = {}
     for statement, following in itertools.pairwise(body):

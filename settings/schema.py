@@ -1,4 +1,4 @@
-"""A training run's settings, whole; units, defaults and what is allowed stand in the files it imports."""
+"""The complete settings of a training run; the imported files define each part, with units and allowed values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from settings.running import CheckpointConfig, LogConfig, MonitorConfig, TrainCo
 
 @dataclass(frozen=True)
 class Config:
-    """A training run."""
+    """Settings of a training run."""
 
     run_dir: str = "runs/default"
-    """Folder of checkpoints, metrics and the resolved config."""
+    """Folder for checkpoints, metrics and the resolved configuration."""
     seed: int = 0
-    """All randomness of a run follows from it."""
+    """Seed of all randomness of a run."""
     data: DataConfig = field(default_factory=DataConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -40,22 +40,22 @@ class Config:
 
     @property
     def audio_samples(self) -> int:
-        """PCM samples of the audio window."""
+        """Number of PCM samples in the audio window."""
         return math.ceil(self.audio_seconds * self.audio.sample_rate)
 
     @property
     def audio_frames(self) -> int:
-        """F, spectrogram frames of the audio window (centred windows)."""
+        """F, the number of spectrogram frames in the audio window (centred Fourier windows)."""
         return 1 + self.audio_samples // self.audio.hop
 
     @property
     def pool_in_use(self) -> PoolConfig:
-        """`pool`; for fifo, whose newest keys are those of the last batches, a stream whatever pool.source says."""
+        """The pool settings in effect: fifo always uses a stream, because it takes the keys of the latest batches."""
         if self.sampler.name == "fifo":
             return replace(self.pool, source="stream", refresh_every=1)
         return self.pool
 
     def draws_pool(self, epoch: int) -> bool:
-        """Whether random clips are encoded for the pool when this epoch begins."""
+        """Whether random clips are encoded for the pool at the start of this epoch."""
         pool = self.pool_in_use
         return epoch == 0 or (pool.source == "epoch" and epoch % pool.refresh_every == 0)

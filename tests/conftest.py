@@ -1,4 +1,4 @@
-"""Fixtures that all tests share."""
+"""Fixtures shared by all tests."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from settings import PrepareConfig, load_config
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data that the environment variable CMACC_DATA names; skips without it."""
+    """Folder of real data, from the environment variable CMACC_DATA; skips the test if it is not set."""
     folder = os.environ.get("CMACC_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("CMACC_DATA names no folder of real data")
+        pytest.skip("CMACC_DATA does not name a folder of real data")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty videos of the demo corpus, prepared small."""
+    """Thirty videos of the demo corpus, prepared at a small size."""
     folder = tmp_path_factory.mktemp("demo")
     make_demo(folder / "videos", videos=30, seed=0)
     prepare(

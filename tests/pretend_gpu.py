@@ -1,4 +1,4 @@
-"""CPU tensors that say they are a GPU's: code that mixes devices, or makes the host wait, shows without a GPU."""
+"""CPU tensors that claim to be on a GPU, to find code that mixes devices or makes the host wait, without a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map  # torch-private: nested outputs of operators
 
 GPU = torch.device("cuda", 0)
-ASKS = {
+WAITS = {
     "__bool__",
     "__float__",
     "__index__",
@@ -23,20 +23,23 @@ ASKS = {
     "tolist",
     "unique",
 }
-"""Functions whose result, or its size, the host waits for."""
+"""Functions that make the host wait for their result or its size."""
 MOVES = {"__setitem__", "copy_", "cpu", "to"}
-"""Functions that take tensors of two devices."""
+"""Functions that accept tensors on different devices."""
 
 
 class GpuTensor(Tensor):
-    """Computed with on the CPU; under PretendGpu its device is GPU."""
+    """A tensor on the CPU whose device is GPU within `PretendGpu`."""
 
 
 class PretendGpu(TorchFunctionMode):
-    """Within it, what is computed from a GpuTensor, or made on GPU, is a GpuTensor; mixing it with others raises.
+    """A mode in which results computed from a GpuTensor, or created on GPU, are GpuTensors.
 
     Attributes:
-        waits: the calls that would have made the host wait for the GPU, in order.
+        waits: names of the calls that would have made the host wait for the GPU, in order.
+
+    Raises:
+        RuntimeError: within the mode, for an operation that mixes a GpuTensor with tensors on the CPU.
     """
 
     def __init__(self) -> None:
@@ -48,35 +51,35 @@ class PretendGpu(TorchFunctionMode):
         name = func.__name__
         if name == "__get__" and isinstance(args[0], GpuTensor) and func.__self__ in (Tensor.device, Tensor.is_cuda):
             return GPU if func.__self__ is Tensor.device else True
-        if name == "_parse_to":  # Module.to reads its arguments: nothing is moved yet
+        if name == "_parse_to":  # Module.to only parses its arguments here and moves nothing yet
             return func(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         on_gpu = any(isinstance(tensor, GpuTensor) for tensor in tensors)
         target = _target(name, args, kwargs)
         if on_gpu:
-            self._look(name, args, [t for t in tensors if t.dim() and not isinstance(t, GpuTensor)])
+            self._check(name, args, [t for t in tensors if t.dim() and not isinstance(t, GpuTensor)])
         if target is not None and tensors and (target.type == "cuda") != on_gpu and not kwargs.get("non_blocking"):
             self.waits.append(f"to {target.type}")
         args, kwargs = tree_map(_here, args), tree_map(_here, kwargs)
-        if kwargs.get("out_dtype") is not None:  # a CPU has no such product
+        if kwargs.get("out_dtype") is not None:  # CPUs do not support out_dtype
             args, kwargs = tuple(arg.to(kwargs["out_dtype"]) for arg in args), {}
         with torch._C.DisableTorchFunctionSubclass():  # torch-private: as torch.Tensor's own methods do
             result = func(*args, **kwargs)
-        there = on_gpu if target is None else target.type == "cuda"
-        return result if name == "copy_" else tree_map(_on_gpu if there else _on_cpu, result)
+        result_on_gpu = on_gpu if target is None else target.type == "cuda"
+        return result if name == "copy_" else tree_map(_on_gpu if result_on_gpu else _on_cpu, result)
 
-    def _look(self, name: str, args: Any, others: list[Tensor]) -> None:
+    def _check(self, name: str, args: Any, others: list[Tensor]) -> None:
         if name == "numpy" or (others and name not in MOVES):
             raise RuntimeError(f"{name} of tensors on the GPU and on the CPU: {[tuple(t.shape) for t in others]}")
-        # A single number is filled in, any other value needs the rows to be counted.
+        # A scalar value is filled in directly; any other value needs the number of selected rows.
         counted = name == "__getitem__" or (name == "__setitem__" and isinstance(args[2], Tensor))
         masks = [t for t in tree_leaves(args[1:2]) if isinstance(t, Tensor) and t.dtype == torch.bool]
-        if name in ASKS or (counted and masks) or (others and name == "__setitem__"):
+        if name in WAITS or (counted and masks) or (others and name == "__setitem__"):
             self.waits.append(name)
 
 
 def to_gpu(module: nn.Module) -> nn.Module:
-    """The module with GpuTensors as parameters and buffers."""
+    """Turns the parameters and buffers of a module into GpuTensors."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
@@ -88,12 +91,12 @@ def to_gpu(module: nn.Module) -> nn.Module:
 
 
 def _target(name: str, args: Any, kwargs: dict[str, Any]) -> torch.device | None:
-    """Where the call's result shall be, if it says so."""
+    """The device that the call requests for its result, or None."""
     if name == "cpu":
         return torch.device("cpu")
     given = [kwargs["device"]] if kwargs.get("device") is not None else []
     if name == "to":
-        # In here the mode is off, and every device the CPU.
+        # The mode is off in here, so every tensor claims to be on the CPU.
         given += [GPU if isinstance(arg, GpuTensor) else getattr(arg, "device", arg) for arg in args[1:]]
     return next((torch.device(arg) for arg in given if isinstance(arg, torch.device | str)), None)
 

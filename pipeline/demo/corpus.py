@@ -1,4 +1,4 @@
-"""Makes the demo corpus: short videos in which what is seen and what is heard have one cause."""
+"""Makes the demo corpus: short videos whose images and sound have a common cause."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ from common.progress import show_progress
 from pipeline.demo.scene import FPS, HEIGHT, KINDS, SAMPLE_RATE, SPEEDS, WIDTH, render
 
 RECIPE = "demo.json"
-VERSION = 1  # raise it when the same seed gives other videos
+"""Name of the file that records how a corpus was made."""
+VERSION = 1
+"""Raise this number when a change makes the same seed give other videos."""
 
 
 class DemoError(RuntimeError):
-    """The corpus cannot be made there; the message says what to do."""
+    """The corpus cannot be made in this folder; the message says what to do."""
 
 
 def make_demo(out: Path, *, videos: int, seed: int) -> int:
-    """Makes what is missing of the corpus and returns how many videos that was.
+    """Makes the missing videos of the corpus and returns their number.
 
     Raises:
-        DemoError: fewer than one video or a negative seed asked for, or `out` holds something else.
+        DemoError: `videos` or `seed` is too small, or `out` holds something else.
         OSError: the disk is full or not writable.
     """
     if videos < 1 or seed < 0:
@@ -41,7 +43,7 @@ def make_demo(out: Path, *, videos: int, seed: int) -> int:
         unfinished.unlink()  # left by a run that was killed
     missing = [number for number in range(videos) if not (out / _name(number)).exists()]
     if missing:
-        # spawn: a child forked from a process with FFmpeg's or NumPy's threads can deadlock.
+        # Not fork: a child of a process with threads of FFmpeg or NumPy can deadlock.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(available_cores(), len(missing)), mp_context=context) as pool:
             done = pool.map(partial(_make_video, out, seed), missing, chunksize=4)
@@ -52,12 +54,15 @@ def make_demo(out: Path, *, videos: int, seed: int) -> int:
 
 
 def causes(number: int) -> tuple[int, int, str]:
-    """Kind, speed and split of a video; every fifth is a test video, and 5 shares no factor with kinds or speeds."""
+    """Returns the kind, speed and split of a video.
+
+    Every fifth is a test video: 5 shares no factor with the number of kinds or speeds, so the parts are balanced.
+    """
     return number % len(KINDS), number // len(KINDS) % len(SPEEDS), "test" if number % 5 == 4 else "train"
 
 
 def _claim(out: Path, recipe: dict[str, int]) -> None:
-    """Marks the folder as this corpus's, so that a rerun never mixes two corpora."""
+    """Marks the folder as belonging to this corpus, so that two corpora are never mixed."""
     path = out / RECIPE
     if path.exists():
         try:
@@ -65,10 +70,10 @@ def _claim(out: Path, recipe: dict[str, int]) -> None:
         except ValueError:
             found = None
         if found != recipe:
-            raise DemoError(f"{out} holds another demo corpus ({found}, asked for {recipe}); delete it or give another")
+            raise DemoError(f"{out} holds another demo corpus ({found}, not {recipe}); delete it or use another folder")
         return
     if out.exists() and any(out.iterdir()):
-        raise DemoError(f"{out} is not empty and holds no demo corpus; give a new folder")
+        raise DemoError(f"{out} is not empty and holds no demo corpus; use a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(recipe))
 
@@ -81,11 +86,16 @@ def _make_video(out: Path, seed: int, number: int) -> None:
 
 
 def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray) -> None:
-    """Writes uint8 [T, H, W, 3] at FPS and mono float32 [n] at SAMPLE_RATE, both starting at zero."""
+    """Writes an MP4 file; video and audio both start at time zero.
+
+    Args:
+        frames: uint8 [T, H, W, 3], RGB, at FPS.
+        sound: float32 [n], mono, at SAMPLE_RATE.
+    """
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "20"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        video.thread_count = 1  # every core has a process already
+        video.thread_count = 1  # every core runs a process already
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         for image in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -104,7 +114,7 @@ def _write_labels(out: Path, videos: int) -> None:
         kind, speed, split = causes(number)
         writer.writerow([_name(number), KINDS[kind], SPEEDS[speed], split])
     path = out / "labels.csv"
-    # An unchanged file keeps its modification time: make takes a newer one for new videos.
+    # An unchanged file keeps its modification time, because `make` prepares the videos again after a newer one.
     if not path.exists() or path.read_text(encoding="utf-8") != text.getvalue():
         write_atomically(path, text.getvalue())
 

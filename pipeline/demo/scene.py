@@ -1,8 +1,8 @@
-"""The demo corpus's little world: what one video shows and how it sounds, both following from the same causes.
+"""The scene of a demo video: its images and its sound follow from the same causes.
 
 A shape flies straight through a room and bounces off its walls. Its kind (outline and pattern) decides the timbre of
-its hum, its speed the pitch, and each bounce is heard as a stroke. Everything else (colours, size, rotation,
-background, motionless shapes that make no sound, loudness, noise) is drawn independently of kind and speed.
+its hum, its speed decides the pitch, and each bounce is heard as a stroke. Everything else (colours, size, rotation,
+background, motionless silent shapes, loudness, noise) is drawn independently of kind and speed.
 """
 
 from __future__ import annotations
@@ -17,35 +17,38 @@ SAMPLE_RATE = 16000
 KINDS = ("disc", "square", "triangle", "star", "cross", "ring", "bar", "dumbbell")
 SPEEDS = ("slow", "medium", "fast", "rapid")
 PIXELS_PER_SECOND = (30.0, 60.0, 110.0, 190.0)
-PITCHES = (196.0, 294.0, 440.0, 660.0)  # Hz
+"""Mean speed of the shape, by speed."""
+PITCHES = (196.0, 294.0, 440.0, 660.0)
+"""Pitch of the hum in Hz, by speed."""
 
 
 @dataclass(frozen=True)
 class Flight:
-    """Motion of the shape: the cause that picture and sound share."""
+    """Motion of the shape: the common cause of images and sound."""
 
     start: np.ndarray
-    """[2] position (x, y) at t = 0, in pixels from where the centre can be leftmost and topmost."""
+    """[2] position (x, y) at t = 0, in pixels from the leftmost and topmost position of the centre."""
     velocity: np.ndarray
-    """[2] pixels per second before the first bounce."""
+    """[2] velocity (x, y) before the first bounce, in pixels per second."""
     room: np.ndarray
-    """[2] pixels the centre can move along each axis."""
+    """[2] distance that the centre can move along each axis, in pixels."""
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, pixels_per_second: float, radius: float) -> Flight:
-        # Angles off the axes: along an axis the shape would meet one pair of walls only.
+        """Draws a flight at random; `radius` is the size of the shape in pixels."""
+        # The angles avoid the axes, along which the shape would meet only one pair of walls.
         angle = rng.uniform(0.3, np.pi / 2 - 0.3) + rng.integers(4) * np.pi / 2
         room = np.array([WIDTH, HEIGHT]) - 2 * radius
         velocity = pixels_per_second * np.array([np.cos(angle), np.sin(angle)])
         return cls(start=rng.uniform(0, room), velocity=velocity, room=room)
 
     def positions(self, times: np.ndarray) -> np.ndarray:
-        """[n, 2] positions at n times in seconds: the straight path in a room mirrored at its walls."""
+        """Positions [n, 2] at n times in seconds: the straight path in a room mirrored at its walls."""
         unfolded = np.mod(self.start + times[:, None] * self.velocity, 2 * self.room)
         return self.room - np.abs(self.room - unfolded)
 
     def impacts(self) -> np.ndarray:
-        """Ascending times in seconds at which the shape touches a wall."""
+        """Times in seconds, ascending, at which the shape touches a wall."""
         times = []
         for start, velocity, room in zip(self.start, self.velocity, self.room, strict=True):
             walls = np.arange(-np.ceil(abs(velocity) * SECONDS / room) - 1, abs(velocity) * SECONDS / room + 2)
@@ -55,16 +58,20 @@ class Flight:
 
 
 def render(kind: int, speed: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One video: frames uint8 [FPS·SECONDS, HEIGHT, WIDTH, 3], sound float32 [SAMPLE_RATE·SECONDS] within [-1, 1] and
-    the times of its impacts in seconds."""
+    """Renders one video.
+
+    Returns:
+        Frames uint8 [FPS·SECONDS, HEIGHT, WIDTH, 3], sound float32 [SAMPLE_RATE·SECONDS] within [-1, 1], and the times
+        of the impacts in seconds.
+    """
     rng = np.random.default_rng(seed)
     radius = rng.uniform(20, 28)
     flight = Flight.draw(rng, pixels_per_second=PIXELS_PER_SECOND[speed] * rng.uniform(0.9, 1.1), radius=radius)
-    frames = _picture(rng, kind, radius, flight)
+    frames = _images(rng, kind, radius, flight)
     return frames, _sound(rng, kind, PITCHES[speed], flight.impacts()), flight.impacts()
 
 
-def _picture(rng: np.random.Generator, kind: int, radius: float, flight: Flight) -> np.ndarray:
+def _images(rng: np.random.Generator, kind: int, radius: float, flight: Flight) -> np.ndarray:
     background, colour = _background(rng)
     spin = rng.uniform(-2, 2)
     angle = rng.uniform(0, 2 * np.pi)
@@ -78,7 +85,7 @@ def _picture(rng: np.random.Generator, kind: int, radius: float, flight: Flight)
 
 
 def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 [HEIGHT, WIDTH, 3] of 0 to 255, and the colour of the shape, apart from it in brightness."""
+    """Draws the background, float32 [HEIGHT, WIDTH, 3] from 0 to 255, and a shape colour of other brightness."""
     colour, base = _two_colours(rng)
     rows, columns = np.linspace(0, 1, HEIGHT)[:, None], np.linspace(0, 1, WIDTH)[None, :]
     wave = np.zeros((HEIGHT, WIDTH))
@@ -94,7 +101,7 @@ def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two RGB colours that also differ when shown in grey."""
+    """Draws two RGB colours that also differ in brightness."""
     while True:
         first, second = rng.uniform(20, 235, (2, 3))
         if abs((first - second) @ (0.299, 0.587, 0.114)) > 60:
@@ -110,7 +117,7 @@ def _draw(canvas: np.ndarray, kind: int, centre: np.ndarray, radius: float, angl
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     shape, pattern = LOOKS[KINDS[kind]]
     coverage = np.clip(0.5 - radius * shape(u, v), 0, 1)[..., None]
-    # The pattern darkens the shape's own colour, so that it adds no hue that would tell the kind.
+    # The pattern only darkens the shape's own colour: an extra hue would reveal the kind.
     shade = 1 - 0.7 * pattern(u, v)[..., None]
     patch = canvas[top:bottom, left:right]
     patch += coverage * (shade * colour - patch)
@@ -141,7 +148,6 @@ def _half(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return u + 0 * v > 0
 
 
-# kind -> (signed distance to the outline in radii, about, negative inside; share of shade in [0, 1]) of points (u, v).
 LOOKS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
     "disc": (lambda u, v: np.hypot(u, v) - 0.85, _target),
     "square": (lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.75, _checks),
@@ -157,6 +163,10 @@ LOOKS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = 
     "bar": (lambda u, v: np.maximum(np.abs(u) - 1.05, np.abs(v) - 0.33), _stripes),
     "dumbbell": (lambda u, v: np.hypot(np.abs(u) - 0.55, v) - 0.45, _half),
 }
+"""Outline and pattern of each kind, as functions of points (u, v) in units of the radius.
+
+The outline is the approximate signed distance, negative inside; the pattern is the shade, from 0 to 1.
+"""
 
 
 def _sound(rng: np.random.Generator, kind: int, pitch: float, impacts: np.ndarray) -> np.ndarray:
@@ -181,7 +191,7 @@ def _partials(*ratios_and_levels: tuple[float, float]) -> Callable[..., np.ndarr
 
 
 def _noise_band(rng: np.random.Generator, phase: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Noise around three times the pitch: slow random walks of amplitude on two carriers in quadrature."""
+    """Makes narrow-band noise around three times the pitch: carriers in quadrature whose amplitudes vary slowly."""
     spectrum = np.fft.rfft(rng.normal(0, 1, (2, len(time))))
     spectrum[:, int(80 * SECONDS) :] = 0
     inphase, quadrature = np.fft.irfft(spectrum, len(time))
@@ -197,7 +207,6 @@ def _vibrato(rng: np.random.Generator, phase: np.ndarray, time: np.ndarray) -> n
     return np.sin(4 * phase + wobble)
 
 
-# (generator, phase of the fundamental in radians, seconds) to a waveform of any level.
 TIMBRES: dict[str, Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray]] = {
     "disc": _partials((1, 1.0)),
     "square": _partials(*((k, 1 / k) for k in (1, 3, 5, 7, 9))),
@@ -208,3 +217,4 @@ TIMBRES: dict[str, Callable[[np.random.Generator, np.ndarray, np.ndarray], np.nd
     "bar": _vibrato,
     "dumbbell": _partials(*((k, 1.0) for k in range(7, 12))),
 }
+"""Timbre of each kind: maps (generator, phase of the fundamental in radians, time in seconds) to a waveform."""

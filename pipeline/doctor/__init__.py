@@ -1,1 +1,1 @@
-"""Reports what this machine can do."""
+"""Checks what this machine can do."""

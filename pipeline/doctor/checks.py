@@ -1,4 +1,4 @@
-"""What this machine can do: one function a question, each gives a Finding and never raises for what is missing."""
+"""The doctor's checks: one function per check, each returning a `Finding`."""
 
 from __future__ import annotations
 
@@ -19,36 +19,40 @@ from common.environment import CGROUPS, ROOT, available_cores, cpu_quota
 
 INSTALL = "pip install -r requirements.txt (or: make setup)"
 PYTHONS = ((3, 10), (3, 12))
+"""Oldest and newest supported version of Python."""
 SMALLEST_MEMORY, SMALLEST_DISK = 2 * 2**30, 2**30
+"""Bytes of memory and of disk that a small run needs."""
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+"""File in which the NVIDIA driver states its version while it is loaded."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer of one check.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at.
-        state: good; absent (training works without, perhaps slower); broken (training does not work here).
-        found: what there is.
-        mend: what to do about it, empty for good.
+        name: what was checked.
+        state: ok; warning (training works, perhaps slower or without a feature); error (training does not work here).
+        found: what was found.
+        fix: what to do about it; may be empty.
     """
 
     name: str
-    state: Literal["good", "absent", "broken"]
+    state: Literal["ok", "warning", "error"]
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def check_python() -> Finding:
+    """Whether this version of Python is supported."""
     found = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} at {sys.executable}"
     if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        return Finding("Python", "good", found)
-    return Finding("Python", "broken", found, "3.10, 3.11 or 3.12 is needed: make setup PYTHON=python3.11")
+        return Finding("Python", "ok", found)
+    return Finding("Python", "error", found, "3.10, 3.11 or 3.12 is needed: make setup PYTHON=python3.11")
 
 
 def check_packages() -> Finding:
-    """Compares what is installed with requirements.txt."""
+    """Whether the installed packages have the versions in requirements.txt."""
     wanted = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     missing, other = [], []
     for name, pinned in wanted.items():
@@ -60,131 +64,143 @@ def check_packages() -> Finding:
             if installed.partition("+")[0] != pinned:
                 other.append(f"{name} {installed} (tested: {pinned})")
     if missing:
-        return Finding("packages", "broken", f"missing: {', '.join(missing)}", INSTALL)
+        return Finding("packages", "error", f"missing: {', '.join(missing)}", INSTALL)
     if other:
-        return Finding("packages", "absent", f"other versions than tested: {', '.join(other)}", INSTALL)
-    return Finding("packages", "good", f"{len(wanted)} of {len(wanted)} as in requirements.txt")
+        return Finding("packages", "warning", f"other versions than tested: {', '.join(other)}", INSTALL)
+    return Finding("packages", "ok", f"all {len(wanted)} have the versions in requirements.txt")
 
 
 def check_gpu() -> Finding:
-    """Whether PyTorch can compute on a GPU, and if a GPU is there but PyTorch cannot, why."""
+    """Whether PyTorch can use a GPU; explains why not if a driver is loaded."""
     torch = importlib.import_module("torch")
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count:
         names = sorted({torch.cuda.get_device_name(i) for i in range(count)})
         memory = min(torch.cuda.get_device_properties(i).total_memory for i in range(count))
-        return Finding("GPU", "good", f"{count} x {', '.join(names)}, {gib(memory)} each")
+        return Finding("GPU", "ok", f"{count} x {', '.join(names)}, {gib(memory)} each")
     if torch.version.cuda is None:
-        return Finding("GPU", "absent", f"this PyTorch ({torch.__version__}) is built for CPUs only", INSTALL)
+        return Finding("GPU", "warning", f"this PyTorch ({torch.__version__}) is built for CPUs only", INSTALL)
     if not driver_release():
-        return Finding("GPU", "absent", "none: everything runs on the CPU")
-    reason = str(said[0].message).splitlines()[0] if said else "CUDA does not start"
+        return Finding("GPU", "warning", "none: everything runs on the CPU")
+    reason = str(caught[0].message).splitlines()[0] if caught else "CUDA does not start"
     return Finding(
         "GPU",
-        "absent",
+        "warning",
         f"an NVIDIA driver is loaded, but PyTorch sees no GPU: {reason}",
         "give the process its GPUs (docker run --gpus all; SLURM --gpus; CUDA_VISIBLE_DEVICES must not be empty), "
-        f"or update the driver to one for CUDA {torch.version.cuda}",
+        f"or update the driver to one that supports CUDA {torch.version.cuda}",
     )
 
 
 def check_driver() -> Finding:
+    """Whether an NVIDIA driver is loaded, and its release."""
     release = driver_release()
     if not release:
         return Finding(
-            "NVIDIA driver", "absent", "none", "for a GPU: the driver belongs on the host, not in a container"
+            "NVIDIA driver", "warning", "none", "to use a GPU, install the driver on the host, not in a container"
         )
-    return Finding("NVIDIA driver", "good", release)
+    return Finding("NVIDIA driver", "ok", release)
 
 
 def check_nvdec() -> Finding:
-    """Whether the GPU's video decoder can be loaded and decodes VP9, for data.vp9_decoder=nvdec."""
+    """Whether the GPU's video decoder (NVDEC) loads and decodes VP9, as data.vp9_decoder=nvdec needs."""
     if not _cuda_works():
-        return Finding("NVDEC", "absent", "no GPU")
+        return Finding("NVDEC", "warning", "no GPU")
     try:
         ctypes.CDLL("libnvcuvid.so.1")
     except OSError:
         return Finding(
             "NVDEC",
-            "absent",
+            "warning",
             "libnvcuvid.so.1 cannot be loaded; only data.vp9_decoder=nvdec needs it",
-            "in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; on a host: install the driver's decode "
-            "library (Debian, Ubuntu: libnvidia-decode-*)",
+            "in a container, set NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; on a host, install the driver's "
+            "decode library (Debian, Ubuntu: libnvidia-decode-*)",
         )
     try:
         decode_with_dali("vp9", gpu=True)
     except RuntimeError as error:
-        return Finding("NVDEC", "absent", f"does not decode VP9: {_first_line(error)}", "leave data.vp9_decoder=cpu")
-    return Finding("NVDEC", "good", "decodes VP9, for data.vp9_decoder=nvdec")
+        return Finding("NVDEC", "warning", f"does not decode VP9: {_first_line(error)}", "keep data.vp9_decoder=cpu")
+    return Finding("NVDEC", "ok", "decodes VP9 (data.vp9_decoder=nvdec)")
 
 
 def check_dali() -> Finding:
-    """Decodes a small video with DALI on the CPU, in both formats that pipeline.prepare stores."""
+    """Whether DALI decodes, on the CPU, a small video in each format that pipeline.prepare stores."""
     dali = importlib.import_module("nvidia.dali")
     for codec in ("vp9", "jpeg"):
         try:
             decode_with_dali(codec, gpu=False)
         except RuntimeError as error:
             return Finding(
-                "DALI", "broken", f"{dali.__version__} does not decode {codec}: {_first_line(error)}", INSTALL
+                "DALI", "error", f"{dali.__version__} does not decode {codec}: {_first_line(error)}", INSTALL
             )
-    return Finding("DALI", "good", f"{dali.__version__}, decodes VP9 and JPEG on the CPU")
+    return Finding("DALI", "ok", f"{dali.__version__}, decodes VP9 and JPEG on the CPU")
 
 
 def check_faiss() -> Finding:
-    # get_num_gpus first: faiss.StandardGpuResources() without a GPU ends the process.
+    """Whether FAISS imports, and uses the GPU if there is one."""
+    # Only get_num_gpus is safe to call: faiss.StandardGpuResources() ends the process where there is no GPU.
     faiss = importlib.import_module("faiss")
     gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     if gpus or not _cuda_works():
-        return Finding("FAISS", "good", f"{faiss.__version__}, {f'{gpus} GPU(s)' if gpus else 'on the CPU'}")
-    return Finding("FAISS", "absent", f"{faiss.__version__} on the CPU, though there is a GPU", "pip install faiss-gpu")
+        return Finding("FAISS", "ok", f"{faiss.__version__}, {f'{gpus} GPU(s)' if gpus else 'on the CPU'}")
+    return Finding(
+        "FAISS", "warning", f"{faiss.__version__} on the CPU, though there is a GPU", "pip install faiss-gpu"
+    )
 
 
 def check_distributed() -> Finding:
+    """Whether PyTorch has the communication backends of a run with several processes: gloo, and NCCL for GPUs."""
     dist = importlib.import_module("torch.distributed")
     if not (dist.is_available() and dist.is_gloo_available()):
-        return Finding("processes", "broken", "this PyTorch has no gloo", INSTALL)
+        return Finding("processes", "error", "this PyTorch has no gloo", INSTALL)
     if _cuda_works() and not dist.is_nccl_available():
-        return Finding("processes", "absent", "gloo, but no NCCL: one GPU works, several do not", INSTALL)
-    return Finding("processes", "good", f"gloo{' and NCCL' if dist.is_nccl_available() else ''}")
+        return Finding("processes", "warning", "gloo but no NCCL: one GPU works, several do not", INSTALL)
+    return Finding("processes", "ok", f"gloo{' and NCCL' if dist.is_nccl_available() else ''}")
 
 
 def check_decord() -> Finding:
+    """Whether decord imports, which data.loader=decord needs."""
     decord = importlib.import_module("decord")
-    return Finding("decord", "good", f"{decord.__version__} (data.loader=decord, raw videos)")
+    return Finding("decord", "ok", f"{decord.__version__} (data.loader=decord, raw videos)")
 
 
 def check_pyav() -> Finding:
-    """Whether PyAV's FFmpeg can encode what pipeline.prepare stores."""
+    """Whether PyAV's FFmpeg can encode the formats that pipeline.prepare stores."""
     av = importlib.import_module("av")
-    lacking = [name for name in ("libvpx-vp9", "mjpeg") if name not in av.codecs_available]
-    if lacking:
-        return Finding("PyAV", "broken", f"{av.__version__} without {', '.join(lacking)}", INSTALL)
-    return Finding("PyAV", "good", f"{av.__version__}, FFmpeg encodes VP9 and JPEG")
+    missing = [name for name in ("libvpx-vp9", "mjpeg") if name not in av.codecs_available]
+    if missing:
+        return Finding("PyAV", "error", f"{av.__version__} without {', '.join(missing)}", INSTALL)
+    return Finding("PyAV", "ok", f"{av.__version__}, FFmpeg encodes VP9 and JPEG")
 
 
 def check_cores() -> Finding:
+    """How many CPU cores this process may use."""
     quota = cpu_quota()
-    limit = "" if quota is None else f", by the container's CPU limit of {quota:g}"
-    return Finding("cores", "good", f"{available_cores()} of {os.cpu_count()}{limit}")
+    limit = "" if quota is None else f", because of the container's CPU limit of {quota:g}"
+    return Finding("cores", "ok", f"{available_cores()} of {os.cpu_count()}{limit}")
 
 
 def check_memory() -> Finding:
+    """Whether a small run fits the free memory."""
     free = free_memory()
     if free < SMALLEST_MEMORY:
-        return Finding("memory", "broken", f"{gib(free)} free", f"{gib(SMALLEST_MEMORY)} are needed for a small run")
-    return Finding("memory", "good", f"{gib(free)} free")
+        return Finding("memory", "error", f"{gib(free)} free", f"a small run needs {gib(SMALLEST_MEMORY)}")
+    return Finding("memory", "ok", f"{gib(free)} free")
 
 
 def check_disk() -> Finding:
+    """Whether a small run fits the disk of the current folder."""
     free = shutil.disk_usage(Path.cwd()).free
     if free < SMALLEST_DISK:
         return Finding(
-            "disk", "broken", f"{gib(free)} free in {Path.cwd()}", "free some, or give run_dir=... on another disk"
+            "disk",
+            "error",
+            f"{gib(free)} free in {Path.cwd()}",
+            f"a small run needs {gib(SMALLEST_DISK)}: free some, or set run_dir=... to another disk",
         )
-    return Finding("disk", "good", f"{gib(free)} free in {Path.cwd()}")
+    return Finding("disk", "ok", f"{gib(free)} free in {Path.cwd()}")
 
 
 CHECKS: list[Callable[[], Finding]] = [
@@ -243,7 +259,7 @@ def decode_with_dali(codec: Literal["vp9", "jpeg"], *, gpu: bool) -> None:
 
 
 def driver_release() -> str:
-    """Release of the loaded NVIDIA driver, such as 580.65.06; empty without one."""
+    """Release of the loaded NVIDIA driver, such as 580.65.06; empty if no driver is loaded."""
     try:
         found = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", DRIVER_VERSION.read_text())
     except OSError:
@@ -252,7 +268,7 @@ def driver_release() -> str:
 
 
 def free_memory() -> int:
-    """Bytes that the machine and the container (cgroup v2) still give."""
+    """Bytes of memory that the machine and the container's limit (cgroup v2) leave free."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     machine = int(found.group(1)) * 1024 if found else sys.maxsize
     try:
@@ -263,7 +279,7 @@ def free_memory() -> int:
 
 
 def gib(count: int) -> str:
-    """Bytes as text: 139.8 GiB."""
+    """Formats bytes, as in 139.8 GiB."""
     return f"{count / 2**30:.1f} GiB"
 
 

@@ -1,1 +1,1 @@
-"""From a folder of videos to shards."""
+"""Prepares a folder of videos as shards."""

@@ -1,7 +1,7 @@
-"""From a folder of videos to shards: `python -m pipeline.prepare SRC OUT [--labels labels.csv] [key=value ...]`.
+"""Prepares a folder of videos as shards: `python -m pipeline.prepare SRC OUT [--labels labels.csv] [key=value ...]`.
 
-Run it again to continue after an interruption, or to add files that are new in SRC. Over several machines that see the
-same folders, give each its share: --shard 0/4 to --shard 3/4.
+Run the same command again to resume after an interruption, or to add new files of SRC. Several machines that share the
+folders split the work with --shard 0/4 to --shard 3/4.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from settings import ConfigError, PrepareConfig, load_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 when nothing was usable, 2 for a mistake in the arguments, 130 when interrupted."""
+    """Exit status: 0, 1 if no file was usable, 2 for a wrong argument, 130 if interrupted."""
     options = _parse(arguments)
     try:
         summary = prepare(
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("prepare: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("prepare: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     print_summary(summary, options.out)
     return 0 if summary.totals.samples else 1
@@ -44,10 +44,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.prepare", description=__doc__)
     parser.add_argument("src", type=Path, help="folder tree of videos in any format FFmpeg reads")
     parser.add_argument("out", type=Path, help="folder for shards, manifest and rejected.jsonl")
-    parser.add_argument("--labels", type=Path, help="CSV file: column path, all others are labels (else: folder names)")
-    parser.add_argument("--workers", type=_positive, help="worker processes (else: all cores)")
-    parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="do only part i (from 0) of n")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="PrepareConfig, as in storage.fps=12.5")
+    parser.add_argument(
+        "--labels", type=Path, help="CSV file with a column path and label columns (default: folder names)"
+    )
+    parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
+    parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="prepare only part i (from 0) of n")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings of preparation, such as storage.fps=12.5"
+    )
     return parser.parse_intermixed_args(arguments)
 
 
@@ -55,13 +59,13 @@ def _part(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return int(index), int(count)
-    raise argparse.ArgumentTypeError(f"must be i/n with 0 <= i < n, as in 0/4, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be i/n with 0 <= i < n, such as 0/4, not {text!r}")
 
 
 def _positive(text: str) -> int:
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
 
 
 if __name__ == "__main__":

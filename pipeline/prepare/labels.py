@@ -1,4 +1,4 @@
-"""Labels of source files: from a CSV file or from folder names."""
+"""Labels of source files, from a CSV file or from folder names."""
 
 from __future__ import annotations
 
@@ -11,38 +11,42 @@ from settings.load import format_value
 
 
 class LabelError(ValueError):
-    """A labels file that cannot be used; the message names file and line."""
+    """A labels file that cannot be used; the message names the file and the line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Label columns and each source's values.
+    """The label columns and each source's values.
 
     Attributes:
         columns: names of the label columns.
-        of: source name -> column -> text; sources without a label are absent, unknown values are "".
-        rows_without_file: how many rows of the CSV matched no source.
+        by_source: source name -> column -> text. A source without labels has no entry; an unknown value is "".
+        rows_without_file: number of rows of the CSV file that match no source.
     """
 
     columns: list[str]
-    of: dict[str, dict[str, str]] = field(default_factory=dict)
+    by_source: dict[str, dict[str, str]] = field(default_factory=dict)
     rows_without_file: int = 0
 
 
 def folder_labels(names: Sequence[str]) -> Labels:
-    """Column `label`: the name of the folder a source lies in; sources at the top have none, no column if all are."""
-    of = {name: {"label": parent} for name in names if (parent := PurePosixPath(name).parent.name)}
-    return Labels(columns=["label"] if of else [], of=of)
+    """Makes a column `label` of the name of each source's folder.
+
+    Sources directly in the source folder get no label; if all lie there, there is no column.
+    """
+    by_source = {name: {"label": parent} for name in names if (parent := PurePosixPath(name).parent.name)}
+    return Labels(columns=["label"] if by_source else [], by_source=by_source)
 
 
 def read_labels(path: Path, names: Sequence[str]) -> Labels:
-    """Reads a CSV file (a tab-separated one if it ends in .tsv) and finds each row's source among `names`.
+    """Reads a CSV file (tab-separated if it ends in .tsv) and finds each row's source among `names`.
 
-    The column `path`, or else the first one, names the source: its path within the source folder, with or without
-    suffix, or just its file name or stem where only one source has it. All other columns are labels.
+    The column `path`, or else the first column, names the source: by its path within the source folder, with or without
+    suffix, or by its file name or stem if only one source has it. All other columns are labels.
 
     Raises:
-        LabelError: unreadable, not UTF-8, no label column, a row that is too long, two rows that disagree on a source.
+        LabelError: the file cannot be read, is not UTF-8, has no label column or too long a row, or two rows disagree
+            on the labels of one source.
     """
     header, rows = _read_rows(path)
     index = header.index("path") if "path" in header else 0
@@ -60,7 +64,7 @@ def read_labels(path: Path, names: Sequence[str]) -> Labels:
         if labels.setdefault(name, values) != values:
             raise LabelError(f"{path}: lines {lines[name]} and {line} both match {name!r} but disagree on its labels")
         lines.setdefault(name, line)
-    return Labels(columns=list(positions), of=labels, rows_without_file=unmatched)
+    return Labels(columns=list(positions), by_source=labels, rows_without_file=unmatched)
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -75,21 +79,23 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise LabelError(f"{path} is not a UTF-8 CSV file: {error}") from None
     if len(header) < 2 or "" in header or len(set(header)) != len(header):
         wanted = "a column `path` and at least one label column, each once"
-        raise LabelError(f"{path}: the first line must name {wanted}; it is {format_value(header)}")
+        raise LabelError(f"{path}: the first line must name {wanted}, not {format_value(header)}")
     for line, row in rows:
         if len(row) > len(header):
-            raise LabelError(f"{path}: line {line} has {len(row)} values, the first line names {len(header)} columns")
+            raise LabelError(
+                f"{path}: line {line} has {len(row)} values, but the first line names {len(header)} columns"
+            )
         row.extend([""] * (len(header) - len(row)))
     return header, rows
 
 
 class _Finder:
-    """Looks a path up by ever looser spellings; a spelling that several sources share finds none."""
+    """Finds sources by their path, then by looser spellings; a spelling that several sources share finds none."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._by: list[dict[str, str | None]] = [{}, {}, {}, {}]
+        self._tables: list[dict[str, str | None]] = [{}, {}, {}, {}]
         for name in names:
-            for table, spelling in zip(self._by, self._spellings(name), strict=True):
+            for table, spelling in zip(self._tables, self._spellings(name), strict=True):
                 table[spelling] = None if spelling in table else name
 
     @staticmethod
@@ -100,9 +106,9 @@ class _Finder:
     def find(self, text: str) -> str | None:
         if not text:
             return None
-        # Lists from Windows; but on Linux a name may hold a backslash.
-        path = PurePosixPath(text if text in self._by[0] else text.replace("\\", "/"))
-        exact, bare, file_name, stem = self._by
+        # Lists made on Windows separate folders by backslashes; on Linux a name may contain one.
+        path = PurePosixPath(text if text in self._tables[0] else text.replace("\\", "/"))
+        exact, bare, file_name, stem = self._tables
         for table, spelling in ((exact, str(path)), (bare, str(path)), (file_name, path.name), (stem, path.name)):
             if name := table.get(spelling):
                 return name

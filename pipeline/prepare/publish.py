@@ -1,4 +1,4 @@
-"""From the indexes of all shards to what readers open: the manifest and rejected.jsonl."""
+"""Makes the manifest and rejected.jsonl, which readers open, from the indexes of all shards."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.files import write_atomically
 from pipeline.prepare.labels import Labels
-from pipeline.prepare.staging import index_rows, read_journal, write_atomically
+from pipeline.prepare.staging import index_rows, read_journal
 from pipeline.shards.manifest_writer import write_manifest
 from settings import PrepareConfig
 
 
 @dataclass(kw_only=True)
 class Totals:
-    """What OUT holds, over all parts and runs."""
+    """Totals of OUT over all parts and runs.
+
+    Attributes:
+        seconds: total duration of the samples.
+        unlabelled: number of samples without any label, if there are label columns.
+        flagged: number of samples per flag.
+        rejected: number of sources per reason.
+    """
 
     samples: int = 0
     seconds: float = 0.0
@@ -29,11 +37,11 @@ class Totals:
 
 
 def publish(out: Path, *, config: PrepareConfig, labels: Labels) -> Totals:
-    """(Re)builds the manifest and rejected.jsonl from what all parts have finished so far."""
+    """Rebuilds the manifest and rejected.jsonl from all samples and rejections that the parts have recorded so far."""
     while True:
         before = _state(out)
         totals = _publish_once(out, config, labels)
-        # Another machine may have finished a shard meanwhile, and published before us.
+        # Another machine may have finished a shard meanwhile and published before this one.
         if _state(out) == before:
             return totals
 
@@ -67,7 +75,7 @@ def _rows(out: Path, shards: list[str], labels: Labels, totals: Totals, sources:
         if row["source"] in sources or name not in number:
             continue
         sources.add(row["source"])
-        row["labels"] = labels.of.get(row["source"], row["labels"])
+        row["labels"] = labels.by_source.get(row["source"], row["labels"])
         totals.samples += 1
         totals.seconds += row["seconds"]
         totals.unlabelled += bool(labels.columns) and not any(row["labels"].values())

@@ -1,4 +1,4 @@
-"""Why a source cannot be used, in words for the person who owns it."""
+"""Reasons why a source is rejected, in words for its owner."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 _MAGIC = [
-    (b"version https://git-lfs", "a git-LFS pointer, the file itself was never fetched (git lfs pull)"),
-    # FFmpeg would open what these lists name, other files of the user among it.
+    (b"version https://git-lfs", "a git-LFS pointer whose file was never fetched; run git lfs pull"),
+    # FFmpeg would open the files that these lists name, which may be any files of the user.
     (b"ffconcat", "a list of files (FFmpeg concat script)"),
     (b"#EXTM3U", "a playlist (m3u8)"),
     (b"<?xml", "XML text"),
@@ -23,11 +23,11 @@ _HEAD_BYTES = 65536
 
 
 class RejectedSource(Exception):
-    """A source that is left out.
+    """A source that cannot be prepared.
 
     Attributes:
-        reason: one of few short phrases, counted in the summary.
-        detail: what was found in this file.
+        reason: one of a few short phrases, which the summary counts.
+        detail: what was found in this file; may be empty.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -40,7 +40,7 @@ class RejectedSource(Exception):
 
 
 def file_problem(path: Path) -> RejectedSource | None:
-    """What keeps `path` from being read as a file at all; None when it is a regular file."""
+    """Why `path` cannot be read as a file; None if it is a regular file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -56,7 +56,7 @@ def file_problem(path: Path) -> RejectedSource | None:
 
 
 def content_problem(path: Path) -> RejectedSource | None:
-    """Recognises what is commonly found under a media suffix instead of media; None when nothing is recognised."""
+    """Recognises other content that often has a media suffix; None if nothing is recognised."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -69,18 +69,20 @@ def content_problem(path: Path) -> RejectedSource | None:
         if text.startswith(magic):
             return RejectedSource("not a media file", kind)
     if text[:1] == b"<" and b"<html" in text.lower():
-        return RejectedSource("not a media file", "an HTML page, probably an error message saved by a download")
+        return RejectedSource("not a media file", "an HTML page, probably the error page of a failed download")
     return None
 
 
 def open_problem(path: Path, error: Exception) -> RejectedSource:
-    """Why FFmpeg could not open a file that has bytes in it."""
+    """Why FFmpeg could not open a file that is not empty."""
     with path.open("rb") as file:
         if not any(file.read(_HEAD_BYTES)):
-            return RejectedSource("not a media file", "begins with zero bytes only, an unfinished download")
+            return RejectedSource("not a media file", "it begins with zero bytes, as an unfinished download does")
     boxes = _top_level_boxes(path)
     if "ftyp" in boxes and "moov" not in boxes and "moof" not in boxes:
-        return RejectedSource("truncated or damaged", "an MP4 without its index (moov), the download ended early")
+        return RejectedSource(
+            "truncated or damaged", "an MP4 file without its index (moov), as an unfinished download is"
+        )
     return RejectedSource(
         "not a media file", f"FFmpeg does not recognise it ({getattr(error, 'strerror', None) or error})"
     )

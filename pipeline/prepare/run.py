@@ -1,4 +1,4 @@
-"""Prepares every source of a folder: decodes and encodes in workers, packs shards in order, publishes the manifest."""
+"""Prepares all sources of a folder: decodes and encodes in workers, packs shards in order, publishes the manifest."""
 
 from __future__ import annotations
 
@@ -38,12 +38,17 @@ def prepare(
     workers: int | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Summary:
-    """Prepares the sources of `src` that are this part's (i of n) and not in `out` yet.
+    """Prepares the sources of `src` that belong to `part` (i of n) and are not in `out` yet.
 
-    The shards do not depend on `workers` (default: all cores this process may use) or on interruptions.
+    The shards depend neither on the number of workers nor on interruptions.
+
+    Args:
+        labels_path: CSV file of labels; without it the folder names are labels.
+        workers: number of worker processes; default: all cores that this process may use.
 
     Raises:
-        PrepareError, LabelError: a mistake in the arguments, a full disk, another run at work.
+        PrepareError: wrong arguments, a full disk, or another run on the same part.
+        LabelError: the labels file cannot be used.
     """
     src, out = src.resolve(), out.resolve()
     _check_folders(src, out)
@@ -60,7 +65,7 @@ def prepare(
         _work(mine, staging, labels, config=config, workers=workers or available_cores(), summary=summary)
         summary.totals = publish(out, config=config, labels=labels)
     except OSError as error:
-        raise PrepareError(f"cannot go on in {out}: {error}") from None
+        raise PrepareError(f"cannot continue in {out}: {error}") from None
     finally:
         staging.close()
     return summary
@@ -68,11 +73,13 @@ def prepare(
 
 def _check_folders(src: Path, out: Path) -> None:
     if not src.is_dir():
-        raise PrepareError(f"SRC must be a folder of videos; {src} {'is a file' if src.exists() else 'does not exist'}")
+        raise PrepareError(
+            f"SRC must be a folder of videos, but {src} {'is a file' if src.exists() else 'does not exist'}"
+        )
     if out == src or out in src.parents:
-        raise PrepareError(f"OUT ({out}) must be another folder than SRC ({src}), not one that holds it")
+        raise PrepareError(f"OUT ({out}) must be another folder than SRC ({src}), and must not contain it")
     if out.exists() and not out.is_dir():
-        raise PrepareError(f"OUT must be a folder; {out} is a file")
+        raise PrepareError(f"OUT must be a folder, but {out} is a file")
 
 
 def _work(
@@ -86,7 +93,7 @@ def _work(
 ) -> None:
     summary.changed = sum(staging.is_changed(source) for source in sources)
     open_sources = [source for source in sources if not staging.is_packed(source)]
-    summary.already = len(sources) - len(open_sources)
+    summary.already_prepared = len(sources) - len(open_sources)
     packer = _Packer(open_sources, staging, config.shard_samples)
     todo = [source for source in open_sources if not (staging.is_staged(source) or staging.is_rejected(source))]
     for source in todo:
@@ -94,7 +101,7 @@ def _work(
             staging.reject(source, source.problem)
             summary.rejected[source.problem.reason] += 1
     tasks = [
-        _Task(source=source, fragment=staging.fragment(source), labels=labels.of.get(source.name, {}))
+        _Task(source=source, fragment=staging.fragment(source), labels=labels.by_source.get(source.name, {}))
         for source in todo
         if source.problem is None
     ]
@@ -110,7 +117,7 @@ def _work(
             raise error
         if error is None:
             staging.stage(task.source)
-            summary.new += 1
+            summary.prepared += 1
         else:
             if not isinstance(error, RejectedSource):
                 error = RejectedSource(
@@ -124,7 +131,7 @@ def _work(
 
 
 class _Packer:
-    """Fills shards in source order, whatever order samples are finished in."""
+    """Fills shards in the order of the sources, in whatever order the samples are finished."""
 
     def __init__(self, sources: Iterable[Source], staging: Staging, shard_samples: int) -> None:
         self._sources = list(sources)
@@ -134,7 +141,7 @@ class _Packer:
         self._group: list[Source] = []
 
     def advance(self) -> None:
-        """Writes the shards whose samples, and all before them, are decided."""
+        """Writes each shard whose samples, and all before them, are finished or rejected."""
         while self._position < len(self._sources):
             source = self._sources[self._position]
             if self._staging.is_staged(source):
@@ -146,7 +153,7 @@ class _Packer:
                 self.finish()
 
     def finish(self) -> None:
-        """Writes what is gathered, be it less than a full shard."""
+        """Writes the gathered samples, even if they do not fill a shard."""
         if self._group:
             self._staging.pack(self._group)
             self._group = []
@@ -156,7 +163,7 @@ def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
     """Writes the fragment of one source; runs in a worker.
 
     Raises:
-        RejectedSource: nothing was written.
+        RejectedSource: the source cannot be used, and nothing was written.
     """
     media = normalise(task.source.path, config)
     data = sample_bytes(media, key=task.source.key, source=task.source.name, labels=task.labels, config=config)

@@ -1,4 +1,4 @@
-"""Finds the media files of a folder tree, in an order that every machine agrees on."""
+"""Finds the media files of a folder tree, in the same order on every machine."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Source:
     """A candidate file.
 
     Attributes:
-        name: path relative to the source folder, with /; bytes that are not UTF-8 stand as \\xNN.
-        key: 20 hexadecimal digits made from the name's bytes, the name of its members in a shard.
-        path: where it is.
-        size, mtime_ns: its version; -1 when it is no readable file.
-        problem: why it is no readable file, None for one that is.
+        name: path relative to the source folder, separated by /; bytes that are not UTF-8 are written as \\xNN.
+        key: 20 hexadecimal digits of a hash of the name; the sample's members in a shard are named after it.
+        path: path of the file.
+        size, mtime_ns: bytes and modification time, which identify a version of the file; -1 if it cannot be read.
+        problem: why it cannot be read; None for a readable file.
     """
 
     name: str
@@ -40,10 +40,12 @@ class Source:
 
 
 def find_sources(folder: Path, *, exclude: Path | None = None) -> tuple[list[Source], Counter[str]]:
-    """All files of `folder` with a media suffix (in any case), sorted by the bytes of their relative path.
+    """Finds all files of `folder` with a media suffix (upper or lower case).
 
-    Links are followed, each folder is entered once; `exclude` is not entered. Returns also how many files of each
-    other suffix were passed over.
+    Links are followed; each folder is entered once, and `exclude` never.
+
+    Returns:
+        The sources, sorted by the bytes of their relative path, and the number of skipped files per other suffix.
     """
     skip = exclude.resolve() if exclude is not None else None
     found: list[tuple[bytes, Source]] = []

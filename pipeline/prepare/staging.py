@@ -1,10 +1,10 @@
-"""What makes preparation resumable: every finished sample, refusal and shard is on disk before anything relies on it.
+"""Crash-safe state of preparation: every sample, rejection and shard is durable before it is referenced.
 
-OUT/recipe.json             the settings all samples share
-OUT/.staging/PART/          samples (KEY.SIZE-MTIME.tar) that wait for their shard; a file appears there complete
-OUT/shard-*.tar             shards; one counts once its index exists
-OUT/index/SHARD.jsonl       one row a sample of that shard: source, offsets, lengths, labels
-OUT/index/PART.rejected     refusals, one JSON object a line, in the order they happened
+OUT/recipe.json             the settings that all samples share
+OUT/.staging/PART/          samples (KEY.SIZE-MTIME.tar) that wait for their shard; each file appears complete
+OUT/shard-*.tar             shards; a shard is valid once its index exists
+OUT/index/SHARD.jsonl       one row per sample of that shard: source, offsets, lengths, labels
+OUT/index/PART.rejected     rejections, one JSON object per line, in the order they happened
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ from pipeline.shards.tar_writer import RowError, checked_row, is_text, write_sha
 from settings import PrepareConfig
 from settings.load import format_key, format_value, to_dict
 
-# These say when to give up on a source, not what a sample looks like.
 _LIMITS = ("timeout_seconds", "memory_mb")
+"""Settings that say when to give up on a source; they do not change a sample, so they may differ between runs."""
 
 
 class PrepareError(Exception):
-    """What stops a run before it starts, or for good; the message is meant for the user."""
+    """A run that cannot start or continue; the message is meant for the user."""
 
 
 class Staging:
     """The state of OUT for one part (i of n) of the sources.
 
+    Args:
+        labels: where labels come from, `file` or `folders`; part of the recipe.
+
     Raises:
-        PrepareError: OUT cannot be written, another process works on this part, OUT was made by another recipe.
+        PrepareError: OUT cannot be written or was prepared with other settings, or another process works on this part.
     """
 
     def __init__(self, out: Path, *, part: tuple[int, int], config: PrepareConfig, labels: str) -> None:
@@ -62,7 +65,7 @@ class Staging:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            message = f"another pipeline.prepare works on {out} ({self._part}); wait for it or stop it"
+            message = f"another pipeline.prepare works on {out} ({self._part}); wait for it, or stop it"
             raise PrepareError(message) from None
         _check_recipe(out, config, labels)
         self._packed = {row["key"]: (row["size"], row["mtime_ns"]) for _, row in index_rows(out)}
@@ -73,12 +76,12 @@ class Staging:
         }
         self._staged = self._tidy()
         if self._journal.exists() and not self._journal.read_bytes().endswith(b"\n"):
-            # A kill cut the last line short: the next one must not be joined to it.
+            # A killed run left half a line; the next entry must not continue it.
             with self._journal.open("a", encoding="utf-8") as journal:
                 journal.write("\n")
 
     def close(self) -> None:
-        """Gives the part free; the folder of the part goes away when nothing waits in it."""
+        """Releases the part, and removes its folder if no sample waits there."""
         self._lock.close()
         if not self._staged:
             (self._folder / "lock").unlink(missing_ok=True)
@@ -89,29 +92,31 @@ class Staging:
                     return
 
     def fragment(self, source: Source) -> Path:
-        """Where the finished sample of `source` waits for its shard."""
+        """Path where the finished sample of `source` waits for its shard."""
         return self._folder / f"{source.key}.{source.size}-{source.mtime_ns}.tar"
 
     def is_packed(self, source: Source) -> bool:
+        """Whether the source, in any version of its file, is in a shard."""
         return source.key in self._packed
 
     def is_changed(self, source: Source) -> bool:
-        """Whether the file is another version than the one in a shard."""
+        """Whether the file was modified after it was packed into a shard."""
         return self._packed.get(source.key, (source.size, source.mtime_ns)) != (source.size, source.mtime_ns)
 
     def is_staged(self, source: Source) -> bool:
+        """Whether the finished sample waits for its shard."""
         return self.fragment(source).name in self._staged
 
     def is_rejected(self, source: Source) -> bool:
-        """Whether this version of the file was refused under the present limits."""
+        """Whether this version of the file was rejected under the current limits."""
         return self._rejected.get(source.key) == (source.size, source.mtime_ns)
 
     def stage(self, source: Source) -> None:
-        """Notes that the fragment of `source` is on disk."""
+        """Records that the fragment of `source` is on disk."""
         self._staged.add(self.fragment(source).name)
 
     def reject(self, source: Source, problem: RejectedSource) -> None:
-        """Records a refusal for good."""
+        """Appends a rejection to the journal."""
         entry: dict[str, object] = {
             "source": source.name,
             "reason": problem.reason,
@@ -124,7 +129,11 @@ class Staging:
         self._rejected[source.key] = (source.size, source.mtime_ns)
 
     def pack(self, sources: Sequence[Source]) -> None:
-        """Turns the staged samples of `sources` into the next shard and its index."""
+        """Packs the staged samples of `sources` into the next shard and writes its index.
+
+        Raises:
+            PrepareError: a staged sample is damaged.
+        """
         number = len(list((self.out / "index").glob(f"{self._shard}-" + "[0-9]" * 6 + ".jsonl")))
         name = f"{self._shard}-{number:06d}"
         fragments = [self.fragment(source) for source in sources]
@@ -146,7 +155,7 @@ class Staging:
             fragment.unlink()
 
     def _tidy(self) -> set[str]:
-        """Names of the fragments that wait; removes unfinished files and what is in a shard already."""
+        """Removes unfinished files and fragments that are in a shard; returns the names of the other fragments."""
         for folder in (self.out, self.out / "index"):
             for path in folder.glob(f".{self._shard}-*.tmp"):
                 path.unlink()
@@ -160,10 +169,10 @@ class Staging:
 
 
 def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(shard file name, row) of every finished sample of all parts, shard by shard.
+    """Yields (shard file name, row) for every packed sample of all parts, shard by shard.
 
     Raises:
-        PrepareError: an index file that is damaged.
+        PrepareError: an index file is damaged; the message names the line.
     """
     for path in sorted((out / "index").glob("*.jsonl")):
         with path.open("rb") as file:
@@ -179,7 +188,7 @@ def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """The refusals recorded in `path`; a line cut short by a kill is passed over, its source is simply tried again."""
+    """Yields the rejections in `path`; skips lines cut short by a kill, whose sources are then tried again."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -188,17 +197,17 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
                 entry = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict) and _is_refusal(entry):
+            if isinstance(entry, dict) and _is_rejection(entry):
                 yield entry
 
 
-def _is_refusal(entry: Mapping[str, Any]) -> bool:
+def _is_rejection(entry: Mapping[str, Any]) -> bool:
     texts = (entry.get("source"), entry.get("reason"), entry.get("detail", ""))
     return "limits" in entry and _is_version(entry) and all(map(is_text, texts))
 
 
 def _is_version(entry: Mapping[str, Any]) -> bool:
-    """Whether the entry names a version of a source, as Source has it."""
+    """Whether the entry names a version of a source, as `Source` does."""
     return is_text(entry.get("key")) and all(type(entry.get(name)) is int for name in ("size", "mtime_ns"))
 
 
@@ -206,7 +215,10 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
     recipe = {"labels": labels} | {key: value for key, value in to_dict(config).items() if key not in _LIMITS}
     path = out / "recipe.json"
     try:
-        old = flatten(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it must hold a JSON object, not {format_value(content)}")
+        old = flatten(content)
     except FileNotFoundError:
         if any(out.glob("shard-*.tar")):
             raise PrepareError(f"{out} holds shards but no recipe.json; prepare into an empty folder") from None
@@ -222,8 +234,7 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
     ]
     if differing:
         raise PrepareError(
-            f"{out} was prepared with other settings: {'; '.join(differing)}. "
-            "Give the same settings, or another folder for the new ones"
+            f"{out} was prepared with other settings: {'; '.join(differing)}. Use the same settings, or another folder"
         )
 
 

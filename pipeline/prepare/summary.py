@@ -1,4 +1,4 @@
-"""What a preparation did, and its table for a terminal or a log file."""
+"""What a run of preparation did, and its table for a terminal or a log file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ from pipeline.prepare.publish import Totals
 
 @dataclass(kw_only=True)
 class Summary:
-    """What a run did and what OUT holds now."""
+    """What a run did, and what OUT holds now.
 
-    new: int = 0
-    already: int = 0
+    Attributes:
+        prepared: number of sources prepared by this run.
+        already_prepared: number of sources that were in a shard before.
+        changed: number of sources modified since they were packed into a shard.
+        rejected: number of sources rejected by this run, per reason.
+        skipped: number of files of other kinds, per suffix.
+        rows_without_file: number of rows of the labels file that match no source.
+    """
+
+    prepared: int = 0
+    already_prepared: int = 0
     changed: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -26,22 +35,22 @@ class Summary:
 
 
 def print_summary(summary: Summary, out: Path) -> None:
-    """Prints what a run did and what OUT holds."""
+    """Prints the summary as a table."""
     totals = summary.totals
     table = Table("", "count", title=f"{out}", title_justify="left")
     table.add_row("samples in the data set", f"{totals.samples:,}")
-    table.add_row("  prepared by this run", f"{summary.new:,}")
+    table.add_row("  prepared by this run", f"{summary.prepared:,}")
     table.add_row("  hours", f"{totals.seconds / 3600:,.2f}")
     table.add_row(f"  MB in {totals.shards:,} shard(s)", f"{totals.shard_bytes / 1e6:,.1f}")
     if totals.unlabelled:
         table.add_row("  without a label", f"{totals.unlabelled:,}")
     for flag, count in sorted(totals.flagged.items()):
         table.add_row(f"  flagged {flag}", f"{count:,}")
-    table.add_row("files left out (rejected.jsonl)", f"{sum(totals.rejected.values()):,}")
+    table.add_row("files rejected (see rejected.jsonl)", f"{sum(totals.rejected.values()):,}")
     for reason, count in totals.rejected.most_common():
         table.add_row(f"  {reason}", f"{count:,}")
     if summary.changed:
-        table.add_row("changed since they were prepared, kept as they were", f"{summary.changed:,}")
+        table.add_row("modified since preparation (not updated)", f"{summary.changed:,}")
     if summary.rows_without_file:
         table.add_row("rows of the labels file without a file", f"{summary.rows_without_file:,}")
     if summary.skipped:
@@ -50,4 +59,4 @@ def print_summary(summary: Summary, out: Path) -> None:
     console = Console()
     console.print(table)
     if not totals.samples:
-        console.print("Nothing was usable; rejected.jsonl says why, file by file.")
+        console.print("No file was usable; rejected.jsonl gives the reason for each.")

@@ -1,4 +1,4 @@
-"""Brings decoded frames to a constant frame rate, upright, with square pixels, small, 8-bit BT.601."""
+"""Converts decoded frames to a constant frame rate, upright, small, with square pixels, in 8-bit BT.601."""
 
 from __future__ import annotations
 
@@ -15,21 +15,28 @@ from pipeline.shards.encoder import BlobEncoder, VideoBlob, frame_rate
 from settings import StorageConfig
 
 MAX_ASPECT = 4
-"""Pictures longer than this many times their short side are cut to it around their centre."""
-# Matroska and FLV round times to a millisecond: a frame stamped that much late still counts as shown at its tick.
+"""Largest ratio of long side to short side; a frame beyond it is cropped around its centre."""
 _TIME_TOLERANCE = 0.001
-# AVI gives frames in display order the stamps of their decoding order: a few frames wait until the stamps are sorted.
+"""Delay in seconds by which a frame may miss its tick: Matroska and FLV round time stamps to a millisecond."""
 _LOOKAHEAD = 4
-# Longer than slides in a lecture change, or a gap after damage: told, since the frames between are repeats.
+"""Number of frames that wait until their time stamps are sorted, as AVI stamps frames in decoding order."""
 _FLAGGED_HOLD = 2.0
-# Values of FFmpeg's AVColorSpace that its scale filter knows by name; anything else is read as BT.601, its default.
+"""Shortest time, in seconds, of one frame held that is flagged: slides in a lecture, or a gap after damage."""
 _MATRIX = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
+"""Values of FFmpeg's AVColorSpace by the name in its scale filter; all others are read as BT.601, the default."""
 _FULL_RANGE = 2
+"""Value of FFmpeg's AVColorRange for full-range (JPEG) colours."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a coded picture becomes a stored one: crop (source pixels), scale, quarter turns clockwise."""
+    """How a decoded frame becomes a stored one.
+
+    Attributes:
+        crop: width and height, in source pixels, that are kept around the centre.
+        scale: width and height to which the crop is resized, in pixels.
+        turns: quarter turns clockwise after scaling.
+    """
 
     crop: tuple[int, int]
     scale: tuple[int, int]
@@ -37,12 +44,13 @@ class Geometry:
 
 
 def plan_geometry(*, width: int, height: int, pixel_aspect: Fraction, rotation: int, short_side: int) -> Geometry:
-    """Plans square pixels, an even short side of `short_side` and a long side of at most MAX_ASPECT times that.
+    """Plans a frame with square pixels, even sides, and a long side of at most MAX_ASPECT times the short side.
 
     Args:
-        width, height: pixels of the coded picture.
+        width, height: size of the decoded frame in pixels.
         pixel_aspect: width over height of one pixel.
-        rotation: FFmpeg's display rotation, degrees counter-clockwise; rounded to quarter turns.
+        rotation: FFmpeg's display rotation in degrees counter-clockwise, rounded to quarter turns.
+        short_side: short side of the stored frame in pixels, rounded to an even number.
     """
     aspect = width * pixel_aspect / height
     crop = (width, height)
@@ -61,9 +69,14 @@ def _even(value: float | Fraction) -> int:
 
 
 class VideoTrack:
-    """Samples a stream of frames at storage.fps and encodes what is shown at each tick.
+    """Samples a stream of frames at storage.fps and encodes the result.
 
-    Tick i lies i / fps after the first frame's time; the frame shown is the last one that began at or before it.
+    Tick i lies i / fps seconds after the first frame; its frame is the last one that began at or before it.
+
+    Args:
+        pixel_aspect: width over height of one source pixel.
+        frame_seconds: duration in seconds of a frame that states none.
+        max_seconds: length at which the track is cut.
     """
 
     def __init__(
@@ -86,14 +99,14 @@ class VideoTrack:
         self._held_scaled: VideoFrame | None = None
         self._ticks = 0
         self.start: float | None = None
-        """Presentation time of the first frame in seconds: t = 0 of the sample's time line."""
+        """Presentation time in seconds of the first frame, t = 0 of the sample; None while the track is empty."""
         self.frames = 0
-        """Frames taken from the source."""
+        """Number of source frames so far."""
         self.flags: dict[str, Any] = {}
 
     @property
     def full(self) -> bool:
-        """Whether max_seconds have been stored."""
+        """Whether max_seconds are stored."""
         return self._ticks >= self._max_ticks
 
     @property
@@ -105,7 +118,7 @@ class VideoTrack:
         return self._held_time + duration
 
     def add(self, frame: VideoFrame) -> None:
-        """Takes the next frame in presentation order; one without a time follows its predecessor."""
+        """Appends a frame in presentation order; a frame without a time stamp follows its predecessor."""
         stamp = frame.time
         if stamp is None:
             stamp = 0.0 if self._stamp is None else self._stamp + self._frame_seconds
@@ -116,7 +129,7 @@ class VideoTrack:
             self._take(self._waiting.popleft(), heapq.heappop(self._stamps))
 
     def flush(self) -> None:
-        """Takes the frames that were held back; to be called after the last `add`."""
+        """Processes the frames that still wait for their time stamps; call it after the last `add`."""
         while self._waiting:
             self._take(self._waiting.popleft(), heapq.heappop(self._stamps))
 
@@ -125,16 +138,16 @@ class VideoTrack:
             self.start = stamp
         time = stamp - self.start
         if time < self._held_time - _TIME_TOLERANCE:
-            # Damage: the picture still replaces the one before it.
+            # The file is damaged; the frame still replaces its predecessor.
             self.flags["stamps_run_backwards"] = True
         time = max(time, self._held_time)
         if time - self._held_time > _FLAGGED_HOLD:
             held = round(time - self._held_time, 3)
             self.flags["picture_held_seconds"] = max(held, self.flags.get("picture_held_seconds", held))
         try:
-            self._show_until(time - _TIME_TOLERANCE)
+            self._emit_until(time - _TIME_TOLERANCE)
         finally:
-            # A picture that cannot be converted must not keep the next ones out.
+            # A frame that cannot be converted must not block the following ones.
             self._held, self._held_time, self._held_scaled = frame, time, None
         self.frames += 1
         if frame.interlaced_frame:
@@ -144,7 +157,7 @@ class VideoTrack:
         """Stores the last frame for its duration and returns the encoded track.
 
         Args:
-            hold_until: seconds; the last frame is held at least that long (a still picture under sound).
+            hold_until: time in seconds until which the last frame is held at least (for a still image with audio).
         """
         end = max(self.end, hold_until or 0.0)
         begun = int((self._held_time + _TIME_TOLERANCE) * self._rate) + 1
@@ -156,7 +169,7 @@ class VideoTrack:
         assert self._encoder is not None
         return self._encoder.finish()
 
-    def _show_until(self, time: float) -> None:
+    def _emit_until(self, time: float) -> None:
         while self._held is not None and not self.full and self._ticks / self._rate < time:
             self._emit()
         if self.full:
@@ -185,7 +198,7 @@ class VideoTrack:
             if plan.crop != size:
                 self.flags["cropped_to_aspect"] = MAX_ASPECT
             if self._geometry is not None:
-                # A track has one size: later pictures of another are scaled to the first's.
+                # A track has one size: later frames of another size are scaled to that of the first.
                 self.flags["size_changes"] = True
                 plan = Geometry(crop=plan.crop, scale=self._geometry.scale, turns=self._geometry.turns)
             self._geometry, self._coded_size = plan, size
@@ -193,7 +206,7 @@ class VideoTrack:
 
 
 class _Scaler:
-    """One FFmpeg filter graph for each kind of frame met."""
+    """Runs frames through an FFmpeg filter graph, which it rebuilds when size, format or colours change."""
 
     _TURNS = (("null",), ("transpose=clock",), ("hflip", "vflip"), ("transpose=cclock",))
 
@@ -223,7 +236,7 @@ class _Scaler:
         )
         steps = [f"crop={geometry.crop[0]}:{geometry.crop[1]}:exact=1"]
         if frame.interlaced_frame:
-            # One field of the two: half the lines, still more than are stored, and no comb.
+            # Keeping one of the two fields avoids combing; half the lines are still more than are stored.
             steps.append("field=type=top")
         source = "" if is_rgb else f":in_color_matrix={matrix}:in_range={'pc' if full else 'tv'}"
         width, height = geometry.scale

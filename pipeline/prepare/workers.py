@@ -1,4 +1,4 @@
-"""Worker processes that a hostile file may crash, hang or fill without harm to the run."""
+"""Worker processes that a damaged file may crash, hang or exhaust without harm to the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
-from concurrent.futures import TimeoutError as TookTooLong  # not the builtin one before Python 3.11
+from concurrent.futures import TimeoutError as TaskTimeoutError  # not the builtin one before Python 3.11
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -18,20 +18,24 @@ from pebble import ProcessExpired, ProcessPool
 from pipeline.prepare.rejection import RejectedSource
 
 Task = TypeVar("Task")
-# Memory that decoders leak goes back after this many files.
-_FILES_A_WORKER = 500
-# Tasks handed over ahead, per worker: enough that none waits, few enough that an interruption is quick.
-_AHEAD = 3
+_FILES_PER_WORKER = 500
+"""Number of files after which a worker is replaced, which returns the memory that decoders leak."""
+_TASKS_AHEAD = 3
+"""Number of tasks scheduled per worker: enough that no worker waits, few enough that an interruption is quick."""
 
 
 def worker_pool(workers: int, *, memory_mb: int) -> ProcessPool:
-    """Processes whose death costs their own task only; they end with this process, however that ends."""
+    """Makes a pool whose processes lose only their own task when they die; they end whenever this process ends.
+
+    Args:
+        memory_mb: address space in MiB that a worker may use beyond what it has at its start.
+    """
     return ProcessPool(
         max_workers=workers,
-        max_tasks=_FILES_A_WORKER,
+        max_tasks=_FILES_PER_WORKER,
         initializer=_limit,
         initargs=(memory_mb, os.getpid()),
-        # Not fork: threads of the parent's libraries would leave locks held for ever in the children.
+        # Not fork: a child would inherit locks that the parent's library threads hold, and wait for them forever.
         context=multiprocessing.get_context("spawn"),
     )
 
@@ -44,10 +48,14 @@ def run_tasks(
     timeout_seconds: float,
     memory_mb: int,
 ) -> Iterator[tuple[Task, BaseException | None]]:
-    """Calls `function` (importable, picklable) on each task in a worker process; yields as they end, in any order.
+    """Calls `function` (importable and picklable) on each task in a worker process.
 
-    The second item is None, or what went wrong: an RejectedSource that a person understands for whatever the file did
-    (raised by `function`, or a time-out, a crash, too little memory), any other exception as `function` raised it.
+    Args:
+        memory_mb: as for `worker_pool`.
+
+    Yields:
+        (task, error) as the tasks end, in any order. The error is None after success; a RejectedSource if `function`
+        raised it, or if the task timed out, crashed or ran out of memory; else the exception that `function` raised.
     """
     pool = worker_pool(workers, memory_mb=memory_mb)
     waiting = iter(tasks)
@@ -55,23 +63,23 @@ def run_tasks(
     finished = False
     try:
         while True:
-            while len(running) < _AHEAD * workers and (task := next(waiting, None)) is not None:
+            while len(running) < _TASKS_AHEAD * workers and (task := next(waiting, None)) is not None:
                 running[pool.schedule(function, args=(task,), timeout=timeout_seconds)] = task
             if not running:
                 finished = True
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), verdict(future.exception(), timeout_seconds, memory_mb)
+                yield running.pop(future), classify_failure(future.exception(), timeout_seconds, memory_mb)
     finally:
         pool.close() if finished else pool.stop()
         pool.join()
 
 
-def verdict(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
-    """What a task's error says of its file: an RejectedSource if the process was lost, the error itself otherwise."""
+def classify_failure(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
+    """Turns a time-out, a crash or a lack of memory into a RejectedSource; returns any other error unchanged."""
     if isinstance(error, MemoryError):
         return RejectedSource("out of memory", f"needs more than memory_mb={memory_mb}")
-    if isinstance(error, TookTooLong):
+    if isinstance(error, TaskTimeoutError):
         return RejectedSource("timed out", f"took longer than timeout_seconds={timeout_seconds:g}")
     if isinstance(error, ProcessExpired):
         code = error.exitcode
@@ -83,7 +91,7 @@ def verdict(error: BaseException | None, timeout_seconds: float, memory_mb: int)
 
 
 def _limit(memory_mb: int, parent: int) -> None:
-    # The parent decides what an interruption means.
+    # The parent process handles interruptions.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open("/proc/self/statm", encoding="ascii") as file:
         present = int(file.read().split()[0]) * resource.getpagesize()

@@ -1,7 +1,7 @@
 """Writes the manifest of a prepared data set.
 
-`OUT/manifest/meta.json` names a version folder of .npy files beside it; replacing that one small file is
-what publishes a new version, so a reader never sees half of one.
+`OUT/manifest/meta.json` names a folder of .npy files beside it, the version. A new version is published by replacing
+this one small file, so a reader sees the old version or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -36,10 +36,14 @@ def write_manifest(
     sample_rate: int,
     streams: str,
 ) -> int:
-    """Publishes the manifest of `rows` under `root` and returns their number.
+    """Publishes the manifest of `rows` in the folder `root` and returns their number.
 
-    Each row maps: source, shard (index into `shards`), video_offset, first_frame (bytes before the first frame within
-    the blob), frame_bytes (list), width, height, audio_offset, audio_samples, labels (column -> text).
+    Args:
+        rows: one mapping per sample with the keys source, shard (index into `shards`), video_offset, first_frame (bytes
+            before the first frame in the video blob), frame_bytes (list of sizes), width, height, audio_offset,
+            audio_samples and labels (column -> text).
+        shards, shard_bytes: names and sizes of the shard files.
+        streams: which tracks every sample has: both, video or audio.
     """
     table = _Table(label_columns)
     for row in rows:
@@ -85,16 +89,16 @@ def _publish(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray
             np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
         try:
             unfinished.rename(version)
-        except OSError:  # another machine has just published the same version
+        except OSError:  # another machine has just published this version
             shutil.rmtree(unfinished)
     write_atomically(meta_path, json.dumps(meta, indent=1) + "\n")
-    # Checked, because what else the file may say ("", "..") would remove the whole manifest, or the shards.
+    # An edited file may name "" or "..", whose removal would take the complete manifest or the shards.
     if is_version(previous) and previous != meta["version"]:
         shutil.rmtree(folder / previous, ignore_errors=True)
 
 
 class _Table:
-    """Collects rows in flat arrays, since a million dicts would take gigabytes."""
+    """Collects rows in flat arrays, as a million dicts would take gigabytes."""
 
     def __init__(self, label_columns: Sequence[str]) -> None:
         self._columns = {name: array("q") for name in COLUMNS}
@@ -118,7 +122,7 @@ class _Table:
             codes.append(known.setdefault(value, len(known)) if value else -1)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All arrays of the manifest, rows sorted by source path."""
+        """Returns all arrays of the manifest by name, with the rows sorted by source path."""
         encoded = [source.encode("utf-8") for source in self._sources]
         order = np.array(sorted(range(len(encoded)), key=encoded.__getitem__), dtype=np.int64)
         result: dict[str, NDArray[Any]] = {
@@ -133,7 +137,7 @@ class _Table:
         result |= _pack_text("source", [encoded[index] for index in order])
         for column, (codes, values) in enumerate(zip(self._label_codes, self._label_values, strict=True)):
             names = sorted(values)
-            # One more entry than names, so that code -1 stays -1.
+            # One extra entry at the end, so that code -1 maps to -1.
             renumber = np.full(len(names) + 1, -1, dtype=np.int32)
             renumber[[values[name] for name in names]] = np.arange(len(names))
             result[f"label{column}"] = renumber[np.array(codes, dtype=np.int64)][order]

@@ -1,50 +1,84 @@
-"""The bytes of shards: a sample's tar members, and where its tracks lie within them."""
+"""Tar shards: packs a sample's tracks as tar members and says where each track's bytes lie."""
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.prepare.media import NormalisedMedia
-from pipeline.shards.encoder import SUFFIX
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shards.encoder import SUFFIX, VideoBlob
 from pipeline.shards.wav import WAV_HEADER_BYTES, wav_bytes
 from settings import PrepareConfig
 from settings.load import format_value
 
 END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
+"""A tar archive ends with two empty blocks."""
 
 
 class RowError(ValueError):
-    """What stands for a sample is not what was written; the message says what is wrong with it."""
+    """A damaged sample, or facts of a sample that preparation cannot have written; the message says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalisedMedia:
+    """A sample's tracks on one time line.
+
+    t = 0 is the presentation time of the first video frame, or of the first audio sample with streams=audio.
+
+    Attributes:
+        video: encoded video track; None with streams=audio.
+        pcm: int16 [samples], mono; None with streams=video. With both tracks,
+            samples == round(frames / fps * sample_rate).
+        flags: unusual properties of the source; empty for an ordinary one. Keys: decode_errors (packets),
+            ends_early_seconds, cut_at_max_seconds, still_picture, picture_held_seconds, silence_added_seconds,
+            stamps_run_backwards, interlaced, size_changes, cropped_to_aspect.
+    """
+
+    video: VideoBlob | None
+    pcm: NDArray[np.int16] | None
+    flags: dict[str, Any]
 
 
 def sample_bytes(
     media: NormalisedMedia, *, key: str, source: str, labels: Mapping[str, str], config: PrepareConfig
 ) -> bytes:
-    """The sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav and KEY.json, without the end of an archive."""
+    """Packs a sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav and KEY.json, without the end-of-archive blocks."""
+    buffer = io.BytesIO()
+    # Never closed: closing would write the end of the archive, and a shard joins many samples into one archive.
+    archive = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def add(suffix: str, data: bytes) -> None:
+        member = tarfile.TarInfo(f"{key}.{suffix}")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+
     facts: dict[str, Any] = {"source": source, "labels": dict(labels), "flags": media.flags}
-    members = b""
     if media.video is not None:
         video, fps = media.video, float(config.storage.fps)
-        members += _member(f"{key}.{SUFFIX[config.storage.codec]}", video.data)
+        add(SUFFIX[config.storage.codec], video.data)
         facts |= {"seconds": len(video.frame_bytes) / fps, "fps": fps, "frames": len(video.frame_bytes)}
         facts |= {"width": video.width, "height": video.height}
         facts |= {"first_frame": video.first_frame, "frame_bytes": video.frame_bytes}
     if media.pcm is not None:
-        members += _member(f"{key}.wav", wav_bytes(media.pcm, config.sample_rate))
+        add("wav", wav_bytes(media.pcm, config.sample_rate))
         facts.setdefault("seconds", len(media.pcm) / config.sample_rate)
         facts |= {"sample_rate": config.sample_rate, "audio_samples": len(media.pcm)}
-    return members + _member(f"{key}.json", json.dumps(facts, ensure_ascii=False).encode("utf-8"))
+    add("json", json.dumps(facts, ensure_ascii=False).encode("utf-8"))
+    return buffer.getvalue()
 
 
 def sample_row(file: BinaryIO) -> dict[str, Any]:
-    """Reads back what `sample_bytes` wrote: its facts, and the offsets of its tracks counted from the first byte.
+    """Reads the facts that `sample_bytes` wrote, and adds the byte offsets of the tracks from the start of the file.
 
     Raises:
-        RowError: it was written by something else, or is damaged.
+        RowError: the file is damaged, or `sample_bytes` did not write it.
     """
     row: dict[str, Any] = {"video_offset": -1, "audio_offset": -1, "audio_samples": 0}
     row |= {"width": 0, "height": 0, "first_frame": 0, "frame_bytes": []}
@@ -53,7 +87,7 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
             for member in archive:
                 suffix = member.name.rpartition(".")[2]
                 if not member.isreg():
-                    raise RowError(f"{format_value(member.name)} is no file")
+                    raise RowError(f"its member {format_value(member.name)} is not a regular file")
                 if suffix in SUFFIX.values():
                     row["video_offset"] = member.offset_data
                 elif suffix == "wav":
@@ -69,23 +103,23 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
 
 
 def checked_row(row: Any) -> dict[str, Any]:
-    """`row`, the facts of a sample.
+    """Returns `row` if it holds the facts of a sample.
 
     Raises:
-        RowError: a fact is missing or of another kind than `sample_row` gives.
+        RowError: a fact is missing, or its value is not one that `sample_row` returns.
     """
     if not isinstance(row, dict):
-        raise RowError(f"it is no JSON object but {format_value(row)}")
-    for name, holds in _FACTS.items():
+        raise RowError(f"it must be a JSON object, not {format_value(row)}")
+    for name, is_valid in _FACTS.items():
         if name not in row:
             raise RowError(f"{name} is missing")
-        if not holds(row[name]):
-            raise RowError(f"{name} is {format_value(row[name])}")
+        if not is_valid(row[name]):
+            raise RowError(f"{name} must not be {format_value(row[name])}")
     return row
 
 
 def is_text(value: Any) -> bool:
-    """Whether `value` is text that UTF-8 can hold: JSON also writes halves of surrogate pairs."""
+    """Whether `value` is a string that UTF-8 can encode; JSON can also hold lone surrogates, which it cannot."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -109,10 +143,13 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
 
 
 def write_shard(path: Path, fragments: list[Path]) -> list[dict[str, Any]]:
-    """Joins fragments (files of `sample_bytes`) into the tar `path`; returns their rows, offsets counted within it.
+    """Joins fragments (files written by `sample_bytes`) into the tar archive `path`.
+
+    Returns:
+        One row per fragment, as from `sample_row`, with byte offsets from the start of the shard.
 
     Raises:
-        RowError: a damaged fragment; the message names it.
+        RowError: a fragment is damaged; the message names it.
     """
     rows = []
     with path.open("wb") as shard:
@@ -121,7 +158,7 @@ def write_shard(path: Path, fragments: list[Path]) -> list[dict[str, Any]]:
                 try:
                     row = sample_row(file)
                 except RowError as error:
-                    remedy = "delete it and run the same command again, which prepares its source anew"
+                    remedy = "delete it and run the same command again, which prepares its source again"
                     raise RowError(f"{fragment} is damaged ({error}); {remedy}") from None
                 file.seek(0)
                 data = file.read()
@@ -132,10 +169,3 @@ def write_shard(path: Path, fragments: list[Path]) -> list[dict[str, Any]]:
             shard.write(data)
         shard.write(END_OF_TAR)
     return rows
-
-
-def _member(name: str, data: bytes) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), 0o644
-    padding = bytes(-len(data) % tarfile.BLOCKSIZE)
-    return info.tobuf(format=tarfile.USTAR_FORMAT) + data + padding

@@ -1,4 +1,4 @@
-"""How many cores this process may use: by affinity and by the CPU quota of its control groups."""
+"""The number of cores a process may use, by affinity and by the CPU quota of its control groups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.environment import ROOT, available_cores, cpu_quota, environment
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Pretends a machine of 64 cores; returns a function that sets the group's path and its files."""
+    """Simulates a machine with 64 cores; returns a function that sets the path and files of its control groups."""
     monkeypatch.setattr(module, "CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
     real_read = Path.read_text
@@ -45,7 +45,7 @@ V1 = "5:cpu,cpuacct:/job\n2:memory:/job\n"
         ("0::/\n", {"cpu.max": "max 100000\n"}, None),
         ("0::/user/job\n", {"user/job/cpu.max": "max 100000\n", "user/cpu.max": "400000 100000\n"}, 4.0),
         ("0::/user/job\n", {"user/job/cpu.max": "200000 100000\n", "user/cpu.max": "400000 100000\n"}, 2.0),
-        # In a container that sees the host's path: its own group is the mount.
+        # A container that sees the host's path: the mount point is its own group.
         ("0::/kubepods/pod1\n", {"cpu.max": "300000 100000\n"}, 3.0),
         (V1, {"cpu,cpuacct/job/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/job/cpu.cfs_period_us": "100000\n"}, 2.5),
         (V1, {"cpu/job/cpu.cfs_quota_us": "-1\n", "cpu/job/cpu.cfs_period_us": "100000\n"}, None),
@@ -55,7 +55,7 @@ V1 = "5:cpu,cpuacct:/job\n2:memory:/job\n"
         ("", {}, None),
     ],
 )
-def test_the_quota_is_the_smallest_of_all_groups_around_the_process(machine, membership, files, quota) -> None:
+def test_the_quota_is_the_smallest_of_the_group_and_its_ancestors(machine, membership, files, quota) -> None:
     machine(membership, files)
     assert cpu_quota() == quota
     expected = 64 if quota is None else max(1, int(quota))
@@ -77,7 +77,7 @@ def test_a_process_bound_to_one_core_computes_with_one_thread() -> None:
     assert done.stdout.split() == ["1", "1", "1"]
 
 
-def test_a_result_says_what_made_it() -> None:
+def test_a_result_records_its_environment() -> None:
     found = environment("numpy", "a-package-that-does-not-exist")
     assert found["cores"] == available_cores()
     assert set(found["versions"]) == {"python", "torch", "numpy", "a-package-that-does-not-exist"}

@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all."""
+"""Files are replaced completely or not at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_error_or_an_interruption_leaves_the_old_content(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["table.json"]
 
 
-def test_what_is_durable_is_on_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durable_content_is_flushed_before_it_replaces_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     sync, replace = os.fsync, Path.replace
 

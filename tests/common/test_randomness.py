@@ -1,4 +1,4 @@
-"""The streams of random numbers: part of what a run is, so their numbers are held fixed."""
+"""The streams of random numbers define the results of a run, so their numbers must not change."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from common.randomness import (
 
 def test_streams_of_different_purposes_differ() -> None:
     assert random_key(1, 2, "train") != random_key(1, 2, "pool")
-    # Neighbouring numbers must not be confused by their digits: 1/23 and 12/3.
+    # Seed 1 with epoch 23 and seed 12 with epoch 3 have the same digits.
     assert random_key(1, 23, "train") != random_key(12, 3, "train")
 
 
-def test_all_streams_are_the_same_in_every_process_and_release() -> None:
+def test_all_streams_keep_their_numbers() -> None:
     assert random_key(0, 0, "train") == 0xDAB34176F5CDBB9293798131208AFCD
     assert numpy_generator(3, 7, "train").random(3).tolist() == [
         0.2973429797420447,

@@ -1,4 +1,4 @@
-"""Nested dicts with dotted keys."""
+"""Joining nested keys by dots."""
 
 from common.trees import flatten
 

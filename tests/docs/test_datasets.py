@@ -43,7 +43,7 @@ def test_kinetics_labels(tmp_path):
         {"kinetics700/train.csv": KINETICS + 'playing piano,---QUuC4vJs,84,94,train\n"a, b",x,0,10,train\n'},
     )
     labels = read_labels(tmp_path / "labels.csv", ["---QUuC4vJs_000084_000094.mp4", "deep/x_000000_000010.mp4"])
-    assert labels.of == {
+    assert labels.by_source == {
         "---QUuC4vJs_000084_000094.mp4": {"label": "playing piano", "split": "train"},
         "deep/x_000000_000010.mp4": {"label": "a, b", "split": "train"},
     }

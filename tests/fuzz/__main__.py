@@ -1,10 +1,10 @@
-"""Fuzzes everything that reads what people hand over; exit status 1 if anything was found.
+"""Fuzzes all code that reads input from users; the exit status is 1 if there are findings.
 
     python -m tests.fuzz --cases 100000 --seed 0 [--only yaml,labels]
-    python -m tests.fuzz --seed 0 --case 1234      # one case again
+    python -m tests.fuzz --seed 0 --case 1234      # repeat one case
 
-Each case must end in a correct result or in an error of this project, in one line; nothing may be written outside
-the case's folder, no program started, no pickle loaded.
+Each case must end in a correct result or in one of this project's errors, in one line. It must not write outside its
+folder, start a program or load a pickle.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from tests.fuzz.campaign import SHARES, Report, kind_of, run
 
 
 def main() -> int:
-    """Runs what the command line asks for."""
+    """Runs the cases that the command line selects."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=1000, help="how many cases (default 1000)")
-    parser.add_argument("--first", type=int, default=0, help="number of the first one (default 0)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help=f"kinds, separated by commas: {', '.join(SHARES)}")
-    parser.add_argument("--case", type=int, help="run this case only")
+    parser.add_argument("--cases", type=int, default=1000, help="number of cases (default 1000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all cases (default 0)")
+    parser.add_argument(
+        "--only", default="", help=f"only these kinds of cases, separated by commas: {', '.join(SHARES)}"
+    )
+    parser.add_argument("--case", type=int, help="run only this case")
     options = parser.parse_args()
     kinds = set(options.only.split(",")) if options.only else set(SHARES)
     if unknown := kinds - SHARES.keys():
-        parser.error(f"--only: {', '.join(sorted(unknown))} unknown; there are {', '.join(SHARES)}")
+        parser.error(f"--only must be some of {', '.join(SHARES)}, not {', '.join(sorted(unknown))}")
     numbers = range(options.first, options.first + options.cases)
     cases = [options.case] if options.case is not None else [n for n in numbers if kind_of(n) in kinds]
     started = time.monotonic()
     report = run(cases, seed=options.seed, announce=True)
     _print(report, time.monotonic() - started)
     if report.findings:
-        print(f"run one again: python -m tests.fuzz --seed {options.seed} --case {report.findings[0][0]}")
+        print(f"repeat the first: python -m tests.fuzz --seed {options.seed} --case {report.findings[0][0]}")
     return 1 if report.findings else 0
 
 

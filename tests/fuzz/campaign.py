@@ -1,6 +1,6 @@
-"""Runs cases in a process that may crash, hang or eat memory, and collects what did not end as it must.
+"""Runs cases in a process that may crash, hang or exhaust memory, and collects the findings.
 
-A case is a function of (seed, number) alone, so each can be run again by itself.
+A case depends only on (seed, number), so each can be repeated alone.
 """
 
 from __future__ import annotations
@@ -26,27 +26,36 @@ from tests.fuzz.cases import Case, Finding, World, working_folder
 
 SHARES = {
     **{"yaml": 12, "override": 20, "labels": 20, "names": 6, "manifest": 12, "shard": 10, "index": 8},
-    **{"waiting": 6, "checkpoint": 2, "container": 4},
+    **{"staged": 6, "checkpoint": 2, "container": 4},
 }
-"""Cases of each kind in a hundred."""
+"""Number of cases of each kind per hundred."""
 _SCHEDULE = [kind for kind, share in SHARES.items() for _ in range(share)]
-# Of the process's own time, since others may hold up the machine; and of the clock, for a case that waits for ever.
 _CASE_CPU_SECONDS = 20
+"""CPU time in seconds after which a case counts as hanging; other processes may slow the machine down."""
 _CASE_SECONDS = 200
+"""Wall-clock time in seconds after which a case counts as hanging, even if it only waits."""
 _STARTUP_SECONDS = 300
+"""Wall-clock time in seconds within which a process must start."""
 _MEMORY = 2 * 2**30
-# What libraries leak goes back after so many cases.
-_CASES_A_PROCESS = 10_000
+"""Address space in bytes that a process may use beyond what it has at its start."""
+_CASES_PER_PROCESS = 10_000
+"""Number of cases after which a process is replaced, which returns the memory that libraries leak."""
 
 
 def kind_of(case: int) -> str:
-    """The kind of a case."""
+    """Kind of the case with this number."""
     return _SCHEDULE[case % 100]
 
 
 @dataclass
 class Report:
-    """What a campaign met."""
+    """Results of a campaign.
+
+    Attributes:
+        outcomes: number of cases per kind and result.
+        seconds: time spent per kind.
+        findings: number and description of each case that did not end as it must.
+    """
 
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     seconds: Counter[str] = field(default_factory=Counter)
@@ -60,7 +69,12 @@ class Report:
 
 @dataclass
 class _Progress:
-    """Shared with the parent, which reads it when the process is gone."""
+    """State shared with the parent process, which reads it if the process dies.
+
+    Attributes:
+        stage: the step that the case has announced.
+        running: number of the case; -1 before the first.
+    """
 
     stage: Any
     running: Any
@@ -72,12 +86,12 @@ class _Progress:
 
 
 def run(cases: Sequence[int], *, seed: int, announce: bool = False) -> Report:
-    """Runs the cases one after the other, starting another process wherever one is lost."""
+    """Runs the cases one after the other, in a new process whenever one has died."""
     report, folder = Report(), working_folder()
     try:
         left = list(cases)
         while left:
-            done = _run_process(left[:_CASES_A_PROCESS], seed, folder, report, announce)
+            done = _run_process(left[:_CASES_PER_PROCESS], seed, folder, report, announce)
             left = left[done:]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,7 +99,7 @@ def run(cases: Sequence[int], *, seed: int, announce: bool = False) -> Report:
 
 
 def _run_process(cases: Sequence[int], seed: int, folder: Path, report: Report, announce: bool) -> int:
-    """Runs cases in a new process until it ends; returns how many are decided."""
+    """Runs cases in a new process until it ends; returns the number of finished cases."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     progress = _Progress.new()
@@ -111,7 +125,7 @@ def _run_process(cases: Sequence[int], seed: int, folder: Path, report: Report, 
             if busy or time.monotonic() >= since + limit:
                 process.kill()
                 process.join()
-                return done + _lost(cases[done], "no end", progress, report, announce)
+                return done + _lost(cases[done], "a hang", progress, report, announce)
     finally:
         receiver.close()
         if done < len(cases):
@@ -134,7 +148,7 @@ def _note(report: Report, case: int, result: str, finding: str, seconds: float, 
 
 
 def _lost(case: int, what: str, progress: _Progress, report: Report, announce: bool) -> int:
-    """Notes the case that took its process along: correct only where the product has a process to lose."""
+    """Records a case whose process died, which is correct only in stages that run in worker processes."""
     stage = progress.stage.value.decode()
     if progress.running.value < 0:
         raise RuntimeError(f"the process for case {case} did not start: {what}")
@@ -150,7 +164,7 @@ def _death(code: int | None) -> str:
 def _work(cases: Iterable[int], seed: int, folder: Path, sender: Connection, progress: _Progress) -> None:
     kinds = _kinds()
     world = World(folder=folder, stage=lambda stage: setattr(progress.stage, "value", stage.encode()))
-    # Made before the guard stands: this prepares, which starts processes.
+    # These are made before the guard is installed, because preparation starts processes.
     _ = world.media, world.prepared, world.checkpoint
     guard = _restrict(folder)
     for case in cases:
@@ -159,7 +173,7 @@ def _work(cases: Iterable[int], seed: int, folder: Path, sender: Connection, pro
         started = time.monotonic()
         result, finding = _decide(kinds[kind_of(case)], random.Random(f"{seed}/{case}"), world, guard)
         sender.send((case, result, finding, time.monotonic() - started))
-    os._exit(0)  # libraries' threads and destructors are not what is tested
+    os._exit(0)  # skips the threads and destructors of libraries, which are not tested
 
 
 def _decide(case: Case, rng: random.Random, world: World, guard: Any) -> tuple[str, str]:
@@ -186,7 +200,7 @@ def _kinds() -> dict[str, Case]:
     return {
         **{"yaml": text_cases.yaml_file, "override": text_cases.override, "labels": text_cases.labels_csv},
         **{"names": text_cases.names, "manifest": data_cases.manifest, "shard": data_cases.shard},
-        **{"index": data_cases.index, "waiting": data_cases.waiting_sample, "checkpoint": data_cases.checkpoint},
+        **{"index": data_cases.index, "staged": data_cases.staged_sample, "checkpoint": data_cases.checkpoint},
         "container": media_cases.container,
     }
 
@@ -204,9 +218,9 @@ def _restrict(folder: Path) -> Any:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     av.logging.set_level(None)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - stays open until the process ends
     os.dup2(sys.stderr.fileno(), 2)
-    # The decord loader's processes, before this one is limited and watched.
+    # Starts the decord loader's processes before this one is limited and watched.
     decoding_processes(1).schedule(len, args=((),)).result()
     with open("/proc/self/statm", encoding="ascii") as file:
         present = int(file.read().split()[0]) * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""What all kinds of cases share: where they work, what they start from, what they must end in."""
+"""Shared by all kinds of cases: their folder, their originals, and the checks of how they end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Finding(Exception):
 
 @dataclass
 class World:
-    """A folder to work in, and the originals that cases damage, made when first asked for."""
+    """The working folder, and the originals that cases damage, which are made at first use."""
 
     folder: Path
     stage: Callable[[str], None] = field(default=lambda stage: None)
-    """Is told what is under way, for the case that it never comes back."""
+    """Called with the name of each step, so that a crash or a hang can be attributed to it."""
 
     @cached_property
     def media(self) -> dict[str, bytes]:
@@ -41,7 +41,7 @@ class World:
         return originals.checkpoint()
 
     def scratch(self) -> Path:
-        """An empty folder for this case alone."""
+        """Makes an empty folder for one case."""
         folder = self.folder / "case"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -52,10 +52,10 @@ Case = Callable[[random.Random, World], str]
 
 
 def attempt(call: Callable[[], Any], errors: type[Exception] | tuple[type[Exception], ...], *names: str) -> Any:
-    """What `call` returns, or the refusal, whose message must be one line that holds all of `names`.
+    """Returns the result of `call`, or the error that it raised, if that is one of `errors`.
 
     Raises:
-        Finding: another exception, or a message that does not help.
+        Finding: the message of the error is not one short line that contains all of `names`.
     """
     try:
         return call()
@@ -70,17 +70,17 @@ def attempt(call: Callable[[], Any], errors: type[Exception] | tuple[type[Except
 
 
 def outcome(result: object) -> str:
-    """What the count of results calls it."""
-    return f"refused: {type(result).__name__}" if isinstance(result, Exception) else "taken"
+    """Names a result of `attempt` for the report."""
+    return f"refused: {type(result).__name__}" if isinstance(result, Exception) else "accepted"
 
 
 def check(holds: bool, what: str) -> None:
-    """Raises Finding unless what was taken was taken correctly."""
+    """Raises Finding(what) unless `holds`: accepted input must be read correctly."""
     if not holds:
         raise Finding(what)
 
 
 def working_folder() -> Path:
-    """A new folder, in memory where the machine has one there."""
+    """Makes a new folder, in memory if the machine has a file system there."""
     memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))

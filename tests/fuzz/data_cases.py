@@ -1,4 +1,4 @@
-"""Prepared data sets after disks, copies and editors: manifests, shards, indexes, waiting samples, checkpoints."""
+"""Damaged or edited parts of prepared data sets (manifests, shards, indexes, staged samples) and checkpoints."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CONFIG = from_dict(Config, {"clip": {"frames": 4, "size": 16}, "augment": {"ena
 
 
 def manifest(rng: random.Random, world: World) -> str:
-    """A manifest edited by hand or damaged, opened and read from as a loader does."""
+    """Edits or damages a manifest, then opens and reads it as a loader does."""
     root = _copy(rng, world)
     folder = root / "manifest"
     way = rng.random()
@@ -54,12 +54,12 @@ def manifest(rng: random.Random, world: World) -> str:
 
 
 def shard(rng: random.Random, world: World) -> str:
-    """A shard of which bytes are wrong, missing, or belong elsewhere, under a good manifest."""
+    """Changes, removes or moves bytes of a shard under an intact manifest."""
     root = _copy(rng, world)
     path = rng.choice(sorted(root.glob("*.tar")))
     data = path.read_bytes()
     changed = damaged(data, rng, other=b"\xff\xd8\xff\xc0\0\x11")
-    # Of its old length as a rule: another one is seen at once.
+    # Usually of the same length: a different length is detected at once.
     path.write_bytes(changed[: len(data)].ljust(len(data), b"\0") if rng.random() < 0.9 else changed)
     return _read(root, rng)
 
@@ -73,7 +73,10 @@ def _read(root: Path, rng: random.Random) -> str:
         names = opened.label_names(column)
         check(isinstance(codes, Exception) or int(codes.max(initial=-1)) < len(names), "label codes without a name")
     ids = np.array([rng.randrange(len(opened)) for _ in range(4)]) if len(opened) else np.zeros(0, np.int64)
-    check(bool(np.isfinite(opened.seconds).all() and (opened.seconds >= 0).all()), "lengths that are no lengths")
+    check(
+        bool(np.isfinite(opened.seconds).all() and (opened.seconds >= 0).all()),
+        "durations that are negative or not finite",
+    )
     json.dumps([opened.source(int(i)) for i in ids]).encode()
     chosen = attempt(lambda: select_split(opened, "train"), (ConfigError, ManifestError))
     planner = attempt(lambda: ClipPlanner(config=_CONFIG, dataset=opened, fps=opened.storage.fps), ConfigError)
@@ -87,7 +90,7 @@ def _read(root: Path, rng: random.Random) -> str:
 
 
 def _read_tracks(reader: ShardReader, plan: ClipPlan) -> str:
-    result = "taken"
+    result = "accepted"
     for track in (reader.vp9 if reader.manifest.storage.codec == "vp9" else reader.jpeg, reader.pcm):
         got: Any = attempt(lambda track=track: track(plan), SampleError, str(reader.manifest.root))
         if isinstance(got, Exception):
@@ -97,7 +100,7 @@ def _read_tracks(reader: ShardReader, plan: ClipPlan) -> str:
 
 
 def index(rng: random.Random, world: World) -> str:
-    """The files by which preparation goes on where it was: index lines, refusals, the recipe, an old manifest."""
+    """Damages the files from which preparation resumes: index lines, rejections, the recipe, an old manifest."""
     root = _copy(rng, world)
     choice = rng.choice(("index", "index", "index", "journal", "recipe", "meta"))
     if choice == "journal":
@@ -109,30 +112,30 @@ def index(rng: random.Random, world: World) -> str:
         path = rng.choice(sorted(root.glob(found)))
     (_edit_json if rng.random() < 0.6 else _damage)(path, rng)
     shards = sorted(root.glob("*.tar"))
-    # Shards of the same number: the reader of indexes asks for them by name.
+    # The settings must be those of the originals, or the recipe would be refused.
     config = from_dict(PrepareConfig, {**SETTINGS, "storage": {**SETTINGS["storage"], "codec": root.name}})
 
-    def carry_on() -> None:
+    def resume() -> None:
         staging = Staging(root, part=(0, 1), config=config, labels="file")
         try:
             publish(root, config=config, labels=Labels(columns=["kind"]))
         finally:
             staging.close()
 
-    result = attempt(carry_on, PrepareError, str(root))
-    check(sorted(root.glob("*.tar")) == shards, "shards have gone")
+    result = attempt(resume, PrepareError, str(root))
+    check(sorted(root.glob("*.tar")) == shards, "shards were removed")
     if not isinstance(result, Exception):
         _read(root, rng)
     return outcome(result)
 
 
-def waiting_sample(rng: random.Random, world: World) -> str:
-    """A sample that waits for its shard, damaged, or a tar of another's making."""
+def staged_sample(rng: random.Random, world: World) -> str:
+    """Damages a staged sample, or replaces it by a foreign tar file."""
     root = world.prepared[rng.choice(("vp9", "jpeg"))]
     folder = world.scratch()
     fragment = folder / "fragment.tar"
     row = json.loads(sorted(root.glob("index/*.jsonl"))[0].read_text().splitlines()[0])
-    # The first sample of the shard: it ends where its sound does, but for the member of its facts.
+    # The first sample of the shard, up to the end of its last member, which holds its facts.
     data = sorted(root.glob("*.tar"))[0].read_bytes()
     data = data[: data.index(row["key"].encode() + b".json") + 512 + 2048] + bytes(1024)
     fragment.write_bytes(damaged(data, rng) if rng.random() < 0.5 else _hostile_tar(rng))
@@ -162,7 +165,7 @@ def _hostile_tar(rng: random.Random) -> bytes:
             info.size = len(content) if info.isreg() else 0
             archive.addfile(info, io.BytesIO(content) if info.isreg() else None)
     data = buffer.getvalue()
-    if rng.random() < 0.2 and len(data) > 136:  # a size field that promises more than there is
+    if rng.random() < 0.2 and len(data) > 136:  # a size field that exceeds the file
         data = (
             data[:124]
             + rng.choice((b"77777777777\0", b"\x80" + b"\xff" * 11, b"-0000000001\0", b"x" * 12))
@@ -182,7 +185,7 @@ def _odd_facts(rng: random.Random) -> dict[str, Any]:
 
 
 def checkpoint(rng: random.Random, world: World) -> str:
-    """A checkpoint with wrong bytes, with and without a checksum that fits them, or of other contents."""
+    """Damages a checkpoint or its content, with and without a matching checksum."""
     path = world.scratch() / "step-000000003.pt"
     if rng.random() < 0.3:
         buffer = io.BytesIO()
@@ -210,7 +213,7 @@ def _damage(path: Path, rng: random.Random) -> None:
 
 
 def _edit_json(path: Path, rng: random.Random) -> None:
-    """Replaces, removes or adds values of a file of one JSON value, or of one a line."""
+    """Replaces, removes or adds values in a file that holds one JSON value, or one per line."""
     text = path.read_text()
     lines = text.splitlines() if path.suffix in (".jsonl", ".rejected") else [text]
     position = rng.randrange(len(lines))
@@ -224,7 +227,7 @@ def _edit_json(path: Path, rng: random.Random) -> None:
             del node[key]
             break
         more = [n := node[key], n - 1, n + 1, 3 * n] if type(node[key]) is int else []
-        # A copy: a later edit may put a value into itself.
+        # A copy, because a later edit could put a value into itself.
         node[key] = copy.deepcopy(rng.choice((*_ODD_JSON, *more)))
     lines[position] = json.dumps(tree)
     if rng.random() < 0.1:

@@ -1,4 +1,4 @@
-"""Watches what a case does to the machine: a file written outside its folder, a program started, a pickle loaded."""
+"""Watches that a case writes no file outside its folder, starts no program and loads no pickle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn")
 _FORBIDDEN = ("pickle.find_class", "socket.connect", "socket.getaddrinfo", *_STARTS)
-# Event -> its arguments that are paths which it changes, each with the one that is the folder it counts from.
 _CHANGES = {
     "os.mkdir": ((0, 2),),
     "os.rmdir": ((0, 1),),
@@ -23,24 +22,30 @@ _CHANGES = {
     "shutil.rmtree": ((0, None),),
     "shutil.move": ((0, None), (1, None)),
 }
+"""Positions, in the arguments of each audit event, of the paths that it changes and of the folders they start from."""
 
 
 class Forbidden(BaseException):
-    """What a case must not do; no BaseException, so that no `except Exception` of the product swallows it."""
+    """A forbidden action; derived from BaseException, so that no `except Exception` of the product catches it."""
 
 
 class Guard:
-    """An audit hook, which Python cannot take back: one a process. It acts while `active`, on threads begun after it.
+    """An audit hook that acts while `active`, on this thread and on threads started later.
+
+    Python cannot remove audit hooks, so make one guard per process.
 
     Args:
-        folder: the only one in which anything may be changed.
+        folder: the only folder in which files may be changed.
+
+    Attributes:
+        seen: descriptions of the forbidden actions.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = os.path.realpath(folder)
         self.active = False
         self.seen: list[str] = []
-        # Those of the pool that decodes raw videos: they read pickles of its own and replace processes that died.
+        # The threads of the pool that decodes raw videos load its own pickles and replace dead processes.
         self._others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
         sys.addaudithook(self._hook)
 
@@ -63,7 +68,7 @@ class Guard:
         where = os.fsdecode(path)  # type: ignore[arg-type]
         if isinstance(base, int) and base >= 0:
             where = os.path.join(os.readlink(f"/proc/self/fd/{base}"), where)
-        # A link is made or removed where it lies, not where it leads.
+        # A link is created or removed at its own path, not at its target.
         real = os.path.join(os.path.realpath(os.path.dirname(where) or "."), os.path.basename(where))
         if os.path.normpath(real) != self._folder and not os.path.normpath(real).startswith(self._folder + os.sep):
             self._forbid(f"{event} outside the folder: {where!r}")

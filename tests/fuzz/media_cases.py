@@ -1,4 +1,4 @@
-"""Media files after damage, through what prepare does with one file and through the decord loader."""
+"""Damaged media files, prepared and read by the decord loader."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.load.reference.decord_loader import DecordLoader, RawVideoError
-from pipeline.prepare.media import NormalisedMedia, normalise
+from pipeline.prepare.media import normalise
 from pipeline.prepare.rejection import RejectedSource
-from pipeline.shards.tar_writer import sample_bytes, sample_row
+from pipeline.shards.tar_writer import NormalisedMedia, sample_bytes, sample_row
 from settings import Config, ConfigError, PrepareConfig, from_dict
 from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
 
 CONTAINED = "prepare"
-"""The stage in which the product expects crashes, hangs and too little memory: its worker processes end, it goes on."""
+"""The stage in which crashes, hangs and too little memory are allowed: preparation runs in worker processes."""
 
 
 def container(rng: random.Random, world: World) -> str:
-    """A damaged file, through what a worker of prepare does with it and through the decord loader."""
+    """Prepares a damaged file as a worker does, and reads it with the decord loader."""
     suffix = rng.choice(list(world.media))
     data = damaged(world.media[suffix], rng, other=world.media[rng.choice(list(world.media))])
     name = f"clip.{suffix if rng.random() < 0.9 else rng.choice(list(world.media))}"
@@ -53,15 +53,14 @@ def _check_media(media: NormalisedMedia, config: PrepareConfig) -> None:
     check(row["seconds"] > 0, f"a sample of {row['seconds']} seconds")
     if media.video is not None:
         check(
-            sum(media.video.frame_bytes) + media.video.first_frame == len(media.video.data), "frames that do not add up"
+            sum(media.video.frame_bytes) + media.video.first_frame == len(media.video.data),
+            "frame sizes that do not sum to the blob",
         )
     if media.video is not None and media.pcm is not None:
         wanted = round(len(media.video.frame_bytes) / config.storage.fps * config.sample_rate)
-        check(
-            len(media.pcm) == wanted, f"{len(media.pcm)} samples of sound under {len(media.video.frame_bytes)} frames"
-        )
-    check((media.video is None) == (config.streams == "audio"), "a track too many or too few")
-    check((media.pcm is None) == (config.streams == "video"), "a track too many or too few")
+        check(len(media.pcm) == wanted, f"{len(media.pcm)} audio samples for {len(media.video.frame_bytes)} frames")
+    check((media.video is None) == (config.streams == "audio"), "wrong tracks")
+    check((media.pcm is None) == (config.streams == "video"), "wrong tracks")
 
 
 def _decord(folder: Path) -> str:
@@ -77,12 +76,12 @@ def _decord(folder: Path) -> str:
     loader = attempt(lambda: DecordLoader(config=config), ConfigError, str(folder))
     if isinstance(loader, Exception):
         return outcome(loader)
-    # Dropped at once, or its threads would stay for as long as this process.
+    # Shut down at once, or its threads would stay until the process ends.
     try:
         batches = attempt(lambda: list(loader.uniform_clips([0], clips=1)), RawVideoError, str(folder))
     finally:
         loader._pool.shutdown()
     if not isinstance(batches, Exception):
         check(tuple(batches[0].video.shape) == (1, 3, 2, 16, 16), f"a clip of {batches[0].video.shape}")
-        check(bool(batches[0].video.isfinite().all()), "pictures that are not finite")
+        check(bool(batches[0].video.isfinite().all()), "frames that are not finite")
     return outcome(batches)

@@ -1,4 +1,4 @@
-"""Damage to bytes: what disks, broken downloads, other programs and people with editors do to files."""
+"""Damages bytes as disks, broken downloads, other programs and people with editors do."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 import re
 from collections.abc import Callable
 
-# Values at which sizes, counts and offsets go wrong.
+# Boundary values of sizes, counts and offsets.
 _SIZES = (0, 1, 7, 8, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
-# Names after or before which containers keep sizes, counts, rates and offsets.
+# Names next to which containers store sizes, counts, rates and offsets.
 _FIELDS = re.compile(
     rb"ftyp|moov|mvhd|tkhd|mdhd|hdlr|stsd|stts|ctts|stsc|stsz|stco|stss|elst|mdat|avc1|avcC|mp4a|esds"
     rb"|RIFF|WAVE|fmt |data|AVI |LIST|avih|strh|strf|idx1|\x1a\x45\xdf\xa3|\x16\x54\xae\x6b|\x1f\x43\xb6\x75|DKIF"
@@ -16,7 +16,7 @@ _FIELDS = re.compile(
 
 
 def damaged(data: bytes, rng: random.Random, *, other: bytes = b"") -> bytes:
-    """`data` after one to three kinds of damage; `other` is what parts are spliced in from."""
+    """Returns `data` after one to three kinds of damage; parts of `other` may be spliced in."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = rng.choice(_DAMAGES)(data, rng, other)
     return data
@@ -25,12 +25,12 @@ def damaged(data: bytes, rng: random.Random, *, other: bytes = b"") -> bytes:
 def _flip(data: bytes, rng: random.Random, other: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(rng.choice((1, 2, 8, 64)) if data else 0):
-        changed[_place(data, rng)] ^= 1 << rng.randrange(8)
+        changed[_offset(data, rng)] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
 def _truncate(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    return data[: _place(data, rng)]
+    return data[: _offset(data, rng)]
 
 
 def _delete(data: bytes, rng: random.Random, other: bytes) -> bytes:
@@ -50,18 +50,18 @@ def _zero(data: bytes, rng: random.Random, other: bytes) -> bytes:
 
 def _splice(data: bytes, rng: random.Random, other: bytes) -> bytes:
     first, last = _chunk(other, rng)
-    place = _place(data, rng)
-    return data[:place] + other[first:last] + data[place:]
+    offset = _offset(data, rng)
+    return data[:offset] + other[first:last] + data[offset:]
 
 
 def _resize(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    """Overwrites a number of two, four or eight bytes, as a rule one beside the name of a field."""
+    """Overwrites a number of two, four or eight bytes, usually next to the name of a field."""
     fields = [match.start() for match in _FIELDS.finditer(data)]
-    place = rng.choice(fields) + rng.randrange(-8, 48) if fields and rng.random() < 0.8 else _place(data, rng)
+    offset = rng.choice(fields) + rng.randrange(-8, 48) if fields and rng.random() < 0.8 else _offset(data, rng)
     width = rng.choice((2, 4, 4, 8))
     number = rng.choice((*_SIZES, rng.getrandbits(8 * width))) % 2 ** (8 * width)
-    place = min(max(place, 0), max(len(data) - width, 0))
-    return data[:place] + number.to_bytes(width, rng.choice(("big", "little"))) + data[place + width :]
+    offset = min(max(offset, 0), max(len(data) - width, 0))
+    return data[:offset] + number.to_bytes(width, rng.choice(("big", "little"))) + data[offset + width :]
 
 
 _DAMAGES: tuple[Callable[[bytes, random.Random, bytes], bytes], ...] = (
@@ -70,12 +70,12 @@ _DAMAGES: tuple[Callable[[bytes, random.Random, bytes], bytes], ...] = (
 )
 
 
-def _place(data: bytes, rng: random.Random) -> int:
-    """A place in `data`, as often in its first kilobyte, where headers are, as anywhere."""
+def _offset(data: bytes, rng: random.Random) -> int:
+    """A random offset, half of the time in the first kilobyte, where headers are."""
     size = len(data) if rng.random() < 0.5 else min(len(data), 1024)
     return rng.randrange(size) if size else 0
 
 
 def _chunk(data: bytes, rng: random.Random) -> tuple[int, int]:
-    first = _place(data, rng)
+    first = _offset(data, rng)
     return first, min(len(data), first + rng.choice((1, 4, 16, 188, 512, 4096, len(data) // 2 + 1)))

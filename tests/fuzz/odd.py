@@ -1,4 +1,4 @@
-"""Texts, values and YAML documents that parsers trip over."""
+"""Texts, values and YAML documents that break parsers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def _laughs() -> list[str]:
-    """Pairs `name: [nine of the name before]`, 9 ** 9 values from a few hundred letters."""
+    """Lines of a YAML bomb: each name repeats the one before nine times, which gives 9 ** 9 values."""
     letters = string.ascii_lowercase[:9]
     nine = (f"{b}: &{b} [{','.join(['*' + a] * 9)}]" for a, b in itertools.pairwise(letters))
     return ["a: &a [x,x,x,x,x,x,x,x,x]", *nine]

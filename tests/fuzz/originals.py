@@ -1,4 +1,4 @@
-"""What is damaged: small videos in many containers, a prepared data set of each kind, a checkpoint."""
+"""The originals that are damaged: small videos in many containers, prepared data sets, a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.prepare.run import prepare
 from settings import Config, PrepareConfig, from_dict, to_dict
 
 FPS, SECONDS, WIDTH, HEIGHT = 10, 0.8, 64, 48
-# Suffix -> codecs of picture and sound, and the sound's rate.
+# Suffix -> video codec, audio codec, sample rate in Hz.
 _CONTAINERS: dict[str, tuple[str, str, int]] = {
     "mp4": ("libx264", "aac", 16000),
     "mkv": ("libvpx", "pcm_s16le", 16000),
@@ -29,12 +29,12 @@ _CONTAINERS: dict[str, tuple[str, str, int]] = {
     "flac": ("", "flac", 16000),
 }
 SETTINGS = {"storage": {"short_side": 32, "gop": 4}, "shard_samples": 3}
-"""PrepareConfig of the prepared data sets."""
+"""Settings of preparation of the prepared data sets."""
 MODEL = {"video": "tiny", "audio": "tiny", "dim": 4, "hidden": 8}
 
 
 def media(folder: Path) -> dict[str, bytes]:
-    """Suffix -> bytes of a short file of moving noise and a tone."""
+    """Returns suffix -> bytes of a short file with moving noise and a tone."""
     folder.mkdir(exist_ok=True)
     result = {}
     for suffix, (picture, sound, rate) in _CONTAINERS.items():
@@ -69,7 +69,7 @@ def _write(path: Path, picture: str, sound: str, rate: int) -> None:
 
 
 def prepared(folder: Path) -> dict[str, Path]:
-    """Codec -> a prepared data set of five videos in two shards, with two label columns."""
+    """Returns codec -> folder of a prepared data set: five videos in two shards, with two label columns."""
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
     for number, suffix in enumerate(("mp4", "mkv", "avi", "mov", "mp4")):
@@ -88,7 +88,7 @@ def prepared(folder: Path) -> dict[str, Path]:
 
 
 def checkpoint() -> bytes:
-    """A checkpoint's bytes, of a tiny model."""
+    """Returns the bytes of a checkpoint of a tiny model."""
     config = from_dict(Config, {"model": MODEL})
     model = build_model(config.model, audio=config.audio, seed=0)
     buffer = io.BytesIO()

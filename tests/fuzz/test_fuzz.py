@@ -1,4 +1,4 @@
-"""A small part of the campaign that `python -m tests.fuzz` runs, and that its guard and its containment work."""
+"""A small part of the campaign of `python -m tests.fuzz`, and tests of its guard."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.fuzz.mutate import damaged
 CASES = range(200)
 
 
-def test_two_hundred_cases_end_in_a_result_or_in_one_line():
+def test_two_hundred_cases_end_in_a_result_or_in_an_error_of_one_line():
     report = campaign.run(CASES, seed=1)
     assert report.findings == []
     assert report.outcomes.keys() == campaign.SHARES.keys()
     assert sum(sum(outcomes.values()) for outcomes in report.outcomes.values()) == len(CASES)
 
 
-def test_a_container_on_which_decords_library_aborts_is_refused():
+def test_a_file_that_aborts_decord_is_refused():
     report = campaign.run([3498], seed=1)
     assert report.findings == []
-    assert report.outcomes == {"container": {"taken, decord refused: RawVideoError": 1}}
+    assert report.outcomes == {"container": {"accepted, decord refused: RawVideoError": 1}}
 
 
 def test_every_file_of_a_damaged_folder_is_prepared_or_rejected(tmp_path):
@@ -51,7 +51,7 @@ def test_every_file_of_a_damaged_folder_is_prepared_or_rejected(tmp_path):
     assert sorted(path for path in tmp_path.rglob("*") if out not in path.parents and path != out) == before
 
 
-def test_the_shares_of_the_kinds_make_a_hundred():
+def test_the_shares_of_the_kinds_sum_to_a_hundred():
     assert sum(campaign.SHARES.values()) == 100
 
 
@@ -80,7 +80,7 @@ print(len(guard.seen))
 """
 
 
-def test_the_guard_notices_writes_outside_programs_and_pickles(tmp_path):
+def test_the_guard_detects_writes_outside_the_folder_programs_and_pickles(tmp_path):
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "link").symlink_to(tmp_path)
     script = tmp_path / "guarded.py"
@@ -92,7 +92,7 @@ def test_the_guard_notices_writes_outside_programs_and_pickles(tmp_path):
     assert (done.stdout, done.stderr) == ("9\n", "")
 
 
-def test_a_case_is_a_function_of_seed_and_number(tmp_path):
+def test_a_case_depends_only_on_seed_and_number(tmp_path):
     first, second = ([_bytes_of(tmp_path / name, case) for case in range(12, 20)] for name in ("a", "b"))
     assert first == second
     assert len(set(first)) == len(first)

@@ -1,4 +1,4 @@
-"""Settings and labels as people write them: YAML, key=value, labels.csv, file names."""
+"""Settings, labels and file names as people may write them: YAML, key=value, labels.csv."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.fuzz.odd import ODD_TEXTS, ODD_VALUES, ODD_YAML
 
 
 def yaml_file(rng: random.Random, world: World) -> str:
-    """A config file: real ones with odd values and keys, with damaged bytes, and documents that break YAML readers."""
+    """A config file with odd values and keys, with damaged bytes, or one that breaks YAML readers."""
     cls = rng.choice((Config, PrepareConfig))
     path = world.scratch() / "config.yaml"
     way = rng.random()
@@ -53,9 +53,9 @@ def override(rng: random.Random, world: World) -> str:
 def _check_config(cls: type, config: Any, path: Path) -> None:
     text = to_yaml(config)
     path.write_text(text, encoding="utf-8")
-    check(to_yaml(load_config(cls, path)) == text, f"the config does not come back from its own YAML: {text!r:.300}")
+    check(to_yaml(load_config(cls, path)) == text, f"the config is not read back from its own YAML: {text!r:.300}")
     if isinstance(config, Config):
-        check(config.audio_frames > 0 and config.clip.seconds > 0, "a window of no length")
+        check(config.audio_frames > 0 and config.clip.seconds > 0, "an empty window")
         json.dumps(to_dict(config), default=str)
 
 
@@ -80,7 +80,7 @@ def _override(cls: type, rng: random.Random) -> str:
 
 
 def _near(value: Any, rng: random.Random) -> str:
-    """A value not far from `value`, so that some settings are taken."""
+    """A value similar to `value`, so that some settings are accepted."""
     if isinstance(value, bool):
         return rng.choice(("true", "false", "yes", "0"))
     if isinstance(value, int | float):
@@ -91,12 +91,12 @@ def _near(value: Any, rng: random.Random) -> str:
 def _text(value: Any) -> str:
     try:
         return value if isinstance(value, str) else str(value)
-    except ValueError:  # a number of too many digits
+    except ValueError:  # a number with too many digits
         return "9" * 5000
 
 
 def _odd_tree(tree: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """A part of `tree` in which one to three values or keys are odd."""
+    """A part of `tree` in which up to three values or keys are odd."""
     kept = {key: value for key, value in tree.items() if rng.random() < 0.4}
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         node: dict[Any, Any] = kept
@@ -133,7 +133,7 @@ _NAMES = [
 
 
 def labels_csv(rng: random.Random, world: World) -> str:
-    """A labels file with holes, quotes, other encodings, many classes, rows twice, columns missing."""
+    """A labels file with gaps, quotes, other encodings, many classes, repeated rows, missing columns."""
     folder = world.scratch()
     path = folder / rng.choice(("labels.csv", "labels.tsv", "la bels.csv", "-l.csv", "\U0001f600.csv"))
     columns = rng.sample(["path", "kind", "split", "word", "speed", *rng.sample(ODD_TEXTS, k=1)], k=rng.randrange(1, 5))
@@ -157,9 +157,12 @@ def labels_csv(rng: random.Random, world: World) -> str:
     path.write_bytes(damaged(data, rng, other=b'"",\0\n\xff') if rng.random() < 0.3 else data)
     labels = attempt(lambda: read_labels(path, _NAMES), LabelError, str(path))
     if not isinstance(labels, Exception):
-        complete = all(list(values) == labels.columns for values in labels.of.values())
-        check(complete and labels.of.keys() <= set(_NAMES), f"labels of no source or without a column: {labels!r:.300}")
-        json.dumps(labels.of, ensure_ascii=False).encode("utf-8")
+        complete = all(list(values) == labels.columns for values in labels.by_source.values())
+        check(
+            complete and labels.by_source.keys() <= set(_NAMES),
+            f"labels of an unknown source or column: {labels!r:.300}",
+        )
+        json.dumps(labels.by_source, ensure_ascii=False).encode("utf-8")
     return outcome(labels)
 
 
@@ -174,7 +177,7 @@ def _quoted(rng: random.Random) -> Any:
 
 
 def names(rng: random.Random, world: World) -> str:
-    """Files of names that no one would choose, links and folders among them."""
+    """Files, links and folders with unusual names."""
     folder = world.scratch() / "src"
     folder.mkdir()
     out = folder.parent / "out"
@@ -201,7 +204,7 @@ def names(rng: random.Random, world: World) -> str:
             continue
     sources, _ = find_sources(folder, exclude=out)
     spelled = [source.name for source in sources]
-    check(len(sources) <= made and len({source.key for source in sources}) == len(sources), f"keys twice: {spelled}")
+    check(len(sources) <= made and len({source.key for source in sources}) == len(sources), f"repeated keys: {spelled}")
     json.dumps(spelled, ensure_ascii=False).encode("utf-8")
     labels = folder_labels(spelled)
     staging = Staging(out, part=(0, 1), config=PrepareConfig(), labels="folders")
@@ -210,6 +213,6 @@ def names(rng: random.Random, world: World) -> str:
         check(inside, f"the fragment of {source.name!r} lies outside OUT")
         if source.problem is not None:
             staging.reject(source, source.problem)
-            check("\n" not in str(source.problem), f"a refusal of several lines: {str(source.problem)!r}")
+            check("\n" not in str(source.problem), f"a rejection of several lines: {str(source.problem)!r}")
     staging.close()
-    return f"taken, {len(labels.columns)} label columns"
+    return f"accepted, {len(labels.columns)} label columns"

@@ -1,4 +1,4 @@
-"""Configuration: what is written is what is built, and mistakes are explained."""
+"""Loading settings: values are set as written, and mistakes are explained."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_resolved_config_reads_back_equal(tmp_path):
     assert to_dict(config)["optim"]["lr"] == 3e-4
 
 
-def test_overrides_come_after_the_file(tmp_path):
+def test_overrides_take_precedence_over_the_file(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("seed: 3\ntrain:\n  epochs: 7\n  batch_size: 8\n")
     config = load_config(Config, path, ["train.epochs=2"])
@@ -58,7 +58,7 @@ def test_mistakes_name_the_key_and_what_is_allowed(override, message):
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "3"])
-def test_files_that_are_no_mapping_are_named(tmp_path, text):
+def test_a_file_that_is_not_a_mapping_is_named(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"broken\.yaml"):
@@ -85,9 +85,9 @@ def test_nested_dataclasses_take_overrides():
         ("seed: 2001-99-99", "is not valid YAML: month"),
         ("seed: !!timestamp x", "is not valid YAML"),
         ("seed: " + "9" * 5000, "is not valid YAML"),
-        ("sampler: {options: &o {a: *o}}", "holds more than 10,000 values, or one that holds itself"),
+        ("sampler: {options: &o {a: *o}}", "holds more than 10,000 values, or a value that contains itself"),
         ("a: &a [x]\nb: &b [" + "*a, " * 200 + "]\nc: [" + "*b, " * 200 + "]", "holds more than 10,000 values"),
-        ("seed: 0x" + "f" * 5000, "seed must be a whole number of 64 bits, not a very long number"),
+        ("seed: 0x" + "f" * 5000, "seed must be a whole number that fits 64 bits, not a very long number"),
         ("run_dir: 0x" + "f" * 5000, "run_dir must be text, not a very long number"),
         ("sampler: {options: {a: 0x" + "f" * 5000 + "}}", "sampler.options must be a mapping of plain values"),
         ("optim: {lr: .inf}", "optim.lr must be a finite number, not inf"),
@@ -99,7 +99,7 @@ def test_nested_dataclasses_take_overrides():
         ('"a\\nb": 1', r"unknown key 'a\\nb'"),
     ],
 )
-def test_hostile_yaml_is_refused_in_one_short_line(tmp_path, text, message):
+def test_malicious_yaml_is_refused_in_one_short_line(tmp_path, text, message):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -108,7 +108,7 @@ def test_hostile_yaml_is_refused_in_one_short_line(tmp_path, text, message):
     assert len(str(caught.value)) < 1000
 
 
-def test_an_override_below_an_empty_section_is_taken(tmp_path):
+def test_an_override_within_an_empty_section_is_accepted(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("data:\n")
     assert load_config(Config, path, ["data.path=x"]).data.path == "x"

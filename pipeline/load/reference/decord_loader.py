@@ -27,7 +27,7 @@ from pipeline.load.reference.raw_decoding import decode_frames, decode_pcm
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.batch_plan import BatchPlan
 from pipeline.plan.clips import ClipPlan
-from pipeline.prepare.workers import verdict, worker_pool
+from pipeline.prepare.workers import classify_failure, worker_pool
 from settings import Config, PrepareConfig
 
 _LIMITS = PrepareConfig()
@@ -154,7 +154,7 @@ class DecordLoader(ClipLoader[RawDataset]):
                 # answer with an exit status.)
                 if isinstance(error, ProcessExpired) and abs(error.exitcode or 0) == signal.SIGTERM:
                     continue
-                found = verdict(error, _LIMITS.timeout_seconds, _LIMITS.memory_mb) or error
+                found = classify_failure(error, _LIMITS.timeout_seconds, _LIMITS.memory_mb) or error
                 raise self._error(i, what, found) from None
 
     def _error(self, i: int, what: str, error: BaseException) -> RawVideoError:

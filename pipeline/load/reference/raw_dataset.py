@@ -64,7 +64,7 @@ class RawDataset:
         names = [source.name for source in self.sources]
         found = read_labels(Path(labels), names) if labels else folder_labels(names)
         self.label_columns = found.columns
-        self._labels = [found.of.get(name, {}) for name in names]
+        self._labels = [found.by_source.get(name, {}) for name in names]
         identity = [(name, int(n)) for name, n in zip(names, self.frames, strict=True)]
         self.fingerprint = hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The demo corpus: what is seen and heard follows from the labels, and files are whole, balanced and repeatable."""
+"""The demo corpus: images and sound follow from the labels; files are complete, balanced and repeatable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def corpus(tmp_path_factory):
     return out
 
 
-def test_files_hold_the_rendered_picture_and_sound(corpus):
+def test_files_hold_the_rendered_images_and_sound(corpus):
     kind, speed, _ = causes(2)
     rendered, sound, _ = render(kind, speed, (0, 2))
     frames, pieces = decode(corpus / "00002.mp4")
@@ -39,13 +39,13 @@ def test_files_hold_the_rendered_picture_and_sound(corpus):
     heard = np.concatenate([piece for _, piece in pieces])[round(-start * SAMPLE_RATE) if start < 0 else 0 :]
     n = min(len(heard), len(sound))
     assert n > 0.98 * SECONDS * SAMPLE_RATE
-    # The two waves are best aligned without a shift: picture and sound keep one clock through the codec.
+    # The two waves align best without a shift: images and sound stay synchronous through the codec.
     spectrum = np.fft.rfft(heard[:n], 2 * n) * np.conj(np.fft.rfft(sound[:n], 2 * n))
     shift = int(np.argmax(np.fft.irfft(spectrum)))
     assert min(shift, 2 * n - shift) <= SAMPLE_RATE / FPS / 2
 
 
-def test_a_rerun_makes_nothing_and_leaves_the_labels_untouched(corpus):
+def test_a_second_run_makes_nothing_and_keeps_the_labels_file(corpus):
     before = (corpus / "labels.csv").stat().st_mtime_ns
     assert make_demo(corpus, videos=3, seed=0) == 0
     assert (corpus / "labels.csv").stat().st_mtime_ns == before
@@ -61,7 +61,7 @@ def test_an_interrupted_corpus_is_completed_with_the_same_bytes(corpus):
     assert not list(corpus.glob(".*.tmp"))
 
 
-def test_another_recipe_or_a_strangers_folder_is_refused(corpus, tmp_path):
+def test_a_folder_with_another_corpus_or_other_files_is_refused(corpus, tmp_path):
     with pytest.raises(DemoError, match="another demo corpus"):
         make_demo(corpus, videos=3, seed=1)
     (tmp_path / "holiday.mp4").touch()
@@ -71,7 +71,7 @@ def test_another_recipe_or_a_strangers_folder_is_refused(corpus, tmp_path):
         make_demo(tmp_path, videos=0, seed=0)
 
 
-def test_labels_name_each_file_with_its_causes(corpus):
+def test_labels_give_kind_and_split_of_each_file(corpus):
     with open(corpus / "labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["00000.mp4", "00001.mp4", "00002.mp4"]
@@ -88,13 +88,13 @@ def test_a_corpus_of_the_default_size_is_balanced_over_kinds_speeds_and_split():
     assert max(Counter(speed for _, speed in test).values()) - min(Counter(speed for _, speed in test).values()) <= 8
 
 
-def test_a_video_is_a_function_of_its_seed():
+def test_a_video_depends_only_on_its_seed():
     first, again, other = render(0, 0, (0, 5)), render(0, 0, (0, 5)), render(0, 0, (1, 5))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], other[0])
 
 
-def test_impacts_are_where_the_flight_turns_at_a_wall():
+def test_impacts_are_the_times_at_which_the_shape_turns():
     flight = Flight.draw(np.random.default_rng(3), pixels_per_second=150.0, radius=15.0)
     times = np.linspace(0, SECONDS, 40001)
     path = flight.positions(times)
@@ -111,7 +111,7 @@ def test_speed_is_constant_between_walls():
     assert np.median(steps) == pytest.approx(80, rel=1e-3)
 
 
-def test_impacts_are_heard_when_they_are_seen():
+def test_impacts_are_heard_and_seen_at_the_same_time():
     _, sound, impacts = render(0, 1, (0, 1))
     loudness = np.convolve(sound**2, np.ones(160) / 160, mode="same")
     for impact in impacts[np.diff(impacts, prepend=-1) > 0.3]:
@@ -121,14 +121,14 @@ def test_impacts_are_heard_when_they_are_seen():
 
 
 @pytest.mark.parametrize("speed", range(len(SPEEDS)))
-def test_speed_is_heard_as_the_pitch(speed):
+def test_speed_decides_the_pitch(speed):
     _, sound, _ = render(KINDS.index("disc"), speed, (0, speed))
     loudest = np.fft.rfftfreq(len(sound), 1 / SAMPLE_RATE)[np.abs(np.fft.rfft(sound)).argmax()]
     assert loudest == pytest.approx(PITCHES[speed], rel=0.035)
 
 
-def test_colour_histograms_do_not_tell_the_kind():
-    """Nearest neighbour over joint colour histograms stays near one in eight."""
+def test_colour_histograms_do_not_reveal_the_kind():
+    """Nearest-neighbour accuracy over joint colour histograms stays near one in eight."""
     histograms, kinds = [], []
     for number in range(80):
         kind, speed, _ = causes(number)

@@ -1,4 +1,4 @@
-"""The doctor on machines that lack something, simulated."""
+"""The doctor, on simulated machines that lack something."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _torch(*, gpus=0, cuda="13.0", gloo=True, nccl=True):
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Puts other modules, files and libraries in place of this machine's."""
+    """Replaces this machine's modules, driver and libraries by others."""
 
     def build(*, driver="", **modules):
         real_import = checks.importlib.import_module
@@ -49,11 +49,11 @@ def _with_gpus(machine, count=1, **modules):
     machine(driver="580.65.06", torch=torch, **{"torch.distributed": torch}, **modules)
 
 
-def test_a_machine_without_gpu_is_no_failure(machine, capsys, monkeypatch):
+def test_a_machine_without_a_gpu_is_not_an_error(machine, capsys, monkeypatch):
     torch = _torch()
     machine(torch=torch)
     findings = doctor.examine([checks.check_gpu, checks.check_driver, checks.check_nvdec])
-    assert [finding.state for finding in findings] == ["absent"] * 3
+    assert [finding.state for finding in findings] == ["warning"] * 3
     monkeypatch.setattr(doctor, "examine", lambda: findings)
     assert doctor.main([]) == 0
     assert "cpu, fp32" in capsys.readouterr().out
@@ -63,22 +63,22 @@ def test_the_number_of_gpus_becomes_the_number_of_processes(machine):
     _with_gpus(machine, 8)
     gpu = checks.check_gpu()
     assert gpu.found == "8 x NVIDIA H200, 139.0 GiB each"
-    used = dict(doctor.what_is_used([gpu]))
+    used = dict(doctor.choices([gpu]))
     assert "--nproc_per_node=8" in used["start with"]
-    assert used["between processes"] == "NCCL"
+    assert used["process communication"] == "NCCL"
     assert used["video decoding"] == "JPEG on the GPU, VP9 on the CPU"
 
 
-def test_a_loaded_driver_without_visible_gpu_is_explained(machine):
+def test_a_loaded_driver_without_a_visible_gpu_is_explained(machine):
     machine(driver="525.10", torch=_torch())
     finding = checks.check_gpu()
-    assert finding.state == "absent"
-    assert "CUDA_VISIBLE_DEVICES" in finding.mend
-    assert "CUDA 13.0" in finding.mend
+    assert finding.state == "warning"
+    assert "CUDA_VISIBLE_DEVICES" in finding.fix
+    assert "CUDA 13.0" in finding.fix
     assert checks.check_driver().found == "525.10"
 
 
-def test_a_cpu_build_of_pytorch_is_named(machine):
+def test_a_cpu_build_of_pytorch_is_reported(machine):
     machine(driver="580.65", torch=_torch(cuda=None))
     assert "built for CPUs only" in checks.check_gpu().found
 
@@ -91,12 +91,12 @@ def test_nvdec_missing_from_a_container_names_the_capability(machine, monkeypatc
 
     monkeypatch.setattr(checks.ctypes, "CDLL", cannot_load)
     finding = checks.check_nvdec()
-    assert finding.state == "absent"
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video" in finding.mend
+    assert finding.state == "warning"
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video" in finding.fix
 
 
-@pytest.mark.parametrize(("error", "state"), [(None, "good"), (RuntimeError("\nno NVDEC engine\nmore"), "absent")])
-def test_nvdec_counts_only_if_it_decodes(machine, monkeypatch, error, state):
+@pytest.mark.parametrize(("error", "state"), [(None, "ok"), (RuntimeError("\nno NVDEC engine\nmore"), "warning")])
+def test_nvdec_is_ok_only_if_it_decodes(machine, monkeypatch, error, state):
     _with_gpus(machine)
     monkeypatch.setattr(checks.ctypes, "CDLL", lambda name: None)
 
@@ -111,36 +111,36 @@ def test_nvdec_counts_only_if_it_decodes(machine, monkeypatch, error, state):
     assert not error or finding.found.endswith("no NVDEC engine")
 
 
-def test_dali_is_tried_with_what_prepare_stores():
-    assert checks.check_dali().state == "good"
+def test_dali_decodes_the_formats_that_prepare_stores():
+    assert checks.check_dali().state == "ok"
 
 
-def test_dali_that_cannot_decode_is_broken(monkeypatch):
+def test_dali_that_cannot_decode_is_an_error(monkeypatch):
     def decode(codec, *, gpu):
         raise RuntimeError(f"no decoder for {codec}")
 
     monkeypatch.setattr(checks, "decode_with_dali", decode)
     finding = checks.check_dali()
-    assert finding.state == "broken"
+    assert finding.state == "error"
     assert "no decoder for vp9" in finding.found
 
 
-def test_faiss_is_asked_for_its_gpus_before_anything_else(machine):
+def test_faiss_without_gpu_support_is_a_warning_on_a_gpu(machine):
     faiss = SimpleNamespace(__version__="1.15.1", get_num_gpus=lambda: 0)
     _with_gpus(machine, faiss=faiss)
     finding = checks.check_faiss()
-    assert finding.state == "absent"
-    assert finding.mend == "pip install faiss-gpu"
+    assert finding.state == "warning"
+    assert finding.fix == "pip install faiss-gpu"
 
 
-@pytest.mark.parametrize(("gpus", "gloo", "nccl", "state"), [(0, False, True, "broken"), (2, True, False, "absent")])
-def test_missing_process_backends(machine, gpus, gloo, nccl, state):
+@pytest.mark.parametrize(("gpus", "gloo", "nccl", "state"), [(0, False, True, "error"), (2, True, False, "warning")])
+def test_missing_communication_backends_are_reported(machine, gpus, gloo, nccl, state):
     torch = _torch(gpus=gpus, gloo=gloo, nccl=nccl)
     machine(torch=torch, **{"torch.distributed": torch})
     assert checks.check_distributed().state == state
 
 
-def test_missing_packages_are_all_named(monkeypatch):
+def test_all_missing_packages_are_listed(monkeypatch):
     def version(name):
         if name in ("decord", "av"):
             raise checks.PackageNotFoundError(name)
@@ -148,45 +148,45 @@ def test_missing_packages_are_all_named(monkeypatch):
 
     monkeypatch.setattr(checks, "version", version)
     finding = checks.check_packages()
-    assert finding.state == "broken"
+    assert finding.state == "error"
     assert finding.found == "missing: decord, av"
-    assert "requirements.txt" in finding.mend
+    assert "requirements.txt" in finding.fix
 
 
-def test_a_package_that_does_not_import_is_a_finding_of_its_own():
+def test_a_package_that_does_not_import_becomes_a_finding():
     def check_decord():
         raise ImportError("libavcodec.so.58: cannot open shared object file")
 
     (finding,) = doctor.examine([check_decord])
     assert finding.name == "decord"
-    assert finding.state == "broken"
+    assert finding.state == "error"
     assert "libavcodec.so.58" in finding.found
-    assert finding.mend
+    assert finding.fix
 
 
 @pytest.mark.parametrize("wrong", [(3, 9, 18), (3, 13, 0)])
-def test_other_pythons_are_refused(monkeypatch, wrong):
+def test_unsupported_versions_of_python_are_errors(monkeypatch, wrong):
     monkeypatch.setattr(checks.sys, "version_info", wrong)
-    assert checks.check_python().state == "broken"
+    assert checks.check_python().state == "error"
 
 
-def test_a_container_limit_on_memory_is_seen(monkeypatch, tmp_path):
+def test_the_memory_limit_of_a_container_counts(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text(f"{2**30}\n")
     (tmp_path / "memory.current").write_text(f"{2**29}\n")
     monkeypatch.setattr(checks, "CGROUPS", tmp_path)
     assert checks.free_memory() == 2**29
-    assert checks.check_memory().state == "broken"
+    assert checks.check_memory().state == "error"
 
 
-def test_a_full_disk_is_broken(monkeypatch):
+def test_a_full_disk_is_an_error(monkeypatch):
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     finding = checks.check_disk()
-    assert finding.state == "broken"
-    assert "run_dir" in finding.mend
+    assert finding.state == "error"
+    assert "run_dir" in finding.fix
 
 
-def test_whatever_is_not_good_says_how_to_mend_it(monkeypatch, capsys):
-    finding = Finding("DALI", "broken", "cannot [load]", "pip install -r requirements.txt")
+def test_an_error_is_printed_with_its_fix(monkeypatch, capsys):
+    finding = Finding("DALI", "error", "cannot [load]", "pip install -r requirements.txt")
     monkeypatch.setattr(doctor, "examine", lambda: [finding])
     assert doctor.main([]) == 1
     out, err = capsys.readouterr()
@@ -196,14 +196,14 @@ def test_whatever_is_not_good_says_how_to_mend_it(monkeypatch, capsys):
     assert "DALI" in err
 
 
-def test_without_rich_the_doctor_still_speaks(monkeypatch, capsys):
+def test_the_doctor_prints_plain_text_without_rich(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    monkeypatch.setattr(doctor, "examine", lambda: [Finding("rich", "broken", "missing", "install it")])
+    monkeypatch.setattr(doctor, "examine", lambda: [Finding("rich", "error", "missing", "install it")])
     assert doctor.main([]) == 1
     assert "✗  rich: missing  -> install it" in capsys.readouterr().out
 
 
-def test_importing_the_doctor_needs_nothing_but_python():
+def test_importing_the_doctor_needs_only_the_standard_library():
     subprocess.run(
         [sys.executable, "-S", "-c", "import pipeline.doctor.__main__"],
         cwd=checks.ROOT,
@@ -213,8 +213,8 @@ def test_importing_the_doctor_needs_nothing_but_python():
     )
 
 
-def test_a_container_limit_on_cores_is_said(monkeypatch):
+def test_the_core_limit_of_a_container_is_shown(monkeypatch):
     monkeypatch.setattr(checks, "cpu_quota", lambda: 1.5)
     finding = checks.check_cores()
-    assert finding.state == "good"
+    assert finding.state == "ok"
     assert "CPU limit of 1.5" in finding.found

@@ -1,4 +1,4 @@
-"""Media files with any time stamps, pictures and sound, written in a moment."""
+"""Writes small media files with chosen time stamps, frames and audio."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import pytest
 from numpy.typing import NDArray
 
 RATE = 44100
-Sound = Sequence[tuple[float, NDArray[np.float32]]]
+Audio = Sequence[tuple[float, NDArray[np.float32]]]
 
 
 def write_media(
     path: Path,
     *,
     frames: Sequence[tuple[float, NDArray[np.uint8]]] = (),
-    sound: Sound = (),
+    sound: Audio = (),
     pixel_aspect: Fraction | None = None,
 ) -> Path:
-    """Writes (time, RGB picture) frames and (start, mono samples at 44.1 kHz) pieces of sound, stamped as given."""
+    """Writes RGB frames with their times and pieces of mono audio (44.1 kHz) with their start times, all in seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         video = audio = None
@@ -38,17 +38,17 @@ def write_media(
         if sound:
             codec = "pcm_s16le" if path.suffix in (".mkv", ".avi", ".mov") else "aac"
             audio = container.add_stream(codec, rate=RATE, layout="mono")
-        for time, picture in frames:
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for time, image in frames:
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
             container.mux(video.encode(frame))
         for start, samples in sound:
             form = "s16" if codec == "pcm_s16le" else "fltp"
             values = (samples * 32767).astype(np.int16) if form == "s16" else samples.astype(np.float32)
-            for place in range(0, len(samples), 1024):
-                frame = av.AudioFrame.from_ndarray(values[None, place : place + 1024], format=form, layout="mono")
+            for offset in range(0, len(samples), 1024):
+                frame = av.AudioFrame.from_ndarray(values[None, offset : offset + 1024], format=form, layout="mono")
                 frame.sample_rate, frame.time_base = RATE, Fraction(1, RATE)
-                frame.pts = round(start * RATE) + place
+                frame.pts = round(start * RATE) + offset
                 container.mux(audio.encode(frame))
         for stream in filter(None, (video, audio)):
             container.mux(stream.encode(None))
@@ -56,24 +56,24 @@ def write_media(
 
 
 def tone(seconds: float, frequency: float = 1000.0) -> NDArray[np.float32]:
-    """A sine of half of full scale at 44.1 kHz."""
+    """A sine wave at half of full scale, sampled at 44.1 kHz."""
     return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 
 
 def flat(value: int | tuple[int, int, int], *, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
-    """An RGB picture of one colour."""
+    """An RGB image of one colour."""
     return np.broadcast_to(np.array(value, dtype=np.uint8), (height, width, 3)).copy()
 
 
 def decode_blob(data: bytes, form: str = "rgb24") -> NDArray[np.uint8]:
-    """Frames of a stored IVF, [frames, ...] in the given pixel format."""
+    """Decodes an IVF file to frames [T, ...] in the pixel format `form`."""
     with av.open(io.BytesIO(data), format="ivf") as container:
         return np.stack([frame.to_ndarray(format=form) for frame in container.decode(video=0)])
 
 
 @pytest.fixture(scope="session")
 def media() -> type:
-    """The helpers of this file, since tests cannot import from a conftest."""
+    """The helpers of this file, because tests cannot import from a conftest."""
 
     class Media:
         write = staticmethod(write_media)
@@ -86,7 +86,7 @@ def media() -> type:
 
 @pytest.fixture
 def clip(media: type, tmp_path: Path) -> Callable[..., Path]:
-    """Writes an ordinary clip of one second, 10 fps, with sound, under the given name."""
+    """Writes an ordinary video of one second at 10 fps, with audio unless `silent`, under a name."""
 
     def make(name: str, *, seconds: float = 1.0, shade: int = 100, silent: bool = False) -> Path:
         frames = [(index / 10, media.flat(shade + index)) for index in range(round(10 * seconds))]

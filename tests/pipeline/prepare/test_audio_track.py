@@ -1,4 +1,4 @@
-"""Sound by its stamps: runs, resampling, mixing down."""
+"""Audio placed by its time stamps: segments, resampling, mixing down."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def level(value: float, samples: int, channels: int = 1) -> np.ndarray:
     return np.full((channels, samples), value, dtype=np.float32)
 
 
-def test_eight_planar_channels_are_mixed_down_without_harm():
+def test_eight_planar_channels_are_mixed_to_mono():
     packed = frame(level(0.25, 16000 * 8), time=0.0, form="flt", layout="7.1")
     (planar,) = av.AudioResampler(format="fltp", layout="7.1", rate=16000).resample(packed)
     track = AudioTrack(sample_rate=16000)
@@ -47,7 +47,7 @@ def test_coherent_stereo_keeps_its_level():
     assert np.abs(track.finish(start=0.0, samples=4096) - 0.9 * 32767).max() < 3
 
 
-def test_of_an_overlap_the_first_sound_wins():
+def test_where_segments_overlap_the_earlier_audio_is_kept():
     track = AudioTrack(sample_rate=16000)
     track.add(frame(level(0.1, 16000), time=0.0))
     track.add(frame(level(0.5, 16000), time=0.5))
@@ -56,8 +56,8 @@ def test_of_an_overlap_the_first_sound_wins():
     np.testing.assert_allclose(pcm[16000:], 0.5, atol=1e-3)
 
 
-def test_a_clock_that_drifts_is_followed_by_its_stamps():
-    # 100 s of sound whose stamps run 0.5 % slow: by count alone its end would be half a second off.
+def test_drift_is_corrected_by_the_time_stamps():
+    # The time stamps of 100 s of audio run 0.5 % slow: by sample count alone the end would be half a second off.
     track = AudioTrack(sample_rate=8000)
     for index in range(1000):
         value = 0.5 if index == 990 else 0.0
@@ -66,7 +66,7 @@ def test_a_clock_that_drifts_is_followed_by_its_stamps():
     assert np.argmax(pcm > 8000) / 8000 == pytest.approx(99.0 * 1.005, abs=0.021)
 
 
-def test_jitter_of_a_millisecond_leaves_no_holes():
+def test_jitter_of_a_millisecond_leaves_no_gaps():
     rng = np.random.default_rng(0)
     track = AudioTrack(sample_rate=16000)
     for index in range(50):
@@ -74,7 +74,7 @@ def test_jitter_of_a_millisecond_leaves_no_holes():
     assert (track.finish(start=0.0, samples=50 * 1024)[20:] > 16000).all()
 
 
-def test_a_change_of_rate_and_layout_midway_is_followed():
+def test_sample_rate_and_layout_may_change_midway():
     track = AudioTrack(sample_rate=16000)
     track.add(frame(level(0.2, 44100, 2), time=0.0, rate=44100, layout="stereo"))
     track.add(frame(level(0.4, 8000), time=1.0, rate=8000))
@@ -83,14 +83,14 @@ def test_a_change_of_rate_and_layout_midway_is_followed():
     np.testing.assert_allclose(pcm[16500:31500], 0.4, atol=0.01)
 
 
-def test_frames_without_stamps_follow_each_other():
+def test_frames_without_time_stamps_follow_each_other():
     track = AudioTrack(sample_rate=16000)
     for _ in range(4):
         track.add(frame(level(0.5, 4000), time=None))
     assert (track.finish(start=0.0, samples=16000) > 16000).all()
 
 
-def test_sound_past_the_stop_is_not_kept():
+def test_audio_after_stop_at_is_dropped():
     track = AudioTrack(sample_rate=16000)
     track.stop_at = 1.0
     for index in range(100):

@@ -1,4 +1,4 @@
-"""What preparation and the shard reader find on disk was edited, cut short, or is another's: one line says so."""
+"""State on disk that was edited, truncated or written by others is refused with one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FACTS = {
 VERSION = {"key": "k", "size": 1, "mtime_ns": 1}
 
 
-def carry_on(out: Path) -> None:
+def resume(out: Path) -> None:
     staging = Staging(out, part=(0, 1), config=PrepareConfig(), labels="file")
     staging.close()
     publish(out, config=PrepareConfig(), labels=Labels(columns=["kind"]))
@@ -36,7 +36,7 @@ def carry_on(out: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"3", "no JSON object but 3"),
+        (b"3", "must be a JSON object, not 3"),
         (b"[" * 50_000, "line 2, is damaged"),
         (b'{"source": "\xff"}', "line 2, is damaged"),
         (json.dumps(FACTS).encode(), "key, size or mtime_ns"),
@@ -51,30 +51,30 @@ def carry_on(out: Path) -> None:
         ),
     ],
 )
-def test_an_index_line_that_was_edited_is_named(tmp_path, line, message):
+def test_an_edited_index_line_is_named(tmp_path, line, message):
     (tmp_path / "index").mkdir()
-    good = json.dumps({**VERSION, **FACTS}).encode()
-    (tmp_path / "index" / "shard-000000.jsonl").write_bytes(good + b"\n" + line + b"\n")
+    valid = json.dumps({**VERSION, **FACTS}).encode()
+    (tmp_path / "index" / "shard-000000.jsonl").write_bytes(valid + b"\n" + line + b"\n")
     with pytest.raises(PrepareError, match=message) as caught:
-        carry_on(tmp_path)
+        resume(tmp_path)
     assert "shard-000000.jsonl, line 2" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("entry", [{"source": []}, {"key": []}, {"size": "1"}, {"reason": None}, {"detail": 3}])
-def test_a_refusal_that_was_edited_is_passed_over(tmp_path, entry):
+def test_an_edited_rejection_is_skipped(tmp_path, entry):
     (tmp_path / "index").mkdir()
-    whole = {**VERSION, "source": "a.mp4", "reason": "empty file", "limits": [], **entry}
-    (tmp_path / "index" / "part.rejected").write_text(json.dumps(whole) + "\n" + "[" * 50_000 + "\n")
-    carry_on(tmp_path)
+    rejection = {**VERSION, "source": "a.mp4", "reason": "empty file", "limits": [], **entry}
+    (tmp_path / "index" / "part.rejected").write_text(json.dumps(rejection) + "\n" + "[" * 50_000 + "\n")
+    resume(tmp_path)
     assert (tmp_path / "rejected.jsonl").read_text() == ""
 
 
-def test_a_recipe_that_was_edited_is_refused(tmp_path):
+def test_an_edited_recipe_is_refused(tmp_path):
     for text in ("[" * 50_000, '{"a": ' * 700 + "1" + "}" * 700, "3"):
         (tmp_path / "recipe.json").write_text(text)
         with pytest.raises(PrepareError, match=r"recipe\.json|other settings") as caught:
-            carry_on(tmp_path)
+            resume(tmp_path)
         assert "\n" not in str(caught.value)
 
 
@@ -99,12 +99,12 @@ FACTS_MEMBER = ("k.json", tarfile.REGTYPE, json.dumps(FACTS).encode())
         (b"x" * 2000, "is damaged"),
         (tar_of(("k.json", tarfile.REGTYPE, b"[" * 50_000)), "is damaged"),
         (tar_of(("k.json", tarfile.REGTYPE, b"[]")), "source is missing"),
-        (tar_of(("../k.wav", tarfile.SYMTYPE, b""), FACTS_MEMBER), "is no file"),
-        (tar_of(("k.json", tarfile.SYMTYPE, b"")), "is no file"),
+        (tar_of(("../k.wav", tarfile.SYMTYPE, b""), FACTS_MEMBER), "is not a regular file"),
+        (tar_of(("k.json", tarfile.SYMTYPE, b"")), "is not a regular file"),
         (tar_of(("k.wav", tarfile.REGTYPE, b"")), "source is missing"),
     ],
 )
-def test_a_waiting_sample_that_is_damaged_is_named(tmp_path, data, message):
+def test_a_damaged_staged_sample_is_named(tmp_path, data, message):
     fragment = tmp_path / "k.1-1.tar"
     fragment.write_bytes(data)
     with pytest.raises(RowError, match=message) as caught:
@@ -113,7 +113,7 @@ def test_a_waiting_sample_that_is_damaged_is_named(tmp_path, data, message):
     assert "\n" not in str(caught.value)
 
 
-def test_members_of_any_name_stay_within_the_shard(tmp_path):
+def test_tar_members_are_never_written_outside_the_shard(tmp_path):
     fragment = tmp_path / "in" / "k.1-1.tar"
     fragment.parent.mkdir()
     fragment.write_bytes(tar_of(("../../x.wav", tarfile.REGTYPE, b"12"), ("/tmp/k.json", *FACTS_MEMBER[1:])))
@@ -136,7 +136,7 @@ def test_members_of_any_name_stay_within_the_shard(tmp_path):
     ],
 )
 @pytest.mark.parametrize("codec", ["vp9", "jpeg"])
-def test_a_row_that_leads_out_of_its_shard_is_named(tmp_path, array, value, codec):
+def test_a_row_that_points_outside_its_shard_is_named(tmp_path, array, value, codec):
     (tmp_path / "shard-000000.tar").write_bytes(bytes(2000))
     row = {**FACTS, "shard": 0, "frame_bytes": [5, 6], "audio_offset": 600, "audio_samples": 500}
     names, sizes = ["shard-000000.tar"], [2000]

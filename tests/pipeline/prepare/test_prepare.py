@@ -1,4 +1,4 @@
-"""The command: what it writes, reports, refuses, and how it goes on after an interruption."""
+"""The command: what it writes, reports and refuses, and how it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rejected(out: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(clip, tmp_path):
-    """Seven clips in two folders, one silent, one not a video."""
+    """Eight files in two folders; one has no audio, one is not a video."""
     for index, name in enumerate(["a/1.mp4", "a/2.MP4", "a/3.mkv", "b/4.mp4", "b/5.mp4", "b/6.mkv"]):
         clip(name, shade=20 * index)
     clip("b/silent.mp4", silent=True)
@@ -49,7 +49,7 @@ def folder(clip, tmp_path):
     return tmp_path / "src"
 
 
-def test_the_command_writes_shards_manifest_and_refusals(folder, tmp_path, capsys):
+def test_the_command_writes_shards_manifest_and_rejections(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([str(folder), str(out), *TINY, "--workers", "1", "shard_samples=4"]) == 0
     manifest = Manifest.open(out)
@@ -69,7 +69,7 @@ def test_the_command_writes_shards_manifest_and_refusals(folder, tmp_path, capsy
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_offsets_lead_to_the_bytes_of_each_track(folder, tmp_path):
+def test_offsets_point_to_the_bytes_of_each_track(folder, tmp_path):
     out = tmp_path / "out"
     prepare(folder, out, config=CONFIG, workers=1)
     manifest = Manifest.open(out)
@@ -106,7 +106,7 @@ def test_webdataset_reads_the_shards(folder, tmp_path):
         assert json.loads(sample["json"])["frames"] == 10
 
 
-def test_jpeg_blobs_split_into_pictures(clip, tmp_path):
+def test_frame_offsets_split_a_jpeg_blob_into_images(clip, tmp_path):
     clip("a/1.mp4")
     out = tmp_path / "out"
     assert main([str(tmp_path / "src"), str(out), *TINY, "storage.codec=jpeg"]) == 0
@@ -117,14 +117,14 @@ def test_jpeg_blobs_split_into_pictures(clip, tmp_path):
         assert shard[end - 2 : end] == b"\xff\xd9"
 
 
-def test_the_number_of_workers_changes_no_byte(folder, tmp_path):
+def test_shards_do_not_depend_on_the_number_of_workers(folder, tmp_path):
     prepare(folder, tmp_path / "one", config=CONFIG, workers=1)
     prepare(folder, tmp_path / "three", config=CONFIG, workers=3)
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "three")
     assert len(shard_bytes(tmp_path / "one")) == 2
 
 
-def test_parts_together_equal_one_run(folder, tmp_path):
+def test_all_parts_together_equal_one_run(folder, tmp_path):
     prepare(folder, tmp_path / "one", config=CONFIG, workers=1)
     for index in range(3):
         prepare(folder, tmp_path / "parts", config=CONFIG, workers=1, part=(index, 3))
@@ -136,20 +136,20 @@ def test_parts_together_equal_one_run(folder, tmp_path):
     assert rejected(tmp_path / "parts") == rejected(tmp_path / "one")
 
 
-def test_a_second_run_has_nothing_to_do_and_a_new_file_is_added(folder, clip, tmp_path):
+def test_a_second_run_prepares_only_new_files(folder, clip, tmp_path):
     out = tmp_path / "out"
-    assert prepare(folder, out, config=CONFIG, workers=1).new == 6
+    assert prepare(folder, out, config=CONFIG, workers=1).prepared == 6
     before = shard_bytes(out)
     again = prepare(folder, out, config=CONFIG, workers=1)
-    assert (again.new, again.already, again.rejected.total()) == (0, 6, 0)
+    assert (again.prepared, again.already_prepared, again.rejected.total()) == (0, 6, 0)
     clip("a/0.mp4")
     added = prepare(folder, out, config=CONFIG, workers=1)
-    assert (added.new, added.totals.samples) == (1, 7)
+    assert (added.prepared, added.totals.samples) == (1, 7)
     assert before.items() <= shard_bytes(out).items()
     assert Manifest.open(out).source(0) == "a/0.mp4"
 
 
-def test_a_killed_run_goes_on_where_it_was(clip, tmp_path):
+def test_a_killed_run_resumes(clip, tmp_path):
     for index in range(14):
         clip(f"{index:02}.mkv", seconds=3, shade=5 * index)
     (tmp_path / "src/bad.mp4").write_text("<html>")
@@ -162,29 +162,29 @@ def test_a_killed_run_goes_on_where_it_was(clip, tmp_path):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # What a kill can leave: half a shard, a shard without its index, half a line of the journal.
+    # A kill can leave half a shard, a shard without its index, and half a line of the journal.
     (out / ".staging/part/shard.tmp").write_bytes(b"half")
     (out / "shard-000099.tar").write_bytes(b"no index names this")
     with (out / "index/part.rejected").open("a") as journal:
         journal.write('{"source": "ba')
     rows = [json.loads(line) for path in out.glob("index/*.jsonl") for line in path.read_text().splitlines()]
     finished = {row["key"] for row in rows}
-    # A sample of a shard that is complete may still lie here: the kill came before it was tidied away.
+    # A sample of a finished shard may still be staged, if the kill came before it was removed.
     staged = {path.name.partition(".")[0] for path in out.glob(".staging/part/*.tar")} - finished
-    waiting = 14 - len(finished) - len(staged)
+    missing = 14 - len(finished) - len(staged)
 
     summary = prepare(src, out, config=CONFIG, workers=1)
 
     assert len(finished) >= 6
-    # The worker may have finished one more between the kill and our look.
-    assert waiting - 1 <= summary.new <= waiting
+    # The worker may have finished one more sample after the kill, before the folder was listed.
+    assert missing - 1 <= summary.prepared <= missing
     (out / "shard-000099.tar").unlink()
     prepare(src, tmp_path / "uninterrupted", config=CONFIG, workers=1)
     assert shard_bytes(out) == shard_bytes(tmp_path / "uninterrupted")
     assert rejected(out) == {"bad.mp4": "not a media file"}
 
 
-def test_other_settings_for_the_same_folder_are_refused_by_name(folder, tmp_path, capsys):
+def test_other_settings_for_the_same_folder_are_refused(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([str(folder), str(out), *TINY, "--workers", "1"]) == 0
     capsys.readouterr()
@@ -194,22 +194,22 @@ def test_other_settings_for_the_same_folder_are_refused_by_name(folder, tmp_path
     assert message.count("\n") == 1
 
 
-def test_refusals_are_tried_again_under_other_limits_only(folder, tmp_path):
+def test_rejected_files_are_tried_again_only_under_other_limits(folder, tmp_path):
     out = tmp_path / "out"
     prepare(folder, out, config=CONFIG, workers=1)
     relaxed = PrepareConfig(storage=CONFIG.storage, shard_samples=3, timeout_seconds=240)
     assert prepare(folder, out, config=relaxed, workers=1).rejected.total() == 2
 
 
-def test_a_changed_file_is_reported_and_kept_as_prepared(folder, tmp_path):
+def test_a_modified_file_is_reported_but_not_updated(folder, tmp_path):
     out = tmp_path / "out"
     prepare(folder, out, config=CONFIG, workers=1)
     os.utime(folder / "a/1.mp4", (1, 1))
     summary = prepare(folder, out, config=CONFIG, workers=1)
-    assert (summary.changed, summary.new, summary.totals.samples) == (1, 0, 6)
+    assert (summary.changed, summary.prepared, summary.totals.samples) == (1, 0, 6)
 
 
-def test_labels_come_from_the_csv_and_holes_are_counted(folder, tmp_path):
+def test_labels_come_from_the_csv_file_and_missing_ones_are_counted(folder, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text('path,word,split\na/1.mp4,"red, dark",train\n2,blue,test\nb/4,,train\nnowhere.mp4,x,y\n')
     out = tmp_path / "out"
@@ -223,16 +223,16 @@ def test_labels_come_from_the_csv_and_holes_are_counted(folder, tmp_path):
     assert summary.totals.unlabelled == 3
 
 
-def test_mended_labels_reach_the_manifest_without_preparing_again(folder, tmp_path):
+def test_corrected_labels_reach_the_manifest_without_preparing_again(folder, tmp_path):
     labels, out = tmp_path / "labels.csv", tmp_path / "out"
     labels.write_text("path,word\n1,cat\n")
     prepare(folder, out, config=CONFIG, labels_path=labels, workers=1)
     labels.write_text("path,word\n1,dog\n")
-    assert prepare(folder, out, config=CONFIG, labels_path=labels, workers=1).new == 0
+    assert prepare(folder, out, config=CONFIG, labels_path=labels, workers=1).prepared == 0
     assert Manifest.open(out).label_names("word") == ["dog"]
 
 
-def test_names_no_one_would_choose(clip, tmp_path):
+def test_unusual_file_names_are_kept(clip, tmp_path):
     src, out = tmp_path / "src", tmp_path / "out"
     original = clip("plain.mkv").read_bytes()
     names = [
@@ -264,7 +264,7 @@ def test_names_no_one_would_choose(clip, tmp_path):
             assert all(name.replace(".", "").isalnum() for name in archive.getnames())
 
 
-def test_what_is_no_file_gets_a_reason_each(clip, tmp_path):
+def test_links_folders_and_pipes_are_rejected_with_a_reason(clip, tmp_path):
     clip("good.mkv")
     src, out = tmp_path / "src", tmp_path / "out"
     (src / "folder.mp4").mkdir()
@@ -276,15 +276,15 @@ def test_what_is_no_file_gets_a_reason_each(clip, tmp_path):
     assert rejected(out) == {"dangling.mp4": "missing", "folder.mp4": "not a file", "pipe.mp4": "not a file"}
     manifest = Manifest.open(out)
     assert [manifest.source(i) for i in range(len(manifest))] == ["folder.mp4/inside.mkv", "good.mkv"]
-    assert summary.new == 2
+    assert summary.prepared == 2
 
 
-def test_nothing_usable_ends_with_status_one_and_the_reasons(tmp_path, capsys):
+def test_without_any_usable_file_the_status_is_one(tmp_path, capsys):
     src, out = tmp_path / "src", tmp_path / "out"
     src.mkdir()
     (src / "empty.mp4").touch()
     assert main([str(src), str(out)]) == 1
-    assert "Nothing was usable" in capsys.readouterr().out
+    assert "No file was usable" in capsys.readouterr().out
     assert rejected(out) == {"empty.mp4": "empty file"}
     assert len(Manifest.open(out)) == 0
 
@@ -302,7 +302,7 @@ def test_nothing_usable_ends_with_status_one_and_the_reasons(tmp_path, capsys):
         (["empty", "out"], "holds no file with a known video or audio suffix"),
     ],
 )
-def test_mistakes_end_with_one_line(clip, tmp_path, monkeypatch, capsys, arguments, message):
+def test_wrong_arguments_end_with_one_line(clip, tmp_path, monkeypatch, capsys, arguments, message):
     clip("one.mkv")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -312,10 +312,10 @@ def test_mistakes_end_with_one_line(clip, tmp_path, monkeypatch, capsys, argumen
     assert printed.count("\n") == 1
 
 
-def test_two_runs_at_once_on_one_part_are_refused(folder, tmp_path):
+def test_a_second_run_on_the_same_part_is_refused(folder, tmp_path):
     out = tmp_path / "out"
     first = Staging(out, part=(0, 1), config=CONFIG, labels="folders")
     with pytest.raises(PrepareError, match="works on"):
         prepare(folder, out, config=CONFIG, workers=1)
     first.close()
-    assert prepare(folder, out, config=CONFIG, workers=1).new == 6
+    assert prepare(folder, out, config=CONFIG, workers=1).prepared == 6

@@ -1,4 +1,4 @@
-"""Every file of the real torture set gives what its manifest expects."""
+"""Every file of the torture set ends as its manifest expects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.prepare.run import prepare
 from pipeline.shards.manifest import Manifest
 from settings import PrepareConfig, StorageConfig
 
-# What each expectation allows for streams = both, video, audio.
+# Results that each expectation allows with streams=both, video and audio.
 ALLOWED = {
     "decode": ({"ok"}, {"ok"}, {"ok"}),
     "no_audio": ({"no audio track"}, {"ok"}, {"no audio track"}),
@@ -28,26 +28,26 @@ def expectations(real_data: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("streams", ["both", "video", "audio"])
-def test_each_file_meets_its_expectation(real_data, expectations, tmp_path, streams):
+def test_each_file_ends_as_expected(real_data, expectations, tmp_path, streams):
     config = PrepareConfig(streams=streams, min_seconds=0.01, storage=StorageConfig(fps=10, short_side=32))
     prepare(real_data / "torture_open/files", tmp_path, config=config, workers=2)
     rows = [json.loads(line) for path in tmp_path.glob("index/*.jsonl") for line in path.read_text().split("\n")[:-1]]
-    verdict = {row["source"]: "ok flagged" if row["flags"] else "ok" for row in rows}
+    results = {row["source"]: "ok flagged" if row["flags"] else "ok" for row in rows}
     for line in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
         entry = json.loads(line)
-        verdict[entry["source"]] = entry["reason"]
-    assert verdict.keys() == expectations.keys()
+        results[entry["source"]] = entry["reason"]
+    assert results.keys() == expectations.keys()
     position = ["both", "video", "audio"].index(streams)
     for name, expect in expectations.items():
         allowed = ALLOWED[expect][position]
         if expect != "decode_or_reject" or streams != "both":
             allowed = allowed | ({"ok flagged"} if "ok" in allowed else set())
         if expect == "decode_or_reject" and streams != "both":
-            allowed = allowed | {"ok"}  # the damage may lie in the other track
-        assert verdict[name] in allowed, (name, verdict[name])
+            allowed = allowed | {"ok"}  # the damage may be in the other track
+        assert results[name] in allowed, (name, results[name])
 
 
-def test_lengths_follow_the_time_stamps(real_data, tmp_path):
+def test_durations_follow_the_time_stamps(real_data, tmp_path):
     config = PrepareConfig(min_seconds=0.01, storage=StorageConfig(fps=10, short_side=32))
     prepare(real_data / "torture_open/files", tmp_path, config=config, workers=2)
     manifest = Manifest.open(tmp_path)

@@ -1,4 +1,4 @@
-"""Hostile tasks fail alone."""
+"""A task that crashes, hangs or exhausts memory fails alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.workers import run_tasks
 
 
-def verdicts(function, tasks, *, timeout_seconds: float = 30.0, memory_mb: int = 512):
+def run(function, tasks, *, timeout_seconds: float = 30.0, memory_mb: int = 512):
     results = run_tasks(function, tasks, workers=1, timeout_seconds=timeout_seconds, memory_mb=memory_mb)
     return dict(results)
 
 
-def test_a_hang_is_ended_and_the_next_task_runs():
-    result = verdicts(time.sleep, [0.01, 1000.0, 0.02], timeout_seconds=1.0)
+def test_a_hanging_task_is_stopped_and_the_next_one_runs():
+    result = run(time.sleep, [0.01, 1000.0, 0.02], timeout_seconds=1.0)
     assert result[0.01] is None
     assert result[0.02] is None
     assert str(result[1000.0]) == "timed out: took longer than timeout_seconds=1"
@@ -33,11 +33,11 @@ def test_a_hang_is_ended_and_the_next_task_runs():
         (bytearray, 3 << 30, "out of memory: needs more than memory_mb=512"),
     ],
 )
-def test_a_crash_is_told(function, task, message):
-    error = verdicts(function, [task])[task]
+def test_a_crash_or_too_little_memory_becomes_a_rejection(function, task, message):
+    error = run(function, [task])[task]
     assert isinstance(error, RejectedSource)
     assert str(error).startswith(message)
 
 
-def test_other_exceptions_come_back_as_they_are():
-    assert isinstance(verdicts(int, ["x", "1"])["x"], ValueError)
+def test_other_exceptions_are_returned_unchanged():
+    assert isinstance(run(int, ["x", "1"])["x"], ValueError)

@@ -1,4 +1,4 @@
-"""The manifest: ragged offsets, labels, order, and what damage it notices."""
+"""The manifest: ragged offsets, labels, order, and the damage that it detects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(root: Path, rows, columns=("word",), name: str = "shard-000000.tar") -
     return manifest
 
 
-def test_rows_come_back_sorted_with_their_own_frames_and_labels(tmp_path):
+def test_rows_are_sorted_and_keep_their_frames_and_labels(tmp_path):
     rows = [row("c", [5, 6, 7], word="x"), row("a", [1], word="z"), row("b", []), row("é", [9, 9], word="x")]
     manifest = write(tmp_path, rows)
     assert [manifest.source(i) for i in range(4)] == ["a", "b", "c", "é"]
@@ -46,7 +46,7 @@ def test_rows_come_back_sorted_with_their_own_frames_and_labels(tmp_path):
     assert manifest.frame_offsets.dtype == np.uint32
 
 
-def test_the_fingerprint_knows_content_not_layout(tmp_path):
+def test_the_fingerprint_depends_on_content_but_not_on_layout(tmp_path):
     rows = [row("a", [5, 6], word="x"), row("b", [7], word="y")]
     base = write(tmp_path / "1", rows).fingerprint
     assert write(tmp_path / "2", rows[::-1], name="shard-0of2-000000.tar").fingerprint == base
@@ -54,13 +54,13 @@ def test_the_fingerprint_knows_content_not_layout(tmp_path):
     assert write(tmp_path / "4", [rows[0] | {"labels": {"word": "y"}}, rows[1]]).fingerprint != base
 
 
-def test_ten_thousand_classes(tmp_path):
+def test_ten_thousand_classes_keep_their_names(tmp_path):
     manifest = write(tmp_path, [row(f"{i:05}", [1], word=f"class {i:05}") for i in range(10_000)])
     assert manifest.labels("word").tolist() == list(range(10_000))
     assert manifest.label_names("word")[9_999] == "class 09999"
 
 
-def test_opening_maps_the_arrays_instead_of_reading_them(tmp_path):
+def test_opening_maps_the_arrays_into_memory_without_reading_them(tmp_path):
     write(tmp_path, (row(f"{i:07}", [100] * 20, word="x") for i in range(50_000)))
     tracemalloc.start()
     manifest = Manifest.open(tmp_path)
@@ -70,7 +70,7 @@ def test_opening_maps_the_arrays_instead_of_reading_them(tmp_path):
     assert peak < 500_000
 
 
-def test_publishing_again_replaces_the_version_and_leaves_open_readers_alone(tmp_path):
+def test_publishing_again_replaces_the_version_but_open_readers_keep_theirs(tmp_path):
     old = write(tmp_path, [row("a", [5], word="x")])
     new = write(tmp_path, [row("a", [5], word="x"), row("b", [6], word="y")])
     assert (len(old), old.source(0)) == (1, "a")
@@ -78,7 +78,7 @@ def test_publishing_again_replaces_the_version_and_leaves_open_readers_alone(tmp
     assert len([path for path in (tmp_path / "manifest").iterdir() if path.is_dir()]) == 1
 
 
-def test_an_unknown_column_names_those_there_are(tmp_path):
+def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ManifestError, match="no label column 'colour'; it has: word"):
         write(tmp_path, [row("a", [1], word="x")]).labels("colour")
 
@@ -113,7 +113,7 @@ def damage_meta(root: Path, **changes: object) -> None:
         (lambda root: next(root.glob("*.tar")).unlink(), "is missing"),
     ],
 )
-def test_damage_is_told_in_one_line(tmp_path, damage, message):
+def test_damage_is_reported_in_one_line(tmp_path, damage, message):
     write(tmp_path, [row("a", [1], word="x")])
     damage(tmp_path)
     with pytest.raises(ManifestError, match=message) as caught:
@@ -122,7 +122,7 @@ def test_damage_is_told_in_one_line(tmp_path, damage, message):
 
 
 @pytest.mark.parametrize("version", ["", ".", "..", "/", "../.."])
-def test_publishing_over_an_edited_manifest_removes_no_folder_but_a_version(tmp_path, version):
+def test_publishing_over_an_edited_manifest_removes_only_a_version(tmp_path, version):
     write(tmp_path, [row("a", [1], word="x")])
     (tmp_path / "manifest" / "kept").mkdir()
     damage_meta(tmp_path, version=version)

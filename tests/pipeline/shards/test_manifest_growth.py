@@ -1,4 +1,4 @@
-"""The growth benchmark measures what it says: a larger manifest over the same bytes."""
+"""The dataset-scaling benchmark opens a larger manifest over the same bytes."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.loader import make_loader
 from pipeline.shards.manifest import Manifest
 
 
-def test_a_synthetic_data_set_opens_and_its_clips_are_the_first_shards(corpus, tmp_path: Path) -> None:
+def test_a_synthetic_data_set_opens_and_repeats_the_clips_of_the_real_one(corpus, tmp_path: Path) -> None:
     target = tmp_path / "synthetic"
     synthesise(corpus.jpeg, target, samples=50, shards=5)
     dataset = Manifest.open(target)

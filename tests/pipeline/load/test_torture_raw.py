@@ -1,4 +1,4 @@
-"""Every file of the real torture set in the decord loader: a clip or a refusal, as the manifest says."""
+"""Every file of the torture set gives a clip or an error in the decord loader, as its manifest expects."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CONFIG = Config(
 )
 
 
-def verdict(video: Path, folder: Path) -> str:
-    """What the loader makes of a file: both, video, or refused."""
+def load(video: Path, folder: Path) -> str:
+    """Loads a clip of the file; returns the tracks that it has, both or video, or refused."""
     try:
         read_header(video)
     except ValueError:
@@ -44,13 +44,13 @@ ALLOWED = {
 }
 
 
-def test_each_file_meets_its_expectation(real_data, tmp_path):
+def test_each_file_ends_as_expected(real_data, tmp_path):
     files = json.loads((real_data / "torture_open/manifest.json").read_text(encoding="utf-8"))["files"]
     wrong = {}
     for number, entry in enumerate(files):
         folder = tmp_path / str(number)
         folder.mkdir()
-        found = verdict(real_data / "torture_open" / entry["file"], folder)
+        found = load(real_data / "torture_open" / entry["file"], folder)
         if found not in ALLOWED[entry["expect"]]:
             wrong[entry["file"]] = (entry["expect"], found)
     assert not wrong

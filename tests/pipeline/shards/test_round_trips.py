@@ -1,4 +1,4 @@
-"""What is written comes back: manifests, a sample's tar members and WAV, slices of IVF and JPEG blobs, settings."""
+"""Round trips: manifests, a sample's tar members and WAV, slices of IVF and JPEG blobs are read back as written."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.plan.clips import ClipPlanner
-from pipeline.prepare.media import NormalisedMedia
 from pipeline.shards.encoder import VideoBlob
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.manifest_writer import write_manifest
 from pipeline.shards.reader import ShardError, ShardReader
-from pipeline.shards.tar_writer import END_OF_TAR, RowError, sample_bytes, sample_row
-from settings import Config, PrepareConfig, StorageConfig, from_dict, load_config, to_dict
+from pipeline.shards.tar_writer import END_OF_TAR, NormalisedMedia, RowError, sample_bytes, sample_row
+from settings import Config, PrepareConfig, StorageConfig, from_dict
 
 QUICK = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 KEY = "0123456789abcdef0123"
-# A key frame as far as a reader looks: frame marker and sync code.
+# The part of a key frame that the reader checks: frame marker and sync code.
 VP9_KEY_FRAME = b"\x82\x49\x83\x42"
 
 
@@ -52,7 +50,7 @@ def rows(draw: st.DrawFn) -> list[dict]:
 
 @QUICK
 @given(written=rows())
-def test_a_manifest_comes_back_as_written(tmp_path, written):
+def test_a_manifest_is_read_back_as_written(tmp_path, written):
     names = ["shard-000000.tar", "shard-000001.tar"]
     for name in names:
         (tmp_path / name).write_bytes(b"x")
@@ -90,7 +88,7 @@ def media(draw: st.DrawFn) -> NormalisedMedia:
 
 @QUICK
 @given(sample=media(), source=TEXT, labels=st.dictionaries(TEXT, TEXT, max_size=3), rate=st.integers(8000, 48000))
-def test_a_sample_comes_back_from_its_tar_members(sample, source, labels, rate):
+def test_a_sample_is_read_back_from_its_tar_members(sample, source, labels, rate):
     config = from_dict(PrepareConfig, {"sample_rate": rate, "storage": {"codec": "jpeg"}})
     data = sample_bytes(sample, key=KEY, source=source, labels=labels, config=config)
     row = sample_row(io.BytesIO(data))
@@ -112,7 +110,7 @@ def test_a_sample_comes_back_from_its_tar_members(sample, source, labels, rate):
 
 @QUICK
 @given(data=st.binary(max_size=1200) | st.binary(max_size=600).map(lambda tail: tarred("k.json", tail)))
-def test_any_bytes_are_a_sample_or_refused_as_damaged(data):
+def test_any_bytes_are_a_sample_or_are_refused_as_damaged(data):
     refusal = None
     try:
         assert isinstance(sample_row(io.BytesIO(data))["source"], str)
@@ -131,13 +129,13 @@ def tarred(name: str, content: bytes) -> bytes:
 
 
 def jpeg(width: int, height: int, tail: bytes) -> bytes:
-    """As much of a JPEG as a reader looks at."""
+    """The part of a JPEG image that the reader checks."""
     frame = struct.pack(">BBHBHHB", 0xFF, 0xC0, 17, 8, height, width, 3) + bytes(9)
     return b"\xff\xd8" + frame + b"\xff\xda\x00\x02" + tail
 
 
 def shard_of(root: Path, codec: str, packets: list[bytes], pcm: np.ndarray, gop: int) -> Manifest:
-    """A prepared folder of one sample, behind 100 bytes of another."""
+    """A prepared folder with one sample, which starts at byte 100 of its shard."""
     blob, sizes, first = b"".join(packets), [len(packet) for packet in packets], 0
     if codec == "vp9":
         frames = [struct.pack("<IQ", len(packet), index) + packet for index, packet in enumerate(packets)]
@@ -163,7 +161,9 @@ def shard_of(root: Path, codec: str, packets: list[bytes], pcm: np.ndarray, gop:
     stride=st.integers(1, 3), epoch=st.integers(0, 99), damage=st.none() | st.integers(0, 2000),
 )  # fmt: skip
 @pytest.mark.parametrize("codec", ["vp9", "jpeg"])
-def test_a_clips_frames_and_sound_come_back_from_the_shard(tmp_path, codec, tails, gop, frames, stride, epoch, damage):
+def test_the_frames_and_audio_of_a_clip_are_read_from_the_shard(
+    tmp_path, codec, tails, gop, frames, stride, epoch, damage
+):
     key = [VP9_KEY_FRAME + tail for tail in tails]
     packets = key if codec == "vp9" else [jpeg(64, 48, tail) for tail in tails]
     pcm = np.arange(1600 * len(packets), dtype=np.int16)
@@ -197,7 +197,7 @@ def test_a_clips_frames_and_sound_come_back_from_the_shard(tmp_path, codec, tail
     assert reader.pcm(plan)[0].tolist() == window.tolist() + [0] * (config.audio_samples - len(window))
 
 
-def test_an_index_that_promises_a_monstrous_picture_is_refused_before_memory_is_asked_for(tmp_path):
+def test_an_index_with_an_enormous_image_is_refused_before_memory_is_allocated(tmp_path):
     manifest = shard_of(tmp_path, "jpeg", [jpeg(64, 48, b"picture")] * 2, np.zeros(3200, np.int16), 1)
     manifest.frame_offsets = manifest.frame_offsets.astype(np.int64)
     manifest.frame_offsets[-1] += 2**50
@@ -219,27 +219,3 @@ def ivf_packets(blob: bytes) -> list[bytes]:
         place += 12 + size
     assert place == len(blob)
     return packets
-
-
-@QUICK
-@given(
-    run_dir=st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20),
-    seed=st.integers(-(2**63), 2**63 - 1), lr=st.floats(1e-300, 1e300), flag=st.booleans(),
-    area=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1.0)),
-    options=st.dictionaries(TEXT, st.integers(-5, 5) | st.booleans() | TEXT | st.none(), max_size=4),
-)  # fmt: skip
-def test_overrides_set_what_they_say_and_settings_come_back(tmp_path, run_dir, seed, lr, flag, area, options):
-    values = {
-        **{"run_dir": run_dir, "seed": seed, "optim.lr": lr, "train.compile": flag},
-        **{"augment.crop_area": list(area), "sampler.options": options},
-    }
-    config = load_config(Config, None, [f"{key}={yaml.safe_dump(value)}" for key, value in values.items()])
-    tree = to_dict(config)
-    for key, value in values.items():
-        node = tree
-        for part in key.split("."):
-            node = node[part]
-        assert node == value
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    assert load_config(Config, path) == config
