@@ -1,16 +1,19 @@
 # make train: the whole job on a demo corpus.  make test: the tests.  make help: this list.
 PYTHON ?= python3
+# requirements-cuda12.txt for a driver that is too old for CUDA 13.
+LIST ?= requirements.lock
+DRIVER := /proc/driver/nvidia/version
 BIN := .venv/bin
 DEMO := data/demo
 RUN := runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint clean
+.PHONY: help setup train test lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/'
 
-setup: .venv/installed ## make .venv and install requirements.txt
+setup: .venv/installed ## make .venv and install requirements.txt, as requirements.lock pins it
 
 train: $(DEMO)/shards/manifest/meta.json ## demo corpus, shards, training, linear probe (4 minutes on 2 cores)
 	$(BIN)/torchrun --standalone --nproc_per_node=1 train.py --config configs/quickstart.yaml --resume auto run_dir=$(RUN)
@@ -26,14 +29,21 @@ lint: .venv/installed-tests ## check style with ruff, types with mypy, imports w
 	$(BIN)/python -m mypy
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo --no-cache
 
+lock: .venv/installed ## pin everything that requirements.txt needs in requirements.lock, with hashes
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: --emit-build-options requirements.txt -o requirements.lock
+
 clean: ## remove the environment; data and runs stay
 	rm -rf .venv
 
-.venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
-	  { echo "Python 3.10, 3.11 or 3.12 is needed, $$($(PYTHON) --version) was found: make PYTHON=python3.11 ..."; exit 1; }
+.venv/installed: $(LIST)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed, $$($(PYTHON) --version) was found: make PYTHON=python3.11 ..."; exit 1; }
+	@echo "Installing $(LIST) into .venv: about 4.3 GB to download, 8.4 GB on disk"
+	@test -e $(DRIVER) || \
+	  echo "No NVIDIA driver here: everything will run on the CPU. For a smaller installation see docs/running.md"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(filter %.lock,$(LIST)),--require-hashes) -r $(LIST)
 	touch $@
 
 .venv/installed-tests: .venv/installed requirements-test.txt

@@ -37,9 +37,8 @@ class EncoderPair(nn.Module):
 def use_channels_last(model: CrossModalModel) -> None:
     """Stores convolution weights channels-last, as the loaders deliver the pixels: the fastest for convolutions."""
     for encoders in (model.query, model.key):
-        # torch's type stubs have this form of `to` for tensors only.
-        encoders["video"].to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        encoders["audio"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        encoders["video"].to(memory_format=torch.channels_last_3d)
+        encoders["audio"].to(memory_format=torch.channels_last)
 
 
 def recompute_activations(model: CrossModalModel) -> None:

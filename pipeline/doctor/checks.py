@@ -11,14 +11,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from common.environment import CGROUPS, ROOT, available_cores, cpu_quota
+from common.environment import CGROUPS, ROOT, available_cores, cpu_quota, installed_version
 
 INSTALL = "pip install -r requirements.txt (or: make setup)"
-PYTHONS = ((3, 10), (3, 12))
+PYTHONS = ((3, 11), (3, 13))
 """Oldest and newest supported version of Python."""
 SMALLEST_MEMORY, SMALLEST_DISK = 2 * 2**30, 2**30
 """Bytes of memory and of disk that a small run needs."""
@@ -48,26 +47,27 @@ def check_python() -> Finding:
     found = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} at {sys.executable}"
     if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         return Finding("Python", "ok", found)
-    return Finding("Python", "error", found, "3.10, 3.11 or 3.12 is needed: make setup PYTHON=python3.11")
+    return Finding("Python", "error", found, "3.11, 3.12 or 3.13 is needed: make setup PYTHON=python3.11")
 
 
 def check_packages() -> Finding:
-    """Whether the installed packages have the versions in requirements.txt."""
-    wanted = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    """Whether the installed packages have the versions in requirements.txt, or in its variant for CUDA 12."""
+    cuda12 = bool(installed_version("nvidia-dali-cuda120")) and not installed_version("nvidia-dali-cuda130")
+    listed = ROOT / ("requirements-cuda12.txt" if cuda12 else "requirements.txt")
+    wanted = dict(re.findall(r"^([\w.-]+)==(\S+)", listed.read_text(), re.MULTILINE))
     missing, other = [], []
     for name, pinned in wanted.items():
-        try:
-            installed = version(name)
-        except PackageNotFoundError:
+        # On a machine without a GPU faiss-cpu does as well.
+        installed = installed_version(name) or (installed_version("faiss-cpu") if name == "faiss-gpu" else None)
+        if installed is None:
             missing.append(name)
-        else:
-            if installed.partition("+")[0] != pinned:
-                other.append(f"{name} {installed} (tested: {pinned})")
+        elif installed.partition("+")[0] != pinned:
+            other.append(f"{name} {installed} (tested: {pinned})")
     if missing:
         return Finding("packages", "error", f"missing: {', '.join(missing)}", INSTALL)
     if other:
         return Finding("packages", "warning", f"other versions than tested: {', '.join(other)}", INSTALL)
-    return Finding("packages", "ok", f"all {len(wanted)} have the versions in requirements.txt")
+    return Finding("packages", "ok", f"all {len(wanted)} have the versions in {listed.name}")
 
 
 def check_gpu() -> Finding:

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 
@@ -22,7 +23,7 @@ from training.report.runs import Run
 
 COLUMNS = 3
 RAW_POINTS = 1500
-LineStyle = str | tuple[float, Sequence[float]]
+LineStyle = Literal["-"] | tuple[float, Sequence[float]]
 STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 """Okabe and Ito's colours, which colour-blind readers can distinguish; more runs take theirs from a colour map."""
@@ -102,8 +103,10 @@ def draw(runs: Sequence[Run], *, title: str) -> dict[str, bytes]:
     panels = panels_of(runs)
     rows = -(-len(panels) // COLUMNS)
     files = {}
-    style = {"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "svg.hashsalt": "report"}
-    with warnings.catch_warnings(), plt.rc_context(style):
+    with (
+        warnings.catch_warnings(),
+        plt.rc_context({"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "svg.hashsalt": "report"}),
+    ):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # run names may be in any script
         figure, axes = plt.subplots(
             rows, COLUMNS, figsize=(5.2 * COLUMNS, 3.3 * rows + 1.2), squeeze=False, layout="constrained"

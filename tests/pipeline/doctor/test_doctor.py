@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -141,16 +142,28 @@ def test_missing_communication_backends_are_reported(machine, gpus, gloo, nccl, 
 
 
 def test_all_missing_packages_are_listed(monkeypatch):
-    def version(name):
-        if name in ("decord", "av"):
-            raise checks.PackageNotFoundError(name)
-        return "0.0.1"
-
-    monkeypatch.setattr(checks, "version", version)
+    monkeypatch.setattr(checks, "installed_version", lambda name: None if name in ("decord", "av") else "0.0.1")
     finding = checks.check_packages()
     assert finding.state == "error"
     assert finding.found == "missing: decord, av"
     assert "requirements.txt" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("instead", "listed"),
+    [
+        ({"faiss-gpu": "faiss-cpu"}, "requirements.txt"),
+        ({"nvidia-dali-cuda130": "nvidia-dali-cuda120"}, "requirements-cuda12.txt"),
+    ],
+)
+def test_packages_for_cpus_or_for_cuda_12_are_accepted(monkeypatch, instead, listed):
+    versions = dict(re.findall(r"^([\w.-]+)==(\S+)", (checks.ROOT / listed).read_text(), re.MULTILINE))
+    versions |= {new: versions[old] for old, new in instead.items() if old in versions}
+    versions = {name: found for name, found in versions.items() if name not in instead}
+    monkeypatch.setattr(checks, "installed_version", versions.get)
+    finding = checks.check_packages()
+    assert finding.state == "ok"
+    assert listed in finding.found
 
 
 def test_a_package_that_does_not_import_becomes_a_finding():
@@ -164,7 +177,7 @@ def test_a_package_that_does_not_import_becomes_a_finding():
     assert finding.fix
 
 
-@pytest.mark.parametrize("wrong", [(3, 9, 18), (3, 13, 0)])
+@pytest.mark.parametrize("wrong", [(3, 10, 13), (3, 14, 0)])
 def test_unsupported_versions_of_python_are_errors(monkeypatch, wrong):
     monkeypatch.setattr(checks.sys, "version_info", wrong)
     assert checks.check_python().state == "error"

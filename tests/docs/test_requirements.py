@@ -1,0 +1,142 @@
+"""The requirement files agree, the lock holds what they ask for, and continuous integration fetches by commit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pipeline.doctor.checks import PYTHONS
+
+ROOT = Path(__file__).resolve().parents[2]
+LISTS = sorted(path.name for path in ROOT.glob("requirements*.txt"))
+LOCK = (ROOT / "requirements.lock").read_text()
+TORCH = {"torch", "torchvision", "torchaudio"}
+
+
+def pins(text: str) -> dict[str, set[str]]:
+    """The versions of each package; a lock names several where it depends on the Python."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([A-Za-z][\w.-]*)==([^\s;]+)", text, re.MULTILINE):
+        found.setdefault(canonicalize_name(name), set()).add(version)
+    return found
+
+
+def listed(name: str) -> dict[str, set[str]]:
+    return pins((ROOT / name).read_text())
+
+
+def test_the_lock_pins_what_is_listed():
+    locked = pins(LOCK)
+    assert {name: locked.get(name) for name in listed("requirements.txt")} == listed("requirements.txt")
+
+
+def test_every_package_of_the_lock_has_a_hash():
+    entries = re.split(r"^(?=[A-Za-z])", LOCK, flags=re.MULTILINE)[1:]
+    assert len(entries) >= len(listed("requirements.txt"))
+    for entry in entries:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), entry.splitlines()[0]
+
+
+def test_the_lock_holds_what_its_packages_need():
+    """As far as they are installed here."""
+    locked = pins(LOCK)
+    for name in locked:
+        try:
+            here = distribution(name)
+        except PackageNotFoundError:  # of another Python
+            continue
+        if here.version.partition("+")[0] not in locked[name]:
+            continue
+        for requirement in map(Requirement, here.requires or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                versions = locked.get(canonicalize_name(requirement.name), set())
+                assert any(map(requirement.specifier.contains, versions)), f"{name} needs {requirement}: make lock"
+
+
+def test_lock_and_makefile_name_the_same_command():
+    (command,) = re.findall(r"^\s+\$\(BIN\)/(uv pip compile .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert f"#    {command.replace('--quiet ', '')}\n" in LOCK
+    assert "--python-version {}.{} ".format(*PYTHONS[0]) in command
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(LISTS, 2)))
+def test_lists_agree_on_what_they_share(one, other):
+    first, second = listed(one), listed(other)
+    shared = first.keys() & second.keys() - (TORCH if "requirements-cuda12.txt" in (one, other) else set())
+    assert {name: first[name] for name in shared} == {name: second[name] for name in shared}
+
+
+def test_the_cuda_12_list_differs_in_torch_and_dali_only():
+    usual, older = listed("requirements.txt"), listed("requirements-cuda12.txt")
+    assert usual.keys() ^ older.keys() == {"nvidia-dali-cuda130", "nvidia-dali-cuda120"}
+    assert usual["nvidia-dali-cuda130"] == older["nvidia-dali-cuda120"]
+
+
+def test_the_cuda_12_list_can_be_installed():
+    # fast-deps: of a wheel only the part with its requirements is fetched, else this would be 5 GB.
+    command = ["install", "--dry-run", "--ignore-installed", "--only-binary=:all:", "--use-feature=fast-deps"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pip", *command, "--timeout=10", "--retries=1", "-r", "requirements-cuda12.txt"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    unreachable = "No module named pip|after connection broken by|connection error"
+    if result.returncode and re.search(unreachable, result.stderr):
+        pytest.skip("the package index cannot be reached")
+    assert result.returncode == 0, result.stderr[-2000:]
+    chosen = result.stdout.splitlines()[-1]
+    assert chosen.startswith("Would install")
+    assert "nvidia-cudnn-cu12" in chosen
+    assert "cu13" not in chosen
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_setup_says_first_what_it_installs_and_that_there_is_no_gpu(tmp_path, driver):
+    """With a pip that only writes down what it is asked for."""
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    stub = tmp_path / ".venv/bin/python"
+    stub.parent.mkdir(parents=True)
+    stub.write_text('#!/bin/sh\necho "asked for: $*"\n')
+    stub.chmod(0o755)
+    (tmp_path / "driver").write_text("")
+    result = subprocess.run(
+        ["make", "setup", f"PYTHON={sys.executable}", f"DRIVER={'driver' if driver else 'none'}"],
+        cwd=tmp_path,
+        env={**os.environ, "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    before, asked, _ = result.stdout.partition("asked for: ")
+    assert asked
+    assert "install --disable-pip-version-check --quiet --require-hashes -r requirements.lock" in result.stdout
+    assert "GB to download" in before
+    assert ("run on the CPU" in before) is not driver
+
+
+def test_the_makefile_takes_the_supported_pythons():
+    assert "{} <= sys.version_info[:2] <= {}".format(*PYTHONS) in (ROOT / "Makefile").read_text()
+
+
+def test_actions_are_pinned_by_commit():
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    assert workflows
+    for path in workflows:
+        jobs = yaml.safe_load(path.read_text())["jobs"].values()
+        for action in (step["uses"] for job in jobs for step in job["steps"] if "uses" in step):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), f"{path.name}: {action}"
