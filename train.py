@@ -40,7 +40,11 @@ def main() -> int:
         help="auto (resume from the latest checkpoint), never (default), or a checkpoint path",
     )
     parser.add_argument(
-        "--profile", nargs="?", const=DEFAULT_STEPS, metavar="FIRST:LAST", help="write a trace of these steps"
+        "--profile",
+        nargs="?",
+        const=DEFAULT_STEPS,
+        metavar="FIRST:LAST",
+        help=f"write a trace of these steps (by default {DEFAULT_STEPS})",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="run two steps to report memory and throughput; write nothing"
