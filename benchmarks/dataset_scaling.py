@@ -1,9 +1,9 @@
-"""Whether cost stays flat as a data set grows: start-up, memory and clips/s by samples and by shards.
+"""Measures start-up time, memory and clips/s of the loader as the numbers of samples and shards grow.
 
     python -m benchmarks.dataset_scaling --data data/demo/shards --json out.json
 
-A prepared data set is repeated in a synthetic manifest: every row points at real bytes, every further shard is a link
-to a real one. Each case runs in a process of its own; rounds are interleaved and figures are medians.
+A synthetic manifest repeats a prepared data set: every row points at real bytes, and every shard is a symbolic link to
+a real one. Each case runs in its own process; rounds are interleaved and figures are medians over rounds.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pipeline.shards.manifest import COLUMNS, Manifest
 from settings import Config, load_config
 
 CASES = [(1_000, 1), (10_000, 1), (100_000, 1), (100_000, 10), (100_000, 100), (100_000, 1_000), (1_000_000, 1_000)]
-"""(samples, shards)."""
+"""The (samples, shards) of each case."""
 
 
 def synthesise(source: Path, target: Path, *, samples: int, shards: int) -> None:
-    """Writes a data set of `samples` rows in `shards` shards; all its bytes are those of `source`'s first shard."""
+    """Writes a data set with `samples` rows in `shards` shards, which all link to the first shard of `source`."""
     real = Manifest.open(source)
     rows = np.flatnonzero(real.shard == 0)
     chosen = np.resize(rows, samples)
@@ -62,7 +62,7 @@ def synthesise(source: Path, target: Path, *, samples: int, shards: int) -> None
 
 
 def measure(data: Path, clips: int) -> dict[str, float]:
-    """One case, in this process: seconds from nothing to the first batch, clips/s of random samples, memory."""
+    """Measures one case in this process: seconds to the first batch, clips/s of random samples, CPU time, memory."""
     from pipeline.loader import make_loader
 
     config = load_config(
@@ -71,7 +71,7 @@ def measure(data: Path, clips: int) -> dict[str, float]:
     imported = usage().peak_bytes
     began = time.perf_counter()
     loader = make_loader(config)
-    batches = loader.steps(0, sys.maxsize)  # the smallest case has fewer clips than are asked for
+    batches = loader.steps(0, sys.maxsize)  # across epochs: the smallest case has fewer than `clips` samples
     first = next(batches)
     start_up = time.perf_counter() - began
     for _ in range(4):
@@ -87,7 +87,8 @@ def measure(data: Path, clips: int) -> dict[str, float]:
     }
 
 
-def measure_apart(data: Path, clips: int) -> dict[str, float]:
+def measure_in_subprocess(data: Path, clips: int) -> dict[str, float]:
+    """Runs `measure` in its own process."""
     command = [sys.executable, "-m", "benchmarks.dataset_scaling", "--case", str(data), "--clips", str(clips)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
@@ -95,9 +96,9 @@ def measure_apart(data: Path, clips: int) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to repeat")
-    parser.add_argument("--clips", type=int, default=1600)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--clips", type=int, default=1600, help="timed clips per case and round")
+    parser.add_argument("--rounds", type=int, default=10, help="interleaved repeats of all cases")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.case:
@@ -108,13 +109,13 @@ def main(arguments: list[str] | None = None) -> None:
         for samples, shards in CASES:
             synthesise(options.data, Path(work) / f"{samples}-{shards}", samples=samples, shards=shards)
         for number in range(options.rounds):
-            # Up and down in turns, for a machine whose speed drifts.
+            # Alternating order cancels a drift of the machine's speed.
             for samples, shards in CASES if number % 2 == 0 else reversed(CASES):
-                runs[samples, shards].append(measure_apart(Path(work) / f"{samples}-{shards}", options.clips))
+                runs[samples, shards].append(measure_in_subprocess(Path(work) / f"{samples}-{shards}", options.clips))
                 print(samples, shards, runs[samples, shards][-1], file=sys.stderr)
     records: list[dict[str, Any]] = []
     for (samples, shards), found in runs.items():
-        # Of the same round, as the machine's speed drifts.
+        # Ratios are taken within a round because the machine's speed drifts between rounds.
         pairs = zip(found, runs[CASES[0]], strict=True)
         ratios = [run["clips_per_second"] / first["clips_per_second"] for run, first in pairs]
         records.append(

@@ -1,22 +1,20 @@
-"""From stored videos to training batches: our loader beside what people use today, in one run.
+"""Compares the throughput of our loader, from stored videos to training batches, with other libraries.
 
     python -m benchmarks.decode --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
 
-Every row gives the same clips (16 frames at 10 a second, random crop to 112 pixels, colour, normalisation, and the
-log-mel spectrogram of the sound) of the same source videos. A row runs in a process of its own; rounds are interleaved
-and figures are medians over them. Without --videos a demo corpus is made. With --device cuda batches end on the GPU:
-ours are decoded there, where it can; those of peers are sent there.
+Every row produces the same clips (16 frames at 10 frames/s, random crop to 112 pixels, colour jitter, normalisation,
+and the log-mel spectrogram of the audio) of the same source videos. A row runs in its own process; rounds are
+interleaved and figures are medians over rounds. Without --videos a demo corpus is made. With --device cuda, batches
+end on the GPU: our loader decodes there where the GPU can; batches of the peers are copied there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +24,10 @@ import numpy as np
 import torch
 
 from benchmarks.tools.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
+from benchmarks.tools.ffmpeg import with_ffmpeg_libraries
 from benchmarks.tools.result import medians, publish, write
 from benchmarks.tools.usage import usage
-from common.environment import available_cores, environment
+from common.environment import ROOT, available_cores, environment
 from settings import ClipConfig, Config, DataConfig, TrainConfig
 
 PEERS = ("decord", "pyav", "torchcodec_exact", "torchcodec_approximate", "spdl")
@@ -37,24 +36,28 @@ ROWS = [
     *((peer, "mjpeg_144") for peer in PEERS if peer != "torchcodec_exact"),
     *(("ours", storage) for storage in SHARDS),
 ]
-"""(loader, storage). MJPEG has no GOPs: exact and approximate seeking are the same there."""
+"""The measured (loader, storage). MJPEG has no GOPs, so that exact and approximate seeking are the same there."""
 ALONE = "decoder_alone"
+"""DALI decoding the same shards from memory and doing nothing else."""
 OURS_NVDEC = "ours_nvdec"
-"""Ours with data.vp9_decoder=nvdec."""
+"""Our loader with data.vp9_decoder=nvdec."""
 OURS = ("ours", OURS_NVDEC)
 GPU_ROWS = [
     *(("torchcodec_cuda", recipe) for recipe in ("h264_256", "h264_144", "h264_144_gop250")),
     *((ALONE, storage) for storage in SHARDS),
     (OURS_NVDEC, "shards_vp9_144"),
 ]
-"""With --device cuda, besides. NVDEC takes no MJPEG."""
+"""Further rows with --device cuda. NVDEC does not decode MJPEG."""
 SETTINGS = ("frames", "batch_size", "clips", "rounds", "workers", "device")
+"""The options that a result records."""
 WARM_UP_BATCHES = 3
+"""Batches before the timed ones."""
 BATCHES_AHEAD = 8
-"""More than any loader here decodes in advance: one whose stream ends while it is measured empties its queues."""
+"""Batches after the timed ones, more than any loader here prefetches: a stream that ends empties the queues."""
 
 
 def config_of(options: argparse.Namespace, loader: str, storage: str) -> Config:
+    """The settings of a row."""
     return Config(
         data=DataConfig(
             path=str(options.work / storage / "shards"),
@@ -68,7 +71,7 @@ def config_of(options: argparse.Namespace, loader: str, storage: str) -> Config:
 
 
 def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> Iterator[Any]:
-    """`options.clips` clips of one loader over one form of storage, and what comes before and after them."""
+    """Batches with `options.clips` clips of a loader over a storage, and those before and after the timed ones."""
     config = config_of(options, loader, storage)
     wanted = options.clips + (WARM_UP_BATCHES + BATCHES_AHEAD) * options.batch_size
     if loader in OURS:
@@ -80,17 +83,17 @@ def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
         from benchmarks.peers.decoder_alone import decoder_alone
 
         return decoder_alone(config, device=torch.device(options.device), epoch=epoch)
-    from benchmarks.peers.loaders import PeerClips, data_loader, threads
+    from benchmarks.peers.loaders import PeerClips, data_loader, spdl_threads
 
     videos = recordings(options.work / storage)
     ids = np.resize(np.arange(len(videos)), wanted)
     clips = PeerClips(config=config, recordings=videos, ids=ids, epoch=epoch, decoder=loader)
-    # What decodes on a GPU does so in threads: forked workers cannot share this process's GPU.
-    return (threads if loader in ("spdl", "torchcodec_cuda") else data_loader)(clips, workers=options.workers)
+    # Peers that decode on a GPU run in threads: forked workers cannot share this process's GPU.
+    return (spdl_threads if loader in ("spdl", "torchcodec_cuda") else data_loader)(clips, workers=options.workers)
 
 
 def measure(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
-    """One row, once, in this process."""
+    """Measures one row once, in this process."""
     torch.set_num_threads(1)
     source = batches(loader, storage, options=options, epoch=epoch)
     arrived = ([tensor.to(options.device) for tensor in batch[:2]] for batch in source)
@@ -117,20 +120,14 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def measure_apart(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
-    """One row, once, in a process of its own; what it says when it fails is an error here."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.decode",
-        "--row",
-        loader,
-        storage,
-        "--epoch",
-        str(epoch),
-        "--work",
-        str(options.work),
-    ]
+def measure_in_subprocess(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
+    """Measures one row once, in its own process.
+
+    Raises:
+        RuntimeError: the process failed; the message is the last line of its standard error.
+    """
+    command = [sys.executable, "-m", "benchmarks.decode", "--row", loader, storage]
+    command += ["--epoch", str(epoch), "--work", str(options.work)]
     for name in ("frames", "batch_size", "clips", "workers", "device"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -143,13 +140,13 @@ Runs = dict[tuple[str, str], list[dict[str, float]]]
 
 
 def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The `records` after each of the interleaved rounds; a library that is absent is a row that says so."""
+    """The `records` after each of the interleaved rounds; a row whose library is missing reports the error."""
     found: Runs = {row: [] for row in rows}
     failed: dict[tuple[str, str], str] = {}
     for epoch in range(options.rounds):
         for row in (row for row in rows if row not in failed):
             try:
-                found[row].append(measure_apart(*row, options=options, epoch=epoch))
+                found[row].append(measure_in_subprocess(*row, options=options, epoch=epoch))
             except RuntimeError as error:
                 failed[row] = str(error)
             print(f"round {epoch + 1}: {' '.join(row)}: {failed.get(row) or found[row][-1]}", file=sys.stderr)
@@ -157,7 +154,7 @@ def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> Ite
 
 
 def records(found: Runs, failed: dict[tuple[str, str], str], *, workers: int) -> list[dict[str, Any]]:
-    """One record a row, with the medians over its runs."""
+    """One record per row, with the medians over its runs."""
     made = []
     for row, runs in found.items():
         record: dict[str, Any] = {"loader": row[0], "storage": row[1], "workers": workers}
@@ -171,7 +168,7 @@ def records(found: Runs, failed: dict[tuple[str, str], str], *, workers: int) ->
 
 
 def storage_quality(sources: list[Path], work: Path, names: set[str]) -> dict[str, dict[str, float]]:
-    """Of each form: kilobytes a second of video, and PSNR of the luma against the source scaled to the same size."""
+    """For each stored form: kB per second of video, and PSNR of the luma against the source scaled to that size."""
     return {name: _quality(sources, work / name, name) for name in sorted(names)}
 
 
@@ -191,7 +188,11 @@ def _quality(sources: list[Path], folder: Path, name: str) -> dict[str, float]:
 
 
 def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Our two storages against the fastest peer on each of theirs, as ratios of clips/s; and against decoding alone."""
+    """Ratios of clips/s: our loader on each of our storages over the fastest peer on its own, and over decoding alone.
+
+    Returns:
+        For each comparison `fastest_peer`, and `ratio` by our storage.
+    """
     done = [record for record in records if "failed" not in record]
     ours = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == "ours"}
     alone = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == ALONE}
@@ -214,49 +215,31 @@ def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def with_ffmpeg_libraries() -> None:
-    """Starts this program again with FFmpeg's libraries on its path, where the system has none of its own.
-
-    torchcodec and SPDL load them by their usual names; PyAV brings the same ones under names of its own.
-    """
-    import ctypes.util
-
-    import av
-
-    bundled = Path(av.__file__).resolve().parents[1] / "av.libs"
-    if os.environ.get("CMACC_FFMPEG") or ctypes.util.find_library("avcodec") or not bundled.is_dir():
-        return
-    links = Path(tempfile.mkdtemp(prefix="ffmpeg-"))
-    for stem in ("avcodec", "avdevice", "avfilter", "avformat", "avutil", "swresample", "swscale"):
-        path = next(bundled.glob(f"lib{stem}-*.so.*"))
-        major = path.name.split(".so.")[1].split(".")[0]
-        (links / f"lib{stem}.so.{major}").symlink_to(path)
-    paths = [str(links), str(bundled), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-    environ = os.environ | {"LD_LIBRARY_PATH": ":".join(paths), "CMACC_FFMPEG": str(links)}
-    os.execve(sys.executable, sys.orig_argv, environ)
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=Path, help="folder of videos with sound; without it a demo corpus is made")
-    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="where the stored forms are kept")
-    parser.add_argument("--rows", nargs="+", metavar="LOADER:STORAGE", help="only these; e.g. ours:shards_vp9_144")
-    parser.add_argument("--clips", type=int, default=256, help="a row and round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=available_cores(), help="processes or threads")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where batches must be")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    add_common_options(parser, per="row")
+    parser.add_argument("--rows", nargs="+", metavar="LOADER:STORAGE", help="only these rows, as ours:shards_vp9_144")
+    parser.add_argument("--frames", type=int, default=16, help="frames per clip")
+    parser.add_argument("--batch-size", type=int, default=16, help="clips per batch")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="decoding processes or threads")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--epoch", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
+def add_common_options(parser: argparse.ArgumentParser, *, per: str) -> None:
+    """Adds the options that benchmarks.decode_sweep has too; `per` names what is measured once per round."""
+    parser.add_argument("--videos", type=Path, help="folder of videos with audio (default: a generated demo corpus)")
+    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="folder that keeps the stored forms")
+    parser.add_argument("--clips", type=int, default=256, help=f"timed clips per {per} and round")
+    parser.add_argument("--rounds", type=int, default=3, help=f"interleaved repeats of every {per}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device that batches end on")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--plot", type=Path, help="write a chart to this file")
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    # Absolute, because the rows' processes run elsewhere.
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.row:
@@ -264,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     every = ROWS + (GPU_ROWS if options.device == "cuda" else [])
     rows = [tuple(row.split(":")) for row in options.rows] if options.rows else every
-    sources = usable_sources(options.videos or demo(options.work), seconds=options.frames / 10)
+    sources = usable_sources(options.videos or make_demo_videos(options.work), seconds=options.frames / 10)
     names = {storage for _, storage in rows}
     make_corpus(sources, options.work, sorted(names))
     setting = {"videos": len(sources)} | {name: getattr(options, name) for name in SETTINGS}
@@ -277,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
         setting["rounds"] = number
         result |= {"comparisons": comparisons(found), "records": found}
         if options.json:
-            # After every round: a run that is stopped leaves what it has measured.
+            # Written after every round, so that an interrupted run keeps its measurements.
             write(result, options.json)
     publish(result, None)
     if options.plot:
@@ -286,12 +269,12 @@ def main(arguments: list[str] | None = None) -> None:
         plot_loaders(result["records"], options.plot)
 
 
-def demo(work: Path) -> Path:
-    """A folder of demo videos, made once."""
+def make_demo_videos(work: Path) -> Path:
+    """A folder of generated videos, reused by later runs."""
     folder = work / "demo"
     if not folder.is_dir():
         command = [sys.executable, "-m", "pipeline.demo", str(folder), "--videos", "32"]
-        subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=sys.stderr)
+        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
     return folder
 
 

@@ -1,9 +1,10 @@
-"""How our loader's speed depends on how videos are stored and how clips are read.
+"""Measures how our loader's clips/s depend on the storage settings and on the clips.
 
     python -m benchmarks.decode_sweep --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
 
-One curve for each setting, the others as in decode.py: stored shorter side, GOP (VP9), frames of a clip, batch size and
-threads. Each point runs in a process of its own; rounds are interleaved and figures are medians over them.
+Each curve changes one setting and keeps the others as in benchmarks.decode: stored short side, GOP (VP9 only), frames
+per clip, batch size, threads. Each point runs in its own process; rounds are interleaved and figures are medians over
+rounds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ GOP = StorageConfig().gop
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What decode.py measures by default, but for the fields that a curve changes."""
+    """One measured setting; the defaults are those of benchmarks.decode."""
 
     codec: str
     short_side: int = 144
@@ -42,46 +43,41 @@ class Point:
 
     @property
     def storage(self) -> str:
+        """Name of the stored form, as `shard_settings` reads it."""
         name = f"shards_{self.codec}_{self.short_side}"
         return name if self.codec == "jpeg" or self.gop == GOP else f"{name}_gop{self.gop}"
 
 
 def curves() -> dict[tuple[str, str], list[Point]]:
-    """(what changes, codec) -> points."""
+    """The points of each curve, by (changed field, codec)."""
     cores = DEFAULTS.workers
     threads = sorted({*(2**n for n in range(8) if 2**n < cores), cores})
     changes = {"short_side": SHORT_SIDES, "gop": GOPS, "frames": FRAMES, "batch_size": BATCH_SIZES, "workers": threads}
     return {
         (field, codec): [replace(Point(codec=codec), **{field: value}) for value in values]
         for (field, values), codec in itertools.product(changes.items(), ("vp9", "jpeg"))
-        if (field, codec) != ("gop", "jpeg")  # every JPEG image stands alone
+        if (field, codec) != ("gop", "jpeg")  # JPEG has no GOPs
     }
 
 
 def measure(points: list[Point], *, work: Path, clips: int, rounds: int, device: str) -> dict[Point, dict[str, float]]:
-    """Medians over the rounds."""
+    """Measures every point once per round and returns its medians."""
     found: dict[Point, list[dict[str, float]]] = {point: [] for point in points}
     for epoch, point in itertools.product(range(rounds), points):
         most = max(clips, 16 * point.batch_size)
         options = argparse.Namespace(work=work, clips=most, device=device, **asdict(point))
-        found[point].append(decode.measure_apart("ours", point.storage, options=options, epoch=epoch))
+        found[point].append(decode.measure_in_subprocess("ours", point.storage, options=options, epoch=epoch))
         print(f"round {epoch + 1}: {point}: {found[point][-1]}", file=sys.stderr)
     return {point: medians(runs) for point, runs in found.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=Path, help="folder of videos with sound; without it a demo corpus is made")
-    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="where the stored forms are kept")
-    parser.add_argument("--clips", type=int, default=256, help="a point and round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where batches must be")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    decode.add_common_options(parser, per="point")
     options = parser.parse_args(arguments)
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    sources = usable_sources(options.videos or decode.demo(work), seconds=max(FRAMES) / 10)
+    sources = usable_sources(options.videos or decode.make_demo_videos(work), seconds=max(FRAMES) / 10)
     points = list(dict.fromkeys(itertools.chain.from_iterable(curves().values())))
     names = {point.storage for point in points}
     make_corpus(sources, work, sorted(names))
@@ -93,12 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     result = {
         "environment": environment("nvidia-dali-cuda130"),
-        "setting": {
-            "videos": len(sources),
-            "clips": options.clips,
-            "rounds": options.rounds,
-            "device": options.device,
-        },
+        "setting": {"videos": len(sources)} | {name: getattr(options, name) for name in ("clips", "rounds", "device")},
         "storage": decode.storage_quality(sources, work, names),
         "records": records,
     }

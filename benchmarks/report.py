@@ -1,7 +1,7 @@
-"""Puts the figures of benchmark results into the documents: python -m benchmarks.report results/
+"""Updates the tables in the documents from the results of benchmarks: python -m benchmarks.report results/
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->` in README.md and docs/performance.md; what is between
-them is replaced by what the JSON says. A document whose JSON is not in the folder keeps its table.
+In README.md and docs/performance.md, the text between `<!-- table NAME -->` and `<!-- end -->` is replaced by a table
+made from the result's JSON. A table whose JSON is not in the folder stays unchanged.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def decode(result: Result) -> str:
                 f"{record['peak_megabytes']:.0f}",
             ]
         rows.append([*cells, f"{stored['kilobytes_per_second']:.0f}", f"{stored['psnr_db']:.1f}"])
-    head = ["loader", "storage", "clips/s", "CPU ms a clip", "kB read a clip", "peak MB", "kB a second", "PSNR dB"]
+    head = ["loader", "storage", "clips/s", "CPU ms per clip", "kB read per clip", "peak MB", "stored kB/s", "PSNR dB"]
     return table(head, rows)
 
 
@@ -79,16 +79,16 @@ def decode_sweep(result: Result) -> str:
                 f"{stored['psnr_db']:.1f}",
             ]
         )
-    head = ["changed", "codec", "to", "clips/s", "CPU ms a clip", "kB a second", "PSNR dB"]
+    head = ["changed", "codec", "to", "clips/s", "CPU ms per clip", "stored kB/s", "PSNR dB"]
     return table(head, rows)
 
 
 def ratios(result: Result) -> str:
     names = {
         "files_as_people_have_them": "H.264, 256 pixels, GOP 250",
-        "same_size_h264": "H.264 of our size and frame rate",
-        "same_size_any_storage": "any storage of our size and frame rate",
-        "decoding_alone": "the same shards, from memory, and decodes alone",
+        "same_size_h264": "H.264 at our size and frame rate",
+        "same_size_any_storage": "any storage at our size and frame rate",
+        "decoding_alone": "the same shards from memory, decoding only",
     }
     kinds = result["comparisons"]
     ours = [storage for storage in SHARDS if all(storage in found["ratio"] for found in kinds.values())]
@@ -110,7 +110,7 @@ def spectrogram(result: Result) -> str:
         ]
         for record in result["records"]
     ]
-    return table(["", "windows/s", "CPU ms a window", "largest difference to torchaudio, dB"], rows)
+    return table(["", "windows/s", "CPU ms per window", "largest difference from torchaudio, dB"], rows)
 
 
 def step(result: Result) -> str:
@@ -135,9 +135,9 @@ def efficiency(result: Result) -> str:
 
 
 def scaling(result: Result) -> str:
-    # Which there are depends on the device.
-    there = {name for record in result["records"] for name in record["bytes_per_step"]}
-    collectives = [name for name in COLLECTIVES if name in there]
+    # Which collectives a step calls depends on the device.
+    called = {name for record in result["records"] for name in record["bytes_per_step"]}
+    collectives = [name for name in COLLECTIVES if name in called]
     rows = [
         [
             str(record["processes"]),
@@ -150,7 +150,7 @@ def scaling(result: Result) -> str:
     return table(["processes", "clips/s", "efficiency", *(f"{name}, kB" for name in collectives)], rows)
 
 
-def growth(result: Result) -> str:
+def dataset_scaling(result: Result) -> str:
     rows = [
         [
             f"{record['samples']:,}",
@@ -162,7 +162,8 @@ def growth(result: Result) -> str:
         ]
         for record in result["records"]
     ]
-    return table(["samples", "shards", "clips/s", "of the first row", "start-up, s", "MB above the imports"], rows)
+    head = ["samples", "shards", "clips/s", "relative to the first row", "start-up, s", "MB beyond the imports"]
+    return table(head, rows)
 
 
 COLLECTIVES = (
@@ -184,23 +185,23 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "efficiency": ("step", efficiency),
     "step_gpu": ("step_gpu", step),
     "efficiency_gpu": ("step_gpu", efficiency),
-    "dataset_scaling": ("dataset_scaling", growth),
+    "dataset_scaling": ("dataset_scaling", dataset_scaling),
     "scaling": ("scaling", scaling),
 }
-"""Name of the place -> (name of the JSON, what makes the table)."""
+"""Name of the table -> (name of the result, function that makes the table)."""
 
 
 def fill(text: str, folder: Path) -> str:
-    """`text` with every table made anew whose result is in `folder`.
+    """`text` with every table remade whose result is in `folder`.
 
     Raises:
-        SystemExit: a place whose name is unknown.
+        SystemExit: the text names an unknown table.
     """
 
     def replaced(match: re.Match[str]) -> str:
         begin, name, end = match.groups()
         if name not in TABLES:
-            raise SystemExit(f"unknown table {name!r}; there are: {', '.join(TABLES)}")
+            raise SystemExit(f"unknown table {name!r}; known tables: {', '.join(TABLES)}")
         source, make = TABLES[name]
         path = folder / f"{source}.json"
         return begin + make(json.loads(path.read_text())) + end if path.exists() else match.group(0)
@@ -210,7 +211,7 @@ def fill(text: str, folder: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="folder with the JSON of benchmarks/run_all.py")
+    parser.add_argument("results", type=Path, help="folder with the JSON that benchmarks.run_all wrote")
     options = parser.parse_args(arguments)
     for name in DOCUMENTS:
         path = ROOT / name

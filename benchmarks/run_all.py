@@ -1,10 +1,13 @@
-"""Runs every benchmark at the sizes whose figures the documents show: python -m benchmarks.run_all --out results/
+"""Runs every benchmark at the sizes that the documents report.
 
-Each writes its JSON (and chart) into the folder as it ends; one that fails is named at the end, the others still run.
-Then `python -m benchmarks.report results/` puts the tables into README.md and docs/performance.md.
+    python -m benchmarks.run_all --out results/
 
-Where there is a GPU, decode_gpu, decode_sweep_gpu and step_gpu are measured too: the last is R(2+1)D-18 on 16 frames of
-112 pixels in bf16, fed from JPEG shards of the demo corpus.
+Each benchmark writes its JSON (and chart) into the folder when it ends; if one fails, the others still run and its name
+is printed at the end. `python -m benchmarks.report results/` then updates the tables in README.md and
+docs/performance.md.
+
+On a machine with a GPU, decode_gpu, decode_sweep_gpu and step_gpu are measured too. The last trains R(2+1)D-18 on clips
+of 16 frames of 112 pixels in bf16, fed from JPEG shards of the demo corpus.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import torch
 from common.environment import ROOT
 
 PLOTTED = ("sampling_38400x3840", "decode", "decode_sweep", "decode_gpu", "decode_sweep_gpu")
+"""Results that have a chart."""
 VIDEOS, SHARDS = Path("data/demo/videos"), Path("data/demo/shards_jpeg_144")
-"""What step_gpu reads, from the repository's root."""
+"""The demo corpus that step_gpu trains on, relative to the repository's root."""
 STEP_GPU = (
     "model.video=r2plus1d_18",
     "train.precision=bf16",
@@ -29,10 +33,11 @@ STEP_GPU = (
     "pool.size=2560",
     "dictionary.size=1280",
 )
+"""Settings of step_gpu on top of configs/kinetics_sounds.yaml."""
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
-    """Name of the result -> benchmark and arguments."""
+    """The benchmark and its arguments, by the name of the result."""
     videos = ["--videos", str(options.videos)] if options.videos else []
     step = ["step", "--rounds", "150", "--against", "sampler.name=fifo"]
     return {
@@ -48,7 +53,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def gpu_commands(options: argparse.Namespace) -> dict[str, list[str]]:
-    """As `commands`, of what is measured on a GPU only."""
+    """The same as `commands` for the results that need a GPU."""
     videos = ["--videos", str(options.videos)] if options.videos else []
     on_gpu = ["--device", "cuda", "--batch-size", "128", "--clips", "4096", *videos]
     step = ["step", "--config", "configs/kinetics_sounds.yaml", "--against", "sampler.name=fifo", "--"]
@@ -60,7 +65,7 @@ def gpu_commands(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def prepare_for_gpu() -> None:
-    """Makes the demo corpus and its JPEG shards, so far as they are not there; without them step.py fails."""
+    """Makes the demo corpus and its JPEG shards unless they exist. A failure shows when benchmarks.step runs."""
     demo = ["pipeline.demo", str(VIDEOS), "--videos", "800"]
     for module in (demo, ["pipeline.prepare", str(VIDEOS), str(SHARDS), "storage.codec=jpeg"]):
         subprocess.run([sys.executable, "-m", *module], cwd=ROOT)
@@ -68,12 +73,12 @@ def prepare_for_gpu() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--videos", type=Path, help="folder of videos for decode.py; without it a demo corpus")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON and charts")
+    parser.add_argument("--videos", type=Path, help="folder of videos for decode (default: a generated demo corpus)")
     parser.add_argument(
-        "--data", type=Path, help="prepared demo corpus for step.py and growth.py; without it that of `make train`"
+        "--data", type=Path, help="prepared demo corpus for step and dataset_scaling (default: that of `make train`)"
     )
-    parser.add_argument("--only", nargs="+", help="names of results")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the results to make (default: all)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -84,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "step_gpu":
             prepare_for_gpu()
         target = options.out.resolve() / f"{name}.json"
-        # Before the settings, which may follow a "--".
+        # These options go first, because settings may follow a "--".
         plot = ["--plot", str(target.with_suffix(".png"))] if name in PLOTTED else []
         command = [sys.executable, "-m", f"benchmarks.{module}", "--json", str(target), *plot, *rest]
         print(f"{name}: {' '.join(command)}", flush=True)

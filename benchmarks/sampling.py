@@ -1,18 +1,17 @@
-"""Times every sampler and what others use in its place, side by side in one run.
+"""Times every sampler and its published alternatives, side by side in one run.
 
     python -m benchmarks.sampling --sizes 38400x128 38400x3840 --json out.json --plot out.png
-    python -m benchmarks.sampling --step            # the whole selection inside a training step
+    python -m benchmarks.sampling --step            # the complete selection as a training step does it
     python -m benchmarks.sampling --sizes 4096x256 --seeds 100 --backends kmeanspp_sequential kmeanspp --quality
 
-Repeats are interleaved and medians are of CPU time on a CPU (one thread: other work on the machine disturbs it little)
-and of CUDA events on a GPU. The sequential oracle and BADGE's routine cost the same for every pick: with
---sequential-picks n they are timed over n picks and extrapolated, which the output says.
+Repeats are interleaved and figures are medians. Time is CPU time on a CPU (with one thread, other work on the machine
+hardly disturbs it) and CUDA events on a GPU. The sequential oracle and BADGE's routine cost the same for every pick:
+with --sequential-picks n they are timed over n picks and extrapolated, which the output says.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from benchmarks.peers.samplers import BASELINES
 from benchmarks.sampling_step import measure_step
 from benchmarks.tools.plots import plot_times
 from benchmarks.tools.pools import KINDS, make_pool
+from benchmarks.tools.result import write
 from benchmarks.tools.sampling_backends import DEFAULT_BACKENDS, LINEAR, ORACLE, VARIANTS, make_backend
 from benchmarks.tools.timing import hold_threads, timed
 from common.environment import environment
@@ -35,6 +35,7 @@ from sampler.quality import near_duplicate_share, phi
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, Candidates]]:
+    """The (kind of pool, rows, picks, candidates) to measure."""
     for kind in arguments.kinds:
         for size in arguments.sizes:
             rows, picks = (int(part) for part in size.split("x"))
@@ -46,7 +47,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, Candid
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One record for every (kind, size, backend)."""
+    """Measures every (kind, size, backend) and returns one record for each."""
     records = []
     for kind, rows, picks, pool in cases(arguments):
         persistent = {name: make_backend(name) for name in arguments.backends if name.endswith("_persistent")}
@@ -67,7 +68,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def warm_up(sampler: Sampler, name: str, pool: Candidates, picks: int) -> None:
-    """Libraries compile kernels at the first call of each shape; a persistent index is built on the whole pool."""
+    """Runs a selection untimed: libraries compile kernels at first, and a persistent index is built on all rows."""
     if name in (ORACLE, *BASELINES):
         return
     table = pool if name.endswith("_persistent") else pool.rows(slice(0, 8192))
@@ -77,7 +78,11 @@ def warm_up(sampler: Sampler, name: str, pool: Candidates, picks: int) -> None:
 def one_run(
     sampler: Sampler | None, name: str, pool: Candidates, picks: int, seed: int, arguments: argparse.Namespace
 ) -> tuple[float, float | None, Any]:
-    """Seconds (extrapolated where so asked), peak memory and the selection; its index, if any, is built anew."""
+    """Seconds (extrapolated with --sequential-picks), peak memory and the selection.
+
+    Args:
+        sampler: a persistent sampler to use; None builds one, with its index, within the timed call.
+    """
     k = min(picks, arguments.sequential_picks or picks) if name in LINEAR else picks
     sampler = sampler or make_backend(name)
     generator = torch.Generator().manual_seed(seed)
@@ -94,6 +99,7 @@ def summary(
     picks: int,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
+    """The record of a backend's runs."""
     last = runs[-1][-1]
     record = {
         "backend": name,
@@ -113,7 +119,7 @@ def summary(
 
 
 def add_ratios(records: list[dict[str, Any]]) -> None:
-    """Speed and phi relative to the oracle of the same case, with the standard error of the phi ratio."""
+    """Adds speed and phi relative to the oracle of the same case, with the standard error of the phi ratio."""
     oracle = next((record for record in records if record["backend"] == ORACLE), None)
     for record in records if oracle else ():
         record["times_faster"] = oracle["seconds"] / record["seconds"]
@@ -124,6 +130,7 @@ def add_ratios(records: list[dict[str, Any]]) -> None:
 
 
 def line(record: dict[str, Any]) -> str:
+    """A record as one line of text."""
     text = f"{record['kind']:6} {record['rows']:>9} x {record['picks']:<5} {record['backend']:26} "
     text += f"{record['seconds']:10.4f} s"
     if "times_faster" in record:
@@ -138,7 +145,7 @@ def line(record: dict[str, Any]) -> str:
 
 
 def conditions(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the figures depend on."""
+    """The arguments, the clock and the environment of a result."""
     return {
         "arguments": {key: value for key, value in vars(arguments).items() if key not in ("json", "plot")},
         "clock": "CPU time of the process" if arguments.device == "cpu" else "CUDA events",
@@ -149,23 +156,23 @@ def conditions(arguments: argparse.Namespace) -> dict[str, Any]:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = sorted({*SAMPLERS, *VARIANTS, *BASELINES})
-    parser.add_argument("--sizes", nargs="+", default=["4096x128", "38400x128"], help="rows x picks, as in 38400x3840")
-    parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=sorted(KINDS))
-    parser.add_argument("--backends", nargs="+", default=DEFAULT_BACKENDS, choices=known, metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=3, help="interleaved repeats")
-    parser.add_argument("--slow-repeats", type=int, default=sys.maxsize, help=f"of {ORACLE} and the baselines at most")
     parser.add_argument(
-        "--sequential-picks",
-        type=int,
-        default=0,
-        help="picks that backends of constant cost a pick are timed over; 0 = all",
+        "--sizes", nargs="+", default=["4096x128", "38400x128"], help="candidates x picks, as in 38400x3840"
     )
-    parser.add_argument("--quality", action="store_true", help="also phi and near-duplicates of every selection")
+    parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=sorted(KINDS), help="synthetic pools")
+    parser.add_argument("--backends", nargs="+", default=DEFAULT_BACKENDS, choices=known, metavar="NAME",
+                        help=f"any of {', '.join(known)}")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, help="interleaved repeats, each with a seed of its own")
+    parser.add_argument("--slow-repeats", type=int, default=sys.maxsize,
+                        help=f"most repeats of {ORACLE} and of the alternatives")  # fmt: skip
+    parser.add_argument("--sequential-picks", type=int, default=0,
+                        help=f"extrapolate {', '.join(LINEAR)} from this many picks; 0: run all")  # fmt: skip
+    parser.add_argument("--quality", action="store_true", help="also report phi and near-duplicates of the selections")
     parser.add_argument("--step", action="store_true", help="time the selection inside a training step instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--plot", type=Path, help="write a chart to this file")
     return parser.parse_args(arguments)
 
 
@@ -176,8 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     for record in records if options.step else ():
         print(line(record))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"environment": conditions(options), "records": records}, indent=1) + "\n")
+        write({"environment": conditions(options), "records": records}, options.json)
     if options.plot:
         plot_times(records, options.plot)
 

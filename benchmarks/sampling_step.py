@@ -1,4 +1,4 @@
-"""The whole selection as a training step does it."""
+"""Times the complete selection as a training step does it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from sampler.base import Candidates
 from settings import DictionaryConfig, PoolConfig, SamplerConfig
 
 _ROWS, _BATCH, _DIM, _HIDDEN, _DICTIONARY = 38_400, 128, 128, 512, 3_840
+"""The paper's sizes."""
 
 
 def measure_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Posterior, gradient factors, selection and enqueue of one modality at the paper's sizes; a record a backend."""
+    """Times posterior, gradient factors, selection and enqueue of one modality; one record per backend."""
     generator = torch.Generator().manual_seed(0)
     pool = make_pool("real", _ROWS)
     queries = torch.nn.functional.normalize(torch.randn(_BATCH, _DIM, generator=generator), dim=1).to(arguments.device)
@@ -35,7 +36,7 @@ def measure_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 active.add(queries, ids)
 
             seconds[name].append(timed(work, device=arguments.device, threads=arguments.threads)[0])
-    # The first step of each builds what lasts (the index), and is not counted.
+    # The first step of each backend builds its persistent state (the index) and is not counted.
     return [
         {
             "kind": "step",

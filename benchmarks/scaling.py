@@ -1,9 +1,9 @@
-"""One to n processes on this machine, bytes in each collective, and what they would cost on eight nodes of eight GPUs.
+"""Trains 1 to n processes, counts the bytes of each collective and estimates their cost on 8 nodes with 8 GPUs each.
 
     python -m benchmarks.scaling --processes 1 2 4 --json out.json [key=value ...]
 
-Every process trains on clips from memory with the same local batch ("weak" scaling: the ideal is a flat line as long as
-each process has a core of its own). The bytes are counted where the collectives are called.
+Every process trains on clips from memory with the same local batch (weak scaling: ideally the efficiency stays at
+100 % as long as each process has a core of its own). The bytes are counted where the collectives are called.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from settings import Config, load_config
 from training import distributed
 from training.step import Learner
 
-NODES, GPUS_A_NODE = 8, 8
+NODES, GPUS_PER_NODE = 8, 8
+"""The cluster for which the cost is estimated."""
 NVLINK, NETWORK, LATENCY = 360e9, 40e9, 20e-6
-"""Assumed, a GPU and direction: 80 % of NVLink 4's 450 GB/s, 80 % of 400 Gbit/s, and seconds a collective."""
+"""Assumed bytes/s per GPU and direction (80 % of NVLink 4's 450 GB/s and of 400 Gbit/s), and seconds per collective."""
 
 
 class Counter:
-    """Counts calls and bytes of the collectives of a step."""
+    """Counts the calls and bytes of the collectives in a step."""
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
@@ -48,14 +49,12 @@ class Counter:
         self.bytes[name] = self.bytes.get(name, 0) + times * tensor.numel() * tensor.element_size()
 
     def install(self) -> None:
-        gather, reduce, reduce_with_gradient = (
-            dist.all_gather_into_tensor,
-            dist.all_reduce,
-            training.sync_batchnorm.all_reduce,
-        )
+        """Wraps torch.distributed's collectives and BatchNorm's differentiable all-reduce, for good."""
+        gather, reduce = dist.all_gather_into_tensor, dist.all_reduce
+        reduce_with_gradient = training.sync_batchnorm.all_reduce
 
         def counted_gather(output: torch.Tensor, local: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            # On GPUs torch's SyncBatchNorm gathers too: mean, deviation and count of each layer, in one row.
+            # On GPUs, torch's SyncBatchNorm gathers too: one row per layer with means, deviations and the count.
             what = "queries, keys and hidden" if local.dim() > 1 else "BatchNorm statistics"
             self.note(f"all-gather of {what}", local)
             return gather(output, local, *args, **kwargs)
@@ -65,7 +64,7 @@ class Counter:
             return reduce(tensor, *args, **kwargs)
 
         def counted_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-            # Its backward pass sums the gradients of the statistics in the same way.
+            # Counted twice: its backward pass all-reduces the gradients of the statistics.
             self.note("all-reduce of BatchNorm statistics", tensor, times=2)
             return reduce_with_gradient(tensor)
 
@@ -85,7 +84,7 @@ def random_batch(config: Config, first_id: int, device: torch.device) -> Batch:
 
 
 def worker(options: argparse.Namespace) -> None:
-    """One process of a run: trains, and rank 0 prints what it found."""
+    """One process of a run: trains; rank 0 prints the measured record as JSON."""
     config = load_config(Config, options.config, options.overrides)
     world = distributed.start(config.train.device, options.threads)
     local = config.train.batch_size
@@ -125,22 +124,22 @@ def _flat(learner: Learner) -> torch.Tensor:
 
 
 def cluster(record: dict[str, Any]) -> dict[str, Any]:
-    """Seconds a step in collectives on NODES x GPUS_A_NODE GPUs, each with the same local batch.
+    """Seconds per step spent in collectives on NODES x GPUS_PER_NODE GPUs, each with the same local batch.
 
-    Assumptions: rings; a reduction moves 2 (n - 1) / n of its bytes through each GPU, a gather (n - 1) times the
-    local bytes; nodes reduce within over NVLink first, then between over the network, of which each GPU has a link of
-    its own; a gather is bound by the network; each call costs LATENCY; nothing overlaps with computing (DDP hides most
-    of the gradients' part, so this is an upper bound).
+    Assumptions: ring algorithms; an all-reduce moves 2 (n - 1) / n of its bytes through each GPU, an all-gather (n - 1)
+    times the local bytes; reductions run over NVLink within a node and then over the network between nodes, where each
+    GPU has its own link; an all-gather is bound by the network; each call costs LATENCY; nothing overlaps with
+    computation (DDP hides most of the gradients' all-reduce, so this is an upper bound).
     """
-    ranks = NODES * GPUS_A_NODE
+    ranks = NODES * GPUS_PER_NODE
     found = {}
     for name, size in record["bytes_per_step"].items():
         latency = record["calls_per_step"][name] * LATENCY
         if "gather" in name:
             found[name] = latency + (ranks - 1) * size / NETWORK
         else:
-            within = 2 * (GPUS_A_NODE - 1) / GPUS_A_NODE * size / NVLINK
-            between = 2 * (NODES - 1) / NODES * size / GPUS_A_NODE / NETWORK
+            within = 2 * (GPUS_PER_NODE - 1) / GPUS_PER_NODE * size / NVLINK
+            between = 2 * (NODES - 1) / NODES * size / GPUS_PER_NODE / NETWORK
             found[name] = latency + within + between
     total = sum(found.values())
     return {"nodes": NODES, "gpus": ranks, "seconds": found, "total_seconds": total,
@@ -153,19 +152,19 @@ def launch(processes: int, options: argparse.Namespace) -> dict[str, Any]:
     command += ["--threads", str(options.threads), *options.overrides]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if done.returncode:
-        raise SystemExit(f"{processes} processes: the run failed, see above")
+        raise SystemExit(f"the run with {processes} processes failed; its output is above")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes to compare")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps per run")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads per process")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as to train.py")
     options = parser.parse_intermixed_args(arguments)
     if options.worker:
         worker(options)

@@ -1,9 +1,9 @@
-"""Log-mel spectrograms a second: ours beside DALI's operators, torchaudio and librosa, on the same waveforms.
+"""Compares log-mel spectrograms/s of our code, DALI's operators, torchaudio and librosa on the same waveforms.
 
     python -m benchmarks.spectrogram --json out.json
 
-Rounds are interleaved, figures are medians; the largest difference to torchaudio stands beside each row. On a GPU ours
-are DALI's operators; on a CPU torch's.
+Rounds are interleaved and figures are medians; each record also holds the largest difference from torchaudio. Our
+loader computes spectrograms with DALI's operators on a GPU and with torch on a CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.load.log_mel import LogMel, LogMelRunner
 from settings import Config
 
 Compute = Callable[[np.ndarray], torch.Tensor]
-"""int16 [B, samples] to float32 [B, 1, n_mels, F], normalised."""
+"""Computes normalised float32 [B, 1, n_mels, F] from int16 [B, samples]."""
 
 
 def with_dali(config: Config, options: argparse.Namespace) -> Compute:
@@ -91,7 +91,7 @@ LIBRARIES: dict[str, Callable[[Config, argparse.Namespace], Compute]] = {
 
 
 def waveforms(count: int, samples: int) -> np.ndarray:
-    """Tones that glide, with a little noise: int16 [count, samples]."""
+    """Gliding tones with a little noise, int16 [count, samples]."""
     rng = np.random.default_rng(0)
     time_axis = np.arange(samples) / 16000
     pitch = rng.uniform(100, 4000, (count, 1)) * (
@@ -110,10 +110,10 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             computes[name] = make(config, options)
             computes[name](pcm)
         except ImportError as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
+            print(f"{name}: skipped, {error}", file=sys.stderr)
     reference = computes["torchaudio"](pcm).cpu()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in computes}
-    # NumPy's products, for librosa, have threads of their own.
+    # librosa's matrix products run in BLAS threads, which torch.set_num_threads does not limit.
     with threadpool_limits(options.threads):
         for _ in range(options.rounds):
             for name, compute in computes.items():
@@ -134,7 +134,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def timed(compute: Compute, pcm: np.ndarray, options: argparse.Namespace) -> tuple[float, float]:
-    """Wall-clock and CPU seconds of a batch, over some batches."""
+    """Mean wall-clock and CPU seconds per batch, over `options.batches` batches."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(options.batches):
         result = compute(pcm)
@@ -145,12 +145,12 @@ def timed(compute: Compute, pcm: np.ndarray, options: argparse.Namespace) -> tup
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--batches", type=int, default=10, help="a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batch-size", type=int, default=32, help="windows per batch")
+    parser.add_argument("--batches", type=int, default=10, help="timed batches per round")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats of every library")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads per library")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     records = measure(options)

@@ -1,12 +1,12 @@
-"""The training step taken apart, and beside the same step fed from memory.
+"""Times the training step and its parts, and compares it with the same step fed from memory.
 
     python -m benchmarks.step --config configs/quickstart.yaml --against sampler.name=fifo --json out.json
 
-Three measurements in one run. *Efficiency*: blocks of steps fed by the loader and blocks fed from memory take turns;
-the median ratio of neighbours is what the data pipeline leaves of the limit, with its standard error. *Parts*: the time
-of each part of a step (on a GPU with a synchronisation after each, so that they add up to more than an undisturbed
-step). *Against*: the same step under other settings, taking turns, both from memory. Settings are given as key=value,
-as to train.py.
+One run measures three things. *Efficiency*: blocks of steps fed by the loader alternate with blocks fed from memory;
+the median ratio of neighbouring blocks, with its standard error, is the share of the attainable speed that the data
+pipeline reaches. *Parts*: the time of each part of a step (on a GPU with a synchronisation after each, so that they add
+up to more than an undisturbed step). *Against*: the step under other settings, alternating, both fed from memory.
+Settings are key=value, as to train.py.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from training.step import Learner
 from training.tracking.metrics import StepTimer
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
-"""Of dense bf16 products, from NVIDIA's data sheets (SXM), by a part of the GPU's name."""
+"""Peak TFLOP/s of dense bf16 products from NVIDIA's data sheets (SXM), by a substring of the GPU's name."""
 LEAD = 4
-"""Steps before a timed block; after three the loader rests (its threads take no more CPU time)."""
+"""Untimed steps before a timed block. After three of them the loader's queues are full and its threads idle."""
 PARTS = {
     "key encoding": (Learner, "_keys"),
     "selection": (Learner, "_select"),
@@ -50,10 +50,12 @@ PARTS = {
     "backward": (torch.Tensor, "backward"),
     "optimiser": (training.step, "update"),
 }
-"""Parts of Learner.step; selection and backward happen within _backward and are taken off there."""
+"""The timed parts of Learner.step, as (owner, attribute). `_backward` contains selection and backward, which are
+subtracted from it."""
 
 
 def make_learner(config: Config, world: World, loader: ClipLoader) -> Learner:
+    """A learner whose pool is filled."""
     model = build_model(config.model, audio=config.audio, seed=config.seed)
     learner = Learner(model=model, config=config, world=world, total_steps=1_000_000)
     ids = pool_ids(config, loader.ids, 0, world)
@@ -67,7 +69,7 @@ def synchronise(world: World) -> None:
 
 
 def block(learner: Learner, source: Iterator[Batch], *, steps: int, first: int) -> tuple[float, float]:
-    """Seconds a step, and the share of them spent waiting for the next batch."""
+    """Seconds per step, and the share of them spent waiting for the next batch."""
     synchronise(learner.world)
     timer = StepTimer(learner.world.device)
     for number in range(steps):
@@ -83,13 +85,13 @@ def block(learner: Learner, source: Iterator[Batch], *, steps: int, first: int) 
 def efficiency(
     learner: Learner, loader: ClipLoader, batches: list[Batch], *, rounds: int, steps: int
 ) -> dict[str, Any]:
-    """The step fed by the loader against the step fed from memory."""
+    """Compares the step fed by the loader with the step fed from memory."""
     live, memory = loader.steps(0, sys.maxsize), cycle(batches)
-    places = itertools.count(0, LEAD + steps)
+    first_steps = itertools.count(0, LEAD + steps)
 
     def timed(source: Iterator[Batch]) -> tuple[float, float]:
-        first = next(places)
-        # The loader still reads ahead for some steps when it is no longer asked.
+        first = next(first_steps)
+        # After its last batch was taken, the loader still prefetches for some steps.
         block(learner, source, steps=LEAD, first=first)
         return block(learner, source, steps=steps, first=first + LEAD)
 
@@ -99,13 +101,13 @@ def efficiency(
         fed.append(seconds)
         waits.append(wait)
         limit.append(timed(memory)[0])
-    # With the blocks before and after: a machine's speed drifts more than the two kinds differ.
+    # Each block is compared with those before and after it: the machine's speed drifts more than the two differ.
     ratios = [math.sqrt(before * after) / f for (before, after), f in zip(itertools.pairwise(limit), fed, strict=True)]
     return {
         "seconds_fed_by_loader": statistics.median(fed),
         "seconds_fed_from_memory": statistics.median(limit),
         "efficiency": statistics.median(ratios),
-        # A median's is 1.25 times a mean's.
+        # The standard error of a median is 1.25 times that of a mean.
         "standard_error": 1.25 * statistics.stdev(ratios) / math.sqrt(rounds),
         "data_wait": statistics.median(waits),
     }
@@ -117,7 +119,7 @@ def cycle(batches: list[Batch]) -> Iterator[Batch]:
 
 
 def parts(learner: Learner, batches: list[Batch], *, steps: int) -> dict[str, float]:
-    """Seconds a step of each part, from memory."""
+    """Seconds per step of each part, fed from memory."""
     seconds: dict[str, float] = defaultdict(float)
 
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -147,7 +149,7 @@ def parts(learner: Learner, batches: list[Batch], *, steps: int) -> dict[str, fl
 
 
 def against(learners: dict[str, Learner], batches: list[Batch], *, rounds: int, steps: int) -> dict[str, float]:
-    """Median seconds a step of each learner, taking turns."""
+    """Median seconds per step of each learner, in alternating blocks."""
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for number in range(rounds):
         for name, learner in learners.items():
@@ -156,13 +158,14 @@ def against(learners: dict[str, Learner], batches: list[Batch], *, rounds: int, 
 
 
 def flops(learner: Learner, batch: Batch) -> int:
-    """Floating-point operations of one step's convolutions and matrix products, as torch counts them."""
+    """Floating-point operations in one step's convolutions and matrix products, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
         learner.step(batch, 0)
     return counter.get_total_flops()
 
 
 def known_peak(gpu: str | None) -> float:
+    """Peak TFLOP/s of a GPU by its name; 0 if unknown."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if gpu and name in gpu), 0.0)
 
 
@@ -197,15 +200,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
     parser.add_argument("--against", nargs="+", default=[], metavar="key=value", help="compare with these settings")
-    parser.add_argument("--rounds", type=int, default=30, help="at least 2")
-    parser.add_argument("--steps", type=int, default=6, help="of a block")
-    parser.add_argument(
-        "--peak-tflops", type=float, default=0.0, help="of the GPU, for model FLOP utilisation; 0: as known"
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--rounds", type=int, default=30, help="alternating pairs of blocks, at least 2")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps per block")
+    parser.add_argument("--peak-tflops", type=float, default=0.0,
+                        help="the GPU's peak TFLOP/s, for model FLOP utilisation; 0: look it up by name")  # fmt: skip
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as to train.py")
     options = parser.parse_intermixed_args(arguments)
     result = measure(options)
     publish(result, options.json)

@@ -1,1 +1,1 @@
-"""Loaders that people use today, made to do the same work as ours: same videos, clips, crops, colours, log-mel."""
+"""Alternatives to our loader and samplers, made to do the same work: same videos, clips, crops, colours and log-mel."""

@@ -1,4 +1,4 @@
-"""Decoding and nothing else, from bytes that are in memory: what no loader on the machine can pass."""
+"""DALI decoding clips from memory and nothing else: an upper bound for the throughput of any loader here."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.shards.reader import ShardReader
 from settings import Config
 
 BATCHES = 8
-"""Kept in memory, over and over again."""
+"""Number of encoded batches that are held in memory and decoded over and over."""
 
 
 def decoder_alone(config: Config, *, device: torch.device, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Ids of decoded clips (twice, in place of pictures and sound), batch after batch without end.
+    """Decodes batches forever and yields each one's ids, twice: in place of video and audio.
 
-    The clips are those of our loader over the shards at data.path, and so are threads and batches under way.
+    Clips, threads and the number of batches in flight are those of our loader over the shards at data.path.
     """
     data = Manifest.open(config.data.path)
     planner = ClipPlanner(config=config, dataset=data, fps=data.storage.fps)
@@ -39,8 +39,8 @@ def decoder_alone(config: Config, *, device: torch.device, epoch: int) -> Iterat
         _graph(config, data, stride=stride, device=device), depth=config.data.prefetch, own=lambda output: output
     )
     running = deque()
-    for batch, given in zip(itertools.cycle(ids), itertools.cycle(inputs), strict=True):
-        running.append((torch.from_numpy(batch), runner.submit(given)))
+    for batch, encoded in zip(itertools.cycle(ids), itertools.cycle(inputs), strict=True):
+        running.append((torch.from_numpy(batch), runner.submit(encoded)))
         if len(running) >= config.data.prefetch:
             done, run = running.popleft()
             runner.result(run)

@@ -1,4 +1,4 @@
-"""How each library gets the frames of a clip: (file, seconds of the frames wanted) -> uint8 [T, 3, H, W]."""
+"""How each library decodes the frames of a clip: (file, times of the frames in seconds) -> uint8 [T, 3, H, W]."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ def pyav(path: Path, seconds: np.ndarray) -> torch.Tensor:
         stream = container.streams.video[0]
         stream.thread_count = 1
         container.seek(int(seconds[0] / stream.time_base), stream=stream)
-        pictures: list[np.ndarray] = []
+        frames: list[np.ndarray] = []
         before = None
         for frame in container.decode(stream):
-            while len(pictures) < len(seconds) and frame.time >= seconds[len(pictures)]:
-                nearer_before = (
-                    before is not None and seconds[len(pictures)] - before.time < frame.time - seconds[len(pictures)]
-                )
-                pictures.append((before if nearer_before else frame).to_ndarray(format="rgb24"))
-            if len(pictures) == len(seconds):
+            while len(frames) < len(seconds) and frame.time >= seconds[len(frames)]:
+                wanted = seconds[len(frames)]
+                nearer_before = before is not None and wanted - before.time < frame.time - wanted
+                frames.append((before if nearer_before else frame).to_ndarray(format="rgb24"))
+            if len(frames) == len(seconds):
                 break
             before = frame
-        while len(pictures) < len(seconds):
-            pictures.append(before.to_ndarray(format="rgb24"))
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        while len(frames) < len(seconds):
+            frames.append(before.to_ndarray(format="rgb24"))
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
 def torchcodec_exact(path: Path, seconds: np.ndarray) -> torch.Tensor:
@@ -51,7 +50,7 @@ def torchcodec_approximate(path: Path, seconds: np.ndarray) -> torch.Tensor:
 
 
 def torchcodec_cuda(path: Path, seconds: np.ndarray) -> torch.Tensor:
-    """NVDEC; the frames are on the GPU."""
+    """Decodes on NVDEC; the frames stay on the GPU."""
     return _torchcodec(path, seconds, "approximate", device="cuda")
 
 
@@ -68,7 +67,7 @@ def spdl(path: Path, seconds: np.ndarray) -> torch.Tensor:
     step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
     window = (float(seconds[0]), float(seconds[-1] + step))
     packets = library.demux_video(str(path), timestamp=window)
-    # The filter graph gives the frame rate, so frames that are not wanted are never converted to RGB.
+    # The filter graph sets the frame rate, so that frames outside the clip's grid are never converted to RGB.
     description = library.get_video_filter_desc(
         timestamp=window, frame_rate=(round(1 / step * 1000), 1000), num_frames=len(seconds), pix_fmt="rgb24"
     )

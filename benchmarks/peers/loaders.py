@@ -1,7 +1,7 @@
-"""A torch DataLoader (or SPDL's threads) around one of the decoders, with everything else as cheap as we can make it.
+"""A torch DataLoader (or SPDL's threads) around one of the decoders, with everything else as cheap as possible.
 
-Sound comes from PCM files beside the videos, and colour and normalisation are one affine map as in our own graph: what
-is compared is the way from a stored video to frames, not how carefully the rest was written.
+Audio is read from PCM files, and colour and normalisation are one affine map as in our own graph: the comparison is
+about decoding stored video, not about how carefully the rest was written.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from settings import Config
 
 
 class PeerClips(torch.utils.data.Dataset):
-    """Clips of recorded videos, by the same plans as our loaders.
+    """Clips of stored videos, made from the same plans as our loader's.
 
     Args:
-        config: clip, audio, augment and seed are read.
+        config: its sections clip, audio and augment and its seed are used.
         recordings: the videos, in the order of their ids.
-        ids: int64, the clips to give, one after the other.
+        ids: int64 ids of the clips, in order.
         decoder: a key of DECODERS.
     """
 
@@ -56,20 +56,20 @@ class PeerClips(torch.utils.data.Dataset):
         matrix, offset = matrix.to(frames.device), offset.to(frames.device)
         video = torch.addmm(offset[:, None], matrix, frames.transpose(0, 1).reshape(3, -1).float())
         return video.view(3, clip.frames, clip.size, clip.size), self._log_mel(
-            recording.sound, self.plan.audio_start[b]
+            recording.audio, self.plan.audio_start[b]
         )
 
     def _log_mel(self, path: Path, start: int) -> torch.Tensor:
-        wanted = self.config.audio_samples
-        with wave.open(str(path)) as sound:
-            sound.setpos(min(int(start), sound.getnframes()))
-            pcm = np.frombuffer(sound.readframes(wanted), dtype=np.int16)
-        samples = torch.from_numpy(np.pad(pcm, (0, wanted - len(pcm)))).float() / 32768
+        length = self.config.audio_samples
+        with wave.open(str(path)) as file:
+            file.setpos(min(int(start), file.getnframes()))
+            pcm = np.frombuffer(file.readframes(length), dtype=np.int16)
+        samples = torch.from_numpy(np.pad(pcm, (0, length - len(pcm)))).float() / 32768
         return self.log_mel(samples).unsqueeze(0)
 
 
 class Geometry:
-    """What ClipPlanner asks of a data set, for recordings."""
+    """The lengths and frame sizes of recordings, in the form that ClipPlanner reads."""
 
     def __init__(self, recordings: list[Recording], config: Config) -> None:
         seconds = np.array([recording.seconds for recording in recordings])
@@ -92,8 +92,8 @@ def data_loader(clips: PeerClips, *, workers: int) -> Iterator[tuple[torch.Tenso
     )
 
 
-def threads(clips: PeerClips, *, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches from an SPDL pipeline: threads instead of processes, since its decoding releases the GIL."""
+def spdl_threads(clips: PeerClips, *, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches from an SPDL pipeline, which uses threads because the decoding releases the GIL."""
     from spdl.pipeline import PipelineBuilder
 
     executor = ThreadPoolExecutor(workers)

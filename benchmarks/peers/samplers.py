@@ -1,4 +1,7 @@
-"""How others choose k diverse rows, behind the samplers' interface: each written from its published description."""
+"""Published algorithms that choose k diverse rows, behind the samplers' interface.
+
+Each is written from its published description or calls the library that implements it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _SKETCH_DIM = 256
 
 @dataclass(kw_only=True)
 class Baseline:
-    """Adapts a function (candidates, k, seed) -> row numbers; it gets its candidates on the CPU, wherever they are."""
+    """Adapts a function (candidates, k, seed) -> row numbers, which gets the candidates on the CPU."""
 
     pick: Callable[[Candidates, int, int], np.ndarray | Tensor]
 
@@ -38,16 +41,16 @@ class Baseline:
 
 
 def badge(candidates: Candidates, k: int, seed: int) -> np.ndarray:
-    """BADGE's published seeding (Ash et al., 2020): largest norm first, then D² draws through scipy, a pass a pick.
+    """BADGE's published seeding (Ash et al., 2020): largest norm first, then D² draws through scipy, one pass per pick.
 
-    As published, minima and sums are taken number by number in the interpreter. Its distances between full gradient
-    embeddings (D·H numbers a row, 10 GB at the paper's sizes) are computed from the factors here, in its favour.
+    As published, minima and sums are computed number by number in the interpreter. In its favour, distances between
+    full gradient embeddings (D·H numbers per row, 10 GB at the paper's sizes) are computed from the factors here.
     """
     return _badge(candidates, k, seed, nearer=_nearer_by_number, total=sum)
 
 
 def badge_vectorised(candidates: Candidates, k: int, seed: int) -> np.ndarray:
-    """The same with whole-array minima and sums."""
+    """The same as `badge`, with vectorised minima and sums."""
     return _badge(candidates, k, seed, nearer=np.minimum, total=np.sum)
 
 
@@ -69,10 +72,10 @@ def _badge(
         to_last = np.sqrt(np.clip(squared, 0, None)).astype(np.float64)
         distance = to_last if distance is None else nearer(distance, to_last)
         weight = distance**2
-        law = stats.rv_discrete(values=(np.arange(len(weight)), weight / total(weight)))
-        pick = int(law.rvs(random_state=random))
+        distribution = stats.rv_discrete(values=(np.arange(len(weight)), weight / total(weight)))
+        pick = int(distribution.rvs(random_state=random))
         while pick in picks:
-            pick = int(law.rvs(random_state=random))
+            pick = int(distribution.rvs(random_state=random))
         picks.append(pick)
     return np.array(picks)
 
@@ -85,13 +88,13 @@ def _nearer_by_number(distance: np.ndarray, to_last: np.ndarray) -> np.ndarray:
 
 
 def sklearn_kmeans_plusplus(candidates: Candidates, k: int, seed: int) -> np.ndarray:
-    """scikit-learn's kmeans_plusplus (greedy, 2 + ln k trials) on a 256-d sketch."""
+    """scikit-learn's kmeans_plusplus (greedy, 2 + ln k trials) on a 256-dimensional sketch of the gradients."""
     sketch = tensor_sketch(candidates, _SKETCH_DIM).numpy()
     return kmeans_plusplus(sketch, k, random_state=seed)[1]
 
 
 def faiss_init(method: int) -> Callable[[Candidates, int, int], np.ndarray]:
-    """One of FAISS's own centroid initialisations on a 256-d sketch; the rows are found again by their values."""
+    """One of FAISS's centroid initialisations on a 256-dimensional sketch; a search maps its centroids to rows."""
 
     def pick(candidates: Candidates, k: int, seed: int) -> np.ndarray:
         sketch = np.ascontiguousarray(tensor_sketch(candidates, _SKETCH_DIM).numpy())
@@ -109,7 +112,7 @@ def faiss_init(method: int) -> Callable[[Candidates, int, int], np.ndarray]:
 
 
 def kmeans_parallel(candidates: Candidates, k: int, seed: int) -> Tensor:
-    """k-means‖ (Bahmani et al., 2012), 5 rounds of about 2k rows, reduced to k by weighted D² sampling."""
+    """k-means‖ (Bahmani et al., 2012): 5 rounds of about 2k rows, reduced to k by weighted D² sampling."""
     generator = torch.Generator().manual_seed(seed)
     norms, bounds = squared_norms(candidates), DenseBounds(candidates, squared_norms(candidates))
     d2 = torch.full_like(norms, torch.inf)
@@ -139,7 +142,7 @@ def kmeans_parallel(candidates: Candidates, k: int, seed: int) -> Tensor:
 
 
 def facility_location(candidates: Candidates, k: int, seed: int) -> np.ndarray:
-    """apricot's greedy facility location on the sketch. Needs requirements-bench.txt; quadratic in N."""
+    """apricot's greedy facility location on the sketch. It needs requirements-bench.txt and is quadratic in N."""
     from apricot import FacilityLocationSelection
 
     sketch = tensor_sketch(candidates, _SKETCH_DIM).numpy().astype(np.float64)
@@ -147,7 +150,7 @@ def facility_location(candidates: Candidates, k: int, seed: int) -> np.ndarray:
 
 
 def triple_loop(candidates: Candidates, k: int, seed: int) -> np.ndarray:
-    """The seeding of the paper's published code: loops over picks, rows and centres, and draws ∝ D, not D²."""
+    """The seeding of the paper's published code: it loops over picks, rows and centres and draws ∝ D, not D²."""
     random = np.random.RandomState(seed)
     embeddings = torch.einsum("nd,nh->ndh", candidates.a, candidates.b).flatten(1).numpy()
     picks = [random.randint(len(embeddings))]
@@ -173,4 +176,4 @@ BASELINES = {
     "facility_location": facility_location,
     "triple_loop": triple_loop,
 }
-"""Name -> function; facility_location and triple_loop only finish at small sizes."""
+"""Name -> function. facility_location and triple_loop are only practical at small sizes."""

@@ -1,1 +1,1 @@
-"""What the benchmarks share: timing, corpora, results."""
+"""Tools that the benchmarks share: timing, corpora, results, charts."""

@@ -1,4 +1,4 @@
-"""The same source videos in the forms that loaders start from: files as people have them, and prepared shards."""
+"""Stores the same source videos in every form that loaders read: ordinary video files and prepared shards."""
 
 from __future__ import annotations
 
@@ -23,22 +23,27 @@ SAMPLE_RATE = 16000
 
 @dataclass(frozen=True)
 class Recipe:
-    """How videos are stored as files."""
+    """How videos are encoded as files."""
 
     codec: str
+    """FFmpeg's name of the encoder."""
     short_side: int
+    """Length of the shorter side in pixels."""
     fps: float | None
-    """None keeps the source's."""
+    """Frame rate; None keeps the source's."""
     options: dict[str, str]
+    """The encoder's options."""
     suffix: str = ".mp4"
+    """Suffix of the files, which determines the container."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One stored video and its sound."""
+    """A stored video and its audio."""
 
     video: Path
-    sound: Path
+    audio: Path
+    """WAV file, 16 kHz mono PCM."""
     seconds: float
     width: int
     height: int
@@ -51,12 +56,14 @@ RECIPES = {
     "h264_144": Recipe("libx264", 144, 10, H264 | {"g": "16"}),
     "mjpeg_144": Recipe("mjpeg", 144, 10, {"qmin": "4", "qmax": "4"}, suffix=".mkv"),
 }
-"""h264_256 is what people have. The others are of the size and frame rate of our shards; mjpeg with their quality."""
+"""h264_256 stands for ordinary video files. The others have the size and frame rate of our shards, mjpeg_144 also the
+JPEG quality."""
 SHARDS = ("shards_vp9_144", "shards_jpeg_144")
+"""The prepared shards that are measured by default."""
 
 
 def shard_settings(name: str) -> list[str] | None:
-    """pipeline.prepare's settings for `shards_CODEC_SIDE` or `shards_CODEC_SIDE_gopN`; None for a recipe of files."""
+    """pipeline.prepare's settings for `shards_CODEC_SIDE` or `shards_CODEC_SIDE_gopN`; None for any other name."""
     found = re.fullmatch(r"shards_(vp9|jpeg)_(\d+)(?:_gop(\d+))?", name)
     if found is None:
         return None
@@ -66,7 +73,11 @@ def shard_settings(name: str) -> list[str] | None:
 
 
 def usable_sources(folder: Path, *, seconds: float) -> list[Path]:
-    """Videos with sound of at least `seconds`, sorted."""
+    """Paths of the videos in a folder that have audio and last at least `seconds`, sorted.
+
+    Raises:
+        SystemExit: the folder has none.
+    """
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
@@ -77,12 +88,12 @@ def usable_sources(folder: Path, *, seconds: float) -> list[Path]:
         except (av.error.FFmpegError, OSError):
             continue
     if not found:
-        raise SystemExit(f"--videos {folder}: no video with sound of at least {seconds:g} s")
+        raise SystemExit(f"--videos {folder}: found no video with audio that lasts at least {seconds:g} s")
     return found
 
 
 def make_corpus(sources: list[Path], out: Path, names: list[str]) -> None:
-    """Stores the sources in every form that is not there yet; interrupted, it begins that form again."""
+    """Stores the sources in every named form that does not exist yet; an interrupted form is stored again."""
     for name in names:
         target = out / name
         if target.is_dir():
@@ -101,12 +112,12 @@ def make_corpus(sources: list[Path], out: Path, names: list[str]) -> None:
 
 
 def recordings(folder: Path) -> list[Recording]:
-    """What make_corpus stored as files, in order."""
+    """The videos that `make_corpus` stored as files, in order."""
     return [_recording(path) for path in sorted(folder.iterdir()) if path.suffix != ".wav"]
 
 
 def transcode(source: Path, target: Path, recipe: Recipe) -> None:
-    """Video by the recipe, sound beside it as 16 kHz mono PCM from the first frame's time on."""
+    """Encodes the video by the recipe, and the audio next to it as 16 kHz mono PCM that starts with the first frame."""
     with av.open(str(source)) as container:
         stream = container.streams.video[0]
         rate = Fraction(recipe.fps or stream.average_rate).limit_denominator(1001)
@@ -119,43 +130,43 @@ def transcode(source: Path, target: Path, recipe: Recipe) -> None:
             start, count = None, 0
             for number, frame in enumerate(at_rate(container, rate)):
                 start, count = frame.time if start is None else start, number + 1
-                picture = frame.reformat(width, height, format=video.pix_fmt, interpolation="BICUBIC")
-                picture.pts, picture.time_base = number, 1 / rate
-                out.mux(video.encode(picture))
+                scaled = frame.reformat(width, height, format=video.pix_fmt, interpolation="BICUBIC")
+                scaled.pts, scaled.time_base = number, 1 / rate
+                out.mux(video.encode(scaled))
             out.mux(video.encode(None))
-    _store_sound(source, target.with_suffix(".wav"), start=start, seconds=count / float(rate))
+    _store_audio(source, target.with_suffix(".wav"), start=start, seconds=count / float(rate))
 
 
 def at_rate(container: av.container.InputContainer, rate: Fraction) -> Iterator[av.VideoFrame]:
-    """Frames of the first video stream at a constant rate: at each time the one that is shown."""
-    number, origin, shown = 0, None, None
+    """Frames of the first video stream at a constant rate: at each time the frame that a player shows."""
+    number, origin, current = 0, None, None
     for frame in container.decode(video=0):
         origin = frame.time if origin is None else origin
-        while shown is not None and number / rate < frame.time - origin - 1e-6:
-            yield shown
+        while current is not None and number / rate < frame.time - origin - 1e-6:
+            yield current
             number += 1
-        shown = frame
-    if shown is not None:
-        yield shown
+        current = frame
+    if current is not None:
+        yield current
 
 
 def frames_of(path: Path, *, fps: float, count: int) -> list[np.ndarray]:
-    """The first `count` frames at `fps`, RGB."""
+    """The first `count` frames at a rate of `fps`, uint8 [H, W, 3] RGB."""
     with av.open(str(path)) as container:
         frames = at_rate(container, Fraction(fps))
         return [next(frames).to_ndarray(format="rgb24") for _ in range(count)]
 
 
-def _store_sound(source: Path, target: Path, *, start: float, seconds: float) -> None:
+def _store_audio(source: Path, target: Path, *, start: float, seconds: float) -> None:
     track = AudioTrack(sample_rate=SAMPLE_RATE)
     with av.open(str(source)) as container:
         for frame in container.decode(audio=0):
             track.add(frame)
-    with wave.open(str(target), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(SAMPLE_RATE)
-        sound.writeframes(track.finish(start=start, samples=round(seconds * SAMPLE_RATE)).tobytes())
+    with wave.open(str(target), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(track.finish(start=start, samples=round(seconds * SAMPLE_RATE)).tobytes())
 
 
 def _recording(path: Path) -> Recording:
@@ -166,7 +177,7 @@ def _recording(path: Path) -> Recording:
 
 
 def _prepare(sources: list[Path], out: Path, overrides: list[str]) -> None:
-    """Through links, so that ids follow the sources' order."""
+    """Prepares shards from numbered links to the sources, so that ids follow the order of the sources."""
     links = out / "links"
     links.mkdir()
     for i, source in enumerate(sources):

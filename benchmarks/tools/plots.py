@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 
 def plot_times(records: list[dict[str, Any]], path: Path) -> None:
-    """One panel for every kind and size: seconds of each backend, logarithmic, fastest at the bottom."""
+    """Seconds of each backend on a logarithmic axis, fastest at the bottom; one panel per kind and size of pool."""
     panels: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for record in records:
         panels.setdefault((record["kind"], record["rows"], record["picks"]), []).append(record)
@@ -29,14 +29,14 @@ def plot_times(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_loaders(records: list[dict[str, Any]], path: Path) -> None:
-    """Clips a second of each loader over each storage, fastest at the top; ours in another colour."""
+    """Clips/s of each loader on each storage, fastest at the top; our loader in another colour."""
     bars = sorted((r for r in records if "failed" not in r), key=lambda record: record["clips_per_second"])
     figure, axis = plt.subplots(figsize=(8, 1 + 0.3 * len(bars)))
     colors = ["tab:orange" if bar["loader"] == "ours" else "tab:blue" for bar in bars]
     names = [f"{bar['loader']}, {bar['storage']}" for bar in bars]
     drawn = axis.barh(names, [bar["clips_per_second"] for bar in bars], color=colors)
     axis.bar_label(drawn, [f"{bar['clips_per_second']:.0f}" for bar in bars], padding=3)
-    axis.set(xlabel="clips a second")
+    axis.set(xlabel="clips/s")
     axis.margins(x=0.1)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
@@ -44,7 +44,7 @@ def plot_loaders(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
-    """Clips a second over each setting, a panel for a setting and a line for a codec."""
+    """Clips/s over each setting, with one panel per setting and one line per codec."""
     panels: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for record in records:
         panels.setdefault(record["curve"], {}).setdefault(record["codec"], []).append(record)
@@ -57,9 +57,9 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
             axis.set_xticks(values, [str(value) for value in values])
             axis.minorticks_off()
         axis.set(xlabel=field.replace("_", " "))
-    # Clip lengths change it more than all else.
+    # A logarithmic axis, because the clip's length changes throughput more than all other settings.
     axes[0].set_yscale("log", base=2)
-    axes[0].set(ylabel="clips a second")
+    axes[0].set(ylabel="clips/s")
     axes[0].yaxis.set_major_formatter("{x:.0f}")
     axes[0].legend()
     figure.tight_layout()

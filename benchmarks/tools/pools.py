@@ -1,4 +1,4 @@
-"""Pools of gradient factors to benchmark samplers on."""
+"""Synthetic pools of gradient factors to benchmark samplers on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ _PATCH = 16
 
 
 def make_pool(kind: str, count: int, *, seed: int = 0) -> Candidates:
-    """N candidates.
+    """A pool of `count` candidates.
 
-    heavy: 90 % in 10 clusters, half near-duplicates of the other half, lognormal gradient norms; D + H = 640.
-    pareto: the same with norms of a Pareto law, whose squares have no mean: a few rows hold most of the mass.
-    real: patches of two photographs as keys, gradients against 128 queries; D + H = 256.
-    iso: isotropic directions of norm 1, the hardest case for any index; D + H = 640.
+    heavy: 90 % in 10 clusters, half of the rows near-duplicates of the other half, lognormal gradient norms.
+    pareto: the same with Pareto-distributed norms whose squares have no mean: a few rows hold most of the mass.
+    real: keys are patches of two photographs, and gradients those against 128 queries.
+    iso: isotropic directions of norm 1, the hardest case for any index.
+
+    The factors have D = 128 and H = 512 columns.
     """
     generator = torch.Generator().manual_seed(seed)
     a, b = KINDS[kind](count, generator)
@@ -50,12 +52,12 @@ def _pareto(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _clustered(
-    count: int, generator: torch.Generator, *, norms_law: Callable[[int, torch.Generator], Tensor]
+    count: int, generator: torch.Generator, *, draw_norms: Callable[[int, torch.Generator], Tensor]
 ) -> tuple[Tensor, Tensor]:
     originals = -(-count // 2)
     cluster = torch.randint(10, (originals,), generator=generator)
     clustered = torch.rand(originals, 1, generator=generator) < 0.9
-    norms = norms_law(originals, generator)
+    norms = draw_norms(originals, generator)
     source = torch.cat([torch.arange(originals), torch.randint(originals, (count - originals,), generator=generator)])
     factors = []
     for dim in (KEY_DIM, HIDDEN_DIM):
@@ -84,7 +86,7 @@ def _real(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _patches(images: list[Tensor], count: int, generator: torch.Generator) -> Tensor:
-    """Random windows of the photographs, [count, 3 * 16 * 16]."""
+    """Random 16 x 16 windows of the photographs, float32 [count, 3 * 16 * 16]."""
     stack = torch.stack(images)
     which = torch.randint(len(images), (count, 1, 1), generator=generator)
     steps = torch.arange(_PATCH)
@@ -98,9 +100,9 @@ def _embed(patches: Tensor, projection: Tensor) -> Tensor:
 
 
 KINDS = {
-    "heavy": partial(_clustered, norms_law=_lognormal),
-    "pareto": partial(_clustered, norms_law=_pareto),
+    "heavy": partial(_clustered, draw_norms=_lognormal),
+    "pareto": partial(_clustered, draw_norms=_pareto),
     "real": _real,
     "iso": _iso,
 }
-"""Name -> function (count, generator) -> factors a, b."""
+"""Name -> function (count, generator) that returns the factors a, b."""

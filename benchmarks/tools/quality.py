@@ -1,4 +1,4 @@
-"""How far stored frames are from their source."""
+"""Measures how close stored frames are to their source."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from pipeline.shards.manifest import Manifest
 
 
 def psnr_to_source(source: Path, stored: list[np.ndarray], *, fps: float) -> float:
-    """PSNR of the luma in dB, of `stored` (RGB [H, W, 3], the first frames at `fps`) to the source at that size."""
+    """PSNR of the luma in dB between stored frames and the source, scaled to the same size.
+
+    Args:
+        stored: uint8 [H, W, 3] RGB, the first frames at a rate of `fps`.
+    """
     height, width = stored[0].shape[:2]
     errors = []
     with av.open(str(source)) as container:
-        for frame, picture in zip(at_rate(container, Fraction(fps)), stored, strict=False):
+        for frame, image in zip(at_rate(container, Fraction(fps)), stored, strict=False):
             true = frame.reformat(width, height, format="rgb24", interpolation="BICUBIC").to_ndarray()
-            errors.append(np.mean((_luma(true) - _luma(picture)) ** 2))
+            errors.append(np.mean((_luma(true) - _luma(image)) ** 2))
     return float(10 * np.log10(255**2 / np.mean(errors)))
 
 
 def shard_frames(folder: Path, *, count: int) -> tuple[list[list[np.ndarray]], float, int]:
-    """First frames of every sample of prepared shards, their seconds in all, and the bytes of their video."""
+    """The first `count` frames of every sample in prepared shards, and their total seconds and video bytes."""
     manifest = Manifest.open(folder)
     videos = []
     total = 0
@@ -48,5 +52,5 @@ def _decode(blob: bytes, form: str, count: int) -> list[np.ndarray]:
         return [next(frames).to_ndarray(format="rgb24") for _ in range(count)]
 
 
-def _luma(picture: np.ndarray) -> np.ndarray:
-    return picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+def _luma(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float64) @ np.array([0.299, 0.587, 0.114])

@@ -1,4 +1,4 @@
-"""A benchmark's result: its medians, and where it is written."""
+"""Computes and writes the result of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Of each figure, over runs that have the same ones."""
+    """The median of each figure over runs with the same figures."""
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
 def publish(result: dict[str, Any], path: Path | None) -> None:
-    """Prints a result as JSON, and writes it where a path is given."""
+    """Prints a result as JSON and writes it to `path` unless that is None."""
     print(json.dumps(result, indent=1))
     if path is not None:
         write(result, path)
 
 
 def write(result: dict[str, Any], path: Path) -> None:
+    """Writes a result as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The samplers and baselines that benchmarks/sampling.py knows by name."""
+"""The samplers and published alternatives that benchmarks.sampling knows by name."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "kmeanspp_faiss_persistent": ("kmeanspp_faiss", {}),
     "kmeanspp_sketch64": ("kmeanspp_sketch", {"dim": 64}),
 }
-"""Names of a backend with options. persistent: the same sampler over all repeats, its index built in the warm-up."""
+"""Names of samplers with options. A `_persistent` sampler is kept over all repeats; the warm-up builds its index."""
 DEFAULT_BACKENDS = [ORACLE, "kmeanspp_fp32", "kmeanspp_bf16", "kmeanspp_faiss_sketch", "kmeanspp_sketch64"]
-
-
 LINEAR = (ORACLE, "badge", "badge_vectorised")
-"""What costs the same for every pick, so that a part of the picks tells the whole."""
+"""Backends that cost the same for every pick, so that a few picks can be extrapolated."""
 
 
 def make_backend(name: str) -> Sampler:
+    """Builds a backend by its name."""
     if name in BASELINES:
         return Baseline(pick=BASELINES[name])
     backend, options = VARIANTS.get(name, (name, {}))

@@ -1,4 +1,4 @@
-"""Seconds, threads and memory of one piece of work."""
+"""Measures the time and memory of a function and limits its threads."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PROCESS = Path("/proc/self")
 
 
 def timed(work: Callable[[], Any], *, device: str, threads: int) -> tuple[float, float | None, Any]:
-    """Runs `work` on so many threads of a CPU, or on a GPU.
+    """Runs `work` on `threads` threads of the CPU, or on the GPU.
 
     Returns:
-        Seconds (CPU time of this process on a CPU, CUDA events on a GPU), peak memory in GiB (of the whole process,
-        inputs and libraries included; on a GPU what torch allocated; None where the system cannot say), its result.
+        Seconds (CPU time of this process on a CPU, CUDA events on a GPU); peak memory in GiB (of the process with its
+        inputs and libraries, None where the system does not report it; on a GPU, allocated by torch); the result.
     """
     if device == "cuda":
         return _timed_on_gpu(work)
@@ -43,7 +43,7 @@ def _timed_on_gpu(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 
 def hold_threads(threads: int) -> None:
-    """Limits all libraries. To be repeated before every piece of work: numba, which a baseline loads, undoes it."""
+    """Limits the threads of all libraries. Call it before every measurement: numba, once loaded, undoes it."""
     os.environ["NUMBA_NUM_THREADS"] = str(threads)
     threadpool_limits(threads)
     torch.set_num_threads(threads)

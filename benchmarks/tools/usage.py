@@ -1,4 +1,4 @@
-"""What a process and its descendants have used, from /proc."""
+"""CPU time, bytes read and memory of a process and its descendants, from /proc."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
+"""Clock ticks per second in /proc."""
 
 
 @dataclass(frozen=True)
@@ -15,17 +16,17 @@ class Usage:
 
     cpu_seconds: float
     bytes_read: int
-    """Through read(2) and its kin; not through mapped memory."""
+    """Bytes read by read(2) and similar calls, not through mapped memory."""
     peak_bytes: int
-    """Of each process's largest resident set; pages that processes share count for each."""
+    """Sum of the processes' peak resident sets; shared pages count once per process."""
 
     def since(self, before: Usage) -> Usage:
-        """What was used since then; the peak stays."""
+        """Usage since `before`; the peak is that of the process's lifetime."""
         return Usage(self.cpu_seconds - before.cpu_seconds, self.bytes_read - before.bytes_read, self.peak_bytes)
 
 
 def usage(pid: int | None = None) -> Usage:
-    """Of process `pid` (this one) and its descendants; those that have ended count their CPU time alone."""
+    """Usage of process `pid` (default: this one) and its descendants; ended descendants count with CPU time only."""
     cpu, read, peak = 0.0, 0, 0
     for process in _tree(pid or os.getpid()):
         folder = Path(f"/proc/{process}")

@@ -1,4 +1,4 @@
-"""The tables of the documents come from results, and the small benchmarks run."""
+"""Tests that the documents' tables match the committed results, and that the small benchmarks run."""
 
 import argparse
 import json
@@ -21,14 +21,16 @@ from pipeline.prepare.run import prepare
 from settings import ClipConfig, Config, DataConfig, PrepareConfig, StorageConfig, TrainConfig, load_config
 
 
-def test_every_place_in_the_documents_has_a_table_and_is_made_again_as_it_is() -> None:
+def test_the_tables_in_the_documents_are_those_of_the_committed_results() -> None:
     for name in DOCUMENTS:
         text = (ROOT / name).read_text()
         assert {match[1] for match in PLACE.findall(text)} <= set(TABLES)
-        assert fill(text, ROOT / "benchmarks" / "results") == text, f"run python -m benchmarks.report: {name} is behind"
+        assert fill(text, ROOT / "benchmarks" / "results") == text, (
+            f"{name} is out of date: run python -m benchmarks.report"
+        )
 
 
-def test_a_result_that_is_not_there_leaves_the_table_alone(tmp_path: Path) -> None:
+def test_a_missing_result_leaves_the_table_unchanged(tmp_path: Path) -> None:
     text = "<!-- table step -->\n| old |\n<!-- end -->"
     assert fill(text, tmp_path) == text
     (tmp_path / "step.json").write_text(json.dumps({"parts": {"selection": 0.25, "whole step": 1.0}}))
@@ -36,7 +38,7 @@ def test_a_result_that_is_not_there_leaves_the_table_alone(tmp_path: Path) -> No
 
 
 def test_an_unknown_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="unknown table 'stepp'; there are: sampling, decode"):
+    with pytest.raises(SystemExit, match="unknown table 'stepp'; known tables: sampling, decode"):
         fill("<!-- table stepp -->\n<!-- end -->", tmp_path)
 
 
@@ -48,7 +50,7 @@ def test_each_curve_of_the_sweep_changes_one_setting_of_the_same_case() -> None:
         assert default in points
 
 
-def test_the_name_of_a_storage_says_how_it_is_prepared() -> None:
+def test_the_name_of_a_storage_gives_the_settings_of_its_preparation() -> None:
     assert shard_settings("h264_144_gop250") is None
     assert shard_settings("shards_jpeg_112") == ["storage.codec=jpeg", "storage.fps=10", "storage.short_side=112"]
     assert shard_settings("shards_vp9_144_gop8")[-1] == "storage.gop=8"
@@ -56,7 +58,7 @@ def test_the_name_of_a_storage_says_how_it_is_prepared() -> None:
 
 
 @pytest.mark.parametrize("codec", ["vp9", "jpeg"])
-def test_decoding_alone_gives_batches_without_end(codec: str, tmp_path: Path) -> None:
+def test_decoding_alone_yields_batches_forever(codec: str, tmp_path: Path) -> None:
     make_demo(tmp_path / "videos", videos=3, seed=0)
     settings = PrepareConfig(storage=StorageConfig(codec=codec, short_side=64), streams="video")
     prepare(tmp_path / "videos", tmp_path / "shards", config=settings, workers=1)
@@ -70,7 +72,7 @@ def test_decoding_alone_gives_batches_without_end(codec: str, tmp_path: Path) ->
     assert ids.tolist() == [*np.resize(np.arange(3), 2 * BATCHES)] * 2
 
 
-def test_the_step_on_a_gpu_has_settings_that_fit_together() -> None:
+def test_the_settings_of_the_gpu_step_are_valid() -> None:
     script, *arguments = gpu_commands(argparse.Namespace(videos=None))["step_gpu"]
     assert script == "step"
     path, overrides = ROOT / arguments[1], arguments[arguments.index("--") + 1 :]
