@@ -94,11 +94,11 @@ def _target(name: str, args: Any, kwargs: dict[str, Any]) -> torch.device | None
     """The device that the call requests for its result, or None."""
     if name == "cpu":
         return torch.device("cpu")
-    given = [kwargs["device"]] if kwargs.get("device") is not None else []
+    requested = [kwargs["device"]] if kwargs.get("device") is not None else []
     if name == "to":
         # The mode is off in here, so every tensor claims to be on the CPU.
-        given += [GPU if isinstance(arg, GpuTensor) else getattr(arg, "device", arg) for arg in args[1:]]
-    return next((torch.device(arg) for arg in given if isinstance(arg, torch.device | str)), None)
+        requested += [GPU if isinstance(arg, GpuTensor) else getattr(arg, "device", arg) for arg in args[1:]]
+    return next((torch.device(arg) for arg in requested if isinstance(arg, torch.device | str)), None)
 
 
 def _here(value: Any) -> Any:

@@ -17,9 +17,9 @@ SAMPLE_RATE = 16000
 KINDS = ("disc", "square", "triangle", "star", "cross", "ring", "bar", "dumbbell")
 SPEEDS = ("slow", "medium", "fast", "rapid")
 PIXELS_PER_SECOND = (30.0, 60.0, 110.0, 190.0)
-"""Mean speed of the shape, by speed."""
+"""Mean speed of the shape, in the order of `SPEEDS`."""
 PITCHES = (196.0, 294.0, 440.0, 660.0)
-"""Pitch of the hum in Hz, by speed."""
+"""Pitch of the hum in Hz, in the order of `SPEEDS`."""
 
 
 @dataclass(frozen=True)

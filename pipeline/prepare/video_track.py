@@ -19,11 +19,11 @@ MAX_ASPECT = 4
 _TIME_TOLERANCE = 0.001
 """Delay in seconds by which a frame may miss its tick: Matroska and FLV round time stamps to a millisecond."""
 _LOOKAHEAD = 4
-"""Number of frames that wait until their time stamps are sorted, as AVI stamps frames in decoding order."""
+"""Number of frames buffered to sort their time stamps, because AVI stamps frames in decoding order."""
 _FLAGGED_HOLD = 2.0
-"""Shortest time, in seconds, of one frame held that is flagged: slides in a lecture, or a gap after damage."""
+"""Shortest time in seconds for which one frame is shown that is flagged, as with lecture slides or damaged files."""
 _MATRIX = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
-"""Values of FFmpeg's AVColorSpace by the name in its scale filter; all others are read as BT.601, the default."""
+"""Names in FFmpeg's scale filter of AVColorSpace values; all other values are read as BT.601, the default."""
 _FULL_RANGE = 2
 """Value of FFmpeg's AVColorRange for full-range (JPEG) colours."""
 

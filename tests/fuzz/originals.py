@@ -37,29 +37,29 @@ def media(folder: Path) -> dict[str, bytes]:
     """Returns suffix -> bytes of a short file with moving noise and a tone."""
     folder.mkdir(exist_ok=True)
     result = {}
-    for suffix, (picture, sound, rate) in _CONTAINERS.items():
+    for suffix, (video_codec, audio_codec, rate) in _CONTAINERS.items():
         path = folder / f"original.{suffix}"
         if not path.exists():
-            _write(path, picture, sound, rate)
+            _write(path, video_codec, audio_codec, rate)
         result[suffix] = path.read_bytes()
     return result
 
 
-def _write(path: Path, picture: str, sound: str, rate: int) -> None:
+def _write(path: Path, video_codec: str, audio_codec: str, rate: int) -> None:
     rng = np.random.default_rng(0)
-    fps = 25 if picture == "mpeg2video" else FPS
+    fps = 25 if video_codec == "mpeg2video" else FPS
     with av.open(str(path), "w") as container:
-        if picture:
-            video: Any = container.add_stream(picture, rate=fps)
+        if video_codec:
+            video: Any = container.add_stream(video_codec, rate=fps)
             video.width, video.height = WIDTH, HEIGHT
-            video.pix_fmt = "yuvj420p" if picture == "mjpeg" else "yuv420p"
+            video.pix_fmt = "yuvj420p" if video_codec == "mjpeg" else "yuv420p"
             video.codec_context.thread_count = 1
-        audio: Any = container.add_stream(sound, rate=rate, layout="mono")
+        audio: Any = container.add_stream(audio_codec, rate=rate, layout="mono")
         ground = rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8) // 4
-        for index in range(round(SECONDS * fps) if picture else 0):
+        for index in range(round(SECONDS * fps) if video_codec else 0):
             frame = av.VideoFrame.from_ndarray(np.roll(ground, 3 * index, axis=1), format="rgb24")
             container.mux(video.encode(frame.reformat(format=video.pix_fmt)))
-        if picture:
+        if video_codec:
             container.mux(video.encode(None))
         tone = np.sin(2 * np.pi * 440 * np.arange(round(SECONDS * rate)) / rate)
         wave = av.AudioFrame.from_ndarray((8000 * tone).astype(np.int16)[None], format="s16", layout="mono")
@@ -73,9 +73,9 @@ def prepared(folder: Path) -> dict[str, Path]:
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
     for number, suffix in enumerate(("mp4", "mkv", "avi", "mov", "mp4")):
-        picture, sound, rate = _CONTAINERS[suffix]
+        video_codec, audio_codec, rate = _CONTAINERS[suffix]
         if not (videos / f"{number}.{suffix}").exists():
-            _write(videos / f"{number}.{suffix}", picture, sound, rate)
+            _write(videos / f"{number}.{suffix}", video_codec, audio_codec, rate)
     labels = folder / "labels.csv"
     labels.write_text("path,kind,split\n" + "".join(f"{n},k{n % 3},{'test' if n > 3 else 'train'}\n" for n in range(5)))
     result = {}

@@ -128,9 +128,9 @@ def test_a_short_file_is_rejected_with_the_limit(media, tmp_path):
 
 
 def test_the_display_matrix_turns_frames_upright(media, tmp_path):
-    picture = media.flat(0, width=96, height=48)
-    picture[:, :48] = 255
-    path = media.write(tmp_path / "phone.mp4", frames=[(t, picture) for t in constant_rate(0, 1, 25)])
+    image = media.flat(0, width=96, height=48)
+    image[:, :48] = 255
+    path = media.write(tmp_path / "phone.mp4", frames=[(t, image) for t in constant_rate(0, 1, 25)])
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44
     # This matrix turns by 90 degrees clockwise, as phones write it: the left side is shown on top.
@@ -153,7 +153,7 @@ def test_pixels_become_square(media, tmp_path):
 def test_quality_sets_the_size_and_the_quantisation(codec, qualities, default, media, tmp_path):
     rng = np.random.default_rng(0)
     noise = np.kron(rng.integers(0, 255, (15, 12, 16, 3)), np.ones((1, 4, 4, 1))).astype(np.uint8)
-    path = media.write(tmp_path / "noise.mp4", frames=[(i / 25, picture) for i, picture in enumerate(noise)])
+    path = media.write(tmp_path / "noise.mp4", frames=[(i / 25, image) for i, image in enumerate(noise)])
 
     def stored(quality: int) -> bytes:
         storage = StorageConfig(codec=codec, fps=25, short_side=48, quality=quality)
@@ -171,7 +171,7 @@ def test_quality_sets_the_size_and_the_quantisation(codec, qualities, default, m
 def test_a_clip_cut_at_a_group_of_pictures_decodes_to_the_same_frames(media, tmp_path):
     rng = np.random.default_rng(0)
     noise = np.kron(rng.integers(0, 255, (40, 12, 16, 3)), np.ones((1, 4, 4, 1))).astype(np.uint8)
-    path = media.write(tmp_path / "noise.mp4", frames=[(i / 25, picture) for i, picture in enumerate(noise)])
+    path = media.write(tmp_path / "noise.mp4", frames=[(i / 25, image) for i, image in enumerate(noise)])
     config = PrepareConfig(storage=StorageConfig(fps=25, short_side=48, gop=8), streams="video")
     blob = normalise(path, config).video
     assert blob.data[24:28] == bytes(4)
