@@ -10,9 +10,11 @@ from torch import Tensor
 
 from sampler.base import Candidates, required
 from sampler.d2.distance import RELATIVE_FLOOR, product
-from sampler.d2.proposals import CHUNK
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+CHUNK = 2048
+"""Rows that are multiplied together on a CPU: few enough to stay in the cache, and a multiple of every tile size."""
 
 _ROUNDING = 2.0**-9
 """Largest relative error of rounding a number to bf16."""

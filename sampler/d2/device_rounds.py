@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from sampler.base import Candidates, Selection
-from sampler.d2.blocked import dictionary_rows
 from sampler.d2.dense_bounds import DenseBounds
 from sampler.d2.distance import squared_distances, squared_norms
-from sampler.d2.distribution import First, draw_rows, first_weight, starting_distances
-from sampler.d2.proposals import Shard
+from sampler.d2.distribution import First, dictionary_rows, draw_rows, first_weight, starting_distances
+from sampler.d2.proposals import propose
 from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 512
@@ -48,7 +47,7 @@ class Rounds:
 
     def _round(self, proposing: Tensor, deciding: Tensor, passes: int) -> None:
         rows, norms, limit = self.bounds.rows, self.bounds.norms, len(self.indices) - 1
-        drawn = Shard(len(norms)).draw(self.d2, proposing, rows, norms)
+        drawn = propose(self.d2, proposing, rows, norms)
         threshold = deciding * drawn.bound
         between = squared_distances(drawn.rows, drawn.norms, drawn.rows, drawn.norms)
         same_row = drawn.index[:, None] == drawn.index

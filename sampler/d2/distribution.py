@@ -32,14 +32,23 @@ def first_weight(first: First, norms: Tensor, usable: Tensor) -> Tensor:
     return usable.to(norms)
 
 
+def dictionary_rows(dictionary: Candidates | None) -> Candidates | None:
+    """The valid and finite rows of the dictionary; None if there are none."""
+    if dictionary is None:
+        return None
+    rows = (dictionary.valid & torch.isfinite(squared_norms(dictionary))).nonzero().squeeze(1)
+    return dictionary.rows(rows) if len(rows) else None
+
+
 def condition(d2: Tensor, candidates: Candidates, norms: Tensor, dictionary: Candidates | None) -> Tensor:
     """D² with the dictionary's finite rows counted as chosen, [N]."""
-    if dictionary is None:
+    held = dictionary_rows(dictionary)
+    if held is None:
         return d2
-    dictionary_norms = squared_norms(dictionary)
-    held = (dictionary.valid & torch.isfinite(dictionary_norms)).nonzero().squeeze(1)
-    for chunk in held.split(_DICTIONARY_CHUNK):
-        distances = squared_distances(candidates, norms, dictionary.rows(chunk), dictionary_norms[chunk])
+    held_norms = squared_norms(held)
+    for start in range(0, len(held), _DICTIONARY_CHUNK):
+        chunk = slice(start, start + _DICTIONARY_CHUNK)
+        distances = squared_distances(candidates, norms, held.rows(chunk), held_norms[chunk])
         # fmin, because rows that are not finite start at 0 and must stay there.
         d2 = torch.fmin(d2, distances.amin(1))
     return floor_to_zero(d2, norms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,13 +27,11 @@ class KMeansPP:
     precision: Precision = "auto"
     """Of the dense products; auto takes bf16 where it is faster (large pools). On a CPU bf16 never changes the law: it
     gives bounds that are verified in float32. On a GPU the law is that of the factors rounded to bf16."""
-    sharded: bool = False
-    """Under torch.distributed, each rank works on its share of the rows; all ranks get the same picks."""
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
-        if candidates.a.is_cuda and not self.sharded:
+        if candidates.a.is_cuda:
             return select_on_device(
                 candidates,
                 k,
@@ -46,15 +43,13 @@ class KMeansPP:
         return select_blocked(
             candidates,
             k,
-            make_bounds=partial(self._bounds, len(candidates)),
+            make_bounds=self._bounds,
             first=self.first,
             generator=generator,
             dictionary=dictionary,
-            sharded=self.sharded,
         )
 
-    def _bounds(self, pool_size: int, rows: Candidates, norms: Tensor, usable: Tensor) -> DenseBounds:
-        # By the whole pool, not by this rank's rows: the picks must not depend on how many ranks there are.
-        large = pool_size >= ROUGH_FROM_ROWS and fast_bf16(norms.device)
+    def _bounds(self, rows: Candidates, norms: Tensor, usable: Tensor) -> DenseBounds:
+        large = len(rows) >= ROUGH_FROM_ROWS and fast_bf16(norms.device)
         rough = self.precision == "bf16" or (self.precision == "auto" and large)
         return (RoughBounds if rough else DenseBounds)(rows, norms)

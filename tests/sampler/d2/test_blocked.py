@@ -7,7 +7,7 @@ from sampler.d2.dense_bounds import DenseBounds, RoughBounds
 from sampler.d2.distance import squared_norms
 from sampler.d2.faiss_index import PersistentIndex
 from sampler.d2.indexed_bounds import IndexedBounds
-from sampler.d2.proposals import Shard
+from sampler.d2.proposals import propose
 from tests.sampler.distribution import dense_d2, random_pool
 
 
@@ -115,7 +115,7 @@ def test_draws_have_the_weights_frequencies_and_never_hit_a_row_without_mass():
     weight = torch.zeros(5000)
     weight[[7, 2047, 2048, 4999]] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     uniforms = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    drawn = Shard(5000).draw(weight, uniforms, pool, squared_norms(pool)).index
+    drawn = propose(weight, uniforms, pool, squared_norms(pool)).index
     share = torch.bincount(drawn, minlength=5000) / 20_000
     assert torch.allclose(share, weight / 10, atol=0.02)
     assert set(drawn.tolist()) == {7, 2047, 2048, 4999}
