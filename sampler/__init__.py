@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sampler.base import Candidates, Sampler, Selection
-from sampler.fifo import Fifo
-from sampler.grad_norm import GradNorm
-from sampler.ohem import Ohem
 from sampler.rules.adaptive import Adaptive
 from sampler.rules.auto import Auto
 from sampler.rules.kcenter import KCenter
@@ -18,7 +15,7 @@ from sampler.rules.kmeanspp_greedy import KMeansPPGreedy
 from sampler.rules.kmeanspp_sequential import KMeansPPSequential
 from sampler.rules.kmeanspp_sketch import KMeansPPSketch
 from sampler.rules.similarity_band import Ring
-from sampler.rules.top_score import Hard
+from sampler.rules.top_score import Fifo, GradNorm, Hard, Ohem
 from sampler.rules.uniform import Uniform
 from settings.load import from_dict, pick
 
