@@ -13,11 +13,8 @@ from common.randomness import torch_generator
 from sampler import build_sampler
 from sampler.base import Candidates
 from sampler.d2.distance import squared_norms
-from sampler.dictionary import Dictionary
-from sampler.exclusion import allowed_rows
 from sampler.gradient import gradient_factors
-from sampler.key_ring import KeyRing
-from sampler.pool import Pool
+from sampler.key_ring import Dictionary, KeyRing, Pool
 from sampler.quality import near_duplicate_share, phi
 from settings import DictionaryConfig, PoolConfig, SamplerConfig
 from settings.load import ConfigError
@@ -123,20 +120,20 @@ class ActiveDictionary(nn.Module):
             torch.cuda.current_stream(self.ids.device).synchronize()
         started = time.perf_counter()
         k = min(len(queries) * self.config.every_n_steps, len(self.dictionary))
-        staying = self.dictionary.staying(k)
-        allowed = allowed_rows(self.pool.ids, self.ids[staying], batch_ids.to(self.ids.device))
+        retained = self.dictionary.retained(k)
+        allowed = allowed_rows(self.pool.ids, self.ids[retained], batch_ids.to(self.ids.device))
         embed = partial(self._embed, queries=queries, hidden=hidden, positives=positives)
         candidates = embed(self.pool, allowed)
         selection = self.sampler.select(
             candidates,
             k,
             generator=self._generator("select", step),
-            dictionary=embed(self.dictionary, staying) if self.config.condition_on_dictionary else None,
+            dictionary=embed(self.dictionary, retained) if self.config.condition_on_dictionary else None,
         )
         self._last = candidates, selection.indices, self.pool.written
         self.dictionary.enqueue(self.pool.keys[selection.indices], self.pool.ids[selection.indices])
         if self.pool_config.remove_selected:
-            self.pool.forget(selection.indices)
+            self.pool.evict(selection.indices)
         return {
             **selection.stats,
             "seconds": time.perf_counter() - started,
@@ -208,3 +205,16 @@ class ActiveDictionary(nn.Module):
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
         return torch_generator(f"{self.seed}/{self.purpose}/{purpose}/{step}")
+
+
+def allowed_rows(ids: Tensor, *excluded: Tensor) -> Tensor:
+    """Returns which candidates a sampler may pick, [N] bool; decided once, before any sampler runs.
+
+    A clip of the batch among the negatives would be a positive treated as a negative, and a clip that is twice in the
+    dictionary would count double.
+
+    Args:
+        ids: [N] int64 sample ids of the candidates; -1 marks an empty row, which is not allowed.
+        excluded: int64 sample ids that are not allowed, in lists of any length.
+    """
+    return (ids >= 0) & ~torch.isin(ids, torch.cat(excluded))
