@@ -1,8 +1,8 @@
-"""Exact D² sampling in blocks: propose from a stale law, reject, and only then touch the pool again.
+"""Exact D² sampling in blocks: propose from a stale distribution, reject, and only then update the pool's distances.
 
-One round draws a block of proposals from upper bounds U >= D², decides on them among themselves (sampler/d2/accept.py),
-and lowers U once by all accepted centres. What keeps U, and how close it stays to D², is a matter of speed only: where
-U is not D² itself, the true D² of each proposal is computed before the decision.
+One round draws a block of proposals from upper bounds U >= D², accepts or rejects them (sampler/d2/accept.py), and
+lowers U once for all accepted centres. How U is kept, and how close it stays to D², affects only the speed: where U is
+not D² itself, the true D² of each proposal is computed before the decision.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from sampler.base import Candidates, Selection
 from sampler.d2.accept import accepted_proposals
 from sampler.d2.centres import Centres
 from sampler.d2.distance import squared_norms
-from sampler.d2.distribution import First, dictionary_rows, draw_rows, first_weight, starting_distances
+from sampler.d2.distribution import FirstPick, dictionary_rows, draw_rows, first_weight, starting_distances
 from sampler.d2.proposals import propose
 from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 SMALLEST_BLOCK, LARGEST_BLOCK, GROWTH = 32, 1024, 8
-"""Proposals of a round: GROWTH times what is chosen, within these limits. Large blocks waste proposals, which is cheap;
-small ones pass over the pool more often."""
+"""A round makes GROWTH times as many proposals as there are centres, within these limits. Large blocks waste proposals,
+which is cheap; small blocks pass over the pool more often."""
 
 
 class Bounds(Protocol):
@@ -42,7 +42,7 @@ def select_blocked(
     k: int,
     *,
     make_bounds: Callable[[Candidates, Tensor, Tensor], Bounds],
-    first: First,
+    first_pick: FirstPick,
     generator: torch.Generator,
     dictionary: Candidates | None,
 ) -> Selection:
@@ -52,7 +52,7 @@ def select_blocked(
         candidates: N rows.
         k: number of rows to pick.
         make_bounds: called with the candidates, their |g|² [N] and which of them are usable [N].
-        first: distribution of the first pick.
+        first_pick: the distribution of the first pick.
         generator: source of every random number.
         dictionary: rows that count as already chosen.
     """
@@ -66,7 +66,7 @@ def select_blocked(
         generator=generator,
     )
     k_possible = min(k, int(usable.sum()))
-    picks, distances = sampling.run(k_possible, first=first, dictionary=dictionary)
+    picks, distances = sampling.run(k_possible, first_pick=first_pick, dictionary=dictionary)
     rest = fill_uniformly(usable, picks, k_possible - len(picks), generator)
     return make_selection(
         torch.cat([picks, rest]),
@@ -100,7 +100,7 @@ class BlockedSampling:
         self.u = starting_distances(norms, usable)
         self.rounds = self.proposed = self.pairs = 0
 
-    def run(self, k: int, *, first: First, dictionary: Candidates | None) -> tuple[Tensor, Tensor]:
+    def run(self, k: int, *, first_pick: FirstPick, dictionary: Candidates | None) -> tuple[Tensor, Tensor]:
         """Picks up to k rows; returns their indices [n] int64 and D² [n]. n < k only when no mass is left."""
         held = dictionary_rows(dictionary)
         start = 0 if held is None else len(held)
@@ -109,7 +109,7 @@ class BlockedSampling:
         if held is not None:
             self._add_centres(torch.full_like(held.ids, -1), held, squared_norms(held), lower=k > 0)
         elif k > 0:
-            self._first_pick(first, lower=k > 1)
+            self._pick_first(first_pick, lower=k > 1)
         while self.centres.count < start + k and self._round(start + k):
             pass
         picks = slice(start, self.centres.count)
@@ -118,14 +118,14 @@ class BlockedSampling:
     def _uniforms(self, *shape: int) -> Tensor:
         return torch.rand(*shape, dtype=torch.float64, generator=self.generator).to(self.u.device)
 
-    def _first_pick(self, first: First, *, lower: bool) -> None:
-        pick = draw_rows(first_weight(first, self.norms, self.usable), self._uniforms(1))
+    def _pick_first(self, first_pick: FirstPick, *, lower: bool) -> None:
+        pick = draw_rows(first_weight(first_pick, self.norms, self.usable), self._uniforms(1))
         self.distances[0] = torch.inf
         self._add_centres(pick, self.candidates.rows(pick), self.norms[pick], lower=lower)
         self.u[pick] = 0.0
 
     def _round(self, target: int) -> bool:
-        """Proposes and decides on one block; False when no mass is left."""
+        """Proposes and decides on one block; returns False when no mass is left."""
         centres = self.centres
         left = target - centres.count
         block = min(max(GROWTH * centres.count, SMALLEST_BLOCK), LARGEST_BLOCK, left + left // 4 + SMALLEST_BLOCK)
