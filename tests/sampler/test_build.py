@@ -1,3 +1,5 @@
+"""Errors of `build_sampler`."""
+
 import pytest
 
 from sampler import build_sampler

@@ -20,7 +20,7 @@ def name(request):
     return request.param
 
 
-def test_picks_are_as_many_as_asked_for_all_different_and_all_valid(name):
+def test_picks_are_as_many_as_requested_all_different_and_valid(name):
     pool = random_pool(300)
     pool = replace(pool, valid=torch.arange(300) % 3 > 0)
     selection = select(name, pool, 50)
@@ -44,7 +44,7 @@ def test_the_candidates_are_not_changed(name):
     assert all(value is None or torch.equal(value, getattr(pool, key)) for key, value in before.items())
 
 
-def test_more_than_there_is_gives_all_there_is_and_says_so(name):
+def test_a_request_beyond_the_pool_returns_all_rows_and_counts_the_missing(name):
     pool = replace(random_pool(20), valid=torch.arange(20) < 7)
     selection = select(name, pool, 10)
     assert sorted(selection.indices.tolist()) == list(range(7))
@@ -52,7 +52,7 @@ def test_more_than_there_is_gives_all_there_is_and_says_so(name):
 
 
 @pytest.mark.parametrize("k", [0, 1])
-def test_nothing_and_a_single_row_can_be_asked_for(name, k):
+def test_zero_and_one_row_can_be_requested(name, k):
     assert len(select(name, random_pool(10), k).indices) == k
 
 
@@ -101,11 +101,11 @@ def test_copies_of_a_pick_come_last(name):
 
 
 @pytest.mark.parametrize("name", ["kmeanspp_sequential", "kmeanspp", "kmeanspp_faiss", "kcenter"])
-def test_distances_are_those_at_the_time_of_the_pick(name):
+def test_distances_are_those_when_the_row_was_picked(name):
     pool = random_pool(200)
     selection = select(name, pool, 30)
     d2 = dense_d2(pool)[selection.indices][:, selection.indices]
     expected = torch.stack([d2[i, :i].amin() for i in range(1, 30)]).float()
     assert selection.distances[0] == torch.inf
-    # A rough bound may stand in for the last digits of a distance, never for its size.
+    # A rough bound may change the last digits of a distance, never its magnitude.
     assert torch.allclose(selection.distances[1:], expected, rtol=1e-3, atol=1e-4 * float(expected.amax()))

@@ -1,3 +1,5 @@
+"""The ring buffers of pool and dictionary."""
+
 import torch
 
 from sampler.key_ring import Dictionary, Pool
