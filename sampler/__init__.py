@@ -1,4 +1,4 @@
-"""Active sampling of the dictionary: which candidates become negatives."""
+"""Active sampling: selection of the candidates that become negatives in the dictionary."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sampler.base import Candidates, Sampler, Selection
-from sampler.fifo import Fifo
-from sampler.grad_norm import GradNorm
-from sampler.ohem import Ohem
 from sampler.rules.adaptive import Adaptive
 from sampler.rules.auto import Auto
 from sampler.rules.kcenter import KCenter
@@ -17,8 +14,8 @@ from sampler.rules.kmeanspp_faiss import KMeansPPFaiss
 from sampler.rules.kmeanspp_greedy import KMeansPPGreedy
 from sampler.rules.kmeanspp_sequential import KMeansPPSequential
 from sampler.rules.kmeanspp_sketch import KMeansPPSketch
-from sampler.rules.similarity_band import Ring
-from sampler.rules.top_score import Hard
+from sampler.rules.similarity_band import SimilarityBand
+from sampler.rules.top_score import Fifo, GradNorm, Hard, Ohem
 from sampler.rules.uniform import Uniform
 from settings.load import from_dict, pick
 
@@ -36,18 +33,19 @@ SAMPLERS: dict[str, type] = {
     "grad_norm": GradNorm,
     "ohem": Ohem,
     "hard": Hard,
-    "ring": Ring,
+    "ring": SimilarityBand,
     "adaptive": Adaptive,
     "auto": Auto,
 }
-"""`sampler.name` -> class; the fields of the class are what `sampler.options` may hold."""
+"""Maps `sampler.name` to a class, whose dataclass fields are the keys that `sampler.options` may hold."""
 
 
 def build_sampler(name: str, options: Mapping[str, Any] | None = None) -> Sampler:
-    """The sampler of that name with its options.
+    """Builds the sampler of this name with these options.
 
     Raises:
-        ConfigError: an unknown name or option (the nearest and the allowed are named), or a value out of range.
+        ConfigError: the name or an option is unknown (the message names the nearest and the allowed ones), or a value
+            is out of range.
     """
     cls = pick(SAMPLERS, name, "sampler.name")
     return from_dict(cls, options or {}, source=f"sampler {name}", prefix="sampler.options.")

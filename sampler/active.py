@@ -1,4 +1,4 @@
-"""One modality's active dictionary: pool, selection rule and queue in one object that checkpoints itself."""
+"""The active dictionary of one modality: pool, selection rule and dictionary in one module with one state_dict."""
 
 from __future__ import annotations
 
@@ -13,21 +13,18 @@ from common.randomness import torch_generator
 from sampler import build_sampler
 from sampler.base import Candidates
 from sampler.d2.distance import squared_norms
-from sampler.dictionary import Dictionary
-from sampler.exclusion import allowed_rows
 from sampler.gradient import gradient_factors
-from sampler.key_ring import KeyRing
-from sampler.pool import Pool
+from sampler.key_ring import Dictionary, KeyRing, Pool
 from sampler.quality import near_duplicate_share, phi
 from settings import DictionaryConfig, PoolConfig, SamplerConfig
 from settings.load import ConfigError
 
 
 class ActiveDictionary(nn.Module):
-    """The negatives of one modality, chosen from a pool by `sampler.name`.
+    """The negatives of one modality, selected from a pool by the rule `sampler.name`.
 
-    Every random number is a function of (seed, purpose, step): there is no generator state to save, and every rank
-    that is given the same inputs holds the same dictionary. `state_dict` holds pool, dictionary and their positions.
+    Every random number is a function of (seed, purpose, step): there is no generator state to save, and all ranks that
+    receive the same inputs hold the same dictionary. `state_dict` holds pool, dictionary and their write positions.
     """
 
     def __init__(
@@ -44,15 +41,18 @@ class ActiveDictionary(nn.Module):
     ) -> None:
         """
         Args:
-            dim: D, length of keys and queries.
+            sampler: selection rule, its options and the embedding that it measures distances in.
+            pool: size and source of the pool.
+            dictionary: size of the dictionary.
+            dim: D, number of dimensions of keys and queries.
             temperature: τ of the loss.
-            hidden: H, length of the input of the query head's last layer; needed by the embeddings gradient and
+            hidden: H, number of inputs of the query head's last layer; needed by the embeddings gradient and
                 negative_gradient, None otherwise.
-            seed: the run's.
-            purpose: tells dictionaries of one run apart ("video", "audio").
+            seed: seed of the run.
+            purpose: name that distinguishes the dictionaries of one run ("video", "audio").
 
         Raises:
-            ConfigError: an unknown sampler or option, or an embedding that lacks its input.
+            ConfigError: the sampler or an option is unknown, or the embedding needs `hidden` and it is None.
         """
         super().__init__()
         if hidden is None and sampler.embedding in ("gradient", "negative_gradient"):
@@ -69,17 +69,17 @@ class ActiveDictionary(nn.Module):
 
     @property
     def keys(self) -> Tensor:
-        """[K, D] float32, the negatives."""
+        """[K, D] float32 negatives."""
         return self.dictionary.keys
 
     @property
     def ids(self) -> Tensor:
-        """[K] int64 sample ids of the negatives; -1 = still empty, to be masked in the loss."""
+        """[K] int64 sample ids of the negatives; -1 marks an empty row, which must be masked in the loss."""
         return self.dictionary.ids
 
     @torch.no_grad()
     def fill(self, keys: Tensor, ids: Tensor) -> None:
-        """Replaces the pool by n keys of random clips; a dictionary that is still empty starts from them too.
+        """Replaces the pool with n keys of random clips; a dictionary that is still empty is filled from them too.
 
         Args:
             keys: [n, D], n <= pool.size.
@@ -87,8 +87,8 @@ class ActiveDictionary(nn.Module):
         """
         self.pool.replace(keys, ids)
         if not (self.dictionary.ids >= 0).any():
-            start = torch.randperm(len(ids), generator=self._generator("fill", 0))[: len(self.dictionary)]
-            self.dictionary.enqueue(keys[start.to(keys.device)], ids[start.to(ids.device)])
+            rows = torch.randperm(len(ids), generator=self._generator("fill", 0))[: len(self.dictionary)]
+            self.dictionary.enqueue(keys[rows.to(keys.device)], ids[rows.to(ids.device)])
 
     @torch.no_grad()
     def update(
@@ -102,41 +102,41 @@ class ActiveDictionary(nn.Module):
     ) -> dict[str, float | Tensor]:
         """Selects M keys from the pool and enqueues them; call it before the step's loss.
 
-        Clips of the batch, and clips that stay in the dictionary, are not eligible. With `every_n_steps` = n,
-        n·M keys are selected at every n-th step and nothing happens at the others.
+        Clips of the batch, and clips that remain in the dictionary, are not eligible. With `every_n_steps` = n, n·M
+        keys are selected at every n-th step and none at the others.
 
         Args:
-            queries: [M, D] the batch's queries of the *other* modality.
-            hidden: [M, H] input of that modality's last layer, or None if the embedding does without.
-            batch_ids: [M] int64.
-            step: the run's global step.
-            positives: [M, D] keys of the queries' own clips (used by negative_gradient, and by samplers that need
-                Candidates.outrank_fraction).
+            queries: [M, D] queries of the batch in the *other* modality.
+            hidden: [M, H] input of the last layer of that modality's query head; None if the embedding does not use it.
+            batch_ids: [M] int64 sample ids of the batch.
+            step: global step of the run.
+            positives: [M, D] keys of the queries' own clips, used by negative_gradient and by samplers that need
+                Candidates.outrank_fraction.
 
         Returns:
-            Metrics: plain numbers and 0-d tensors. Empty at the steps that select nothing.
+            Metrics as plain numbers and 0-d tensors; empty at the steps that select nothing.
         """
         if step % self.config.every_n_steps:
             return {}
         if self.ids.is_cuda:
-            # Or the encoders' kernels, which are still under way, would count as selection; it waits for them anyway.
+            # Otherwise the time of the encoders' pending kernels would count as selection, which waits for them anyway.
             torch.cuda.current_stream(self.ids.device).synchronize()
         started = time.perf_counter()
         k = min(len(queries) * self.config.every_n_steps, len(self.dictionary))
-        staying = self.dictionary.staying(k)
-        allowed = allowed_rows(self.pool.ids, self.ids[staying], batch_ids.to(self.ids.device))
+        retained = self.dictionary.retained(k)
+        allowed = allowed_rows(self.pool.ids, self.ids[retained], batch_ids.to(self.ids.device))
         embed = partial(self._embed, queries=queries, hidden=hidden, positives=positives)
         candidates = embed(self.pool, allowed)
         selection = self.sampler.select(
             candidates,
             k,
             generator=self._generator("select", step),
-            dictionary=embed(self.dictionary, staying) if self.config.condition_on_dictionary else None,
+            dictionary=embed(self.dictionary, retained) if self.config.condition_on_dictionary else None,
         )
         self._last = candidates, selection.indices, self.pool.written
         self.dictionary.enqueue(self.pool.keys[selection.indices], self.pool.ids[selection.indices])
         if self.pool_config.remove_selected:
-            self.pool.forget(selection.indices)
+            self.pool.evict(selection.indices)
         return {
             **selection.stats,
             "seconds": time.perf_counter() - started,
@@ -145,10 +145,10 @@ class ActiveDictionary(nn.Module):
 
     @torch.no_grad()
     def add(self, keys: Tensor, ids: Tensor) -> None:
-        """After the step: a stream pool takes the batch's keys; a pool of source epoch stays as it was drawn.
+        """Adds the batch's keys to a stream pool after the step; a pool of source epoch does not change.
 
         Args:
-            keys: [M, D] from the momentum encoder.
+            keys: [M, D] keys from the momentum encoder.
             ids: [M] int64, all different.
         """
         if self.pool_config.source == "stream":
@@ -156,23 +156,23 @@ class ActiveDictionary(nn.Module):
 
     @torch.no_grad()
     def diagnostics(self, labels: Tensor | None = None) -> dict[str, float]:
-        """What costs too much for every step: about one more selection.
+        """Measures the dictionary and the last selection, at about the cost of one more selection.
 
         Args:
-            labels: [n] int64 class of each sample id, -1 = unknown; without it no classes are counted.
+            labels: [n] int64 class of each sample id, -1 = unknown; if None, no classes are counted.
 
         Returns:
-            phi (of the last selection, as a share of the pool's sum of squared norms), near_duplicates (share of its
-            picks), distinct_ids and, with labels, distinct_classes of the dictionary. No phi before the first update.
+            distinct_ids and, with labels, distinct_classes of the dictionary. After the first selection also its phi
+            (as a share of the pool's sum of squared norms) and near_duplicates (as a share of its picks).
         """
-        held = self.ids[self.ids >= 0]
-        found = {"distinct_ids": float(len(held))}
+        ids = self.ids[self.ids >= 0]
+        found = {"distinct_ids": float(len(ids))}
         if labels is not None:
-            classes = labels.to(held.device)[held]
+            classes = labels.to(ids.device)[ids]
             found["distinct_classes"] = float(len(classes[classes >= 0].unique()))
         if self._last is not None:
             candidates, picks, written = self._last
-            # Rows that the pool has overwritten since have another key than the one they were selected by.
+            # Rows that the pool has overwritten since then no longer hold the key that they were selected by.
             unchanged = self.pool.write_index < written
             candidates, picks = replace(candidates, valid=candidates.valid & unchanged), picks[unchanged[picks]]
             usable = candidates.rows(candidates.valid)
@@ -183,7 +183,7 @@ class ActiveDictionary(nn.Module):
         return found
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """What the sampler keeps from step to step (the quantiser of an index)."""
+        """Returns the state that the sampler keeps between steps (the quantiser of an index)."""
         return self.sampler.state_dict() if hasattr(self.sampler, "state_dict") else {}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
@@ -201,10 +201,23 @@ class ActiveDictionary(nn.Module):
             embedding=self.config.embedding,
             temperature=self.temperature,
             positives=None if positives is None else positives.float(),
-            # The only embedding that asks for them; a GPU is waited for to count them.
+            # Only this embedding needs them, and selecting them waits for the GPU.
             negatives=self.dictionary.keys[self.dictionary.ids >= 0] if competing else None,
         )
         return Candidates(**vars(factors), ids=ring.ids, valid=valid, write_index=ring.write_index)
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
         return torch_generator(f"{self.seed}/{self.purpose}/{purpose}/{step}")
+
+
+def allowed_rows(ids: Tensor, *excluded: Tensor) -> Tensor:
+    """Returns which candidates a sampler may pick, [N] bool; decided once, before any sampler runs.
+
+    A clip of the batch among the negatives would be a positive treated as a negative, and a clip that is twice in the
+    dictionary would count double.
+
+    Args:
+        ids: [N] int64 sample ids of the candidates; -1 marks an empty row, which is not allowed.
+        excluded: int64 sample ids that are not allowed, in lists of any length.
+    """
+    return (ids >= 0) & ~torch.isin(ids, torch.cat(excluded))

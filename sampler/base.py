@@ -1,4 +1,4 @@
-"""What every sampler gets and gives back."""
+"""The interface of a sampler: its input, its output and its protocol."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """Rows a sampler may pick from; row n stands for the rank-one embedding a_n b_nᵀ, which is never formed.
+    """The rows that a sampler picks from; row n has the rank-one embedding g_n = a_n b_nᵀ, which is never formed.
 
-    Inner products need the factors only: <g_n, g_m> = (a_n·a_m)(b_n·b_m).
+    Inner products need only the factors: <g_n, g_m> = (a_n·a_m)(b_n·b_m).
     """
 
     a: Tensor
-    """[N, D] float32, the keys."""
+    """[N, D] float32 keys."""
     b: Tensor | None = None
-    """[N, H] float32, or None when the embedding is the key itself (g_n = a_n)."""
+    """[N, H] float32 second factors; None if the embedding is the key itself (g_n = a_n)."""
     ids: Tensor
-    """[N] int64 sample ids, -1 for an empty row."""
+    """[N] int64 sample ids; -1 marks an empty row."""
     valid: Tensor
-    """[N] bool; only these rows may be picked."""
+    """[N] bool, the rows that may be picked."""
     write_index: Tensor
-    """[N] int64; each write to the pool has a larger stamp, so equal write_index mean an unchanged row."""
+    """[N] int64 position in the sequence of writes to the pool: larger is newer, and equal means an unchanged row."""
     loss: Tensor | None = None
-    """[N] float32, cross-entropy against the pseudo-label; None if the embedding asks for no queries."""
+    """[N] float32 cross-entropy against the pseudo-label; None if it was not computed."""
     similarity: Tensor | None = None
-    """[N] float32, log-sum-exp of the similarity to the batch's queries; None likewise."""
+    """[N] float32 log-sum-exp of the similarity to the batch's queries; None if it was not computed."""
     outrank_fraction: Tensor | None = None
-    """[N] float32, share of the batch's queries that the row is more similar to than their own positive key is; None
-    where positives are not known."""
+    """[N] float32 share of the batch's queries to which the row is more similar than their own positive key is; None if
+    the positives are not known."""
 
     def __len__(self) -> int:
         return len(self.a)
 
     def rows(self, index: Tensor | slice) -> Candidates:
-        """The same table with only these rows."""
+        """Returns a table of only these rows (int64 row numbers, a bool mask or a slice)."""
         return replace(
             self,
             a=self.a[index],
@@ -54,22 +54,22 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What was picked, in the order of picking."""
+    """The picks of a sampler, in the order of picking."""
 
     indices: Tensor
-    """[k] int64 rows of the candidates, all different, all valid; k is what was asked for or all there was."""
+    """[n] int64 rows of the candidates, all different and valid; n is the number requested, or all there were."""
     distances: Tensor
-    """[k] float32 D² of each pick when it was picked (inf for the first, 0 where D² played no part)."""
+    """[n] float32 D² of each pick when it was picked (inf for the first pick, 0 where D² was not used)."""
     stats: dict[str, float]
-    """Plain numbers for the metrics; always `selected`, `missing` (asked for but not there) and `invalid`
-    (rows that are not finite)."""
+    """Plain numbers for the metrics. There are always `selected`, `missing` (requested but not available) and `invalid`
+    (valid rows that are not finite)."""
 
 
 class Sampler(Protocol):
-    """A selection rule. Options are the fields of a dataclass, checked in its `__post_init__`.
+    """A selection rule. Its options are the fields of a dataclass, checked in its `__post_init__`.
 
-    A sampler draws from `generator` (a CPU generator, whatever the device) and nothing else, so that equal
-    candidates and seeds give equal picks. It never raises on strange numbers: see sampler/fallbacks.py.
+    A sampler draws random numbers only from `generator` (a CPU generator on every device), so that equal candidates and
+    seeds give equal picks. It never raises on non-finite input: see sampler/fallbacks.py.
     """
 
     def select(
@@ -80,24 +80,27 @@ class Sampler(Protocol):
         generator: torch.Generator,
         dictionary: Candidates | None = None,
     ) -> Selection:
-        """Picks min(k, valid finite rows) different rows.
+        """Picks min(k, number of valid finite rows) different rows.
 
         Args:
             candidates: N rows.
-            k: how many, at least 0.
+            k: number of rows to pick, at least 0.
             generator: source of every random number.
-            dictionary: rows that count as already chosen; distances start from them. Rules without distances
+            dictionary: rows that count as already chosen, so that distances start from them. Rules without distances
                 ignore it.
+
+        Raises:
+            ValueError: the rule needs a column of the candidates that is None.
         """
         ...
 
 
 def required(column: Tensor | None, name: str) -> Tensor:
-    """A column of the candidates that a rule cannot do without.
+    """Returns a column of the candidates that the caller cannot do without.
 
     Raises:
-        ValueError: the candidates came without it.
+        ValueError: the column is None.
     """
     if column is None:
-        raise ValueError(f"this sampler needs Candidates.{name}, which was not given")
+        raise ValueError(f"this sampler needs Candidates.{name}, which is None; compute it with the candidates")
     return column

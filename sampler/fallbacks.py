@@ -1,8 +1,8 @@
-"""What to do with inputs that have no answer: one policy for all samplers.
+"""The policy of all samplers for degenerate input, and the helpers that implement it.
 
-Rows that are not finite are masked and counted. More asked for than there is gives all there is. When the law has no
-mass left (all remaining rows coincide with a pick) the rest is filled uniformly from what is not chosen. Nothing is
-picked twice, nothing raises in the middle of a run, and the statistics say what happened.
+Rows that are not finite are masked and counted. A request for more rows than there are returns all of them. When the
+D² distribution has no mass left (all remaining rows coincide with a pick), the remaining picks are drawn uniformly from
+the rows that are not chosen. No row is picked twice, nothing raises during a run, and the statistics report each case.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from sampler.base import Candidates, Selection
 
 
 def usable_rows(candidates: Candidates, squared_norms: Tensor) -> tuple[Tensor, int]:
-    """Rows that are valid and finite ([N] bool), and how many valid ones are not finite."""
+    """Returns which rows are valid and finite ([N] bool), and the number of valid rows that are not finite."""
     usable = candidates.valid & torch.isfinite(squared_norms)
     return usable, int((candidates.valid & ~usable).sum())
 
 
 def random_order(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """A random permutation of range(count), the same on every device."""
+    """Returns a random permutation of range(count), the same on every device."""
     return torch.randperm(count, generator=generator).to(device)
 
 
 def fill_uniformly(usable: Tensor, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Up to k usable rows that are not among the chosen, uniformly at random, int64."""
+    """Draws up to k usable rows that are not among the chosen (int64 row numbers), uniformly at random, int64."""
     if k <= 0:
         return chosen.new_empty(0)
     free = usable.clone()
@@ -35,14 +35,14 @@ def fill_uniformly(usable: Tensor, chosen: Tensor, k: int, generator: torch.Gene
 
 
 def top_rows(score: Tensor, usable: Tensor, k: int) -> Tensor:
-    """The k usable rows of the largest score, best first; fewer if there are not as many, int64."""
+    """Returns the k usable rows with the largest score [N], largest first, int64; all usable rows if they are fewer."""
     k = min(k, int(usable.sum()))
     score = torch.where(usable, score.nan_to_num(neginf=torch.finfo(score.dtype).min), -torch.inf)
     return score.topk(k).indices
 
 
 def make_selection(indices: Tensor, distances: Tensor | None, k: int, *, invalid: int, **stats: float) -> Selection:
-    """A Selection with the statistics that all samplers report. k is what was asked for."""
+    """Builds a Selection with the statistics that all samplers report; k is the number of rows requested."""
     if distances is None:
         distances = torch.zeros(len(indices), device=indices.device)
     common = {"selected": len(indices), "missing": max(k - len(indices), 0), "invalid": invalid}

@@ -1,4 +1,4 @@
-"""A ring of keys with the ids of their clips: the storage of pool and dictionary."""
+"""Ring buffers of keys with the ids of their clips: the pool of candidates and the dictionary of negatives."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class KeyRing(nn.Module):
     """Holds the newest `size` rows written; a clip is held once, by its newest key.
 
-    Buffers: keys [size, D] float32; ids [size] int64, -1 = empty; write_index [size] int64, how many rows were written
-    before this one, -1 = empty. All of it, and the position, is in `state_dict`.
+    Buffers: keys [size, D] float32; ids [size] int64, -1 = empty; write_index [size] int64, the number of rows written
+    before this one, -1 = empty. `state_dict` holds all of them and the position of the next write.
     """
 
     keys: Tensor
@@ -26,6 +26,7 @@ class KeyRing(nn.Module):
         self.register_buffer("write_index", torch.full((size,), -1, dtype=torch.int64))
         self.written = 0
         self.cursor = 0
+        self.register_load_state_dict_pre_hook(_rename_stamps)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -33,14 +34,14 @@ class KeyRing(nn.Module):
     def write(self, keys: Tensor, ids: Tensor) -> None:
         """Writes n rows over the oldest ones, wrapping around.
 
-        Rows beyond the newest `size`, and older rows of the same ids, are dropped.
+        If n > size, only the newest `size` rows are written. Older rows of the same ids are evicted.
 
         Args:
             keys: [n, D].
             ids: [n] int64, all different.
         """
         keys, ids = keys.detach()[-len(self) :], ids.to(self.ids.device)[-len(self) :]
-        self.forget(torch.isin(self.ids, ids))
+        self.evict(torch.isin(self.ids, ids))
         steps = torch.arange(len(ids), device=self.ids.device)
         rows = (self.cursor + steps) % len(self)
         self.keys[rows] = keys.to(self.keys)
@@ -49,23 +50,59 @@ class KeyRing(nn.Module):
         self.written += len(ids)
         self.cursor = (self.cursor + len(ids)) % len(self)
 
-    def forget(self, rows: Tensor) -> None:
-        """Empties rows ([size] bool or int64 row numbers)."""
+    def evict(self, rows: Tensor) -> None:
+        """Empties rows, given as a mask ([size] bool) or as row numbers (int64)."""
         self.ids[rows] = -1
         self.write_index[rows] = -1
 
     def next_overwritten(self, n: int) -> Tensor:
-        """Row numbers that the next write of n rows overwrites, int64 [min(n, size)]."""
+        """Returns the numbers of the rows that the next write of n rows overwrites, int64 [min(n, size)]."""
         return (self.cursor + torch.arange(min(n, len(self)), device=self.ids.device)) % len(self)
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        # The name that checkpoints of version 0.1 give it.
-        if (old := f"{prefix}stamps") in state:
-            state[f"{prefix}write_index"] = state.pop(old)
-        super()._load_from_state_dict(state, prefix, *arguments)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.written, self.cursor])
 
     def set_extra_state(self, state: Tensor) -> None:
         self.written, self.cursor = (int(value) for value in state)
+
+
+def _rename_stamps(ring: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Reads checkpoints in which write_index still has its old name, stamps."""
+    if (old := f"{prefix}stamps") in state:
+        state[f"{prefix}write_index"] = state.pop(old)
+
+
+class Pool(KeyRing):
+    """The candidates of one modality: N keys that the sampler may put into the dictionary."""
+
+    def add(self, keys: Tensor, ids: Tensor) -> None:
+        """Writes n new keys over the oldest (source stream). keys [n, D], ids [n] int64, all different."""
+        self.write(keys, ids)
+
+    def replace(self, keys: Tensor, ids: Tensor) -> None:
+        """Empties the pool and fills it with n <= N keys (source epoch). keys [n, D], ids [n] int64, all different."""
+        self.evict(self.ids >= 0)
+        self.cursor = 0
+        self.write(keys, ids)
+
+
+class Dictionary(KeyRing):
+    """The negatives of one modality: a first-in, first-out queue of K keys.
+
+    A row whose id is -1 is still empty and must be masked in the loss.
+    """
+
+    def enqueue(self, keys: Tensor, ids: Tensor) -> None:
+        """Writes n keys over the n oldest; a clip that is already held keeps only its new key.
+
+        Args:
+            keys: [n, D].
+            ids: [n] int64, all different.
+        """
+        self.write(keys, ids)
+
+    def retained(self, n: int) -> Tensor:
+        """Returns which rows hold a key and survive the next enqueue of n keys, [K] bool."""
+        retained = self.ids >= 0
+        retained[self.next_overwritten(n)] = False
+        return retained

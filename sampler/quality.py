@@ -1,4 +1,4 @@
-"""How good a selection is: numbers that cost about as much as the selection, so only computed when asked for."""
+"""Quality of a selection. Each measure costs about as much as a selection, so it is computed only on request."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sampler.d2.distance import squared_distances, squared_norms
 from sampler.d2.distribution import starting_distances
 
 NEAR_DUPLICATE = 0.01
-"""Two rows are near-duplicates when their squared distance is below this share of the larger squared norm."""
+"""Two rows are near-duplicates if their squared distance is below this share of the larger squared norm."""
 
 
 def phi(candidates: Candidates, indices: Tensor) -> float:
-    """Sum over the usable rows of the squared distance to the nearest pick; lower covers better."""
+    """Returns the sum over the usable rows of D² to the nearest pick; lower is a better covering."""
     norms = squared_norms(candidates)
     d2 = starting_distances(norms, candidates.valid & torch.isfinite(norms))
     bounds = DenseBounds(candidates, norms)
@@ -25,7 +25,7 @@ def phi(candidates: Candidates, indices: Tensor) -> float:
 
 
 def near_duplicate_share(candidates: Candidates, indices: Tensor) -> float:
-    """Share of the picks that have a near-duplicate among the picks."""
+    """Returns the share of the picks that have a near-duplicate among the other picks."""
     if len(indices) < 2:
         return 0.0
     picks = candidates.rows(indices)

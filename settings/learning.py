@@ -47,18 +47,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How the dictionary is filled from the pool."""
+    """The rule that selects keys of the pool for the dictionary."""
 
     name: str = "kmeanspp"
-    """A key of sampler.SAMPLERS."""
+    """Selection rule, a key of `sampler.SAMPLERS`."""
     embedding: Literal["gradient", "query_gradient", "negative_gradient", "feature"] = "gradient"
-    """What D2 sampling measures distances in (see sampler/gradient.py)."""
+    """Embedding in which rules that use D² measure distances (see sampler/gradient.py)."""
     condition_on_dictionary: bool = False
-    """Distances start from what the dictionary already holds."""
+    """Whether keys that remain in the dictionary count as already chosen, so that distances start from them."""
     every_n_steps: int = 1
-    """Select (n times as many keys) every n-th step."""
+    """n: select at every n-th step, n times as many keys."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the chosen sampler."""
+    """Options of the chosen selection rule (see docs/samplers.md)."""
 
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, f"sampler.every_n_steps must be at least 1, not {self.every_n_steps}")
@@ -66,16 +66,16 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """The candidates the sampler picks from."""
+    """The candidates that the sampler picks from."""
 
     source: Literal["stream", "epoch"] = "stream"
-    """stream: ring of the most recent keys. epoch: random clips encoded anew at every epoch's start (not for fifo)."""
+    """stream: the most recent keys. epoch: random clips, encoded again at the start of an epoch (not for fifo)."""
     size: int = 38400
-    """N; clamped to the samples of the data set for source epoch."""
+    """N, the number of candidates; for source epoch at most the number of samples of the data set."""
     refresh_every: int = 1
-    """Epochs between two draws of a pool of source epoch."""
+    """Number of epochs between two draws of a pool of source epoch."""
     remove_selected: bool = False
-    """Whether a selected key leaves the pool (the paper's stay)."""
+    """Whether a selected key is removed from the pool (in the paper it is not)."""
 
     def __post_init__(self) -> None:
         require(self.size >= 1, f"pool.size must be at least 1, not {self.size}")
@@ -91,7 +91,7 @@ class DictionaryConfig:
     """The negatives of each modality."""
 
     size: int = 3840
-    """K."""
+    """K, the number of negatives."""
 
     def __post_init__(self) -> None:
         require(self.size >= 1, f"dictionary.size must be at least 1, not {self.size}")

@@ -1,9 +1,9 @@
 """The rejection step of blocked D² sampling.
 
-Proposals are drawn independently from a stale law U >= D². Walked through in order, each is accepted with probability
-D²_now / U, where D²_now also counts the proposals accepted before it. Given acceptance a proposal then has probability
-proportional to D²_now: exactly the law of one-at-a-time sampling. The same idea serves randomly pivoted Cholesky in
-Epperly, Tropp and Webber (arXiv 2410.03969).
+Proposals are drawn independently with probability proportional to stale bounds U >= D². In order, each is accepted with
+probability D²_now / U, where D²_now also counts the proposals accepted before it. Given acceptance, a proposal has
+probability proportional to D²_now: exactly the distribution of sampling one row at a time. Epperly, Tropp and Webber
+(arXiv 2410.03969) use the same idea for randomly pivoted Cholesky.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from sampler.d2.proposals import Proposals
 
 
 def accepted_proposals(proposals: Proposals, d2: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Decides on a block.
+    """Accepts or rejects the proposals of a block.
 
     Args:
-        proposals: B draws, in the order in which they are decided on.
-        d2: [B] D² of each before this block, at most its bound.
-        uniforms: [B] float64 in [0, 1), one decision each.
+        proposals: B draws, in the order in which they are decided.
+        d2: [B] float32 D² of each proposal before this block, at most its bound.
+        uniforms: [B] float64 in [0, 1), one per decision.
 
     Returns:
-        The places of the accepted in the block, ascending (int64), and the D² of each when it was accepted.
+        The positions in the block of the accepted proposals, ascending (int64), and the D² of each at acceptance.
     """
     threshold = uniforms * proposals.bound
     eligible = (d2 > threshold).nonzero().squeeze(1)
@@ -38,13 +38,13 @@ def accepted_proposals(proposals: Proposals, d2: Tensor, uniforms: Tensor) -> tu
 
 
 def settle(blocked_by: Tensor) -> Tensor:
-    """Accepts in order whatever is not blocked by something accepted earlier, [B] bool.
+    """Accepts, in order, every proposal that no earlier accepted proposal blocks; returns [B] bool.
 
-    The serial loop's answer is the only fixed point of one vectorised pass, and pass n settles all whose chain of
-    earlier conflicts is shorter than n: a handful of passes in practice.
+    The result of the serial loop is the only fixed point of the vectorised pass. Pass n settles every proposal whose
+    chain of earlier conflicts is shorter than n: a handful of passes in practice.
 
     Args:
-        blocked_by: [B, B] bool, strictly lower triangular; row i names the earlier ones that exclude i.
+        blocked_by: [B, B] bool, strictly lower triangular; row i marks the earlier proposals that exclude proposal i.
     """
     accepted = blocked_by.new_ones(len(blocked_by))
     while True:

@@ -1,14 +1,13 @@
-"""Exact D² sampling in blocks: propose from a stale law, reject, and only then touch the pool again.
+"""Exact D² sampling in blocks: propose from a stale distribution, reject, and only then update the pool's distances.
 
-One round draws a block of proposals from upper bounds U >= D², decides on them among themselves (sampler/d2/accept.py),
-and lowers U once by all accepted centres. What keeps U, and how close it stays to D², is a matter of speed only: where
-U is not D² itself, the true D² of each proposal is computed before the decision.
+One round draws a block of proposals from upper bounds U >= D², accepts or rejects them (sampler/d2/accept.py), and
+lowers U once for all accepted centres. How U is kept, and how close it stays to D², affects only the speed: where U is
+not D² itself, the true D² of each proposal is computed before the decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -18,23 +17,23 @@ from sampler.base import Candidates, Selection
 from sampler.d2.accept import accepted_proposals
 from sampler.d2.centres import Centres
 from sampler.d2.distance import squared_norms
-from sampler.d2.distribution import First, first_weight, starting_distances
-from sampler.d2.proposals import Shard
+from sampler.d2.distribution import FirstPick, dictionary_rows, draw_rows, first_weight, starting_distances
+from sampler.d2.proposals import propose
 from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 SMALLEST_BLOCK, LARGEST_BLOCK, GROWTH = 32, 1024, 8
-"""Proposals of a round: GROWTH times what is chosen, within these limits. Large blocks waste proposals, which is cheap;
-small ones pass over the pool more often."""
+"""A round makes GROWTH times as many proposals as there are centres, within these limits. Large blocks waste proposals,
+which is cheap; small blocks pass over the pool more often."""
 
 
 class Bounds(Protocol):
-    """Upper bounds on D² of this process's rows."""
+    """Upper bounds on D² of the pool's rows."""
 
     exact: bool
     """Whether the bounds are D² itself, so that proposals need no verification."""
 
     def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
-        """Lowers u [n_local] in place, staying >= D², after new centres; returns the pairs evaluated."""
+        """Lowers u [N] in place after new centres, keeping u >= D²; returns the number of pairs evaluated."""
         ...
 
 
@@ -43,32 +42,31 @@ def select_blocked(
     k: int,
     *,
     make_bounds: Callable[[Candidates, Tensor, Tensor], Bounds],
-    first: First,
+    first_pick: FirstPick,
     generator: torch.Generator,
     dictionary: Candidates | None,
-    sharded: bool = False,
 ) -> Selection:
-    """A whole selection by blocks.
+    """Makes a complete selection in blocks.
 
     Args:
-        make_bounds: called with this process's rows, their |g|² [n_local] and which of them are usable [n_local].
-        sharded: under torch.distributed, each rank works on its share of the rows; all get the same picks.
+        candidates: N rows.
+        k: number of rows to pick.
+        make_bounds: called with the candidates, their |g|² [N] and which of them are usable [N].
+        first_pick: the distribution of the first pick.
+        generator: source of every random number.
+        dictionary: rows that count as already chosen.
     """
-    shard = Shard(len(candidates), sharded=sharded)
-    rows = candidates.rows(shard.rows) if shard.sharded else candidates
-    norms = squared_norms(rows)
-    all_norms = shard.gather_rows(norms)
-    usable, invalid = usable_rows(candidates, all_norms)
+    norms = squared_norms(candidates)
+    usable, invalid = usable_rows(candidates, norms)
     sampling = BlockedSampling(
-        rows=rows,
+        candidates=candidates,
         norms=norms,
         usable=usable,
-        bounds=make_bounds(rows, norms, usable[shard.rows]),
-        shard=shard,
+        bounds=make_bounds(candidates, norms, usable),
         generator=generator,
     )
     k_possible = min(k, int(usable.sum()))
-    picks, distances = sampling.run(k_possible, first=first, all_norms=all_norms, dictionary=dictionary)
+    picks, distances = sampling.run(k_possible, first_pick=first_pick, dictionary=dictionary)
     rest = fill_uniformly(usable, picks, k_possible - len(picks), generator)
     return make_selection(
         torch.cat([picks, rest]),
@@ -84,44 +82,34 @@ def select_blocked(
 
 
 class BlockedSampling:
-    """One selection under way."""
+    """The state of one selection: the bounds on D², the centres chosen so far and counters for the statistics."""
 
     def __init__(
-        self,
-        *,
-        rows: Candidates,
-        norms: Tensor,
-        usable: Tensor,
-        bounds: Bounds,
-        shard: Shard,
-        generator: torch.Generator,
+        self, *, candidates: Candidates, norms: Tensor, usable: Tensor, bounds: Bounds, generator: torch.Generator
     ) -> None:
         """
         Args:
-            rows: this process's rows, n_local.
-            norms: [n_local] their |g|².
-            usable: [N] bool, rows of the whole pool that may be picked.
-            generator: equal on all ranks.
+            candidates: N rows.
+            norms: [N] their |g|².
+            usable: [N] bool, rows that may be picked.
+            bounds: lowers the bounds on D² after each block.
+            generator: source of every random number.
         """
-        self.rows, self.norms, self.usable = rows, norms, usable
-        self.bounds, self.shard, self.generator = bounds, shard, generator
-        self.u = starting_distances(norms, usable[shard.rows])
+        self.candidates, self.norms, self.usable = candidates, norms, usable
+        self.bounds, self.generator = bounds, generator
+        self.u = starting_distances(norms, usable)
         self.rounds = self.proposed = self.pairs = 0
 
-    def run(self, k: int, *, first: First, all_norms: Tensor, dictionary: Candidates | None) -> tuple[Tensor, Tensor]:
-        """Picks up to k rows; returns their indices [n] int64 and D² [n]. Fewer only when no mass is left.
-
-        Args:
-            all_norms: [N] |g|² of the whole pool.
-        """
+    def run(self, k: int, *, first_pick: FirstPick, dictionary: Candidates | None) -> tuple[Tensor, Tensor]:
+        """Picks up to k rows; returns their indices [n] int64 and D² [n]. n < k only when no mass is left."""
         held = dictionary_rows(dictionary)
         start = 0 if held is None else len(held)
-        self.centres = Centres(self.rows, start + k)
+        self.centres = Centres(self.candidates, start + k)
         self.distances = torch.zeros(start + k, device=self.u.device)
         if held is not None:
-            self._chosen(held.ids, held, squared_norms(held), lower=k > 0)
+            self._add_centres(torch.full_like(held.ids, -1), held, squared_norms(held), lower=k > 0)
         elif k > 0:
-            self._first_pick(first_weight(first, all_norms, self.usable), lower=k > 1)
+            self._pick_first(first_pick, lower=k > 1)
         while self.centres.count < start + k and self._round(start + k):
             pass
         picks = slice(start, self.centres.count)
@@ -130,49 +118,38 @@ class BlockedSampling:
     def _uniforms(self, *shape: int) -> Tensor:
         return torch.rand(*shape, dtype=torch.float64, generator=self.generator).to(self.u.device)
 
-    def _first_pick(self, weight: Tensor, *, lower: bool) -> None:
-        pick = self.shard.draw(weight[self.shard.rows], self._uniforms(1), self.rows, self.norms)
+    def _pick_first(self, first_pick: FirstPick, *, lower: bool) -> None:
+        pick = draw_rows(first_weight(first_pick, self.norms, self.usable), self._uniforms(1))
         self.distances[0] = torch.inf
-        self._chosen(pick.index, pick.rows, pick.norms, lower=lower)
+        self._add_centres(pick, self.candidates.rows(pick), self.norms[pick], lower=lower)
+        self.u[pick] = 0.0
 
     def _round(self, target: int) -> bool:
-        """Proposes and decides on one block; False when no mass is left."""
+        """Proposes and decides on one block; returns False when no mass is left."""
         centres = self.centres
         left = target - centres.count
         block = min(max(GROWTH * centres.count, SMALLEST_BLOCK), LARGEST_BLOCK, left + left // 4 + SMALLEST_BLOCK)
-        proposals = self.shard.draw(self.u, self._uniforms(block), self.rows, self.norms)
+        proposals = propose(self.u, self._uniforms(block), self.candidates, self.norms)
         if not (proposals.bound > 0).any():
             return False
         d2 = proposals.bound
         if not self.bounds.exact:
             d2 = centres.nearest(proposals)
             self.pairs += block * centres.count
-            self._set_bound(proposals.index, d2)
+            self.u[proposals.index] = d2
         accepted, at_pick = (part[:left] for part in accepted_proposals(proposals, d2, self._uniforms(block)))
         self.rounds += 1
         self.proposed += block
         self.distances[centres.count : centres.count + len(accepted)] = at_pick
-        rows, norms = proposals.rows.rows(accepted), proposals.norms[accepted]
-        self._chosen(proposals.index[accepted], rows, norms, lower=centres.count + len(accepted) < target)
+        index, rows, norms = proposals.index[accepted], proposals.rows.rows(accepted), proposals.norms[accepted]
+        self._add_centres(index, rows, norms, lower=centres.count + len(accepted) < target)
+        self.u[index] = 0.0
         return True
 
-    def _chosen(self, index: Tensor, rows: Candidates, norms: Tensor, *, lower: bool) -> None:
+    def _add_centres(self, index: Tensor, rows: Candidates, norms: Tensor, *, lower: bool) -> None:
         before = self.centres.count
         self.centres.append(index, rows, norms)
         if lower:
             for start in range(before, self.centres.count, LARGEST_BLOCK):
                 new = slice(start, min(start + LARGEST_BLOCK, self.centres.count))
                 self.pairs += self.bounds.lower(self.u, self.centres.factors(new), self.centres.norms[new])
-        self._set_bound(index, torch.zeros_like(norms))
-
-    def _set_bound(self, index: Tensor, bound: Tensor) -> None:
-        mine, local = self.shard.local(index)
-        self.u[local] = bound[mine]
-
-
-def dictionary_rows(dictionary: Candidates | None) -> Candidates | None:
-    """The dictionary's usable rows with ids that name no row of the pool; None if there are none."""
-    if dictionary is None:
-        return None
-    held = (dictionary.valid & torch.isfinite(squared_norms(dictionary))).nonzero().squeeze(1)
-    return replace(dictionary.rows(held), ids=torch.full_like(held, -1)) if len(held) else None

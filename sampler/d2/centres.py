@@ -1,4 +1,4 @@
-"""What has been chosen so far, and the true D² of proposals to it."""
+"""The centres chosen so far, and the true D² of proposals to them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sampler.d2.distance import RELATIVE_FLOOR, squared_distances
 from sampler.d2.proposals import Proposals
 
 _CHUNK = 2048
-"""Centres that a block of proposals is compared with at a time: what stays in the cache."""
+"""Number of centres that a block of proposals is compared with at a time; they stay in the cache."""
 _PAIR_COST = 12
-"""How much dearer a pair costs alone than within a matrix product."""
+"""Cost of a single pair of rows relative to its cost within a matrix product."""
 
 
 class Centres:
-    """What has been chosen so far, with factors, in arrays that are allocated once."""
+    """The chosen rows with their factors, in arrays that are allocated once."""
 
     def __init__(self, like: Candidates, capacity: int) -> None:
         self.count = 0
@@ -29,6 +29,7 @@ class Centres:
         self._short = [f.to(torch.bfloat16) for f in (self._a, self._b) if f is not None] if screened else []
 
     def append(self, index: Tensor, rows: Candidates, norms: Tensor) -> None:
+        """Adds n centres: row numbers [n] int64 (-1 for a row of the dictionary), the rows and their |g|² [n]."""
         new = slice(self.count, self.count + len(norms))
         self.index[new], self.norms[new], self._a[new] = index, norms, rows.a
         if self._b is not None:
@@ -39,12 +40,13 @@ class Centres:
         self.count = new.stop
 
     def factors(self, which: slice) -> Candidates:
+        """Returns these centres as candidates, of which only a and b have a meaning."""
         index = self.index[which]
         b = None if self._b is None else self._b[which]
         return Candidates(a=self._a[which], b=b, ids=index, valid=index >= 0, write_index=index)
 
     def nearest(self, proposals: Proposals) -> Tensor:
-        """D² of each proposal to its nearest centre, at most its bound; [B] float32."""
+        """Returns D² of each proposal to its nearest centre, at most its bound, [B] float32."""
         best = proposals.bound.clone()
         for start in range(0, self.count, _CHUNK):
             chunk = slice(start, min(start + _CHUNK, self.count))
@@ -57,12 +59,12 @@ class Centres:
         return best.masked_fill_(best < RELATIVE_FLOOR * proposals.norms, 0.0)
 
     def _screen(self, proposals: Proposals, chunk: slice, best: Tensor) -> tuple[Tensor, Tensor]:
-        """The (proposal, centre) pairs that may hold a minimum: all others are too far by more than bf16's error."""
+        """Returns the (proposal, centre) pairs that may be nearest; others are farther by more than bf16's error."""
         inner = proposals.rows.a.bfloat16() @ self._short[0][chunk].T
         if self._b is not None:
             inner.mul_(required(proposals.rows.b, "b").bfloat16() @ self._short[1][chunk].T)
         error = rounding_error(1 if self._b is None else 2)
-        # d = p + c - 2 inner, give or take error * (p + c).
+        # D² = p + c - 2 inner, up to an error of error * (p + c), with p and c the squared norms.
         rough = inner.float().mul_(-2).add_(self.norms[chunk])
         largest = (rough + error * self.norms[chunk]).amin(1) + (1 + error) * proposals.norms
         reach = torch.minimum(best, largest) - (1 - error) * proposals.norms

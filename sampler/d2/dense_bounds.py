@@ -1,4 +1,4 @@
-"""D² of all rows after new centres: one matrix product a block, over chunks that stay in the cache."""
+"""D² of all rows after new centres: one matrix product per block, over chunks that stay in the cache."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from sampler.base import Candidates, required
 from sampler.d2.distance import RELATIVE_FLOOR, product
-from sampler.d2.proposals import CHUNK
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+CHUNK = 2048
+"""Rows that are multiplied together on a CPU: few enough to stay in the cache, and a multiple of every tile size."""
 
 _ROUNDING = 2.0**-9
 """Largest relative error of rounding a number to bf16."""
@@ -21,19 +23,19 @@ _ROUNDING = 2.0**-9
 def rounding_error(factors: int) -> float:
     """Largest error of 2 <g_n, g_m> from bf16 products of one or two factors, as a share of |g_n|² + |g_m|².
 
-    Each factor is rounded three times (row, centre, product), the product of two factors once more; and
-    |g_n||g_m| <= (|g_n|² + |g_m|²) / 2.
+    The inner product of each factor is rounded three times (row, centre, product), and the product of both once more.
+    By Cauchy-Schwarz, |<g_n, g_m>| <= |g_n||g_m| <= (|g_n|² + |g_m|²) / 2.
     """
     return (1 + 3.01 * _ROUNDING) ** factors * (1 + _ROUNDING) - 1
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether this processor multiplies bf16 faster than float32."""
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    """Whether this CPU multiplies bf16 faster than float32; False for other devices."""
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()  # torch-private: there is no public query
 
 
 class DenseBounds:
-    """Keeps D² of every row in float32, exactly."""
+    """Keeps D² of every row itself, in float32."""
 
     exact = True
 
@@ -42,10 +44,10 @@ class DenseBounds:
         self.chunk = CHUNK if norms.device.type == "cpu" else 32 * CHUNK
 
     def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
-        """d2 <- min(d2, squared distance to the nearest of the centres), in place; returns the pairs evaluated.
+        """Sets d2 to min(d2, D² to the nearest of the centres), in place; returns the number of pairs evaluated.
 
         Args:
-            d2: [N] float32; rows at 0 stay at 0, also those that are not finite.
+            d2: [N] float32; rows at 0 stay at 0, including rows that are not finite.
             centres: C rows.
             centre_norms: [C] their |g|².
         """
@@ -66,10 +68,10 @@ class DenseBounds:
 
 
 class RoughBounds(DenseBounds):
-    """Keeps an upper bound of D² of every row, from products in bf16 and their largest possible error.
+    """Keeps an upper bound on D² of every row, from products in bf16 and their largest possible error.
 
-    A CPU multiplies bf16 two to three times as fast as float32, but rounds the products, which would leave a
-    duplicate of a centre with some D². As a bound they are safe: proposals are verified in float32.
+    A CPU with AVX-512 BF16 multiplies bf16 two to three times as fast as float32, but rounds the products, so that a
+    duplicate of a centre would keep some D². As bounds they are safe: proposals are verified in float32.
     """
 
     exact = False

@@ -1,8 +1,9 @@
 """Exact D² sampling in blocks for a GPU: fixed shapes, no synchronisation with the host within a run of rounds.
 
-The same algorithm as sampler/d2/blocked.py, laid out so that a run of rounds is a sequence of kernels that no value on
-the host depends on (and that a CUDA graph can capture): every block has the same size, rejected proposals take part in
-the product with an infinite norm, and rounds after the last pick change nothing. The host looks only between runs.
+The algorithm is that of sampler/d2/blocked.py. Here a run of rounds is a sequence of kernels that depends on no value
+read by the host, so that a CUDA graph can capture it: every block has the same size, rejected proposals take part in
+the product with an infinite norm, and rounds after the last pick change nothing. The host reads results only between
+runs.
 """
 
 from __future__ import annotations
@@ -13,42 +14,42 @@ import torch
 from torch import Tensor
 
 from sampler.base import Candidates, Selection
-from sampler.d2.blocked import dictionary_rows
 from sampler.d2.dense_bounds import DenseBounds
 from sampler.d2.distance import squared_distances, squared_norms
-from sampler.d2.distribution import First, draw_rows, first_weight, starting_distances
-from sampler.d2.proposals import Shard
+from sampler.d2.distribution import FirstPick, dictionary_rows, draw_rows, first_weight, starting_distances
+from sampler.d2.proposals import propose
 from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 512
 _PASSES = 16
-"""Passes in which a block's conflicts settle; chains that are longer are detected and decided again with more."""
+"""Number of passes in which a block's conflicts settle. A longer chain of conflicts is detected, and the selection is
+repeated with enough passes for any chain."""
 
 
 @dataclass(kw_only=True)
 class Rounds:
-    """The state of a selection; every field is changed in place."""
+    """The state of a selection of K picks; every tensor is changed in place."""
 
     bounds: DenseBounds
     d2: Tensor
-    """[N] float32."""
+    """[N] float32 D² of every row to the picks so far."""
     indices: Tensor
-    """[K + 1] int64; the last place takes what is not picked."""
+    """[K + 1] int64 picks; rejected proposals are written to the last place."""
     distances: Tensor
-    """[K + 1] float32 D² at the pick, likewise."""
+    """[K + 1] float32 D² of each pick when it was picked; the last place is as in `indices`."""
     count: Tensor
-    """[1] int64 picks so far."""
+    """[1] int64, the number of picks so far."""
     unsettled: Tensor
-    """[1] bool: a block had a longer chain of conflicts than there were passes."""
+    """[1] bool, whether some block had a longer chain of conflicts than there were passes."""
 
     def run(self, uniforms: Tensor, passes: int) -> None:
-        """Rounds without synchronisation; uniforms [R, 2, B] float64 on the device."""
+        """Runs R rounds of B proposals without synchronisation; uniforms [R, 2, B] float64 on the device."""
         for proposing, deciding in uniforms.unbind(0):
             self._round(proposing, deciding, passes)
 
     def _round(self, proposing: Tensor, deciding: Tensor, passes: int) -> None:
         rows, norms, limit = self.bounds.rows, self.bounds.norms, len(self.indices) - 1
-        drawn = Shard(len(norms)).draw(self.d2, proposing, rows, norms)
+        drawn = propose(self.d2, proposing, rows, norms)
         threshold = deciding * drawn.bound
         between = squared_distances(drawn.rows, drawn.norms, drawn.rows, drawn.norms)
         same_row = drawn.index[:, None] == drawn.index
@@ -76,28 +77,27 @@ def select_on_device(
     k: int,
     *,
     bf16: bool,
-    first: First,
+    first_pick: FirstPick,
     generator: torch.Generator,
     dictionary: Candidates | None,
 ) -> Selection:
-    """A whole selection; with bf16 the law is that of the factors rounded to bf16 (products and norms in float32)."""
+    """Makes a complete selection; arguments as in `select_blocked`.
+
+    With bf16 it samples from the distribution of the bf16-rounded factors (products and norms are in float32).
+    """
     if bf16:
         candidates, dictionary = _rounded(candidates), None if dictionary is None else _rounded(dictionary)
     norms = squared_norms(candidates)
     usable, invalid = usable_rows(candidates, norms)
     k_possible = min(k, int(usable.sum()))
     bounds = DenseBounds(candidates, norms)
-    start = starting_distances(norms, usable)
+    start, start_pick = starting_distances(norms, usable), None
     held = dictionary_rows(dictionary)
     if held is not None:
-        held_norms = squared_norms(held)
-        for first_row in range(0, len(held), _LARGEST_BLOCK):
-            rows = slice(first_row, first_row + _LARGEST_BLOCK)
-            bounds.lower(start, held.rows(rows), held_norms[rows])
-    start_pick = None
-    if held is None and k_possible:
+        _lower_in_blocks(bounds, start, held)
+    elif k_possible:
         uniform = torch.rand(1, dtype=torch.float64, generator=generator).to(norms.device, non_blocking=True)
-        start_pick = draw_rows(first_weight(first, norms, usable), uniform)
+        start_pick = draw_rows(first_weight(first_pick, norms, usable), uniform)
         bounds.lower(start, candidates.rows(start_pick), norms[start_pick])
         start[start_pick] = 0.0
     block = min(max(k_possible // 2, _SMALLEST_BLOCK), _LARGEST_BLOCK)
@@ -125,10 +125,20 @@ def select_on_device(
     )
 
 
+def _lower_in_blocks(bounds: DenseBounds, d2: Tensor, centres: Candidates) -> None:
+    norms = squared_norms(centres)
+    for start in range(0, len(centres), _LARGEST_BLOCK):
+        rows = slice(start, start + _LARGEST_BLOCK)
+        bounds.lower(d2, centres.rows(rows), norms[rows])
+
+
 def _run_until_done(
     rounds: Rounds, drawn: list[Tensor], k: int, block: int, passes: int, generator: torch.Generator
 ) -> int:
-    """Runs of rounds until k are picked or a run picks nothing; the random numbers of a second try are the first's."""
+    """Runs rounds until k rows are picked or a run picks nothing; returns the number of runs.
+
+    `drawn` collects the random numbers of each run, so that a repeated selection uses the same ones.
+    """
     done, runs = int(rounds.count), 0
     while done < k:
         if runs == len(drawn):
@@ -143,7 +153,7 @@ def _run_until_done(
     return runs
 
 
-def _start(bounds: DenseBounds, d2: Tensor, first_pick: Tensor | None, k: int) -> Rounds:
+def _start(bounds: DenseBounds, d2: Tensor, pick: Tensor | None, k: int) -> Rounds:
     rounds = Rounds(
         bounds=bounds,
         d2=d2.clone(),
@@ -152,8 +162,8 @@ def _start(bounds: DenseBounds, d2: Tensor, first_pick: Tensor | None, k: int) -
         count=torch.zeros(1, dtype=torch.int64, device=d2.device),
         unsettled=torch.zeros(1, dtype=torch.bool, device=d2.device),
     )
-    if first_pick is not None:
-        rounds.indices[:1] = first_pick
+    if pick is not None:
+        rounds.indices[:1] = pick
         rounds.count += 1
     return rounds
 

@@ -11,16 +11,16 @@ from torch import Tensor
 from sampler.base import Candidates, required
 
 RELATIVE_FLOOR = 4e-6
-"""D² below this share of |g_n|² is rounding noise of the difference above, and counts as 0: an exact duplicate of a
-pick can then not be picked. It corresponds to two embeddings within 0.2 % of each other."""
+"""D² below this share of |g_n|² is rounding noise of the difference above and counts as 0, so that an exact duplicate
+of a pick is never picked. The share corresponds to two embeddings within 0.2 % of each other."""
 
 _CACHE_LINE = 16
-"""Numbers of float32 in a line of a CPU's cache."""
+"""Number of float32 values in a cache line of a CPU."""
 
 
 def squared_norms(candidates: Candidates) -> Tensor:
-    """|g_n|², [N] float32; not finite where a factor is not."""
-    # vector_norm passes over the factor once; square().sum() is 15 times slower for its temporary.
+    """Returns |g_n|², [N] float32; it is not finite where a factor is not."""
+    # vector_norm passes over the factor once; square().sum() is 15 times slower because of its temporary.
     norms = torch.linalg.vector_norm(candidates.a, dim=1, dtype=torch.float32)
     if candidates.b is not None:
         norms = norms * torch.linalg.vector_norm(candidates.b, dim=1, dtype=torch.float32)
@@ -28,7 +28,7 @@ def squared_norms(candidates: Candidates) -> Tensor:
 
 
 def product(rows: Tensor, centres: Tensor) -> Tensor:
-    """rows @ centresᵀ in float32, [N, D], [C, D] -> [N, C]; bf16 factors are multiplied exactly, not rounded again."""
+    """Returns rows @ centresᵀ, [N, D], [C, D] -> [N, C] float32; products of bf16 factors are not rounded to bf16."""
     if rows.dtype != torch.bfloat16:
         return _aligned_product(rows, centres)
     if rows.is_cuda:
@@ -37,7 +37,7 @@ def product(rows: Tensor, centres: Tensor) -> Tensor:
 
 
 def _aligned_product(rows: Tensor, centres: Tensor) -> Tensor:
-    # Whole cache lines a row: with any other length of row MKL multiplies at two thirds of its speed.
+    # Rows of complete cache lines: with any other row length MKL multiplies at two thirds of its speed.
     width = -(-len(centres) // _CACHE_LINE) * _CACHE_LINE
     if width == len(centres) or len(centres) == 1 or rows.is_cuda:
         return rows @ centres.T
@@ -46,7 +46,7 @@ def _aligned_product(rows: Tensor, centres: Tensor) -> Tensor:
 
 
 def squared_distances(rows: Candidates, norms: Tensor, centres: Candidates, centre_norms: Tensor) -> Tensor:
-    """|g_n - g_m|² of N rows to K centres, [N, K] float32; `norms` and `centre_norms` are their squared norms."""
+    """Returns |g_n - g_m|² of N rows to C centres, [N, C] float32; `norms` [N] and `centre_norms` [C] are |g|²."""
     inner = product(rows.a, centres.a)
     if rows.b is not None:
         inner.mul_(product(rows.b, required(centres.b, "b")))
@@ -54,5 +54,5 @@ def squared_distances(rows: Candidates, norms: Tensor, centres: Candidates, cent
 
 
 def floor_to_zero(d2: Tensor, norms: Tensor) -> Tensor:
-    """Sets what is only rounding noise to exactly 0, in place; NaN stays. [N], [N] -> [N]."""
+    """Sets D² that is only rounding noise to exactly 0, in place; NaN stays. [N], [N] -> [N]."""
     return d2.masked_fill_(d2 < RELATIVE_FLOOR * norms, 0.0)

@@ -1,4 +1,4 @@
-"""The law of D² sampling: where it starts, and drawing from it."""
+"""The D² distribution: its start, with or without a dictionary, and drawing rows from it."""
 
 from __future__ import annotations
 
@@ -10,52 +10,62 @@ from torch import Tensor
 from sampler.base import Candidates
 from sampler.d2.distance import floor_to_zero, squared_distances, squared_norms
 
-First = Literal["uniform", "norm", "argmax"]
-"""Law of the first pick: uniform (k-means++), norm (proportional to |g|²) or argmax (largest |g|, as BADGE)."""
+FirstPick = Literal["uniform", "norm", "argmax"]
+"""The distribution of the first pick: uniform (k-means++), norm (proportional to |g|²) or argmax (always the largest
+|g|, as in BADGE's code)."""
 
 _DICTIONARY_CHUNK = 256
 
 
 def starting_distances(norms: Tensor, usable: Tensor) -> Tensor:
-    """D² before anything is chosen: inf for usable rows, 0 for the others, which then never get any mass."""
+    """Returns D² before anything is chosen, [N]: inf for usable rows, 0 for the others, which never get any mass."""
     return torch.zeros_like(norms).masked_fill_(usable, torch.inf)
 
 
-def first_weight(first: First, norms: Tensor, usable: Tensor) -> Tensor:
-    """Weights of the first pick, [N] float32. All-zero norms fall back to uniform."""
-    if first == "norm":
+def first_weight(first_pick: FirstPick, norms: Tensor, usable: Tensor) -> Tensor:
+    """Returns the weights of the first pick, [N] float32. `norm` falls back to uniform if all norms are 0."""
+    if first_pick == "norm":
         weight = torch.where(usable, norms, 0.0)
         return torch.where(weight.sum() > 0, weight, usable.to(norms))
-    if first == "argmax":
+    if first_pick == "argmax":
         largest = torch.where(usable, norms, -1.0).argmax()
         return torch.zeros_like(norms).index_fill_(0, largest, 1.0) * usable
     return usable.to(norms)
 
 
-def condition(d2: Tensor, candidates: Candidates, norms: Tensor, dictionary: Candidates | None) -> Tensor:
-    """D² with the dictionary's finite rows counted as chosen, [N]."""
+def dictionary_rows(dictionary: Candidates | None) -> Candidates | None:
+    """Returns the valid and finite rows of the dictionary, or None if there are none."""
     if dictionary is None:
+        return None
+    rows = (dictionary.valid & torch.isfinite(squared_norms(dictionary))).nonzero().squeeze(1)
+    return dictionary.rows(rows) if len(rows) else None
+
+
+def condition(d2: Tensor, candidates: Candidates, norms: Tensor, dictionary: Candidates | None) -> Tensor:
+    """Returns D² after the dictionary's valid and finite rows count as chosen too, [N]."""
+    held = dictionary_rows(dictionary)
+    if held is None:
         return d2
-    dictionary_norms = squared_norms(dictionary)
-    held = (dictionary.valid & torch.isfinite(dictionary_norms)).nonzero().squeeze(1)
-    for chunk in held.split(_DICTIONARY_CHUNK):
-        distances = squared_distances(candidates, norms, dictionary.rows(chunk), dictionary_norms[chunk])
+    held_norms = squared_norms(held)
+    for start in range(0, len(held), _DICTIONARY_CHUNK):
+        chunk = slice(start, start + _DICTIONARY_CHUNK)
+        distances = squared_distances(candidates, norms, held.rows(chunk), held_norms[chunk])
         # fmin, because rows that are not finite start at 0 and must stay there.
         d2 = torch.fmin(d2, distances.amin(1))
     return floor_to_zero(d2, norms)
 
 
 def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
-    """Rows drawn with probability proportional to weight, by inversion; rows of weight 0 are never drawn.
+    """Draws rows with probability proportional to weight, by inversion; rows of weight 0 are never drawn.
 
     Args:
-        weight: [N], at least 0, not all 0. Summed in float64: at a million rows float32 would leave almost half of
-            them an interval of width 0.
+        weight: [N], at least 0. If all are 0, the result is N, which is no row.
         uniforms: [n] float64 in [0, 1).
 
     Returns:
-        [n] int64.
+        [n] int64 row numbers.
     """
+    # float64: at a million rows float32 would leave almost half of them an interval of width 0.
     cumulative = weight.cumsum(0, dtype=torch.float64)
     # Just below the total, so that rounding cannot reach past the last row with mass.
     targets = uniforms * (cumulative[-1] * (1 - 1e-12))

@@ -1,7 +1,7 @@
-"""A FAISS quantiser with our own cell numbers beside it, kept up to date as the pool changes.
+"""A partition of the pool into the cells of a FAISS quantiser, kept up to date as the pool changes.
 
-Only the quantiser is FAISS's: no GPU index of FAISS can remove rows, and its metrics cannot express the product of two
-factors (sampler/d2/distance.py), so distances and inverted lists are ours.
+FAISS provides only the quantiser: no GPU index of FAISS can remove rows, and its metrics cannot express the product of
+two factors (sampler/d2/distance.py), so distances and inverted lists are computed here.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ import torch
 from torch import Tensor
 
 _ITERATIONS = 5
+"""Number of Lloyd iterations of a training."""
 _TRAINING_ROWS_PER_CELL = 40
 _RETRAIN_SHARE = 1.0
-"""The quantiser is trained anew once this many times the pool's rows have been written since the last training."""
+"""The quantiser is trained again once more than this share of the pool's rows was written since the last training."""
 
 
 class PersistentIndex:
-    """Cell of every row of a pool; only rows whose stamp has changed are assigned again.
+    """The cell of every row of a pool; only rows whose write_index has changed are assigned again.
 
-    The quantiser is all the state there is (`state_dict`): the cells follow from it and the rows.
+    `state_dict` holds only the quantiser, because the cells follow from it and the rows.
     """
 
     def __init__(self) -> None:
         self.centroids: Tensor | None = None
         self.changed = 0
-        self._stamps = self._cells = torch.empty(0, dtype=torch.int64)
+        self._write_index = self._cells = torch.empty(0, dtype=torch.int64)
 
     def cells(self, embeddings: Tensor, write_index: Tensor, usable: Tensor, *, cells: int) -> Tensor:
-        """[N] int64 cell of each row.
+        """Returns the cell of each row, [N] int64.
 
         Args:
             embeddings: [N, d] float32; rows that are not usable may hold anything.
-            write_index: [N] int64; an equal stamp promises an equal embedding.
-            usable: [N] bool.
-            cells: how many to train for, at most the usable rows.
+            write_index: [N] int64; a row with the same write_index as before must have the same embedding.
+            usable: [N] bool, the rows that the quantiser may be trained on.
+            cells: number of cells of a newly trained quantiser, at most the number of usable rows.
         """
-        if len(write_index) != len(self._stamps):
-            self._stamps = torch.full_like(write_index, -2)
+        if len(write_index) != len(self._write_index):
+            self._write_index = torch.full_like(write_index, -2)
             self._cells = torch.zeros_like(write_index)
-        stale = (write_index != self._stamps).nonzero().squeeze(1)
+        stale = (write_index != self._write_index).nonzero().squeeze(1)
         self.changed += len(stale) if self.centroids is not None else 0
         if self.centroids is None or self.changed > _RETRAIN_SHARE * len(write_index):
             self.centroids = train_quantiser(embeddings[usable], cells)
@@ -51,7 +52,7 @@ class PersistentIndex:
         if len(stale):
             rows = embeddings if len(stale) == len(embeddings) else embeddings[stale]
             self._cells[stale] = assign(rows, self.centroids)
-            self._stamps = write_index.clone()
+            self._write_index = write_index.clone()
         return self._cells
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -61,41 +62,41 @@ class PersistentIndex:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.centroids, self.changed = None, 0
-        self._stamps = self._cells = torch.empty(0, dtype=torch.int64)
+        self._write_index = self._cells = torch.empty(0, dtype=torch.int64)
         if state:
             self.centroids, self.changed = state["centroids"].cpu(), int(state["changed"])
 
 
 def train_quantiser(embeddings: Tensor, cells: int) -> Tensor:
-    """k-means centroids of a sample of the rows, [cells, d] float32 on the CPU; the same for the same rows."""
+    """Returns k-means centroids of a sample of the rows, [cells, d] float32 on the CPU; equal for equal rows."""
     wanted = min(len(embeddings), cells * _TRAINING_ROWS_PER_CELL)
-    # Evenly spaced rows: a sample without a generator, and the same whatever was drawn before.
+    # Evenly spaced rows need no generator, so the sample does not depend on earlier draws.
     rows = torch.linspace(0, len(embeddings) - 1, wanted, dtype=torch.float64, device=embeddings.device).long()
     sample = np.ascontiguousarray(embeddings[rows].nan_to_num(0.0, 0.0, 0.0).cpu().numpy())
     clustering = faiss.Kmeans(
         sample.shape[1], min(cells, len(sample)), niter=_ITERATIONS, seed=1234, min_points_per_centroid=1
     )
-    # Not Kmeans' own gpu=True: it takes every GPU of the machine, in each process, and memory on all of them.
-    clustering.index = _beside(clustering.index, embeddings)
+    # Kmeans' own gpu=True would use every GPU of the machine in each process, and take memory on all of them.
+    clustering.index = _on_device_of(clustering.index, embeddings)
     clustering.train(sample)
     return torch.from_numpy(clustering.centroids)
 
 
 def assign(embeddings: Tensor, centroids: Tensor) -> Tensor:
-    """Nearest centroid of each row, [N] int64. Rows that are not finite get any."""
+    """Returns the nearest centroid of each row, [N] int64; an arbitrary one for rows that are not finite."""
     cpu_index = faiss.IndexFlatL2(centroids.shape[1])
     cpu_index.add(centroids.numpy())
-    index = _beside(cpu_index, embeddings)
+    index = _on_device_of(cpu_index, embeddings)
     if index is not cpu_index:
-        from faiss.contrib import torch_utils  # noqa: F401, lets search take tensors on the device
+        from faiss.contrib import torch_utils  # noqa: F401, lets search accept tensors on the device
 
         return index.search(embeddings.contiguous(), 1)[1].squeeze(1).clamp_(min=0)
     rows = np.ascontiguousarray(embeddings.cpu().numpy())
     return torch.from_numpy(index.search(rows, 1)[1][:, 0]).clamp_(min=0).to(embeddings.device)
 
 
-def _beside(index: faiss.Index, embeddings: Tensor) -> faiss.Index:
-    """The index on the GPU that holds the embeddings; as it is if they are on the CPU, or FAISS sees no GPU."""
+def _on_device_of(index: faiss.Index, embeddings: Tensor) -> faiss.Index:
+    """Copies the index to the embeddings' GPU; returns it unchanged if they are on the CPU or FAISS finds no GPU."""
     if not embeddings.is_cuda or faiss.get_num_gpus() == 0:
         return index
     return faiss.index_cpu_to_gpu(_gpu_resources(), embeddings.device.index or 0, index)
@@ -103,7 +104,7 @@ def _beside(index: faiss.Index, embeddings: Tensor) -> faiss.Index:
 
 @functools.cache
 def _gpu_resources() -> faiss.StandardGpuResources:
-    """One a process, with bounded temporary memory. Only to be called where there is a GPU: it aborts without."""
+    """Returns the process's resources, with bounded temporary memory. Without a GPU FAISS aborts the process here."""
     resources = faiss.StandardGpuResources()
     resources.setTempMemory(256 << 20)
     return resources

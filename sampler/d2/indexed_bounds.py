@@ -1,9 +1,9 @@
 """Upper bounds on D² that are lowered only where a new centre is likely to matter.
 
-The rows are partitioned into cells, and one row of each represents it. A new centre is compared with the
-representatives; only the cells whose representative it comes nearer to are evaluated, and in them only the rows that
-still carry mass. Whatever is left out leaves a bound too high, which costs a wasted proposal now and then, never the
-law.
+The rows are partitioned into cells, and one row of each cell represents it. A new centre is compared with the
+representatives. A cell is evaluated only if the centre is nearer to its representative than all earlier centres, and
+then only in the rows that still carry mass. A row that is left out keeps too high a bound, which may waste a proposal
+but never changes the distribution.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sampler.d2.dense_bounds import DenseBounds
 from sampler.d2.distance import RELATIVE_FLOOR, squared_distances
 
 _MASS_SHARE = 0.5
-"""Rows whose bound is below this share of the mean bound are left alone: together they hold little of the mass."""
+"""Rows with a bound below this share of the mean bound are not evaluated: together they hold little of the mass."""
 _DENSE_SHARE = 0.5
-"""When more than this share of all pairs would be evaluated, one dense pass is faster than many small ones."""
+"""If more than this share of all pairs would be evaluated, one dense pass is faster than many small ones."""
 
 
 class IndexedBounds:
-    """Bounds over cells that some index has made; any partition is valid, a good one is fast."""
+    """Bounds over the cells of an index; any partition gives valid bounds, a good one gives them fast."""
 
     exact = False
 
@@ -38,12 +38,12 @@ class IndexedBounds:
         self.order = cell.argsort(stable=True)
 
     def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
-        """u <- min(u, D² to the centres) in the cells that the centres come near; see `Bounds.lower`."""
+        """Sets u to min(u, D² to the centres) in the cells that the centres come near; see `Bounds.lower`."""
         alive = (u > _MASS_SHARE * u.mean()) if torch.isfinite(u.sum()) else u > 0
         listed = self.order[alive[self.order]]
         sizes = torch.bincount(self.cell[listed])
         sizes = sizes[sizes > 0]
-        # A new representative every time: one that was picked itself would never be come nearer to.
+        # The representative is chosen again each time: no centre could be nearer to one that was itself picked.
         representative = listed[sizes.cumsum(0) - (sizes + 1) // 2]
         near = squared_distances(self.rows.rows(representative), self.norms[representative], centres, centre_norms)
         probed = near < u[representative][:, None]
@@ -65,10 +65,10 @@ class IndexedBounds:
         alive_rows: tuple[Tensor, ...],
     ) -> None:
         nearest = []
-        # Gathered into the same memory every time: fresh pages cost more than the copy.
-        most = max(len(alive_rows[cell]) for cell in visited)
-        a = torch.empty(most, self.rows.a.shape[1], device=u.device)
-        b = None if self.rows.b is None else torch.empty(most, self.rows.b.shape[1], device=u.device)
+        # Each cell is gathered into the same memory: new pages would cost more than the copy.
+        largest = max(len(alive_rows[cell]) for cell in visited)
+        a = torch.empty(largest, self.rows.a.shape[1], device=u.device)
+        b = None if self.rows.b is None else torch.empty(largest, self.rows.b.shape[1], device=u.device)
         for cell in visited:
             rows, near = alive_rows[cell], probed[cell].nonzero().squeeze(1)
             inner = torch.index_select(self.rows.a, 0, rows, out=a[: len(rows)]) @ centres.a[near].T

@@ -9,10 +9,10 @@ from sampler.base import Candidates
 
 
 def tensor_sketch(candidates: Candidates, dim: int, *, seed: int = 0) -> Tensor:
-    """s_n = (R a_n) * (S b_n) / sqrt(dim) with Gaussian R, S: E[s_n·s_m] = <g_n, g_m>. [N, dim] float32.
+    """Returns s_n = (R a_n) * (S b_n) / sqrt(dim) with Gaussian R and S, [N, dim] float32: E[s_n·s_m] = <g_n, g_m>.
 
-    The Johnson-Lindenstrauss projection of g_n onto rank-one directions, without forming g_n. Equal rows have equal
-    sketches. R and S are a function of the seed, so the sketch of a row does not change between calls.
+    This is the Johnson-Lindenstrauss projection of g_n onto random rank-one directions, without forming g_n. Equal rows
+    have equal sketches. R and S depend only on the seed, so the sketch of a row does not change between calls.
     """
     generator = torch.Generator().manual_seed(seed)
 

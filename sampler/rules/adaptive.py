@@ -1,4 +1,4 @@
-"""The hardest candidates, unless they look like false negatives; then coverage."""
+"""Hard negatives, or a covering of the pool where the hardest candidates look like false negatives."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from settings.load import ConfigError
 
 @dataclass(kw_only=True)
 class Adaptive:
-    """`hard` or `kcenter`, whichever fits the batch and the pool: decided anew at each selection, without labels.
+    """Takes `hard` or `kcenter`, whichever fits the batch and the pool; decides at each selection, without labels.
 
-    A false negative outranks the positive of its query (is more similar to the query) about every second time, any
-    other candidate the more rarely the more the encoders have learnt. So what tells false negatives from hard ones is
-    not how similar they are but how often they outrank: where a few classes make most of the data, the hardest rows are
-    of these and outrank far more positives than the pool's rows do on average. The average is what the comparison is
-    with because early in training everything outranks everything.
+    A false negative outranks the positive of its query (is more similar to the query) about half of the time; any other
+    candidate does so more rarely the more the encoders have learnt. So false negatives differ from hard negatives not
+    in how similar they are but in how often they outrank. Where a few classes make up most of the data, the hardest
+    rows belong to them and outrank far more positives than the rows of the pool do on average. The comparison is with
+    this average because early in training every row outranks many positives.
     """
 
     threshold: float = 0.06
-    """Share of the queries by which the hardest rows may outrank more positives than the pool's rows do on average;
-    beyond it the picks are spread by farthest-first traversal."""
+    """The largest allowed excess of the hardest rows' mean outrank fraction over the pool's mean, in [0, 1]. Beyond it
+    the picks are spread by farthest-first traversal."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -34,6 +34,7 @@ class Adaptive:
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        """Selects by `hard`, and by `kcenter` instead if the picks outrank too many positives."""
         outrank_fraction = required(candidates.outrank_fraction, "outrank_fraction")
         selection = Hard().select(candidates, k, generator=generator)
         average = outrank_fraction.masked_fill(~candidates.valid, 0.0).sum() / candidates.valid.sum().clamp(min=1)

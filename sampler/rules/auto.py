@@ -1,4 +1,4 @@
-"""The fastest of the exact D² samplers for the size at hand."""
+"""The faster of the exact D² samplers for the number of picks and candidates."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from dataclasses import dataclass
 import torch
 
 from sampler.base import Candidates, Selection
-from sampler.d2.distribution import First
+from sampler.d2.distribution import FirstPick
 from sampler.rules.kmeanspp import KMeansPP
 from sampler.rules.kmeanspp_faiss import KMeansPPFaiss
 
 INDEX_FROM = (512, 16_384)
-"""(picks, candidates) from which the index wins on a CPU: from benchmarks/results/sampling_crossover.json. A GPU never
-takes it: the index visits its cells one by one and waits in each, which for 1,024 of 32,768 makes 5,335 calls into
-torch and 479 waits, where the dense rounds (sampler/d2/device_rounds.py) make 692 and 6."""
-CANDIDATES_A_PICK = 128
-"""Building an index costs by the candidate, what it saves comes by the pick: with more candidates a pick than this it
-does not pay (1,024 of 200,000 in benchmarks/results/sampling_grid.json; 8,192 of 1,000,000 does)."""
+"""(picks, candidates) from which the index is faster on a CPU, measured in benchmarks/results/sampling_crossover.json.
+It is never used on a GPU, where it visits its cells one by one and waits in each: 1,024 of 32,768 take 5,335 calls
+into torch and 479 waits, but 692 and 6 in the dense rounds (sampler/d2/device_rounds.py)."""
+CANDIDATES_PER_PICK = 128
+"""The largest number of candidates per pick for which the index is used. Its build time grows with the candidates, its
+gain with the picks: for 1,024 of 200,000 it is slower (benchmarks/results/sampling_grid.json), for 8,192 of 1,000,000
+faster."""
 
 
 @dataclass(kw_only=True)
 class Auto:
-    """`kmeanspp` or `kmeanspp_faiss`: the same law either way, so only the time changes."""
+    """Takes `kmeanspp` or `kmeanspp_faiss`: both sample from the same distribution, only the time differs."""
 
-    first: First = "uniform"
-    """Law of the first pick."""
+    first_pick: FirstPick = "uniform"
+    """The distribution of the first pick."""
 
     def __post_init__(self) -> None:
-        self._dense = KMeansPP(first=self.first)
-        self._indexed = KMeansPPFaiss(first=self.first, index_on="sketch")
+        self._dense = KMeansPP(first_pick=self.first_pick)
+        self._indexed = KMeansPPFaiss(first_pick=self.first_pick, index_on="sketch")
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        """Uses the index on a CPU from `INDEX_FROM` on, up to `CANDIDATES_PER_PICK`."""
         picks, rows = INDEX_FROM
-        pays = not candidates.a.is_cuda and k >= picks and rows <= len(candidates) <= k * CANDIDATES_A_PICK
-        sampler = self._indexed if pays else self._dense
+        use_index = not candidates.a.is_cuda and k >= picks and rows <= len(candidates) <= k * CANDIDATES_PER_PICK
+        sampler = self._indexed if use_index else self._dense
         return sampler.select(candidates, k, generator=generator, dictionary=dictionary)

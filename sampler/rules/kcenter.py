@@ -1,4 +1,4 @@
-"""Farthest-first traversal (Gonzalez, 1985): each pick is the row farthest from the picks so far."""
+"""Greedy k-center: each pick is the row farthest from the picks so far."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from torch import Tensor
 from sampler.base import Candidates, Selection
 from sampler.d2.dense_bounds import DenseBounds
 from sampler.d2.distance import floor_to_zero, squared_distances, squared_norms
-from sampler.d2.distribution import First, condition, draw_rows, first_weight, starting_distances
+from sampler.d2.distribution import FirstPick, condition, draw_rows, first_weight, starting_distances
 from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 _BLOCK = 256
+"""Number of rows that are compared with each other per pass over the pool."""
 
 
 @dataclass(kw_only=True)
 class KCenter:
-    """Greedy k-center, exactly: covers the pool, outliers first.
+    """Exact farthest-first traversal: covers the pool, outliers first.
 
-    Stale distances are upper bounds, so the farthest of a block of the stalely farthest rows is the farthest of all as
-    long as it is farther than the best row outside the block: many picks share one pass over the pool.
+    Stale distances are upper bounds. Take the block of rows that are farthest by stale distances: its farthest row is
+    the farthest of all as long as it is farther than the best row outside the block, so that many picks share one pass
+    over the pool.
     """
 
-    first: First = "uniform"
-    """Law of the first pick, the only random one."""
+    first_pick: FirstPick = "uniform"
+    """The distribution of the first pick, the only random one."""
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        """Traverses farthest-first (Gonzalez, 1985); starts from the dictionary if there is one."""
         norms = squared_norms(candidates)
         usable, invalid = usable_rows(candidates, norms)
         k_possible = min(k, int(usable.sum()))
@@ -40,7 +43,8 @@ class KCenter:
         distances = torch.empty(0, device=norms.device)
         if k_possible and torch.isinf(d2).any():
             uniform = torch.rand(1, dtype=torch.float64, generator=generator).to(norms.device)
-            picks, at_pick = draw_rows(first_weight(self.first, norms, usable), uniform), d2.new_full((1,), torch.inf)
+            picks = draw_rows(first_weight(self.first_pick, norms, usable), uniform)
+            at_pick = d2.new_full((1,), torch.inf)
         else:
             picks, at_pick = indices, distances
         while True:
@@ -65,22 +69,22 @@ class KCenter:
 
 
 def _farthest(candidates: Candidates, norms: Tensor, d2: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Up to k rows in farthest-first order and their D², as many as one block can decide; none if all D² are 0."""
+    """Returns up to k rows in farthest-first order and their D², as many as one block decides; none if all D² are 0."""
     bound, rows = d2.topk(min(_BLOCK + 1, len(d2)))
     outside = float(bound[-1]) if len(rows) < len(d2) else 0.0
     block, block_norms = candidates.rows(rows), norms[rows]
     between = floor_to_zero(squared_distances(block, block_norms, block, block_norms), block_norms)
-    # One pick waits for the one before: on the host, in NumPy, it costs microseconds, on a device a round trip each.
+    # Each pick depends on the one before: that costs microseconds in NumPy on the host, but a round trip on a device.
     current, to_pick = bound.cpu().numpy().copy(), between.cpu().numpy()
     picks: list[int] = []
     at_pick: list[float] = []
     while len(picks) < k:
-        place = int(current.argmax())
-        value = float(current[place])
+        row = int(current.argmax())
+        value = float(current[row])
         if value <= 0 or (value < outside and picks):
             break
-        picks.append(place)
+        picks.append(row)
         at_pick.append(value)
-        np.fmin(current, to_pick[place], out=current)
-        current[place] = 0.0
+        np.fmin(current, to_pick[row], out=current)
+        current[row] = 0.0
     return rows[torch.tensor(picks, dtype=torch.int64, device=rows.device)], bound.new_tensor(at_pick)

@@ -1,9 +1,8 @@
-"""Exact D² sampling in blocks with rejection, all distances dense: the default."""
+"""Exact D² sampling in blocks with rejection and dense distances: the default."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,49 +11,48 @@ from sampler.base import Candidates, Selection
 from sampler.d2.blocked import select_blocked
 from sampler.d2.dense_bounds import DenseBounds, Precision, RoughBounds, fast_bf16
 from sampler.d2.device_rounds import select_on_device
-from sampler.d2.distribution import First
+from sampler.d2.distribution import FirstPick
 
 ROUGH_FROM_ROWS = 4096
-"""Below, verifying the bf16 bounds costs more than they save: 5.2 against 3.8 ms for 32 of 640 rows, D + H = 384, and
-equal at 4,096 rows (one CPU core with AVX-512 bf16)."""
+"""Smallest pool for which precision auto takes bf16. In smaller pools verifying the bf16 bounds costs more than they
+save: 5.2 instead of 3.8 ms for 32 of 640 rows with D + H = 384; times are equal at 4,096 rows (one CPU core with
+AVX-512 BF16)."""
 
 
 @dataclass(kw_only=True)
 class KMeansPP:
-    """The law of `kmeanspp_sequential` at a small part of its cost."""
+    """Samples from the exact D² distribution at a small fraction of the cost of `kmeanspp_sequential`."""
 
-    first: First = "uniform"
-    """Law of the first pick."""
+    first_pick: FirstPick = "uniform"
+    """The distribution of the first pick."""
     precision: Precision = "auto"
-    """Of the dense products; auto takes bf16 where it is faster (large pools). On a CPU bf16 never changes the law: it
-    gives bounds that are verified in float32. On a GPU the law is that of the factors rounded to bf16."""
-    sharded: bool = False
-    """Under torch.distributed, each rank works on its share of the rows; all ranks get the same picks."""
+    """Precision of the dense products; auto takes bf16 where it is faster (large pools). On a CPU bf16 never changes
+    the distribution: it gives bounds that are verified in float32. On a GPU bf16 samples from the distribution of the
+    bf16-rounded factors."""
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
-        if candidates.a.is_cuda and not self.sharded:
+        """Draws blocks of proposals and rejects some; on a GPU without waiting for each block."""
+        if candidates.a.is_cuda:
             return select_on_device(
                 candidates,
                 k,
                 bf16=self.precision != "fp32",
-                first=self.first,
+                first_pick=self.first_pick,
                 generator=generator,
                 dictionary=dictionary,
             )
         return select_blocked(
             candidates,
             k,
-            make_bounds=partial(self._bounds, len(candidates)),
-            first=self.first,
+            make_bounds=self._bounds,
+            first_pick=self.first_pick,
             generator=generator,
             dictionary=dictionary,
-            sharded=self.sharded,
         )
 
-    def _bounds(self, pool_size: int, rows: Candidates, norms: Tensor, usable: Tensor) -> DenseBounds:
-        # By the whole pool, not by this rank's rows: the picks must not depend on how many ranks there are.
-        large = pool_size >= ROUGH_FROM_ROWS and fast_bf16(norms.device)
+    def _bounds(self, rows: Candidates, norms: Tensor, usable: Tensor) -> DenseBounds:
+        large = len(rows) >= ROUGH_FROM_ROWS and fast_bf16(norms.device)
         rough = self.precision == "bf16" or (self.precision == "auto" and large)
         return (RoughBounds if rough else DenseBounds)(rows, norms)

@@ -1,4 +1,4 @@
-"""Exact D² sampling over an index: most of the pool is never compared with most of the centres."""
+"""Exact D² sampling over a FAISS index: most of the pool is never compared with most of the centres."""
 
 from __future__ import annotations
 
@@ -10,63 +10,65 @@ from torch import Tensor
 
 from sampler.base import Candidates, Selection
 from sampler.d2.blocked import select_blocked
-from sampler.d2.distribution import First
+from sampler.d2.distribution import FirstPick
 from sampler.d2.faiss_index import PersistentIndex, assign, train_quantiser
 from sampler.d2.indexed_bounds import IndexedBounds
 from sampler.d2.sketch import tensor_sketch
 from settings.load import ConfigError
 
-_ROWS_PER_CELL = 300
-_MOST_CELLS = 2048
+_ROWS_PER_CELL, _MAX_CELLS = 300, 2048
+"""Number of rows per cell, and the largest number of cells, if `cells` is 0."""
 
 
 @dataclass(kw_only=True)
 class KMeansPPFaiss:
-    """The law of `kmeanspp_sequential` whatever the index finds (see sampler/d2/blocked.py)."""
+    """Samples from the exact D² distribution, whatever the index finds (see sampler/d2/blocked.py)."""
 
-    first: First = "uniform"
-    """Law of the first pick."""
+    first_pick: FirstPick = "uniform"
+    """The distribution of the first pick."""
     index_on: Literal["keys", "sketch"] = "keys"
-    """keys: the index persists, only rows written since the last call are assigned anew. sketch: built at every call
-    on a sketch of the gradient embeddings, which change with every batch; wins where many are picked at once."""
+    """The vectors that are indexed. keys: the index persists, and only rows written since the last call are assigned
+    again. sketch: the index is built at every call on a sketch of the gradient embeddings, which change with every
+    batch; it is faster where many rows are picked at once."""
     cells: int = 0
-    """Cells of the partition; 0 takes one for about 300 rows."""
+    """Number of cells of the partition; 0 takes one per 300 rows, and at most 2,048."""
     sketch_dim: int = 32
-    """Length of the sketch."""
+    """Number of dimensions of the sketch."""
 
     def __post_init__(self) -> None:
         if self.cells < 0 or self.sketch_dim < 1:
             raise ConfigError(
-                f"sampler.options: cells must be at least 0 and sketch_dim at least 1, "
-                f"not {self.cells} and {self.sketch_dim}"
+                "sampler.options: cells must be at least 0 and sketch_dim at least 1, "
+                f"not cells={self.cells} and sketch_dim={self.sketch_dim}"
             )
         self._index = PersistentIndex()
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        """Lowers the bounds only in cells of the index that a new centre comes near."""
         return select_blocked(
             candidates,
             k,
             make_bounds=self._bounds,
-            first=self.first,
+            first_pick=self.first_pick,
             generator=generator,
             dictionary=dictionary,
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The quantiser, so that a resumed run proposes the same rows."""
+        """Returns the quantiser, so that a resumed run makes the same proposals."""
         return self._index.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._index.load_state_dict(state)
 
     def _bounds(self, rows: Candidates, norms: Tensor, usable: Tensor) -> IndexedBounds:
-        cells = self.cells or min(max(len(rows) // _ROWS_PER_CELL, 1), _MOST_CELLS)
+        cells = self.cells or min(max(len(rows) // _ROWS_PER_CELL, 1), _MAX_CELLS)
         if not usable.any():
             return IndexedBounds(rows, norms, torch.zeros(len(rows), dtype=torch.int64, device=norms.device))
         if self.index_on == "keys":
-            # Every row that holds a clip is indexed, also those that are only excluded in this step.
+            # Every row that holds a clip is indexed, including rows that are excluded only in this step.
             cell = self._index.cells(rows.a, rows.write_index, rows.ids >= 0, cells=cells)
         else:
             sketch = tensor_sketch(rows, self.sketch_dim)

@@ -1,4 +1,4 @@
-"""A better covering than the law's: exact D² sampling of more than is needed, then greedy removal."""
+"""A better covering than that of D² sampling: sample more rows than needed, then remove some greedily."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from torch import Tensor
 
 from sampler.base import Candidates, Selection
 from sampler.d2.distance import squared_distances, squared_norms
-from sampler.d2.distribution import First
+from sampler.d2.distribution import FirstPick
 from sampler.fallbacks import make_selection, usable_rows
 from sampler.rules.kmeanspp import KMeansPP
 from settings.load import ConfigError
 
-_ROW_CHUNK, _LISTED = 2048, 8
+_ROW_CHUNK = 2048
+_LIST_LENGTH = 8
+"""Number of nearest centres that each row lists."""
 
 
 @dataclass(kw_only=True)
 class KMeansPPGreedy:
-    """Samples `oversample` × k rows exactly and drops, one by one, the pick whose loss raises phi the least."""
+    """Samples `oversample` * k rows exactly, then drops one by one the pick whose removal raises phi the least."""
 
-    first: First = "uniform"
-    """Law of the first pick."""
+    first_pick: FirstPick = "uniform"
+    """The distribution of the first pick."""
     oversample: float = 3.0
-    """How many times k are sampled before the reduction."""
+    """Number of rows sampled before the removal, as a multiple of k."""
 
     def __post_init__(self) -> None:
         if self.oversample < 1:
             raise ConfigError(f"sampler.options.oversample must be at least 1, not {self.oversample}")
-        self._sampler = KMeansPP(first=self.first)
+        self._sampler = KMeansPP(first_pick=self.first_pick)
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        """Samples as `kmeanspp` does and reduces to the k picks that cover the pool best, greedily."""
         wide = self._sampler.select(candidates, round(k * self.oversample), generator=generator, dictionary=dictionary)
         usable, invalid = usable_rows(candidates, squared_norms(candidates))
         kept: slice | Tensor = slice(None)
@@ -46,9 +49,10 @@ class KMeansPPGreedy:
 
 
 def _reduce(rows: Candidates, centres: Candidates, k: int) -> Tensor:
-    """Which k of the centres remain, int64 in ascending order.
+    """Returns which k of the centres remain, int64 in ascending order.
 
-    Every row lists its nearest centres; dropping a centre costs each of its rows the step to its second nearest.
+    Every row lists its nearest centres. Dropping a centre raises the D² of each row nearest to it to that of the row's
+    second nearest centre.
     """
     if k == 0:
         return torch.empty(0, dtype=torch.int64, device=rows.a.device)
@@ -69,12 +73,12 @@ def _reduce(rows: Candidates, centres: Candidates, k: int) -> Tensor:
         if len(short):
             listed_d2[short], listed[short] = _nearest(rows.rows(short), norms[short], centres, centre_norms, alive)
             left = alive[listed[moved]]
-        # The lists are sorted: the first two that are still alive (the clamp matters when only one is).
-        places = torch.arange(left.shape[1], device=left.device)
-        place = torch.where(left, places, left.shape[1]).topk(2, largest=False, sorted=True).values
-        place.clamp_(max=left.shape[1] - 1)
-        two = listed[moved].gather(1, place)
-        d2 = listed_d2[moved].gather(1, place)
+        # The lists are sorted, so these are the first two that are still alive (the clamp matters when only one is).
+        columns = torch.arange(left.shape[1], device=left.device)
+        column = torch.where(left, columns, left.shape[1]).topk(2, largest=False, sorted=True).values
+        column.clamp_(max=left.shape[1] - 1)
+        two = listed[moved].gather(1, column)
+        d2 = listed_d2[moved].gather(1, column)
         nearest[moved], second[moved] = two[:, 0], two[:, 1]
         step[moved] = (d2[:, 1] - d2[:, 0]).double()
         cost.index_add_(0, nearest[moved], step[moved])
@@ -84,8 +88,8 @@ def _reduce(rows: Candidates, centres: Candidates, k: int) -> Tensor:
 def _nearest(
     rows: Candidates, norms: Tensor, centres: Candidates, centre_norms: Tensor, alive: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The nearest living centres of each row, nearest first: D² [n, L] float32 and numbers [n, L] int64."""
-    length = min(_LISTED, len(alive))
+    """Returns the nearest centres alive of each row, nearest first: D² [n, L] float32 and row numbers [n, L] int64."""
+    length = min(_LIST_LENGTH, len(alive))
     d2 = torch.empty(len(norms), length, device=norms.device)
     index = torch.empty(len(norms), length, dtype=torch.int64, device=norms.device)
     for start in range(0, len(norms), _ROW_CHUNK):

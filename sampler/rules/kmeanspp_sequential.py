@@ -1,7 +1,7 @@
 """D² sampling one pick at a time: the definition, and the oracle that the fast backends are tested against.
 
-Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding" (2007), on factored embeddings and without
-Lloyd iterations.
+This is the seeding of Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding" (2007), on factored
+embeddings.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ import torch
 
 from sampler.base import Candidates, Selection
 from sampler.d2.distance import floor_to_zero, squared_distances, squared_norms
-from sampler.d2.distribution import First, condition, draw_rows, first_weight, starting_distances
+from sampler.d2.distribution import FirstPick, condition, draw_rows, first_weight, starting_distances
 from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 
 @dataclass(kw_only=True)
 class KMeansPPSequential:
-    """Each pick has probability proportional to its squared distance to the picks so far; one pass a pick."""
+    """Each pick has probability proportional to its squared distance to the picks so far; one pass per pick."""
 
-    first: First = "uniform"
-    """Law of the first pick."""
+    first_pick: FirstPick = "uniform"
+    """The distribution of the first pick."""
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        """Draws k rows one after the other; starts from the dictionary if there is one."""
         norms = squared_norms(candidates)
         usable, invalid = usable_rows(candidates, norms)
         d2 = condition(starting_distances(norms, usable), candidates, norms, dictionary)
-        weight = first_weight(self.first, norms, usable) if torch.isinf(d2).any() else d2
+        weight = first_weight(self.first_pick, norms, usable) if torch.isinf(d2).any() else d2
         indices = torch.empty(min(k, int(usable.sum())), dtype=torch.int64, device=norms.device)
         distances = torch.zeros(len(indices), device=norms.device)
         picked = 0

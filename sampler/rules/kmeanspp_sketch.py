@@ -1,4 +1,4 @@
-"""D² sampling on a sketch of the gradient embeddings: approximate, and cheaper by the ratio of the dimensions."""
+"""Approximate D² sampling on a sketch of the gradient embeddings: cheaper by the ratio of the dimensions."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from sampler.base import Candidates, Selection
 from sampler.d2.blocked import select_blocked
 from sampler.d2.dense_bounds import DenseBounds
-from sampler.d2.distribution import First
+from sampler.d2.distribution import FirstPick
 from sampler.d2.sketch import tensor_sketch
 from settings.load import ConfigError
 
 
 @dataclass(kw_only=True)
 class KMeansPPSketch:
-    """Exact blocked sampling of the sketched rows; distances are estimates, so the law is near the exact one."""
+    """Samples the sketched rows exactly; distances are estimates, so the distribution is close to the exact one."""
 
-    first: First = "uniform"
-    """Law of the first pick."""
+    first_pick: FirstPick = "uniform"
+    """The distribution of the first pick."""
     dim: int = 128
-    """Length of the sketch: 64 is faster, 128 nearer to the exact law."""
+    """Number of dimensions of the sketch: 64 is faster, 128 is closer to the exact distribution."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -30,11 +30,12 @@ class KMeansPPSketch:
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        """Samples as `kmeanspp` does, from sketches of the candidates and of the dictionary."""
         return select_blocked(
             self._sketched(candidates),
             k,
             make_bounds=lambda rows, norms, usable: DenseBounds(rows, norms),
-            first=self.first,
+            first_pick=self.first_pick,
             generator=generator,
             dictionary=None if dictionary is None else self._sketched(dictionary),
         )

@@ -1,4 +1,4 @@
-"""Neither too easy nor too hard: uniform draws from a ring of similarities (Wu et al., conditional negatives, 2021)."""
+"""Uniform draws from a band of similarities: candidates that are neither too easy nor too hard."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from settings.load import ConfigError
 
 
 @dataclass(kw_only=True)
-class Ring:
-    """k rows drawn uniformly from those between two percentiles of the similarity to the batch's queries.
+class SimilarityBand:
+    """Picks rows uniformly from those between two percentiles of the similarity to the batch's queries.
 
-    A ring that holds fewer than k rows is widened downwards, to easier rows first.
+    A band that holds fewer than k rows is widened, first towards easier rows. The rule is the ring of Wu et al.,
+    "Conditional negative sampling for contrastive learning of visual representations" (2021).
     """
 
     low: float = 50.0
-    """Percentile below which a row is too easy."""
+    """Percentile of the similarity below which a row is too easy."""
     high: float = 95.0
-    """Percentile above which a row is too hard (often a false negative)."""
+    """Percentile of the similarity above which a row is too hard (often a false negative)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 100:
@@ -33,13 +34,14 @@ class Ring:
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
+        """Ranks by similarity and draws from the ranks inside the band."""
         usable, invalid = usable_rows(candidates, squared_norms(candidates))
         hardest_first = top_rows(required(candidates.similarity, "similarity"), usable, len(candidates))
         start = round(len(hardest_first) * (100 - self.high) / 100)
         stop = max(round(len(hardest_first) * (100 - self.low) / 100), start + k)
-        # At the easy end of a small pool the ring cannot reach further down: then it takes harder rows instead.
+        # At the easy end of a small pool the band cannot be widened further down, so it takes harder rows instead.
         start = max(min(start, len(hardest_first) - k), 0)
-        inside = torch.zeros_like(usable)
-        inside[hardest_first[start:stop]] = True
+        in_band = torch.zeros_like(usable)
+        in_band[hardest_first[start:stop]] = True
         nothing = torch.empty(0, dtype=torch.int64, device=usable.device)
-        return make_selection(fill_uniformly(inside, nothing, k, generator), None, k, invalid=invalid)
+        return make_selection(fill_uniformly(in_band, nothing, k, generator), None, k, invalid=invalid)

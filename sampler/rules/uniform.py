@@ -1,4 +1,4 @@
-"""Uniform draws from the pool: the baseline that any selection rule has to beat."""
+"""Uniform draws from the pool: the baseline that every selection rule has to beat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 @dataclass(kw_only=True)
 class Uniform:
-    """k different rows, each equally likely."""
+    """Picks k different rows, each equally likely."""
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None

@@ -89,7 +89,7 @@ def test_dictionary_figures_count_classes_and_false_negatives(toy: Corpus, monke
     def fill(learner, corpus, *, batch_size):
         same = (corpus.train.classes[:, 0] == 0).nonzero().squeeze(1)
         for active in learner.active.values():
-            active.dictionary.forget(active.ids >= 0)
+            active.dictionary.evict(active.ids >= 0)
             active.dictionary.enqueue(torch.eye(16)[torch.arange(32) % 16], same[:32])
         found.update(dictionary_figures(learner, corpus.train, batch_size=batch_size))
         return {"probe": 0.0, "retrieval": 0.0}

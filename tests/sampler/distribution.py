@@ -1,8 +1,9 @@
-"""The law of D² sampling, enumerated, and the pools that samplers are tested on."""
+"""The distribution of D² sampling, enumerated, and the pools that samplers are tested on."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import torch
 from scipy import stats
@@ -16,8 +17,14 @@ def make_candidates(a, b=None, valid=None):
     return Candidates(a=a, b=b, ids=ids, valid=valid, write_index=ids.clone())
 
 
+def with_scores(pool):
+    generator = torch.Generator().manual_seed(9)
+    loss, similarity = torch.rand(2, len(pool), generator=generator)
+    return replace(pool, loss=loss, similarity=similarity, outrank_fraction=similarity)
+
+
 def random_pool(count, *, dim=8, hidden=12, clusters=6, seed=0):
-    """Clustered rows with heavy-tailed norms."""
+    """Returns clustered rows with heavy-tailed norms."""
     generator = torch.Generator().manual_seed(seed)
     cluster = torch.randint(clusters, (count,), generator=generator)
     a = torch.randn(clusters, dim, generator=generator)[cluster] + 0.3 * torch.randn(count, dim, generator=generator)
@@ -28,7 +35,7 @@ def random_pool(count, *, dim=8, hidden=12, clusters=6, seed=0):
 
 
 def dense_d2(candidates, others=None):
-    """[N, M] float64 from the embeddings themselves."""
+    """Returns D² [N, M] float64, computed from the embeddings themselves."""
 
     def embeddings(table):
         a = table.a.double()
@@ -42,38 +49,38 @@ def phi(candidates, indices):
 
 
 def tiny_pool(seed=3):
-    """7 rows, the last an exact duplicate of the first."""
+    """Returns 7 rows, the last an exact duplicate of the first."""
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(6, 3, generator=generator), torch.randn(6, 4, generator=generator)
     b[2] *= 3
     return make_candidates(torch.cat([a, a[:1]]), torch.cat([b, b[:1]]))
 
 
-def enumerated_law(candidates, k):
-    """Probability of every ordered draw of k rows, first pick uniform."""
+def enumerated_distribution(candidates, k):
+    """Returns the probability of every ordered draw of k rows; the first pick is uniform."""
     d2 = dense_d2(candidates)
     d2 = torch.where(d2 < 1e-9 * d2.amax(), 0.0, d2)
-    law = {}
+    probabilities = {}
     for draw in itertools.permutations(range(len(candidates)), k):
         probability, nearest = 1 / len(candidates), d2[draw[0]]
         for row in draw[1:]:
             probability *= float(nearest[row] / nearest.sum())
             nearest = torch.minimum(nearest, d2[row])
         if probability > 0:
-            law[draw] = probability
-    return law
+            probabilities[draw] = probability
+    return probabilities
 
 
-def chi_square(draws, law):
-    """p-value of the draws under the law, cells expected fewer than 5 times pooled; 0 for an impossible draw."""
-    counts = dict.fromkeys(law, 0)
+def chi_square(draws, probabilities):
+    """Returns the p-value of the draws, 0 for an impossible one; cells expected fewer than 5 times are pooled."""
+    counts = dict.fromkeys(probabilities, 0)
     for draw in draws:
         if draw not in counts:
             return 0.0
         counts[draw] += 1
-    expected = {draw: p * len(draws) for draw, p in law.items()}
-    rare = [draw for draw in law if expected[draw] < 5]
-    cells = [(counts[draw], expected[draw]) for draw in law if expected[draw] >= 5]
+    expected = {draw: p * len(draws) for draw, p in probabilities.items()}
+    rare = [draw for draw in probabilities if expected[draw] < 5]
+    cells = [(counts[draw], expected[draw]) for draw in probabilities if expected[draw] >= 5]
     cells.append((sum(counts[draw] for draw in rare), sum(expected[draw] for draw in rare)))
     observed, wanted = zip(*[cell for cell in cells if cell[1] > 0], strict=True)
     scale = sum(observed) / sum(wanted)

@@ -1,3 +1,5 @@
+"""The active dictionary: what is eligible, what is selected, and what a checkpoint restores."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,7 +50,7 @@ def test_every_sampler_fills_the_dictionary_with_distinct_clips_of_the_pool(name
     assert (active.ids >= 0).all()
 
 
-def test_neither_the_batchs_clips_nor_those_that_stay_in_the_dictionary_are_selected():
+def test_neither_the_batchs_clips_nor_those_retained_in_the_dictionary_are_selected():
     active = make()
     active.fill(*clips(range(30)))
     before = active.ids.clone()
@@ -58,7 +60,7 @@ def test_neither_the_batchs_clips_nor_those_that_stay_in_the_dictionary_are_sele
     assert len(set(active.ids.tolist())) == 12
 
 
-def test_a_pool_that_is_used_up_gives_fewer_and_says_so():
+def test_an_exhausted_pool_gives_fewer_picks_and_counts_the_missing():
     active = make(dictionary=100)
     active.fill(*clips(range(10)))
     active.add(*clips([50, 51]))
@@ -72,7 +74,7 @@ def test_an_empty_pool_selects_nothing_and_leaves_the_dictionary_empty():
     assert (active.ids == -1).all()
 
 
-def test_equal_seeds_and_steps_give_equal_selections_whatever_happened_before():
+def test_equal_seeds_and_steps_give_equal_selections_independent_of_history():
     one, other = make(), make()
     one.fill(*clips(range(30)))
     step(one, 0)
@@ -88,7 +90,7 @@ def test_equal_seeds_and_steps_give_equal_selections_whatever_happened_before():
     assert not torch.equal(one.ids, third.ids)
 
 
-def test_state_dict_continues_as_if_nothing_had_happened(tmp_path):
+def test_a_restored_state_dict_continues_identically(tmp_path):
     one = make(condition_on_dictionary=True)
     one.fill(*clips(range(30)))
     step(one, 0)
@@ -104,7 +106,7 @@ def test_state_dict_continues_as_if_nothing_had_happened(tmp_path):
     assert torch.equal(one.pool.ids, other.pool.ids)
 
 
-def test_every_n_steps_selects_n_batches_at_once_and_rests_in_between():
+def test_every_n_steps_selects_n_batches_at_once_and_none_in_between():
     active = make(every_n_steps=2)
     active.fill(*clips(range(40)))
     assert step(active, 1) == {}
@@ -152,11 +154,11 @@ def test_diagnostics_count_classes_and_measure_the_last_selection():
     assert 0 <= found["near_duplicates"] <= 1
 
 
-def test_diagnostics_leave_out_rows_that_the_pool_has_overwritten_since():
+def test_diagnostics_exclude_rows_that_the_pool_has_overwritten():
     active = make(pool=30, name="uniform")
     active.fill(*clips(range(30)))
     step(active, 0)
-    active.add(*clips(range(100, 103), seed=3))  # over rows 0 to 2
+    active.add(*clips(range(100, 103), seed=3))  # overwrites rows 0 to 2
     found = active.diagnostics()
     active.pool.keys[:3] *= 1000
     assert active.diagnostics() == found

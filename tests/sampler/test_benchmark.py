@@ -1,4 +1,4 @@
-"""The benchmark runs, compares with the oracle and says what it extrapolated."""
+"""The benchmark runs, compares with the oracle and reports what it extrapolated."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_records_are_compared_with_the_sequential_oracle(tmp_path):
     assert records["badge"]["stats"]["distinct"] == 10
 
 
-def test_an_extrapolated_oracle_says_so(tmp_path):
+def test_an_extrapolated_oracle_is_marked(tmp_path):
     records = run(tmp_path, "--sizes", "300x10", "--sequential-picks", "4", "--backends", "kmeanspp_sequential", "fifo")
     assert records["kmeanspp_sequential"]["extrapolated_from_picks"] == 4
     assert "extrapolated_from_picks" not in records["fifo"]

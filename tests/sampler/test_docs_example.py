@@ -1,4 +1,4 @@
-"""The sampler that docs/samplers.md adds, added as its reader would."""
+"""The example sampler of docs/samplers.md, added as a reader would add it."""
 
 import re
 from pathlib import Path

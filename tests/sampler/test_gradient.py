@@ -1,3 +1,5 @@
+"""Gradient factors against autograd, finite differences and their definitions."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,7 +69,7 @@ def test_query_gradient_factors_are_the_autograd_gradient_with_respect_to_the_qu
         assert torch.allclose(leaf.grad, torch.outer(b, a), atol=1e-12)
 
 
-def test_negative_gradient_factors_are_what_the_candidate_does_to_the_last_layer_as_a_negative(problem):
+def test_negative_gradient_factors_are_the_autograd_gradient_through_the_candidate_as_a_negative(problem):
     keys, hidden, weight = problem
     generator = torch.Generator().manual_seed(1)
     positives = torch.randn(4, 6, generator=generator, dtype=torch.float64)
@@ -119,27 +121,27 @@ def test_a_hidden_wider_than_the_batch_is_shortened_to_the_batch(problem):
 
 
 @pytest.mark.parametrize("embedding", ["gradient", "query_gradient", "negative_gradient", "feature"])
-def test_rows_have_the_same_factors_in_whatever_chunks_they_are_computed(problem, embedding, monkeypatch):
+def test_factors_do_not_depend_on_the_chunk_size(problem, embedding, monkeypatch):
     keys, hidden, weight = problem
 
     def factors():
         return gradient_factors(keys, hidden @ weight.T, hidden, embedding=embedding, temperature=TEMPERATURE)
 
-    whole = factors()
+    unchunked = factors()
     monkeypatch.setattr("sampler.gradient._CHUNK", 2)
     for name, value in vars(factors()).items():
-        expected = getattr(whole, name)
+        expected = getattr(unchunked, name)
         assert value is expected or torch.allclose(value, expected)
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_outranking_is_the_share_of_queries_that_are_nearer_to_the_candidate_than_to_their_positive(
+def test_outrank_fraction_is_the_share_of_queries_nearer_to_the_candidate_than_to_their_positive(
     problem, embedding, monkeypatch
 ):
     keys, hidden, weight = problem
     monkeypatch.setattr("sampler.gradient._CHUNK", 2)
     queries = F.normalize(hidden @ weight.T, dim=1)
-    # A positive that no candidate outranks, one that all do, and two in between.
+    # No candidate outranks the first positive, all outrank the second, and some outrank the other two.
     positives = torch.stack([queries[0], -queries[1], 0.9 * keys[2], 0.9 * keys[4]])
     factors = gradient_factors(keys, queries, hidden, embedding=embedding, temperature=TEMPERATURE, positives=positives)
     expected = [sum(float(key @ q > p @ q) for q, p in zip(queries, positives, strict=True)) / 4 for key in keys]
@@ -147,7 +149,7 @@ def test_outranking_is_the_share_of_queries_that_are_nearer_to_the_candidate_tha
     assert len(set(expected)) > 1
 
 
-def test_without_positives_nothing_can_be_outranked(problem):
+def test_without_positives_there_is_no_outrank_fraction(problem):
     keys, hidden, weight = problem
     factors = gradient_factors(keys, hidden @ weight.T, embedding="feature", temperature=TEMPERATURE)
     assert factors.outrank_fraction is None

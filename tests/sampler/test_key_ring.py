@@ -1,7 +1,8 @@
+"""The ring buffers of pool and dictionary."""
+
 import torch
 
-from sampler.dictionary import Dictionary
-from sampler.pool import Pool
+from sampler.key_ring import Dictionary, Pool
 
 
 def rows(*ids):
@@ -40,24 +41,24 @@ def test_a_clip_written_again_is_held_once_with_its_newest_key():
     assert pool.keys[pool.ids == 2, 0].tolist() == [12.0]
 
 
-def test_staying_rows_are_those_that_survive_the_enqueue():
+def test_retained_rows_are_those_that_survive_the_enqueue():
     dictionary = Dictionary(size=4, dim=2)
     dictionary.enqueue(*rows(0, 1, 2, 3))
     dictionary.enqueue(*rows(4))
-    stay = dictionary.ids[dictionary.staying(2)]
+    retained = dictionary.ids[dictionary.retained(2)]
     dictionary.enqueue(*rows(8, 9))
-    assert sorted(stay.tolist()) == [3, 4]
+    assert sorted(retained.tolist()) == [3, 4]
     assert held(dictionary) == [3, 4, 8, 9]
 
 
-def test_replace_forgets_everything_before():
+def test_replace_evicts_everything_written_before():
     pool = Pool(size=5, dim=2)
     pool.add(*rows(0, 1, 2, 3, 4))
     pool.replace(*rows(7, 8))
     assert held(pool) == [7, 8]
 
 
-def test_stamps_change_exactly_where_rows_were_written():
+def test_write_index_changes_exactly_where_rows_were_written():
     pool = Pool(size=5, dim=2)
     pool.add(*rows(0, 1, 2, 3))
     before = pool.write_index.clone()
@@ -76,3 +77,12 @@ def test_state_dict_restores_contents_and_position():
     assert torch.equal(one.ids, other.ids)
     assert torch.equal(one.write_index, other.write_index)
     assert torch.equal(one.keys, other.keys)
+
+
+def test_a_checkpoint_that_calls_the_write_index_stamps_is_read():
+    one, other = Pool(size=4, dim=2), Pool(size=4, dim=2)
+    one.add(*rows(0, 1, 2))
+    state = one.state_dict()
+    state["stamps"] = state.pop("write_index")
+    other.load_state_dict(state)
+    assert torch.equal(one.write_index, other.write_index)

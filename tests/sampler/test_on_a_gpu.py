@@ -1,4 +1,4 @@
-"""Selections on tensors that say they are a GPU's: nothing is mixed with the CPU's, and the host seldom waits."""
+"""Selections on tensors that pretend to be on a GPU: devices are never mixed, and the host rarely waits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _no_stream(monkeypatch):
             pass
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: Stream())
-    # Where FAISS has a GPU it would be given these tensors, which are on the CPU.
+    # If FAISS found a GPU, it would receive these tensors, which are in fact on the CPU.
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
 
 
@@ -91,7 +91,7 @@ def test_the_default_waits_a_handful_of_times():
         active = active_dictionary("kmeanspp")
         pretended.waits.clear()
         select(active)
-    # Which rows are allowed (2), how many of them (2), picks so far (3), done (1), what is written (1).
+    # The host waits for allowed rows (2), their number (2), picks so far (3), the end (1) and written rows (1).
     assert len(pretended.waits) <= 9, pretended.waits
 
 
@@ -102,21 +102,21 @@ def test_auto_leaves_the_index_to_the_cpu(monkeypatch):
         check(active_dictionary("auto"))
 
 
-def test_the_quantiser_is_trained_on_no_other_gpu_than_that_of_the_rows(monkeypatch):
-    places = []
+def test_the_quantiser_is_trained_only_on_the_gpu_of_the_rows(monkeypatch):
+    devices = []
     monkeypatch.setattr("tests.pretend_gpu.GPU", torch.device("cuda", 3))
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 8)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, place, index: places.append(place) or index)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, device, index: devices.append(device) or index)
     monkeypatch.setattr("sampler.d2.faiss_index._gpu_resources", lambda: None)
     keys = F.normalize(torch.randn(N, D))
     with PretendGpu():
         there = train_quantiser(keys.as_subclass(GpuTensor), 4)
-    assert places == [3]
+    assert devices == [3]
     assert torch.equal(there, train_quantiser(keys, 4))
-    assert places == [3]
+    assert devices == [3]
 
 
-def test_mixed_devices_are_noticed():
+def test_mixed_devices_raise():
     with PretendGpu() as pretended:
         there = rows(4, D)
         assert there.device.type == "cuda"

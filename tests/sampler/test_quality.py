@@ -1,3 +1,5 @@
+"""Measures of a selection's quality."""
+
 import pytest
 import torch
 

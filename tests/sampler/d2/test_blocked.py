@@ -1,4 +1,4 @@
-"""The parts that the blocked samplers are made of."""
+"""The components of the blocked samplers."""
 
 import torch
 
@@ -7,7 +7,7 @@ from sampler.d2.dense_bounds import DenseBounds, RoughBounds
 from sampler.d2.distance import squared_norms
 from sampler.d2.faiss_index import PersistentIndex
 from sampler.d2.indexed_bounds import IndexedBounds
-from sampler.d2.proposals import Shard
+from sampler.d2.proposals import propose
 from tests.sampler.distribution import dense_d2, random_pool
 
 
@@ -97,7 +97,7 @@ def test_an_index_assigns_only_the_rows_that_were_written(monkeypatch):
     assert torch.equal(after[untouched], before[untouched])
 
 
-def test_an_index_that_kept_up_agrees_with_one_restored_from_its_quantiser():
+def test_an_updated_index_agrees_with_one_restored_from_its_quantiser():
     pool = random_pool(300)
     one, other = PersistentIndex(), PersistentIndex()
     one.cells(pool.a, pool.write_index, pool.valid, cells=6)
@@ -110,12 +110,12 @@ def test_an_index_that_kept_up_agrees_with_one_restored_from_its_quantiser():
     assert torch.equal(one._cells, other._cells)
 
 
-def test_draws_have_the_weights_frequencies_and_never_hit_a_row_without_mass():
+def test_proposals_follow_the_weights_and_never_hit_a_row_without_mass():
     pool = random_pool(5000)
     weight = torch.zeros(5000)
     weight[[7, 2047, 2048, 4999]] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     uniforms = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    drawn = Shard(5000).draw(weight, uniforms, pool, squared_norms(pool)).index
+    drawn = propose(weight, uniforms, pool, squared_norms(pool)).index
     share = torch.bincount(drawn, minlength=5000) / 20_000
     assert torch.allclose(share, weight / 10, atol=0.02)
     assert set(drawn.tolist()) == {7, 2047, 2048, 4999}

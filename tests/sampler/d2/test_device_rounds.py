@@ -1,4 +1,4 @@
-"""The layout for GPUs, run on a CPU; its law is tested in test_law.py."""
+"""The layout for GPUs, run on a CPU; its distribution is tested in test_distribution.py."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.sampler.distribution import make_candidates, random_pool
 
 def select(pool, k, *, seed=0, bf16=False, dictionary=None):
     generator = torch.Generator().manual_seed(seed)
-    return select_on_device(pool, k, bf16=bf16, first="uniform", generator=generator, dictionary=dictionary)
+    return select_on_device(pool, k, bf16=bf16, first_pick="uniform", generator=generator, dictionary=dictionary)
 
 
 def state(pool, k):

@@ -1,4 +1,4 @@
-"""Which rule is taken when."""
+"""When `adaptive` takes `hard` and when it takes `kcenter`."""
 
 from dataclasses import replace
 
@@ -16,7 +16,8 @@ HARDEST, K = 10, 10
 
 
 def pool_where_the_hardest_outrank(share, *, others):
-    """100 rows, the first ten most similar to the queries; `share` and `others` say what they outrank."""
+    """Returns 100 rows. The first ten are most similar to the queries and outrank `share` of the positives; the other
+    rows outrank `others` of them."""
     pool = random_pool(100)
     hardest = torch.arange(100) < HARDEST
     outrank_fraction = torch.where(hardest, share, others)
@@ -28,7 +29,7 @@ def select(pool, name="adaptive", **options):
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4])
-def test_the_hardest_are_taken_while_they_outrank_no_more_than_others_at_whatever_level(level):
+def test_the_hardest_are_taken_while_they_outrank_no_more_than_others_at_any_level(level):
     pool = pool_where_the_hardest_outrank(level + 0.06, others=level)
     selection = select(pool)
     assert torch.equal(selection.indices, select(pool, "hard").indices)
@@ -44,7 +45,7 @@ def test_picks_are_spread_where_the_hardest_outrank_more_than_others():
     assert selection.stats == {**spread.stats, "hard": 0.0, "excess": pytest.approx(0.09)}
 
 
-def test_the_threshold_is_the_difference_that_is_put_up_with():
+def test_the_threshold_is_the_largest_difference_that_is_tolerated():
     pool = pool_where_the_hardest_outrank(0.2, others=0.1)
     assert select(pool, threshold=0.08).stats["hard"] == 0
     assert select(pool, threshold=0.1).stats["hard"] == 1
@@ -58,29 +59,29 @@ def test_rows_that_may_not_be_picked_do_not_count():
     assert select(pool).stats["excess"] == pytest.approx(0.09)
 
 
-def test_a_dictionary_that_counts_as_chosen_is_kept_away_from():
+def test_picks_keep_away_from_a_dictionary_that_counts_as_chosen():
     pool = pool_where_the_hardest_outrank(0.9, others=0.1)
     chosen = pool.rows(slice(20, 60))
     picks = build_sampler("adaptive").select(pool, K, generator=torch.Generator().manual_seed(0), dictionary=chosen)
     assert not set(picks.indices.tolist()) & set(range(20, 60))
 
 
-def test_without_positives_it_says_what_is_missing():
+def test_without_positives_the_error_names_the_missing_column():
     pool = replace(pool_where_the_hardest_outrank(0.2, others=0.1), outrank_fraction=None)
     with pytest.raises(ValueError, match="outrank_fraction"):
         select(pool)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1])
-def test_a_threshold_that_is_no_share_is_refused(threshold):
+def test_a_threshold_outside_0_to_1_is_refused(threshold):
     with pytest.raises(ConfigError, match="threshold"):
         build_sampler("adaptive", {"threshold": threshold})
 
 
 @pytest.mark.parametrize(("frequent", "hard"), [(48, 0.0), (0, 1.0)])
-def test_a_frequent_class_among_others_is_noticed(frequent, hard):
-    # 64 queries and 512 candidates on 64 classes far apart, each a little off its class's direction; `frequent` of the
-    # queries, and the same share of the candidates, are of class 0.
+def test_a_frequent_class_is_detected(frequent, hard):
+    # There are 64 queries and 512 candidates of 64 well separated classes, each near its class's direction. `frequent`
+    # of the queries, and the same share of the candidates, are of class 0.
     generator = torch.Generator().manual_seed(0)
     means = 3 * torch.eye(64)
 

@@ -1,4 +1,4 @@
-"""Exact backends draw from the enumerated law; whatever is not exact is told apart by the same test."""
+"""Exact backends draw from the enumerated distribution; the same test detects a backend that is not exact."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sampler.fallbacks import make_selection
 from tests.sampler.distribution import (
     chi_square,
     dense_d2,
-    enumerated_law,
+    enumerated_distribution,
     make_candidates,
     ordered_draws,
     phi,
@@ -24,7 +24,7 @@ K, DRAWS = 4, 3000
 
 
 class RandomIndex:
-    """kmeanspp_faiss over a partition that has nothing to do with the rows."""
+    """kmeanspp_faiss over a partition that is independent of the rows."""
 
     def select(self, candidates, k, *, generator, dictionary=None):
         cell = torch.randint(3, (len(candidates),), generator=generator)
@@ -32,21 +32,23 @@ class RandomIndex:
             candidates,
             k,
             make_bounds=lambda rows, norms, usable: IndexedBounds(rows, norms, cell),
-            first="uniform",
+            first_pick="uniform",
             generator=generator,
             dictionary=dictionary,
         )
 
 
 class OnDevice:
-    """The layout for GPUs, which is the same on a CPU."""
+    """The layout for GPUs, which makes the same selections on a CPU."""
 
     def select(self, candidates, k, *, generator, dictionary=None):
-        return select_on_device(candidates, k, bf16=False, first="uniform", generator=generator, dictionary=dictionary)
+        return select_on_device(
+            candidates, k, bf16=False, first_pick="uniform", generator=generator, dictionary=dictionary
+        )
 
 
 class NaiveBatch:
-    """The control: after the first pick, a whole batch from the stale law, only repeats left out."""
+    """The control: after the first pick, all others are drawn at once from the stale distribution, without repeats."""
 
     def select(self, candidates, k, *, generator, dictionary=None):
         first = torch.randint(len(candidates), (1,), generator=generator)
@@ -67,28 +69,28 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_exact_samplers_draw_from_the_enumerated_law(name):
+def test_exact_samplers_draw_from_the_enumerated_distribution(name):
     pool = tiny_pool()
-    assert chi_square(ordered_draws(EXACT[name](), pool, K, DRAWS), enumerated_law(pool, K)) > 0.01
+    assert chi_square(ordered_draws(EXACT[name](), pool, K, DRAWS), enumerated_distribution(pool, K)) > 0.01
 
 
-def test_a_batch_from_the_stale_law_without_rejection_is_told_apart():
+def test_a_batch_from_the_stale_distribution_without_rejection_is_detected():
     pool = tiny_pool()
-    assert chi_square(ordered_draws(NaiveBatch(), pool, K, DRAWS), enumerated_law(pool, K)) < 1e-6
+    assert chi_square(ordered_draws(NaiveBatch(), pool, K, DRAWS), enumerated_distribution(pool, K)) < 1e-6
 
 
 @pytest.mark.parametrize("largest", [1, 3, 64])
-def test_the_law_does_not_depend_on_the_block_size(largest, monkeypatch):
+def test_the_distribution_does_not_depend_on_the_block_size(largest, monkeypatch):
     monkeypatch.setattr("sampler.d2.blocked.SMALLEST_BLOCK", 1)
     monkeypatch.setattr("sampler.d2.blocked.LARGEST_BLOCK", largest)
     pool = tiny_pool()
-    assert chi_square(ordered_draws(EXACT["blocked fp32"](), pool, 3, 1500), enumerated_law(pool, 3)) > 0.01
+    assert chi_square(ordered_draws(EXACT["blocked fp32"](), pool, 3, 1500), enumerated_distribution(pool, 3)) > 0.01
 
 
-def test_the_features_alone_are_sampled_by_the_same_law():
+def test_the_features_alone_are_sampled_from_the_same_distribution():
     pool = make_candidates(tiny_pool().a)
     draws = ordered_draws(EXACT["blocked fp32"](), pool, 3, 1500)
-    assert chi_square(draws, enumerated_law(pool, 3)) > 0.01
+    assert chi_square(draws, enumerated_distribution(pool, 3)) > 0.01
 
 
 def test_conditioning_on_a_dictionary_is_sampling_after_its_rows():
@@ -116,18 +118,18 @@ def test_phi_has_the_distribution_of_sequential_sampling(name):
     assert stats.ks_2samp(phis(EXACT["sequential"](), 0), phis(EXACT[name](), 1000)).pvalue > 0.01
 
 
-@pytest.mark.parametrize(("first", "expected"), [("norm", None), ("argmax", 1.0)])
-def test_the_first_pick_follows_the_chosen_law(first, expected):
+@pytest.mark.parametrize(("first_pick", "expected"), [("norm", None), ("argmax", 1.0)])
+def test_the_first_pick_follows_the_chosen_distribution(first_pick, expected):
     pool = random_pool(12)
     norms = (pool.a.square().sum(1) * pool.b.square().sum(1)).double()
     probability = norms / norms.sum() if expected is None else (norms == norms.amax()).double()
     for name in ("kmeanspp_sequential", "kmeanspp", "kmeanspp_faiss"):
-        draws = ordered_draws(build_sampler(name, {"first": first}), pool, 1, 800)
+        draws = ordered_draws(build_sampler(name, {"first_pick": first_pick}), pool, 1, 800)
         counts = torch.bincount(torch.tensor(draws).flatten(), minlength=12).double()
         assert (counts / 800 - probability).abs().max() < 0.06
 
 
-def test_samplers_that_trade_the_law_for_something_else_have_the_phi_they_promise():
+def test_samplers_that_are_not_exact_have_the_documented_phi():
     pool = random_pool(600, clusters=20)
 
     def mean_phi(name, **options):
