@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from benchmarks.peers.samplers import BASELINES
+from benchmarks.peers.sampling_backends import DEFAULT_BACKENDS, LINEAR, ORACLE, VARIANTS, make_backend
 from benchmarks.sampling_step import measure_step
 from benchmarks.tools.plots import plot_times
 from benchmarks.tools.pools import KINDS, make_pool
 from benchmarks.tools.result import write
-from benchmarks.tools.sampling_backends import DEFAULT_BACKENDS, LINEAR, ORACLE, VARIANTS, make_backend
 from benchmarks.tools.timing import hold_threads, timed
 from common.environment import environment
 from sampler import SAMPLERS

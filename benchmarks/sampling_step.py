@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.peers.sampling_backends import VARIANTS
 from benchmarks.tools.pools import make_pool
-from benchmarks.tools.sampling_backends import VARIANTS
 from benchmarks.tools.timing import timed
 from sampler.active import ActiveDictionary
 from sampler.base import Candidates
