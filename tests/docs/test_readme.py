@@ -1,7 +1,8 @@
-"""The README's shell blocks, run as printed in a copy of the repository."""
+"""The README's shell blocks run as printed in a copy of the repository, and its figures are those of the results."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,8 @@ import pytest
 from pipeline.demo.corpus import make_demo
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = [block.strip() for block in re.findall(r"```(?:ba)?sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = [block.strip() for block in re.findall(r"```(?:ba)?sh\n(.*?)```", TEXT, re.DOTALL)]
 PYTHON = f'#!/bin/sh\nexec "{sys.executable}" '
 
 
@@ -47,6 +49,29 @@ def run(command: str, folder: Path) -> str:
     )
     assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
     return result.stdout
+
+
+def result(name: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def test_it_is_read_in_two_minutes():
+    assert len(TEXT.splitlines()) <= 80
+
+
+def test_the_figures_are_those_of_the_results():
+    found = result("decode")["comparisons"]
+    jpeg = {kind: f"{found[kind]['ratio']['shards_jpeg_144']:.1f}×" for kind in found}
+    assert f"{jpeg['files_as_people_have_them']} the fastest loader reading ordinary H.264 files" in TEXT
+    assert f"{jpeg['same_size_any_storage']} the fastest reading any storage of equal size" in TEXT
+    times = {record["backend"]: record["times_faster"] for record in result("sampling_38400x3840")["records"]}
+    assert f"{times['kmeanspp_faiss_sketch']:.0f}× faster than one pick at a time" in TEXT
+    # The results of the samplers are Markdown tables, as the sweeps' report writes them.
+    pages = [*ROOT.glob("docs/results*.md"), *ROOT.glob("docs/results/*.md")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
+    shares = re.findall(r"`adaptive` \*\*beats `fifo`\*\*[^\n]* (\d+) ?% of its CPU", text)
+    claimed = re.search(r"in (\d+) % and (\d+) % of its CPU time", TEXT).groups()
+    assert set(claimed) <= set(shares)
 
 
 def test_there_are_two_commands_and_then_ones_own_videos():
