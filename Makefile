@@ -5,7 +5,7 @@ DEMO := data/demo
 RUN := runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint clean
+.PHONY: help setup train test lint docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/'
@@ -25,6 +25,9 @@ lint: .venv/installed-tests ## check style with ruff, types with mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 
+docs: .venv/installed-docs ## build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## remove the environment; data and runs stay
 	rm -rf .venv
 
@@ -37,6 +40,10 @@ clean: ## remove the environment; data and runs stay
 
 .venv/installed-tests: .venv/installed requirements-test.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-test.txt
+	touch $@
+
+.venv/installed-docs: .venv/installed requirements-docs.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-docs.txt
 	touch $@
 
 $(DEMO)/videos/labels.csv: | .venv/installed
