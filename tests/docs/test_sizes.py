@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import statistics
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("benchmarks", "config", "evaluation", "experiments", "model", "pipeline", "sampler", "tests", "training")
-FILES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
+FOLDERS = {path for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._"} - {ROOT / "site"}
+FILES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in folder.rglob("*.py"))])
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
@@ -18,3 +20,12 @@ def test_files_have_at_most_350_lines_and_functions_60(path):
     assert len(text.splitlines()) <= 350
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert {node.name: size for node in functions if (size := node.end_lineno - node.lineno + 1) > 60} == {}
+
+
+def test_the_median_file_has_at_most_120_lines():
+    assert statistics.median(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES) <= 120
+
+
+def test_no_folder_holds_more_than_16_python_files():
+    counts = Counter(path.parent.relative_to(ROOT).as_posix() for path in FILES)
+    assert {folder: count for folder, count in counts.items() if count > 16} == {}
