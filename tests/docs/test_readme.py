@@ -74,7 +74,7 @@ def test_the_figures_are_those_of_the_results():
     assert set(claimed) <= set(shares)
 
 
-def test_there_are_two_commands_and_then_ones_own_videos():
+def test_it_has_two_commands_and_then_a_block_for_your_own_videos():
     assert [block.split()[0] for block in BLOCKS] == ["make", "."]
     assert re.findall(r"^make \w+", BLOCKS[0], re.MULTILINE) == ["make train", "make test"]
 
@@ -86,7 +86,7 @@ def test_make_train_goes_from_videos_to_a_table(checkout):
     assert "-m pytest" in run("make -n test", checkout)
 
 
-def test_ones_own_videos_are_prepared_trained_on_and_looked_at(checkout):
+def test_your_own_videos_are_prepared_trained_on_and_shown(checkout):
     run(BLOCKS[1].replace(" VIDEOS ", " data/demo/videos "), checkout)
     for name in ("preview.png", "report.png", "report.html", "explore.html"):
         assert (checkout / name).stat().st_size > 10_000, name
