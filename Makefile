@@ -8,7 +8,7 @@ DEMO := data/demo
 RUN := runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint lock clean
+.PHONY: help setup train test lint lock docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/'
@@ -33,6 +33,9 @@ lock: .venv/installed ## pin everything that requirements.txt needs in requireme
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: --emit-build-options requirements.txt -o requirements.lock
 
+docs: .venv/installed-docs ## build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## remove the environment; data and runs stay
 	rm -rf .venv
 
@@ -48,6 +51,10 @@ clean: ## remove the environment; data and runs stay
 
 .venv/installed-tests: .venv/installed requirements-test.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-test.txt
+	touch $@
+
+.venv/installed-docs: .venv/installed requirements-docs.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-docs.txt
 	touch $@
 
 $(DEMO)/videos/labels.csv: | .venv/installed

@@ -1,4 +1,4 @@
-"""docs/configuration.md says what the dataclasses in config/ hold."""
+"""docs/configuration.md says what the dataclasses in settings/ hold."""
 
 from __future__ import annotations
 

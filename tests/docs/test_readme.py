@@ -1,7 +1,8 @@
-"""The README's shell blocks, run as printed in a copy of the repository."""
+"""The README's shell blocks run as printed in a copy of the repository, and its figures are those of the results."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,8 @@ import pytest
 from pipeline.demo.corpus import make_demo
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = [block.strip() for block in re.findall(r"```(?:ba)?sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = [block.strip() for block in re.findall(r"```(?:ba)?sh\n(.*?)```", TEXT, re.DOTALL)]
 PYTHON = f'#!/bin/sh\nexec "{sys.executable}" '
 
 
@@ -49,7 +51,30 @@ def run(command: str, folder: Path) -> str:
     return result.stdout
 
 
-def test_there_are_two_commands_and_then_ones_own_videos():
+def result(name: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def test_it_is_read_in_two_minutes():
+    assert len(TEXT.splitlines()) <= 80
+
+
+def test_the_figures_are_those_of_the_results():
+    found = result("decode")["comparisons"]
+    jpeg = {kind: f"{found[kind]['ratio']['shards_jpeg_144']:.1f}×" for kind in found}
+    assert f"{jpeg['files_as_people_have_them']} the fastest loader reading ordinary H.264 files" in TEXT
+    assert f"{jpeg['same_size_any_storage']} the fastest reading any storage of equal size" in TEXT
+    times = {record["backend"]: record["times_faster"] for record in result("sampling_38400x3840")["records"]}
+    assert f"{times['kmeanspp_faiss_sketch']:.0f}× faster than one pick at a time" in TEXT
+    # The results of the samplers are Markdown tables, as the sweeps' report writes them.
+    pages = [*ROOT.glob("docs/results*.md"), *ROOT.glob("docs/results/*.md")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
+    shares = re.findall(r"`adaptive` \*\*beats `fifo`\*\*[^\n]* (\d+) ?% of its CPU", text)
+    claimed = re.search(r"in (\d+) % and (\d+) % of its CPU time", TEXT).groups()
+    assert set(claimed) <= set(shares)
+
+
+def test_it_has_two_commands_and_then_a_block_for_your_own_videos():
     assert [block.split()[0] for block in BLOCKS] == ["make", "."]
     assert re.findall(r"^make \w+", BLOCKS[0], re.MULTILINE) == ["make train", "make test"]
 
@@ -61,7 +86,7 @@ def test_make_train_goes_from_videos_to_a_table(checkout):
     assert "-m pytest" in run("make -n test", checkout)
 
 
-def test_ones_own_videos_are_prepared_trained_on_and_looked_at(checkout):
+def test_your_own_videos_are_prepared_trained_on_and_shown(checkout):
     run(BLOCKS[1].replace(" VIDEOS ", " data/demo/videos "), checkout)
     for name in ("preview.png", "report.png", "report.html", "explore.html"):
         assert (checkout / name).stat().st_size > 10_000, name
