@@ -15,6 +15,7 @@ FirstPick = Literal["uniform", "norm", "argmax"]
 |g|, as in BADGE's code)."""
 
 _DICTIONARY_CHUNK = 256
+_SUMMED_TOGETHER = 2048
 
 
 def starting_distances(norms: Tensor, usable: Tensor) -> Tensor:
@@ -58,15 +59,24 @@ def condition(d2: Tensor, candidates: Candidates, norms: Tensor, dictionary: Can
 def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
     """Draws rows with probability proportional to weight, by inversion; rows of weight 0 are never drawn.
 
+    Sums are taken in rows of `_SUMMED_TOGETHER` and then over these: a GPU's scan of one long vector of floats is not
+    deterministic, and all ranks must draw the same rows. Nothing waits for the host.
+
     Args:
-        weight: [N], at least 0. If all are 0, the result is N, which is no row.
+        weight: [N], at least 0. If all are 0, the rows drawn are arbitrary.
         uniforms: [n] float64 in [0, 1).
 
     Returns:
         [n] int64 row numbers.
     """
+    padded = torch.nn.functional.pad(weight, (0, -len(weight) % _SUMMED_TOGETHER)).view(-1, _SUMMED_TOGETHER)
     # float64: at a million rows float32 would leave almost half of them an interval of width 0.
-    cumulative = weight.cumsum(0, dtype=torch.float64)
-    # Just below the total, so that rounding cannot reach past the last row with mass.
-    targets = uniforms * (cumulative[-1] * (1 - 1e-12))
-    return torch.searchsorted(cumulative, targets, right=True)
+    within = padded.cumsum(1, dtype=torch.float64)
+    sums = within[:, -1]
+    ends = sums.cumsum(0)
+    # Just below the total, so that rounding cannot reach past the last row with mass; likewise within a part.
+    targets = uniforms * (ends[-1] * (1 - 1e-12))
+    part = torch.searchsorted(ends, targets, right=True).clamp_(max=len(sums) - 1)
+    inside = torch.minimum(targets - (ends[part] - sums[part]), sums[part] * (1 - 1e-12))
+    offset = torch.searchsorted(within[part], inside[:, None], right=True).squeeze(1)
+    return (part * _SUMMED_TOGETHER + offset).clamp_(max=len(weight) - 1)

@@ -33,5 +33,5 @@ def propose(weight: Tensor, uniforms: Tensor, table: Candidates, norms: Tensor) 
         table: the N candidates.
         norms: [N] float32 |g|².
     """
-    index = draw_rows(weight, uniforms).clamp_(max=len(weight) - 1)
+    index = draw_rows(weight, uniforms)
     return Proposals(index=index, rows=table.rows(index), norms=norms[index], bound=weight[index])
