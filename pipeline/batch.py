@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pipeline.plan.augment import VIDEO_MEAN, VIDEO_STD
+from pipeline.plan.clips import ClipPlan
+
 
 class Batch(NamedTuple):
     """Clips on the loader's device; the tensors are the receiver's to keep and to change."""
@@ -20,12 +23,13 @@ class Batch(NamedTuple):
     """int64 [B] on the CPU, the samples' ids in the data set."""
     start: torch.Tensor
     """float64 [B] on the CPU, seconds from the sample's start to the clip's first frame."""
+    plan: ClipPlan | None = None
+    """What the loader carried out: crops, flips, colours, audio windows. None in a batch that no loader made."""
 
-
-VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
-"""Mean of Kinetics-400 in RGB, as torchvision's video models expect it."""
-VIDEO_STD = (0.22803, 0.22145, 0.216989)
-"""Standard deviation of Kinetics-400 in RGB, likewise."""
+    @classmethod
+    def of_plan(cls, plan: ClipPlan, *, video: torch.Tensor | None, audio: torch.Tensor | None) -> Batch:
+        """The batch of a plan that was carried out."""
+        return cls(video, audio, torch.from_numpy(plan.ids), torch.from_numpy(plan.start), plan)
 
 
 def pixels(video: torch.Tensor) -> np.ndarray:

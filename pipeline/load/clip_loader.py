@@ -6,7 +6,6 @@ import difflib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -18,7 +17,8 @@ from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples
 from pipeline.plan.batch_plan import BatchPlan, Replacement
 from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
-from pipeline.plan.order import derangement, global_order, rank_slice, shard_order, steps_per_epoch
+from pipeline.plan.mismatched_pairs import MismatchedPairs
+from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
 from settings import Config
 from settings.load import ConfigError, format_names
 
@@ -54,16 +54,26 @@ class ClipLoader(ABC, Generic[D]):
         fps: frame rate in which the data set counts frames.
         device: where the tensors go.
         rank, world_size: this process among those that share the global batch.
+        batch_size: clips of the global batch; None takes train.batch_size.
 
     Attributes:
-        bad_samples: what could not be read so far, of the batches that were handed out.
+        batch_size: this process's share of the global batch.
+        bad_samples: the samples that could not be read, of the batches that were handed out so far.
 
     Raises:
-        ConfigError: settings that do not fit together or not the data set.
+        ConfigError: settings that do not fit together, or do not fit the data set.
     """
 
     def __init__(
-        self, *, config: Config, dataset: D, fps: float, device: str | torch.device, rank: int, world_size: int
+        self,
+        *,
+        config: Config,
+        dataset: D,
+        fps: float,
+        device: str | torch.device,
+        rank: int,
+        world_size: int,
+        batch_size: int | None,
     ) -> None:
         if dataset.sample_rate != config.audio.sample_rate:
             raise ConfigError(
@@ -76,24 +86,23 @@ class ClipLoader(ABC, Generic[D]):
         self.has_video = bool((dataset.frames > 0).all())
         self.has_audio = bool((dataset.audio_samples > 0).all())
         self.ids = select_split(dataset, config.data.split)
-        self._share = rank_slice(config.train.batch_size, rank=rank, world_size=world_size)
+        self._global_batch = config.train.batch_size if batch_size is None else batch_size
+        self._share = rank_slice(self._global_batch, rank=rank, world_size=world_size)
         self.batch_size = self._share.stop - self._share.start
-        partners = lru_cache(maxsize=2)(self._partners) if config.data.shuffle_pairs else None
-        self.planner = ClipPlanner(config=config, dataset=dataset, fps=fps, partners=partners)
+        self.planner = (
+            MismatchedPairs(config=config, dataset=dataset, fps=fps, ids=self.ids)
+            if config.data.shuffle_pairs
+            else ClipPlanner(config=config, dataset=dataset, fps=fps)
+        )
         self.bad_samples = BadSamples(samples=len(self.ids), max_fraction=config.data.max_bad_fraction)
 
-    def _partners(self, epoch: int) -> np.ndarray:
-        partners = np.arange(len(self.dataset))
-        partners[self.ids] = derangement(self.ids, seed=self.config.seed, epoch=epoch)
-        return partners
-
     def __len__(self) -> int:
-        """Steps an epoch, the same on all ranks.
+        """Steps per epoch, the same on all ranks.
 
         Raises:
             ConfigError: the data set is smaller than one global batch.
         """
-        return steps_per_epoch(len(self.ids), self.config.train.batch_size)
+        return steps_per_epoch(len(self.ids), self._global_batch)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """As `steps`, for the steps of one epoch from its `start_step`-th on."""
@@ -145,6 +154,14 @@ class ClipLoader(ABC, Generic[D]):
                 raise ValueError(f"{name} must be at least 1, not {value}")
         return self._batches(self._uniform_plans(self._checked(ids), clips, crops))
 
+    def carry_out(self, plan: ClipPlan) -> Iterator[Batch]:
+        """The clips of a plan, which may have been made elsewhere, in batches of `batch_size`; none is replaced.
+
+        Raises:
+            SampleError: a sample that cannot be read (from the iterator).
+        """
+        return self._batches(self._in_batches(plan))
+
     @abstractmethod
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         """Carries out plans of at most `batch_size` clips, in order.
@@ -177,7 +194,7 @@ class ClipLoader(ABC, Generic[D]):
             order = shard_order(self.dataset.shard[self.ids], window=data.window, seed=seed, epoch=epoch)
         else:
             order = global_order(len(self.ids), seed=seed, epoch=epoch)
-        size = self.config.train.batch_size
+        size = self._global_batch
         for step in steps:
             places = order[step * size : (step + 1) * size][self._share]
             yield self.ids[places]

@@ -34,7 +34,7 @@ Output = TypeVar("Output")
 
 
 @dataclass(eq=False)
-class Run(Generic[Output]):
+class GraphRun(Generic[Output]):
     """A batch that was handed to the graph."""
 
     inputs: Inputs
@@ -50,33 +50,33 @@ class GraphRunner(Generic[Output]):
     Args:
         build: makes the pipeline, when the first batch comes: without `source` callbacks and with one output.
         depth: the pipeline's prefetch_queue_depth.
-        own: the form of the results, by `as_tensor` or `arrays`.
+        convert: turns DALI's output into the form of the results: `as_tensor` or `as_arrays`.
     """
 
-    def __init__(self, build: Callable[[], Pipeline], *, depth: int, own: Callable[[Any], Output]) -> None:
+    def __init__(self, build: Callable[[], Pipeline], *, depth: int, convert: Callable[[Any], Output]) -> None:
         self._build = build
-        self._own = own
+        self._convert = convert
         self._depth = depth
         self._pipe: Pipeline | None = None
-        self._pending: deque[Run[Output]] = deque()
+        self._pending: deque[GraphRun[Output]] = deque()
 
-    def submit(self, inputs: Inputs) -> Run[Output]:
+    def submit(self, inputs: Inputs) -> GraphRun[Output]:
         """Hands a batch over and returns at once, unless `depth` batches are under way already."""
         while len(self._pending) >= self._depth:
             self._collect()
-        run = Run[Output](inputs)
+        run = GraphRun[Output](inputs)
         pipe = self._pipe
         if pipe is None:
             self._pipe = pipe = self._build()
             # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: spend them on single
             # samples, whose results nobody waits for.
             for _ in range(self._depth - 1):
-                self._feed(pipe, Run(_only(inputs, slice(0, 1))))
+                self._feed(pipe, GraphRun(_only(inputs, slice(0, 1))))
         self._feed(pipe, run)
         pipe.schedule_run()
         return run
 
-    def result(self, run: Run[Output]) -> Output:
+    def result(self, run: GraphRun[Output]) -> Output:
         """Waits for a batch; its tensors are the caller's own.
 
         Raises:
@@ -92,7 +92,7 @@ class GraphRunner(Generic[Output]):
             raise DecodeError(str(run.output), culprits)
         return run.output
 
-    def _feed(self, pipe: Pipeline, run: Run[Output]) -> None:
+    def _feed(self, pipe: Pipeline, run: GraphRun[Output]) -> None:
         for name, batch in run.inputs.items():
             pipe.feed_input(name, batch)
         self._pending.append(run)
@@ -103,7 +103,7 @@ class GraphRunner(Generic[Output]):
         try:
             stream = None if self._pipe.device_id is None else torch.cuda.current_stream(self._pipe.device_id)
             (output,) = self._pipe.outputs(cuda_stream=stream)
-            run.output = self._own(output)
+            run.output = self._convert(output)
             run.inputs = {}
         except RuntimeError as error:
             # DALI says that the pipeline is no longer valid, but a decoder's failure costs its own batch only.
@@ -146,7 +146,7 @@ def as_tensor(output: Any) -> torch.Tensor:
     return feed_ndarray(tensor, own, cuda_stream=stream)
 
 
-def arrays(output: Any, *, samples: int) -> list[np.ndarray]:
+def as_arrays(output: Any, *, samples: int) -> list[np.ndarray]:
     """A batch on the CPU whose samples have one shape in groups of `samples`: of each group an array [samples, ...].
 
     Raises:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.prepare.audio_track import AudioTrack
 from pipeline.prepare.rejection import RejectedSource, content_problem, file_problem, open_problem
 from pipeline.prepare.video_track import VideoTrack
-from pipeline.shards.encoder import VideoBlob, frame_rate
+from pipeline.shards.codecs import VideoBlob, frame_rate
 from settings import PrepareConfig
 
 # A track of which more packets than this share fail to decode is refused as damaged, not repaired.

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.prepare.media import NormalisedMedia
-from pipeline.shards.encoder import SUFFIX
+from pipeline.shards.codecs import CODECS
 from pipeline.shards.wav import WAV_HEADER_BYTES, wav_bytes
 from settings import PrepareConfig
 from settings.load import format_value
 
 END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
+_VIDEO_SUFFIXES = {codec.suffix for codec in CODECS.values()}
 
 
 class RowError(ValueError):
@@ -29,7 +30,7 @@ def sample_bytes(
     members = b""
     if media.video is not None:
         video, fps = media.video, float(config.storage.fps)
-        members += _member(f"{key}.{SUFFIX[config.storage.codec]}", video.data)
+        members += _member(f"{key}.{CODECS[config.storage.codec].suffix}", video.data)
         facts |= {"seconds": len(video.frame_bytes) / fps, "fps": fps, "frames": len(video.frame_bytes)}
         facts |= {"width": video.width, "height": video.height}
         facts |= {"first_frame": video.first_frame, "frame_bytes": video.frame_bytes}
@@ -54,7 +55,7 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
                 suffix = member.name.rpartition(".")[2]
                 if not member.isreg():
                     raise RowError(f"{format_value(member.name)} is no file")
-                if suffix in SUFFIX.values():
+                if suffix in _VIDEO_SUFFIXES:
                     row["video_offset"] = member.offset_data
                 elif suffix == "wav":
                     row["audio_offset"] = member.offset_data + WAV_HEADER_BYTES

@@ -48,7 +48,7 @@ def assert_same_clips(a: dict, b: dict) -> None:
 def assert_same_batches(a: list[Batch], b: list[Batch]) -> None:
     assert len(a) == len(b)
     for x, y in zip(a, b, strict=True):
-        assert all(torch.equal(s, t) for s, t in zip(x, y, strict=True))
+        assert all(torch.equal(s, t) for s, t in zip(x[:4], y[:4], strict=True))
 
 
 def test_batches_have_the_promised_form(loader: ClipLoader) -> None:
@@ -98,7 +98,7 @@ from settings import Config, load_config
 from pipeline.loader import make_loader
 if __name__ == "__main__":
     batches = make_loader(load_config(Config, Path(sys.argv[1]), [])).steps(0, 100)
-    print(len(next(batches)))
+    print(len(next(batches).ids))
 """
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "config.yaml"], capture_output=True, text=True, timeout=120
@@ -129,7 +129,7 @@ def test_tensors_are_the_receivers(loader: ClipLoader) -> None:
     kept, copies = [], []
     for batch in loader.clips(ids, epoch=0, purpose="pool"):
         kept.append(batch)
-        copies.append(Batch(*(tensor.clone() for tensor in batch)))
+        copies.append(Batch(*(tensor.clone() for tensor in batch[:4])))
     assert_same_batches(kept, copies)
     for batch in kept:
         batch.video.zero_()
