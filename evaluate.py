@@ -57,7 +57,7 @@ def evaluate(
     """Runs a protocol, writes evaluation-*.json into the run folder and prints a table for each label."""
     config, model = load_model(checkpoint)
     loader_config, device = _loader_config(config, data, settings)
-    loader = make_loader(loader_config, device=device)
+    loader = make_loader(loader_config, device=device, batch_size=settings.batch_size)
     models = {name: m.to(device).eval() for name, m in _encoders(config, model, settings).items()}
     subject = EvaluationInputs(models=models, loader=loader, settings=settings, label=label)
     results = []
@@ -97,7 +97,6 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig) -> tup
         data=source,
         clip=clip,
         augment=settings.finetune.augment,
-        train=replace(config.train, batch_size=max(2, settings.batch_size)),
     )
     return wanted, device
 
