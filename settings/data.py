@@ -181,6 +181,9 @@ class DataConfig:
     vp9_decoder: Literal["cpu", "nvdec"] = "cpu"
     """What decodes VP9 for a GPU; JPEG is decoded on it. nvdec: the GPU's own decoder, slower with DALI 2.4 than
     two CPU cores, whose time it takes more of (docs/performance.md)."""
+    idle_priority: bool = True
+    """Where the model trains on the CPU, the loader's threads run only on cores that nothing else wants (SCHED_IDLE).
+    On a machine shared with other work such a loader waits for everybody: turn it off there."""
     prefetch: int = 2
     """Batches prepared ahead."""
     max_bad_fraction: float = 0.001
@@ -196,5 +199,5 @@ class DataConfig:
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")
 
     def without_split(self, **changes: Any) -> DataConfig:
-        """All samples, each video with its own sound, and `changes`: to look at data that a run trains on a part of."""
-        return replace(self, split="", shuffle_pairs=False, **changes)
+        """All samples, each video with its own audio, at normal priority, and `changes`: to look at a run's data."""
+        return replace(self, split="", shuffle_pairs=False, **{"idle_priority": False, **changes})

@@ -52,12 +52,13 @@ class CpuDecoder:
         self._threads = decode_threads(config.data.threads)
         self._samples = self._codec.samples_per_clip(config.clip.frames)
         self.depth = 2 * config.data.prefetch
-        pool = SingleThreadTorchPool(self._threads)
+        idle = config.data.idle_priority
+        pool = SingleThreadTorchPool(self._threads, idle=idle)
         self._resampler = Resampler(size=config.clip.size, threads=pool)
         self._log_mel = LogMelRunner(audio=config.audio, threads=pool)
         convert = partial(as_arrays, samples=self._samples)
         self._graph: GraphRunner[Frames] = GraphRunner(self._video_graph, depth=config.data.prefetch, convert=convert)
-        self._driver = ThreadPoolExecutor(1, "decoder", use_idle_priority)
+        self._driver = ThreadPoolExecutor(1, "decoder", use_idle_priority if idle else None)
         self._started: deque[tuple[InFlight, Future[Started]]] = deque()
 
     def submit(self, item: InFlight) -> None:

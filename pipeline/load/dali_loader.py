@@ -16,6 +16,9 @@ torch's current stream belongs to a thread, and the copy of DALI's output is ord
 Nothing is left to do there once a graph has ended. On a CPU the driver crops DALI's output and hands it to the pool
 while the caller computes; if the caller did this, the pool would idle during each step.
 
+On a CPU all of these but the caller run at idle priority (data.idle_priority), DALI's threads because they inherit it
+from the driver, which builds the graph: they use the cores that the training step leaves idle.
+
 Memory: the bytes of an item belong to it until the decoder takes them over, and to DALI's runner until they are
 decoded. On a CPU the decoded frames are views of DALI's output, which DALI does not write to while they are referenced;
 the batch is torch's memory. On a GPU the batch is a copy in torch's memory, made in the caller's stream (see
@@ -88,7 +91,8 @@ class DaliLoader(ClipLoader[Manifest]):
             )
         else:
             self._decoder = CpuDecoder(config=config, dataset=dataset, stride=stride, batch=self.batch_size)
-        self._reading = ThreadPoolExecutor(1, "shard-reader", None if on_gpu else use_idle_priority)
+        idle = config.data.idle_priority and not on_gpu
+        self._reading = ThreadPoolExecutor(1, "shard-reader", use_idle_priority if idle else None)
 
     def waveforms(self, plan: ClipPlan) -> np.ndarray:
         """The audio windows of a plan before they become spectrograms, int16 [B, samples].

@@ -34,7 +34,7 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
     """
     chosen = len(ids) or count
     # What is shown must be what was asked for: a bad sample is an error here.
-    data = replace(config.data, max_bad_fraction=0.0)
+    data = replace(config.data, max_bad_fraction=0.0, idle_priority=False)
     loader = DaliLoader(config=replace(config, data=data), batch_size=chosen)
     first = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
     shown = np.asarray(ids if len(ids) else first, dtype=np.int64)
