@@ -15,7 +15,6 @@ from settings import PrepareConfig
 from settings.load import format_value
 
 END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
-_VIDEO_SUFFIXES = {codec.suffix for codec in CODECS.values()}
 
 
 class RowError(ValueError):
@@ -47,6 +46,7 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
     Raises:
         RowError: it was written by something else, or is damaged.
     """
+    video_suffixes = {codec.suffix for codec in CODECS.values()}
     row: dict[str, Any] = {"video_offset": -1, "audio_offset": -1, "audio_samples": 0}
     row |= {"width": 0, "height": 0, "first_frame": 0, "frame_bytes": []}
     try:
@@ -55,7 +55,7 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
                 suffix = member.name.rpartition(".")[2]
                 if not member.isreg():
                     raise RowError(f"{format_value(member.name)} is no file")
-                if suffix in _VIDEO_SUFFIXES:
+                if suffix in video_suffixes:
                     row["video_offset"] = member.offset_data
                 elif suffix == "wav":
                     row["audio_offset"] = member.offset_data + WAV_HEADER_BYTES
@@ -122,7 +122,7 @@ def write_shard(path: Path, fragments: list[Path]) -> list[dict[str, Any]]:
                 try:
                     row = sample_row(file)
                 except RowError as error:
-                    remedy = "delete it and run the same command again, which prepares its source anew"
+                    remedy = "delete it and run the same command again, which prepares its source again"
                     raise RowError(f"{fragment} is damaged ({error}); {remedy}") from None
                 file.seek(0)
                 data = file.read()

@@ -246,3 +246,19 @@ def test_settings_that_cannot_work_are_refused(corpus, backend) -> None:
         make_loader(corpus.config(backend)).clips([10], epoch=0, purpose="pool")
     with pytest.raises(ConfigError, match=r"data.loader='dally' is not known; did you mean dali"):
         make_loader(corpus.config(backend, data={"loader": "dally"}))
+
+
+def test_a_batch_size_takes_the_place_of_the_training_steps(corpus, backend) -> None:
+    config = corpus.config(backend)
+    loader = make_loader(config, batch_size=1)
+    assert (loader.batch_size, len(loader)) == (1, 10)
+    (batch,) = loader.clips([7], epoch=0, purpose="train")
+    assert_same_batches([batch], list(make_loader(config).clips([7], epoch=0, purpose="train")))
+
+
+def test_a_batch_carries_its_plan_and_a_plan_can_be_carried_out(loader: ClipLoader) -> None:
+    batches = list(loader.clips([3, 1, 4, 1, 5], epoch=2, purpose="pool"))
+    plan = loader.planner.train(np.array([3, 1, 4, 1, 5]), epoch=2, purpose="pool")
+    for name, expected in vars(plan).items():
+        assert np.array_equal(np.concatenate([getattr(batch.plan, name) for batch in batches]), expected), name
+    assert_same_batches(batches, list(loader.carry_out(plan)))
