@@ -12,7 +12,7 @@ from pipeline.plan.clips import ClipPlan
 
 
 class Batch(NamedTuple):
-    """Clips on the loader's device; the tensors are the receiver's to keep and to change."""
+    """Clips on the loader's device; the tensors belong to the receiver, who may keep and change them."""
 
     video: torch.Tensor | None
     """float32 [B, 3, T, H, W], RGB, (value in [0, 1] - VIDEO_MEAN) / VIDEO_STD. Its memory is laid out as
@@ -33,6 +33,6 @@ class Batch(NamedTuple):
 
 
 def pixels(video: torch.Tensor) -> np.ndarray:
-    """Normalised frames as pictures again: float32 [..., 3, T, H, W] to uint8 [..., T, H, W, 3]."""
+    """Undoes the normalisation: float32 [..., 3, T, H, W] to uint8 [..., T, H, W, 3]."""
     frames = video.movedim(-4, -1).numpy() * np.array(VIDEO_STD, np.float32) + np.array(VIDEO_MEAN, np.float32)
     return (frames.clip(0, 1) * 255).round().astype(np.uint8)

@@ -24,7 +24,7 @@ from settings.load import ConfigError, format_names
 
 BOTH = ("video", "audio")
 _PLANNED_TOGETHER = 256
-"""Clips of a few batches whose plans are made at once."""
+"""Number of clips planned per call, to amortise NumPy's overhead."""
 
 
 class Dataset(ClipSource, Protocol):
@@ -105,15 +105,15 @@ class ClipLoader(ABC, Generic[D]):
         return steps_per_epoch(len(self.ids), self._global_batch)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """As `steps`, for the steps of one epoch from its `start_step`-th on."""
+        """Like `steps`, for the steps of one epoch, beginning with its `start_step`-th."""
         first = epoch * len(self)
         return self.steps(first + start_step, first + len(self))
 
     def steps(self, first: int, last: int) -> Iterator[Batch]:
         """This rank's share of each of the training steps `first` to `last` - 1, counted from the run's start.
 
-        Reading ahead does not stop where an epoch does. Other samples take the place of those that cannot be read;
-        `Batch.ids` and `bad_samples` say so.
+        Reading ahead does not stop at the end of an epoch. Samples that cannot be read are replaced by others; see
+        `Batch.ids` and `bad_samples`.
 
         Raises:
             ConfigError: the data set is smaller than a batch, or samples lack a stream.
@@ -125,10 +125,14 @@ class ClipLoader(ABC, Generic[D]):
     def clips(
         self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str, streams: Sequence[str] = BOTH
     ) -> Iterator[Batch]:
-        """Training clips of `ids` in that order, not shared over ranks; `purpose` names the stream of randomness.
+        """Training clips of `ids` in that order, not shared over ranks.
 
-        The last batch may be short. Samples that cannot be read are replaced as in `epoch`. `streams` are those that
-        every one of `ids` must have.
+        The last batch may be short. Samples that cannot be read are replaced as in `epoch`.
+
+        Args:
+            ids: int64 [n].
+            epoch, purpose: which random numbers the clips take.
+            streams: the streams that every one of `ids` must have.
 
         Raises:
             ValueError: an id that the data set does not have.
@@ -166,17 +170,17 @@ class ClipLoader(ABC, Generic[D]):
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         """Carries out plans of at most `batch_size` clips, in order.
 
-        What is bad is noted when its batch is handed out, not when it is prepared: so the count at a step does not
-        depend on how far the loader is ahead.
+        Bad samples are noted when their batch is handed out, not when it is prepared, so that their number at a step
+        does not depend on how far ahead the loader is.
         """
 
     def _train_plans(self, blocks: Iterable[np.ndarray], *, epoch: int, purpose: str) -> Iterator[BatchPlan]:
-        """`blocks` are of batch_size ids, but for the last."""
+        """Plans of the `blocks`, each of batch_size ids except for the last."""
         replacement = Replacement(
             planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
         )
         blocks = iter(blocks)
-        # Plans of few clips take as long as of many, and hold up the training step.
+        # A plan of a few clips takes as long as one of many, and holds up the training step.
         while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
             plan = self.planner.train(np.concatenate(together), epoch=epoch, purpose=purpose)
             yield from self._in_batches(plan, replacement)
@@ -200,7 +204,7 @@ class ClipLoader(ABC, Generic[D]):
             yield self.ids[places]
 
     def _uniform_plans(self, ids: np.ndarray, clips: int, crops: int) -> Iterator[BatchPlan]:
-        # A block of batch_size samples makes a whole number of batches: only the last block's last batch is short.
+        # A block of batch_size samples makes complete batches: only the last block's last batch is short.
         for block in _blocks(ids, self.batch_size):
             plan = self.planner.uniform(block, clips=clips, crops=crops)
             yield from self._in_batches(plan)

@@ -19,11 +19,16 @@ Inputs = Mapping[str, Sequence[Any] | np.ndarray]
 """Name of an external source -> a batch for it: an array with the batch in front, or a list of arrays."""
 
 OUT_OF_MEMORY = ("Can't allocate", "CUDA allocation failed", "out of memory", "cudaErrorMemoryAllocation")
-"""Phrases with which DALI says so."""
+"""Substrings of DALI's out-of-memory messages."""
 
 
 class DecodeError(RuntimeError):
-    """DALI could not run a batch; `samples` are the places in it of those that fail alone."""
+    """DALI could not run a batch.
+
+    Args:
+        message: DALI's.
+        samples: places in the batch of the samples that fail alone.
+    """
 
     def __init__(self, message: str, samples: list[int]) -> None:
         super().__init__(message)
@@ -35,7 +40,7 @@ Output = TypeVar("Output")
 
 @dataclass(eq=False)
 class GraphRun(Generic[Output]):
-    """A batch that was handed to the graph."""
+    """A batch that was submitted to the graph, and its result once it was collected."""
 
     inputs: Inputs
     output: Output | RuntimeError | None = None
@@ -44,11 +49,11 @@ class GraphRun(Generic[Output]):
 class GraphRunner(Generic[Output]):
     """Runs a graph asynchronously, `depth` batches at a time, and gives each caller its own results.
 
-    Iterators may take turns or stop midway: results are collected in order and left at the run they belong to, and
-    the run of an iterator that has gone away goes with it.
+    Iterators may take turns or stop midway: results are collected in order and stored in the run they belong to, and
+    the run of an iterator that is gone is freed with it. To be used from one thread only.
 
     Args:
-        build: makes the pipeline, when the first batch comes: without `source` callbacks and with one output.
+        build: makes the pipeline when the first batch is submitted; without `source` callbacks and with one output.
         depth: the pipeline's prefetch_queue_depth.
         convert: turns DALI's output into the form of the results: `as_tensor` or `as_arrays`.
     """
@@ -61,7 +66,7 @@ class GraphRunner(Generic[Output]):
         self._pending: deque[GraphRun[Output]] = deque()
 
     def submit(self, inputs: Inputs) -> GraphRun[Output]:
-        """Hands a batch over and returns at once, unless `depth` batches are under way already."""
+        """Submits a batch and returns immediately; if `depth` batches are in flight it first waits for the oldest."""
         while len(self._pending) >= self._depth:
             self._collect()
         run = GraphRun[Output](inputs)
@@ -77,11 +82,11 @@ class GraphRunner(Generic[Output]):
         return run
 
     def result(self, run: GraphRun[Output]) -> Output:
-        """Waits for a batch; its tensors are the caller's own.
+        """Waits for a batch; its tensors belong to the caller.
 
         Raises:
             DecodeError: DALI could not decode it. Only this batch is lost.
-            RuntimeError: DALI had no memory for it, though for each of its samples.
+            RuntimeError: DALI had no memory for it, though it had for each of its samples.
         """
         while run.output is None:
             self._collect()
@@ -106,11 +111,11 @@ class GraphRunner(Generic[Output]):
             run.output = self._convert(output)
             run.inputs = {}
         except RuntimeError as error:
-            # DALI says that the pipeline is no longer valid, but a decoder's failure costs its own batch only.
+            # DALI says that the pipeline is no longer valid, but only the batch that fails to decode is lost.
             run.output = error
 
     def _culprits(self, inputs: Inputs) -> list[int]:
-        """The samples that fail alone, of a batch that fails; found by halving it."""
+        """The samples of a failed batch that fail alone, found by halving it."""
         count = len(next(iter(inputs.values())))
         if count == 1:
             return [0]
@@ -134,27 +139,27 @@ def _only(inputs: Inputs, samples: slice) -> Inputs:
 
 
 def as_tensor(output: Any) -> torch.Tensor:
-    """A batch whose samples have one shape; on a GPU for use in the current stream."""
+    """A batch whose samples have the same shape; on a GPU for use in the current stream."""
     tensor: Any = output.as_tensor()  # its stubs lack most of it
     if isinstance(tensor, TensorCPU):
         return torch.from_dlpack(tensor)
-    # DALI takes memory back in the order of its own stream. It would write the next batch into that of a tensor which
-    # the caller has let go of while kernels that read it still wait in torch's stream. A copy makes each stream wait
-    # for the other, takes a fraction of a millisecond, and its memory is torch's.
+    # DALI reuses memory in the order of its own stream. It would write the next batch into that of a tensor which the
+    # caller has freed while kernels that read it still wait in torch's stream. A copy makes each stream wait for the
+    # other, takes a fraction of a millisecond, and its memory is torch's.
     stream = torch.cuda.current_stream(tensor.device_id())
     own = torch.empty(tensor.shape(), dtype=to_torch_type[tensor.dtype], device=stream.device)
     return feed_ndarray(tensor, own, cuda_stream=stream)
 
 
 def as_arrays(output: Any, *, samples: int) -> list[np.ndarray]:
-    """A batch on the CPU whose samples have one shape in groups of `samples`: of each group an array [samples, ...].
+    """One array [samples, ...] for each group of `samples` samples, which have the same shape, of a batch on the CPU.
 
     Raises:
-        RuntimeError: the samples do not lie one after the other (image decoders' do).
+        RuntimeError: the samples do not lie one after the other (those of image decoders do).
     """
     shapes = output.shape()[::samples]
     sizes = [samples * math.prod(shape) for shape in shapes]
-    # One array for all: an eighth of the time of as many arrays, and views of it need no lock of the interpreter.
+    # One array for all takes an eighth of the time of as many arrays, and views of it need no lock of the interpreter.
     joined = np.asarray(output.as_reshaped_tensor([sum(sizes)]))
     ends = itertools.accumulate(sizes)
     return [

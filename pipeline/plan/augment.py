@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 CROP_ATTEMPTS = 10
-"""Tries of torchvision's RandomResizedCrop before it falls back to a centre crop."""
+"""Attempts of torchvision's RandomResizedCrop before it falls back to a centre crop."""
 
 VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
 """Mean of Kinetics-400 in RGB, as torchvision's video models expect it."""
@@ -45,14 +45,14 @@ def random_resized_windows(
     area_range: tuple[float, float],
     ratio_range: tuple[float, float],
 ) -> np.ndarray:
-    """Crop windows by the law of torchvision's RandomResizedCrop, from uniform numbers.
+    """Crop windows with the distribution of torchvision's RandomResizedCrop, from uniform numbers.
 
     Args:
         width, height: int [B], frame sizes.
         area, ratio: uniform [B, CROP_ATTEMPTS]; the first attempt that fits in the frame is taken.
         place: uniform [B, 2], for the top and the left of the window.
-        area_range: of the window's share of the frame's area.
-        ratio_range: of the window's width over height (log-uniform).
+        area_range: range of the window's share of the frame's area.
+        ratio_range: range of the window's width over height (log-uniform).
 
     Returns:
         int64 [B, 4], (top, left, height, width).

@@ -37,11 +37,11 @@ _DRAWS = {
     "gray": 1,
     "sound": 1,
 }
-"""Uniform numbers a training clip takes; to reorder them is to change every run."""
+"""Uniform numbers that a training clip takes; reordering them changes every run."""
 
 
 class ClipSource(Protocol):
-    """What planning needs to know of a data set of n samples."""
+    """What planning needs to know about a data set of n samples."""
 
     frames: np.ndarray
     """Frames of each sample, int [n], at the frame rate the plan counts in."""
@@ -119,7 +119,7 @@ class ClipPlanner:
         return (self.config.clip.frames - 1) * self.stride + 1
 
     def train(self, ids: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
-        """One random clip a sample, augmented as config.augment says."""
+        """One random clip per sample, augmented as config.augment says."""
         ids = np.asarray(ids, dtype=np.int64)
         draws = self._draws(ids, epoch=epoch, purpose=purpose)
         start_frame = (draws["start"] * self._starts(ids)).astype(np.int64)
@@ -148,7 +148,7 @@ class ClipPlanner:
         """Test clips, sample after sample: `clips` evenly spaced starts, each with `crops` squares one after the other.
 
         The first clip starts with the sample and the last ends with it; a single clip is the middle one. The squares
-        are spread over the longer side of the frame likewise. Each clip has its own audio.
+        are spread over the longer side of the frame in the same way. Each clip has its own audio.
         """
         ids = np.asarray(ids, dtype=np.int64)
         place = (np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])).repeat(crops)
@@ -199,7 +199,7 @@ class ClipPlanner:
         return (place * (self._last_audio_start(audio_ids) + 1)).astype(np.int64)
 
     def _last_audio_start(self, audio_ids: np.ndarray) -> np.ndarray:
-        """The last PCM sample of each that a whole window starts at; 0 where the sound is shorter than a window."""
+        """The last PCM sample at which a complete window starts; 0 where the audio is shorter than a window."""
         return np.maximum(self.dataset.audio_samples[audio_ids].astype(np.int64) - self.config.audio_samples, 0)
 
 

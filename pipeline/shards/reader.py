@@ -77,7 +77,7 @@ class ShardReader:
         return blobs
 
     def check_frames(self, ids: np.ndarray) -> None:
-        """Raises ShardError for the first sample whose row does not lead to offsets of frames."""
+        """Raises ShardError for the first sample whose manifest row does not lead to offsets of frames."""
         m = self.manifest
         first, frames = m.frame_start[ids], m.frames[ids].astype(np.int64)
         size = np.stack([m.width[ids], m.height[ids]])
@@ -94,7 +94,7 @@ class ShardReader:
             raise self.mismatch(int(wrong[0]), "the manifest places it outside the shard")
 
     def _prefetch(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
-        """Tells the kernel all ranges of a batch before the first is read: slow disks then serve them side by side."""
+        """Tells the kernel all ranges of a batch before the first is read: slow disks then serve them in parallel."""
         for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
             os.posix_fadvise(self._descriptor(i), offset, size, os.POSIX_FADV_WILLNEED)
 

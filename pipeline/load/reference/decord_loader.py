@@ -104,7 +104,7 @@ class DecordLoader(ClipLoader[RawDataset]):
                     future.cancel()
 
     def _result(self, batch: BatchPlan, b: int, future: Future) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Clip b of the batch, or the one that takes its place."""
+        """Clip b of the batch, or its replacement."""
         while True:
             try:
                 return future.result()

@@ -160,7 +160,7 @@ def test_each_bad_sample_is_warned_of_once_with_its_replacement(copy, caplog) ->
         replacement=ids[0],
     )
     assert caplog.text.count(f"sample {SAMPLE} (video5.mp4) in {bad.file} cannot be used: it does not decode") == 1
-    assert f"sample {ids[0]} takes its place" in caplog.text
+    assert f"using sample {ids[0]} instead" in caplog.text
 
 
 def test_bad_samples_count_when_their_batch_is_handed_out(copy) -> None:
