@@ -56,8 +56,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Runs a protocol, writes evaluation-*.json into the run folder and prints a table for each label."""
     config, model = load_model(checkpoint)
-    loader_config, device = _loader_config(config, data, settings)
-    loader = make_loader(loader_config, device=device)
+    loader_config, device = _loader_config(config, data, settings, trains=protocol == "finetune")
+    loader = make_loader(loader_config, device=device, batch_size=settings.batch_size)
     models = {name: m.to(device).eval() for name, m in _encoders(config, model, settings).items()}
     subject = EvaluationInputs(models=models, loader=loader, settings=settings, label=label)
     results = []
@@ -78,7 +78,7 @@ def evaluate(
     return results
 
 
-def _loader_config(config: Config, data: str, settings: EvaluationConfig) -> tuple[Config, str]:
+def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, trains: bool) -> tuple[Config, str]:
     """The run's config, pointed at the whole data set to evaluate on."""
     device = settings.device
     if device == "auto":
@@ -89,6 +89,7 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig) -> tup
         labels=settings.labels or config.data.labels,
         # The default puts other samples, of the test part too, in the place of bad ones: no probe may train on those.
         max_bad_fraction=0.0,
+        idle_priority=config.data.idle_priority and trains,
     )
     clip = replace(config.clip, frames=settings.frames or config.clip.frames, size=settings.size or config.clip.size)
     wanted = replace(
@@ -97,7 +98,6 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig) -> tup
         data=source,
         clip=clip,
         augment=settings.finetune.augment,
-        train=replace(config.train, batch_size=max(2, settings.batch_size)),
     )
     return wanted, device
 

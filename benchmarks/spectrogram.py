@@ -37,7 +37,7 @@ def with_dali(config: Config, options: argparse.Namespace) -> Compute:
     runner = GraphRunner(
         lambda: audio_graph(config=config, device=device, threads=options.threads, batch=options.batch_size),
         depth=2,
-        own=as_tensor,
+        convert=as_tensor,
     )
     return by_runner(runner)
 

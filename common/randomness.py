@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def random_key(seed: int, epoch: int, purpose: str) -> int:
@@ -29,6 +32,8 @@ def numpy_generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
 
 def torch_generator(name: str) -> torch.Generator:
     """Returns a torch generator on the CPU for the stream called `name`, such as "seed/dictionary/purpose/step"."""
+    import torch  # here, because planning needs NumPy alone, and preparation's workers have little memory
+
     return torch.Generator().manual_seed(int.from_bytes(_digest(name, 7), "little"))
 
 

@@ -7,9 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pipeline.plan.augment import VIDEO_MEAN, VIDEO_STD
+from pipeline.plan.clips import ClipPlan
+
 
 class Batch(NamedTuple):
-    """Clips on the loader's device; the tensors are the receiver's to keep and to change."""
+    """Clips on the loader's device; the tensors belong to the receiver, who may keep and change them."""
 
     video: torch.Tensor | None
     """float32 [B, 3, T, H, W], RGB, (value in [0, 1] - VIDEO_MEAN) / VIDEO_STD. Its memory is laid out as
@@ -20,15 +23,16 @@ class Batch(NamedTuple):
     """int64 [B] on the CPU, the samples' ids in the data set."""
     start: torch.Tensor
     """float64 [B] on the CPU, seconds from the sample's start to the clip's first frame."""
+    plan: ClipPlan | None = None
+    """What the loader carried out: crops, flips, colours, audio windows. None in a batch that no loader made."""
 
-
-VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
-"""Mean of Kinetics-400 in RGB, as torchvision's video models expect it."""
-VIDEO_STD = (0.22803, 0.22145, 0.216989)
-"""Standard deviation of Kinetics-400 in RGB, likewise."""
+    @classmethod
+    def of_plan(cls, plan: ClipPlan, *, video: torch.Tensor | None, audio: torch.Tensor | None) -> Batch:
+        """The batch of a plan that was carried out."""
+        return cls(video, audio, torch.from_numpy(plan.ids), torch.from_numpy(plan.start), plan)
 
 
 def pixels(video: torch.Tensor) -> np.ndarray:
-    """Normalised frames as pictures again: float32 [..., 3, T, H, W] to uint8 [..., T, H, W, 3]."""
+    """Undoes the normalisation: float32 [..., 3, T, H, W] to uint8 [..., T, H, W, 3]."""
     frames = video.movedim(-4, -1).numpy() * np.array(VIDEO_STD, np.float32) + np.array(VIDEO_MEAN, np.float32)
     return (frames.clip(0, 1) * 255).round().astype(np.uint8)

@@ -192,6 +192,9 @@ class DataConfig:
     vp9_decoder: Literal["cpu", "nvdec"] = "cpu"
     """Decoder of VP9 in a run on a GPU, which decodes JPEG itself. nvdec is the GPU's video decoder; with DALI 2.4 it
     is slower than two CPU cores and takes more CPU time (docs/performance.md)."""
+    idle_priority: bool = True
+    """Whether, in training on a CPU, the loader's threads run only on cores that nothing else wants (SCHED_IDLE). On a
+    machine shared with other work such a loader waits for everybody: turn it off there."""
     prefetch: int = 2
     """Number of batches loaded ahead."""
     max_bad_fraction: float = 0.001
@@ -207,5 +210,5 @@ class DataConfig:
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")
 
     def without_split(self, **changes: Any) -> DataConfig:
-        """Returns these settings for all samples, each video with its own audio, and with `changes` applied."""
-        return replace(self, split="", shuffle_pairs=False, **changes)
+        """Returns these settings for all samples, each video with its own audio, at normal priority, with `changes`."""
+        return replace(self, split="", shuffle_pairs=False, **{"idle_priority": False, **changes})

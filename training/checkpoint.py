@@ -23,6 +23,7 @@ FREE_KEYS = (
     "data.path",
     "data.threads",
     "data.prefetch",
+    "data.idle_priority",
     "data.max_bad_fraction",
     "train.device",
     "train.threads",

@@ -12,9 +12,10 @@ import torch
 from nvidia.dali import Pipeline
 
 from pipeline.load.clip_loader import decode_threads
-from pipeline.load.dali_graph import decoded, decoder_device, decoding_pipeline, video_arguments
-from pipeline.load.dali_runner import GraphRunner, Inputs
-from pipeline.plan.clips import ClipPlanner
+from pipeline.load.dali_graph import decoder_device, decoding_pipeline
+from pipeline.load.dali_runner import GraphRunner
+from pipeline.plan.clips import ClipPlan, ClipPlanner
+from pipeline.shards.codecs import CODECS, Inputs
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader
 from settings import Config
@@ -34,9 +35,9 @@ def decoder_alone(config: Config, *, device: torch.device, epoch: int) -> Iterat
     stride = planner.stride
     reader = ShardReader(manifest=data, frames=config.clip.frames, stride=stride, audio_samples=config.audio_samples)
     plans = [planner.train(batch, epoch=epoch, purpose="benchmark") for batch in ids]
-    inputs = [_inputs(reader, plan, config=config, codec=data.storage.codec, device=device) for plan in plans]
+    inputs = [_inputs(reader, plan, config=config, device=device) for plan in plans]
     runner: GraphRunner[Any] = GraphRunner(
-        _graph(config, data, stride=stride, device=device), depth=config.data.prefetch, own=lambda output: output
+        _graph(config, data, stride=stride, device=device), depth=config.data.prefetch, convert=lambda output: output
     )
     running = deque()
     for batch, encoded in zip(itertools.cycle(ids), itertools.cycle(inputs), strict=True):
@@ -47,27 +48,24 @@ def decoder_alone(config: Config, *, device: torch.device, epoch: int) -> Iterat
             yield done, done
 
 
-def _inputs(reader: ShardReader, plan: Any, *, config: Config, codec: str, device: torch.device) -> Inputs:
-    if codec == "vp9":
-        encoded, first = reader.vp9(plan)
-        return {"encoded": encoded, "first": first}
-    if device.type == "cuda":
-        return {"encoded": reader.jpeg(plan)}
-    widths = reader.manifest.width[plan.ids]
-    crop = video_arguments(plan, codec=codec, frames=config.clip.frames, widths=widths, device=device)
-    return {"encoded": reader.jpeg(plan), **crop}
+def _inputs(reader: ShardReader, plan: ClipPlan, *, config: Config, device: torch.device) -> Inputs:
+    codec, data = CODECS[reader.manifest.storage.codec], reader.manifest
+    inputs = codec.read(reader, plan)
+    if device.type == "cpu":
+        window = codec.cpu_window(plan, widths=data.width[plan.ids], heights=data.height[plan.ids])
+        inputs |= codec.cpu_arguments(window, frames=config.clip.frames)
+    return inputs
 
 
 def _graph(config: Config, data: Manifest, *, stride: int, device: torch.device) -> Callable[[], Pipeline]:
-    codec, shortest = data.storage.codec, int(np.minimum(data.width, data.height).min())
+    codec = CODECS[data.storage.codec]
 
     def build() -> Pipeline:
         threads, batch = decode_threads(config.data.threads), config.train.batch_size
         pipe = decoding_pipeline(config=config, codec=codec, device=device, threads=threads, batch=batch)
-        decoder = decoder_device(config=config, codec=codec, shortest_side=shortest, device=device)
+        decoder = decoder_device(config=config, codec=codec, shortest_side=data.shortest_side, device=device)
         with pipe:
-            frames = decoded(codec=codec, frames=config.clip.frames, stride=stride, device=device, decoder=decoder)
-            pipe.set_outputs(frames)
+            pipe.set_outputs(codec.decode(device=decoder, frames=config.clip.frames, stride=stride))
         return pipe
 
     return build

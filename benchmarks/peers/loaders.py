@@ -17,9 +17,8 @@ from torchvision.transforms.v2.functional import resize
 
 from benchmarks.peers.decoders import DECODERS
 from benchmarks.tools.corpus import Recording
-from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.load.log_mel import LogMel
-from pipeline.plan.clips import ClipPlanner
+from pipeline.plan.clips import ClipPlanner, color_maps
 from settings import Config
 
 
@@ -38,7 +37,7 @@ class PeerClips(torch.utils.data.Dataset):
         planner = ClipPlanner(config=config, dataset=Geometry(recordings, config), fps=config.clip.fps)
         self.plan = planner.train(ids, epoch=epoch, purpose="benchmark")
         self.log_mel = LogMel(config.audio)
-        self.mean, self.std = torch.tensor(VIDEO_MEAN), torch.tensor(VIDEO_STD)
+        self.color_maps = color_maps(self.plan)
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -51,9 +50,7 @@ class PeerClips(torch.utils.data.Dataset):
         frames = resize(frames, [clip.size, clip.size], antialias=True)
         if self.plan.flip[b]:
             frames = frames.flip(-1)
-        color = torch.from_numpy(self.plan.color[b]).float()
-        matrix, offset = color[:, :3] / (255 * self.std[:, None]), (color[:, 3] - self.mean) / self.std
-        matrix, offset = matrix.to(frames.device), offset.to(frames.device)
+        matrix, offset = (torch.from_numpy(maps[b]).to(frames.device) for maps in self.color_maps)
         video = torch.addmm(offset[:, None], matrix, frames.transpose(0, 1).reshape(3, -1).float())
         return video.view(3, clip.frames, clip.size, clip.size), self._log_mel(
             recording.audio, self.plan.audio_start[b]

@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from benchmarks.tools.corpus import at_rate
+from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest
 
 
@@ -41,7 +42,7 @@ def shard_frames(folder: Path, *, count: int) -> tuple[list[list[np.ndarray]], f
         with open(folder / manifest.shards[manifest.shard[i]], "rb") as shard:
             shard.seek(int(manifest.video_offset[i]))
             blob = shard.read(int(offsets[-1]))
-        videos.append(_decode(blob, "ivf" if manifest.storage.codec == "vp9" else "mjpeg", min(count, frames)))
+        videos.append(_decode(blob, CODECS[manifest.storage.codec].suffix, min(count, frames)))
     seconds = float((manifest.frames / manifest.storage.fps).sum())
     return videos, seconds, total
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,7 @@ from pipeline.batch import Batch, pixels
 from pipeline.load.clip_loader import select_split
 from pipeline.load.dali_loader import DaliLoader
 from pipeline.plan.order import global_order
-from pipeline.shards.reader import ShardReader
-from settings import Config, ConfigError
+from settings import ConfigError
 from training.checkpoint import find, model_of, read
 
 NEIGHBOURS = 8
@@ -50,7 +49,8 @@ def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
         raise ConfigError(f"--samples must be at least 8, not {samples}")
     state = read(find(run))
     config, model = model_of(state, source=str(run))
-    loader = DaliLoader(config=_loader_config(config, data))
+    source = config.data.without_split(path=data, loader="dali", labels="", max_bad_fraction=0.0)
+    loader = DaliLoader(config=replace(config, data=source), batch_size=16)
     if not (loader.has_video and loader.has_audio):
         raise ConfigError(f"{data}: the page needs video and audio in every sample; prepare with streams=both")
     same_data = state["data"] == loader.dataset.fingerprint
@@ -59,12 +59,12 @@ def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
     chosen = choose(held, trained_on, everything=loader.ids, samples=samples, seed=config.seed)
     if len(chosen.ids) < 8:
         raise ConfigError(f"{data} has {len(chosen.ids)} samples; a map needs at least 8")
-    embedding, pictures = _embed(loader, model, chosen.ids)
+    embedding, clips = _embed(loader, model, chosen.ids)
     return Page(
         title=f"{run.resolve().name}, step {state['step']}",
         notes=_notes(chosen, loader, method, same_data),
         columns=_columns(loader, chosen.ids),
-        clips=_clips(loader, chosen.ids, pictures),
+        clips=clips,
         sample_rate=config.audio.sample_rate,
         maps={m: project(embedding[m], method=method, seed=config.seed) for m in MODALITIES},
         nearest={(a, b): nearest(embedding[a], embedding[b]) for a in MODALITIES for b in MODALITIES},
@@ -118,41 +118,22 @@ def nearest(queries: np.ndarray, keys: np.ndarray) -> list[list[tuple[int, float
     return [[(int(k), float(cosines[i, k])) for k in row] for i, row in enumerate(order)]
 
 
-def _loader_config(config: Config, data: str) -> Config:
-    source = config.data.without_split(path=data, loader="dali", labels="", max_bad_fraction=0.0)
-    return replace(config, data=source, train=replace(config.train, batch_size=16))
-
-
-def _embed(
-    loader: DaliLoader, model: CrossModalModel, ids: np.ndarray
-) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """Embeddings of the middle clips by modality, and uint8 [H, W, 3] of each clip's middle frame."""
-    pictures: list[np.ndarray] = []
+def _embed(loader: DaliLoader, model: CrossModalModel, ids: np.ndarray) -> tuple[dict[str, np.ndarray], list[Clip]]:
+    """Embeddings of the middle clips by modality, and of each clip its middle frame and its audio."""
+    clips: list[Clip] = []
 
     def watched() -> Iterator[Batch]:
         for batch in loader.uniform_clips(ids, clips=1):
             assert batch.video is not None
+            assert batch.plan is not None
             middle = batch.video.shape[2] // 2
-            pictures.extend(pixels(batch.video[:, :, middle : middle + 1])[:, 0])
+            pictures = pixels(batch.video[:, :, middle : middle + 1])[:, 0]
+            for i, picture, pcm in zip(batch.ids.tolist(), pictures, loader.waveforms(batch.plan), strict=True):
+                clips.append(Clip(sample=i, source=loader.dataset.source(i), picture=picture, pcm=pcm))
             yield batch
 
     features = extract({"": model}, watched(), ids)[""]
-    return features.embedding, pictures
-
-
-def _clips(loader: DaliLoader, ids: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Clip]:
-    config, dataset = loader.config, loader.dataset
-    reader = ShardReader(
-        manifest=dataset,
-        frames=config.clip.frames,
-        stride=loader.planner.stride,
-        audio_samples=config.audio_samples,
-    )
-    sounds = reader.pcm(loader.planner.uniform(ids, clips=1))
-    return [
-        Clip(sample=int(i), source=dataset.source(int(i)), picture=picture, pcm=pcm)
-        for i, picture, pcm in zip(ids, pictures, sounds, strict=True)
-    ]
+    return features.embedding, clips
 
 
 def _columns(loader: DaliLoader, ids: np.ndarray) -> dict[str, list[str]]:

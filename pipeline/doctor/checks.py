@@ -118,6 +118,8 @@ def check_nvdec() -> Finding:
             "in a container, set NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; on a host, install the driver's "
             "decode library (Debian, Ubuntu: libnvidia-decode-*)",
         )
+    from pipeline.load.dali_probe import decode_with_dali
+
     try:
         decode_with_dali("vp9", gpu=True)
     except RuntimeError as error:
@@ -128,6 +130,8 @@ def check_nvdec() -> Finding:
 def check_dali() -> Finding:
     """Whether DALI decodes, on the CPU, a small video in each format that pipeline.prepare stores."""
     dali = importlib.import_module("nvidia.dali")
+    from pipeline.load.dali_probe import decode_with_dali
+
     for codec in ("vp9", "jpeg"):
         try:
             decode_with_dali(codec, gpu=False)
@@ -218,44 +222,6 @@ CHECKS: list[Callable[[], Finding]] = [
     check_memory,
     check_disk,
 ]
-
-
-def decode_with_dali(codec: Literal["vp9", "jpeg"], *, gpu: bool) -> None:
-    """Encodes 8 frames as pipeline.prepare does and decodes them with DALI, on torch's current GPU if `gpu`.
-
-    Raises:
-        RuntimeError: DALI refuses, or gives other than these frames.
-    """
-    import numpy as np
-    import torch
-    from av.video.frame import VideoFrame
-    from nvidia.dali import Pipeline, fn
-
-    from pipeline.shards.encoder import BlobEncoder
-    from settings import StorageConfig
-
-    size, count = 144, 8
-    encoder = BlobEncoder(storage=StorageConfig(codec=codec), width=size, height=size)
-    picture = np.full((size, size, 3), 128, dtype=np.uint8)
-    for _ in range(count):
-        encoder.add(VideoFrame.from_ndarray(picture).reformat(format="yuv420p" if codec == "vp9" else "yuvj420p"))
-    blob = encoder.finish()
-    end = None if codec == "vp9" else blob.frame_bytes[0]
-    device_id = torch.cuda.current_device() if gpu else None
-    pipe = Pipeline(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
-    with pipe:
-        encoded = fn.external_source(name="encoded")
-        device = "mixed" if gpu else "cpu"
-        if codec == "vp9":
-            frames = fn.decoders.video(encoded, device=device, start_frame=0, sequence_length=count)
-        else:
-            frames = fn.decoders.image(encoded, device=device)
-        pipe.set_outputs(frames.cpu() if gpu else frames)
-    pipe.feed_input("encoded", [np.frombuffer(blob.data[:end], dtype=np.uint8)])
-    (output,) = pipe.run()
-    error = np.abs(np.asarray(output.at(0)).astype(int) - 128).max()
-    if error > 16:
-        raise RuntimeError(f"the decoded picture is off by {error} of 255")
 
 
 def driver_release() -> str:

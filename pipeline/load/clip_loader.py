@@ -6,7 +6,6 @@ import difflib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -18,13 +17,14 @@ from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples
 from pipeline.plan.batch_plan import BatchPlan, Replacement
 from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
-from pipeline.plan.order import derangement, global_order, rank_slice, shard_order, steps_per_epoch
+from pipeline.plan.mismatched_pairs import MismatchedPairs
+from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
 from settings import Config
 from settings.load import ConfigError, format_names
 
 BOTH = ("video", "audio")
 _PLANNED_TOGETHER = 256
-"""Clips of a few batches whose plans are made at once."""
+"""Number of clips planned per call, to amortise NumPy's overhead."""
 
 
 class Dataset(ClipSource, Protocol):
@@ -54,16 +54,26 @@ class ClipLoader(ABC, Generic[D]):
         fps: frame rate in which the data set counts frames.
         device: where the tensors go.
         rank, world_size: this process among those that share the global batch.
+        batch_size: clips of the global batch; None takes train.batch_size.
 
     Attributes:
-        bad_samples: what could not be read so far, of the batches that were handed out.
+        batch_size: this process's share of the global batch.
+        bad_samples: the samples that could not be read, of the batches that were handed out so far.
 
     Raises:
-        ConfigError: settings that do not fit together or not the data set.
+        ConfigError: settings that do not fit together, or do not fit the data set.
     """
 
     def __init__(
-        self, *, config: Config, dataset: D, fps: float, device: str | torch.device, rank: int, world_size: int
+        self,
+        *,
+        config: Config,
+        dataset: D,
+        fps: float,
+        device: str | torch.device,
+        rank: int,
+        world_size: int,
+        batch_size: int | None,
     ) -> None:
         if dataset.sample_rate != config.audio.sample_rate:
             raise ConfigError(
@@ -76,35 +86,34 @@ class ClipLoader(ABC, Generic[D]):
         self.has_video = bool((dataset.frames > 0).all())
         self.has_audio = bool((dataset.audio_samples > 0).all())
         self.ids = select_split(dataset, config.data.split)
-        self._share = rank_slice(config.train.batch_size, rank=rank, world_size=world_size)
+        self._global_batch = config.train.batch_size if batch_size is None else batch_size
+        self._share = rank_slice(self._global_batch, rank=rank, world_size=world_size)
         self.batch_size = self._share.stop - self._share.start
-        partners = lru_cache(maxsize=2)(self._partners) if config.data.shuffle_pairs else None
-        self.planner = ClipPlanner(config=config, dataset=dataset, fps=fps, partners=partners)
+        self.planner = (
+            MismatchedPairs(config=config, dataset=dataset, fps=fps, ids=self.ids)
+            if config.data.shuffle_pairs
+            else ClipPlanner(config=config, dataset=dataset, fps=fps)
+        )
         self.bad_samples = BadSamples(samples=len(self.ids), max_fraction=config.data.max_bad_fraction)
 
-    def _partners(self, epoch: int) -> np.ndarray:
-        partners = np.arange(len(self.dataset))
-        partners[self.ids] = derangement(self.ids, seed=self.config.seed, epoch=epoch)
-        return partners
-
     def __len__(self) -> int:
-        """Steps an epoch, the same on all ranks.
+        """Steps per epoch, the same on all ranks.
 
         Raises:
             ConfigError: the data set is smaller than one global batch.
         """
-        return steps_per_epoch(len(self.ids), self.config.train.batch_size)
+        return steps_per_epoch(len(self.ids), self._global_batch)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """As `steps`, for the steps of one epoch from its `start_step`-th on."""
+        """Like `steps`, for the steps of one epoch, beginning with its `start_step`-th."""
         first = epoch * len(self)
         return self.steps(first + start_step, first + len(self))
 
     def steps(self, first: int, last: int) -> Iterator[Batch]:
         """This rank's share of each of the training steps `first` to `last` - 1, counted from the run's start.
 
-        Reading ahead does not stop where an epoch does. Other samples take the place of those that cannot be read;
-        `Batch.ids` and `bad_samples` say so.
+        Reading ahead does not stop at the end of an epoch. Samples that cannot be read are replaced by others; see
+        `Batch.ids` and `bad_samples`.
 
         Raises:
             ConfigError: the data set is smaller than a batch, or samples lack a stream.
@@ -116,10 +125,14 @@ class ClipLoader(ABC, Generic[D]):
     def clips(
         self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str, streams: Sequence[str] = BOTH
     ) -> Iterator[Batch]:
-        """Training clips of `ids` in that order, not shared over ranks; `purpose` names the stream of randomness.
+        """Training clips of `ids` in that order, not shared over ranks.
 
-        The last batch may be short. Samples that cannot be read are replaced as in `epoch`. `streams` are those that
-        every one of `ids` must have.
+        The last batch may be short. Samples that cannot be read are replaced as in `epoch`.
+
+        Args:
+            ids: int64 [n].
+            epoch, purpose: which random numbers the clips take.
+            streams: the streams that every one of `ids` must have.
 
         Raises:
             ValueError: an id that the data set does not have.
@@ -145,21 +158,29 @@ class ClipLoader(ABC, Generic[D]):
                 raise ValueError(f"{name} must be at least 1, not {value}")
         return self._batches(self._uniform_plans(self._checked(ids), clips, crops))
 
+    def carry_out(self, plan: ClipPlan) -> Iterator[Batch]:
+        """The clips of a plan, which may have been made elsewhere, in batches of `batch_size`; none is replaced.
+
+        Raises:
+            SampleError: a sample that cannot be read (from the iterator).
+        """
+        return self._batches(self._in_batches(plan))
+
     @abstractmethod
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         """Carries out plans of at most `batch_size` clips, in order.
 
-        What is bad is noted when its batch is handed out, not when it is prepared: so the count at a step does not
-        depend on how far the loader is ahead.
+        Bad samples are noted when their batch is handed out, not when it is prepared, so that their number at a step
+        does not depend on how far ahead the loader is.
         """
 
     def _train_plans(self, blocks: Iterable[np.ndarray], *, epoch: int, purpose: str) -> Iterator[BatchPlan]:
-        """`blocks` are of batch_size ids, but for the last."""
+        """Plans of the `blocks`, each of batch_size ids except for the last."""
         replacement = Replacement(
             planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
         )
         blocks = iter(blocks)
-        # Plans of few clips take as long as of many, and hold up the training step.
+        # A plan of a few clips takes as long as one of many, and holds up the training step.
         while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
             plan = self.planner.train(np.concatenate(together), epoch=epoch, purpose=purpose)
             yield from self._in_batches(plan, replacement)
@@ -177,13 +198,13 @@ class ClipLoader(ABC, Generic[D]):
             order = shard_order(self.dataset.shard[self.ids], window=data.window, seed=seed, epoch=epoch)
         else:
             order = global_order(len(self.ids), seed=seed, epoch=epoch)
-        size = self.config.train.batch_size
+        size = self._global_batch
         for step in steps:
             places = order[step * size : (step + 1) * size][self._share]
             yield self.ids[places]
 
     def _uniform_plans(self, ids: np.ndarray, clips: int, crops: int) -> Iterator[BatchPlan]:
-        # A block of batch_size samples makes a whole number of batches: only the last block's last batch is short.
+        # A block of batch_size samples makes complete batches: only the last block's last batch is short.
         for block in _blocks(ids, self.batch_size):
             plan = self.planner.uniform(block, clips=clips, crops=crops)
             yield from self._in_batches(plan)

@@ -19,11 +19,16 @@ Inputs = Mapping[str, Sequence[Any] | np.ndarray]
 """Name of an external source -> a batch for it: an array with the batch in front, or a list of arrays."""
 
 OUT_OF_MEMORY = ("Can't allocate", "CUDA allocation failed", "out of memory", "cudaErrorMemoryAllocation")
-"""Phrases with which DALI says so."""
+"""Substrings of DALI's out-of-memory messages."""
 
 
 class DecodeError(RuntimeError):
-    """DALI could not run a batch; `samples` are the places in it of those that fail alone."""
+    """DALI could not run a batch.
+
+    Args:
+        message: DALI's.
+        samples: places in the batch of the samples that fail alone.
+    """
 
     def __init__(self, message: str, samples: list[int]) -> None:
         super().__init__(message)
@@ -34,8 +39,8 @@ Output = TypeVar("Output")
 
 
 @dataclass(eq=False)
-class Run(Generic[Output]):
-    """A batch that was handed to the graph."""
+class GraphRun(Generic[Output]):
+    """A batch that was submitted to the graph, and its result once it was collected."""
 
     inputs: Inputs
     output: Output | RuntimeError | None = None
@@ -44,44 +49,44 @@ class Run(Generic[Output]):
 class GraphRunner(Generic[Output]):
     """Runs a graph asynchronously, `depth` batches at a time, and gives each caller its own results.
 
-    Iterators may take turns or stop midway: results are collected in order and left at the run they belong to, and
-    the run of an iterator that has gone away goes with it.
+    Iterators may take turns or stop midway: results are collected in order and stored in the run they belong to, and
+    the run of an iterator that is gone is freed with it. To be used from one thread only.
 
     Args:
-        build: makes the pipeline, when the first batch comes: without `source` callbacks and with one output.
+        build: makes the pipeline when the first batch is submitted; without `source` callbacks and with one output.
         depth: the pipeline's prefetch_queue_depth.
-        own: the form of the results, by `as_tensor` or `arrays`.
+        convert: turns DALI's output into the form of the results: `as_tensor` or `as_arrays`.
     """
 
-    def __init__(self, build: Callable[[], Pipeline], *, depth: int, own: Callable[[Any], Output]) -> None:
+    def __init__(self, build: Callable[[], Pipeline], *, depth: int, convert: Callable[[Any], Output]) -> None:
         self._build = build
-        self._own = own
+        self._convert = convert
         self._depth = depth
         self._pipe: Pipeline | None = None
-        self._pending: deque[Run[Output]] = deque()
+        self._pending: deque[GraphRun[Output]] = deque()
 
-    def submit(self, inputs: Inputs) -> Run[Output]:
-        """Hands a batch over and returns at once, unless `depth` batches are under way already."""
+    def submit(self, inputs: Inputs) -> GraphRun[Output]:
+        """Submits a batch and returns immediately; if `depth` batches are in flight it first waits for the oldest."""
         while len(self._pending) >= self._depth:
             self._collect()
-        run = Run[Output](inputs)
+        run = GraphRun[Output](inputs)
         pipe = self._pipe
         if pipe is None:
             self._pipe = pipe = self._build()
             # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: spend them on single
             # samples, whose results nobody waits for.
             for _ in range(self._depth - 1):
-                self._feed(pipe, Run(_only(inputs, slice(0, 1))))
+                self._feed(pipe, GraphRun(_only(inputs, slice(0, 1))))
         self._feed(pipe, run)
         pipe.schedule_run()
         return run
 
-    def result(self, run: Run[Output]) -> Output:
-        """Waits for a batch; its tensors are the caller's own.
+    def result(self, run: GraphRun[Output]) -> Output:
+        """Waits for a batch; its tensors belong to the caller.
 
         Raises:
             DecodeError: DALI could not decode it. Only this batch is lost.
-            RuntimeError: DALI had no memory for it, though for each of its samples.
+            RuntimeError: DALI had no memory for it, though it had for each of its samples.
         """
         while run.output is None:
             self._collect()
@@ -92,7 +97,7 @@ class GraphRunner(Generic[Output]):
             raise DecodeError(str(run.output), culprits)
         return run.output
 
-    def _feed(self, pipe: Pipeline, run: Run[Output]) -> None:
+    def _feed(self, pipe: Pipeline, run: GraphRun[Output]) -> None:
         for name, batch in run.inputs.items():
             pipe.feed_input(name, batch)
         self._pending.append(run)
@@ -103,14 +108,14 @@ class GraphRunner(Generic[Output]):
         try:
             stream = None if self._pipe.device_id is None else torch.cuda.current_stream(self._pipe.device_id)
             (output,) = self._pipe.outputs(cuda_stream=stream)
-            run.output = self._own(output)
+            run.output = self._convert(output)
             run.inputs = {}
         except RuntimeError as error:
-            # DALI says that the pipeline is no longer valid, but a decoder's failure costs its own batch only.
+            # DALI says that the pipeline is no longer valid, but only the batch that fails to decode is lost.
             run.output = error
 
     def _culprits(self, inputs: Inputs) -> list[int]:
-        """The samples that fail alone, of a batch that fails; found by halving it."""
+        """The samples of a failed batch that fail alone, found by halving it."""
         count = len(next(iter(inputs.values())))
         if count == 1:
             return [0]
@@ -134,27 +139,27 @@ def _only(inputs: Inputs, samples: slice) -> Inputs:
 
 
 def as_tensor(output: Any) -> torch.Tensor:
-    """A batch whose samples have one shape; on a GPU for use in the current stream."""
+    """A batch whose samples have the same shape; on a GPU for use in the current stream."""
     tensor: Any = output.as_tensor()  # its stubs lack most of it
     if isinstance(tensor, TensorCPU):
         return torch.from_dlpack(tensor)
-    # DALI takes memory back in the order of its own stream. It would write the next batch into that of a tensor which
-    # the caller has let go of while kernels that read it still wait in torch's stream. A copy makes each stream wait
-    # for the other, takes a fraction of a millisecond, and its memory is torch's.
+    # DALI reuses memory in the order of its own stream. It would write the next batch into that of a tensor which the
+    # caller has freed while kernels that read it still wait in torch's stream. A copy makes each stream wait for the
+    # other, takes a fraction of a millisecond, and its memory is torch's.
     stream = torch.cuda.current_stream(tensor.device_id())
     own = torch.empty(tensor.shape(), dtype=to_torch_type[tensor.dtype], device=stream.device)
     return feed_ndarray(tensor, own, cuda_stream=stream)
 
 
-def arrays(output: Any, *, samples: int) -> list[np.ndarray]:
-    """A batch on the CPU whose samples have one shape in groups of `samples`: of each group an array [samples, ...].
+def as_arrays(output: Any, *, samples: int) -> list[np.ndarray]:
+    """One array [samples, ...] for each group of `samples` samples, which have the same shape, of a batch on the CPU.
 
     Raises:
-        RuntimeError: the samples do not lie one after the other (image decoders' do).
+        RuntimeError: the samples do not lie one after the other (those of image decoders do).
     """
     shapes = output.shape()[::samples]
     sizes = [samples * math.prod(shape) for shape in shapes]
-    # One array for all: an eighth of the time of as many arrays, and views of it need no lock of the interpreter.
+    # One array for all takes an eighth of the time of as many arrays, and views of it need no lock of the interpreter.
     joined = np.asarray(output.as_reshaped_tensor([sum(sizes)]))
     ends = itertools.accumulate(sizes)
     return [

@@ -1,6 +1,6 @@
-"""The log-mel spectrogram on a CPU, and by torchaudio: what ours must match, and what the reference loader uses.
+"""Log-mel spectrograms: by torchaudio, as a definition and for the reference loader, and faster on a CPU.
 
-On a GPU it is a DALI graph. On a CPU torch's Fourier transform and product take less time than DALI's operators.
+On a GPU a DALI graph computes them. On a CPU torch's Fourier transform and product are faster than DALI's operators.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 import torchaudio
 from torch import nn
 
-from common.cpu_priority import give_way
-from pipeline.load.cpu_threads import PendingBatch, SingleThreadTorchPool
+from pipeline.load.cpu_threads import TASKS_PER_THREAD, PendingBatch, SingleThreadTorchPool
 from settings import AudioConfig
 
 
@@ -42,11 +41,11 @@ class LogMel(nn.Module):
 
 
 class LogMelRunner:
-    """Computes what `LogMel` does, of 16-bit samples, on a CPU; to be asked as a `GraphRunner` is.
+    """Computes what `LogMel` does from 16-bit samples on a CPU; same interface as `GraphRunner`.
 
     Args:
         audio: the settings.
-        threads: those that do it, each for a part of a batch.
+        threads: the pool that runs the work.
     """
 
     def __init__(self, *, audio: AudioConfig, threads: SingleThreadTorchPool) -> None:
@@ -54,19 +53,19 @@ class LogMelRunner:
         self._threads = threads
         reference = LogMel(audio).mel
         self._window = reference.spectrogram.window
-        # [1, n_mels, 2 * (n_fft / 2 + 1)]: each weight once for the real and once for the imaginary part, so that the
-        # product adds their squares, which takes longer by itself; and the samples' scale.
+        # [1, n_mels, 2 * (n_fft / 2 + 1)]: each weight occurs once for the real and once for the imaginary part, so the
+        # product adds their squares, which would take longer alone. The samples' scale is in the weights too.
         self._filters = reference.mel_scale.fb.T.repeat_interleave(2, dim=1)[None] / 32768**2
 
     def submit(self, inputs: Mapping[str, Any]) -> PendingBatch:
-        """Begins with a batch, float32 [B, n_mels, F], and returns at once.
+        """Submits a batch and returns immediately; the result is float32 [B, n_mels, F].
 
         Args:
             inputs: `pcm`, int16 [B, samples].
         """
         pcm: np.ndarray = inputs["pcm"]
         out = torch.empty(len(pcm), self._audio.n_mels, 1 + pcm.shape[1] // self._audio.hop)
-        each = math.ceil(len(pcm) / self._threads.count)
+        each = math.ceil(len(pcm) / (TASKS_PER_THREAD * self._threads.count))
         parts = (slice(first, first + each) for first in range(0, len(pcm), each))
         return PendingBatch(out, [self._threads.submit(self._compute, pcm[part], out[part]) for part in parts])
 
@@ -77,15 +76,11 @@ class LogMelRunner:
         audio = self._audio
         before = audio.n_fft // 2
         after = max(0, (out.shape[2] - 1) * audio.hop + audio.n_fft - before - pcm.shape[1])
-        # As stft pads, which takes no sound shorter than its padding.
+        # stft pads in the same way, but refuses audio that is shorter than its padding.
         sound = torch.from_numpy(np.pad(pcm, ((0, 0), (before, after)), mode="reflect")).float()
         spectrum = torch.stft(
             sound, audio.n_fft, audio.hop, audio.window, self._window, center=False, return_complex=True
         )
-        give_way()
         power = torch.view_as_real(spectrum.transpose(1, 2)).flatten(2).square_()
-        give_way()
         torch.bmm(self._filters.expand(len(out), -1, -1), power.transpose(1, 2), out=out)
-        give_way()
         out.clamp_min_(1e-10).log10_().mul_(10 / audio.std_db).sub_(audio.mean_db / audio.std_db)
-        give_way()

@@ -1,8 +1,8 @@
 """Decoded frames to normalised clips on the CPU: crop, resize, flip, colour.
 
-On a GPU these are DALI's operators, at the end of the video graph. On a CPU torch's resize of bytes takes a small part
-of the time of DALI's (docs/performance.md), so there the graph ends with the decoded frames and this goes on. The two
-agree to a few levels of 255, but for a crop's outermost pixels: there DALI's filter reaches beyond the crop.
+On a GPU DALI's operators do this at the end of the video graph. On a CPU torch's resize of bytes takes a small part of
+the time of DALI's (docs/performance.md), so there the graph ends with the decoded frames. The two agree to a few levels
+of 255, except for a crop's outermost pixels, where DALI's filter reaches beyond the crop.
 """
 
 from __future__ import annotations
@@ -14,34 +14,23 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from common.cpu_priority import give_way
-from pipeline.batch import VIDEO_MEAN, VIDEO_STD
-from pipeline.load.cpu_threads import PendingBatch, SingleThreadTorchPool
-from pipeline.plan.clips import ClipPlan
+from pipeline.load.cpu_threads import TASKS_PER_THREAD, PendingBatch, SingleThreadTorchPool
+from pipeline.plan.clips import ClipPlan, color_maps
 
-_PIXELS_A_ROW = 8
-"""Of 1, 2, 4, 8 and 16 the fastest (16 x 112 x 112 pixels, one core: 0.6 ms against 2.4 with one)."""
+_PIXELS_PER_ROW = 8
+"""Pixels that one row of the colour product holds: the fastest of 1, 2, 4, 8 and 16 (for 16 x 112 x 112 pixels on one
+core 0.6 ms, against 2.4 ms with 1)."""
 
-_TASKS_A_THREAD = 4
-"""Of a batch, or more if clips are large. Handing over a task costs as much as a tenth of a small clip."""
-
-_VALUES_A_TASK = 2**20
-"""A task's clips between resizing and colour are to stay in a core's cache."""
-
-
-def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
-    """Colour and normalisation as one affine map of bytes: float32 matrix [B, 3, 3] and offset [B, 3]."""
-    mean, std = np.array(VIDEO_MEAN), np.array(VIDEO_STD)
-    matrix = plan.color[:, :, :3] / (255 * std[:, None])
-    return matrix.astype(np.float32), ((plan.color[:, :, 3] - mean) / std).astype(np.float32)
+_VALUES_PER_TASK = 2**20
+"""Largest number of values in a task's clips, which are to stay in a core's cache between resizing and colour."""
 
 
 class Resampler:
     """Turns cropped frames into clips of size x size pixels, with antialiasing.
 
     Args:
-        size: pixels.
-        threads: those that do it.
+        size: H = W of the clips, in pixels.
+        threads: the pool that runs the work.
     """
 
     def __init__(self, *, size: int, threads: SingleThreadTorchPool) -> None:
@@ -49,17 +38,17 @@ class Resampler:
         self._threads = threads
 
     def submit(self, windows: Sequence[np.ndarray], plan: ClipPlan) -> PendingBatch:
-        """Begins with a batch, float32 [B, T, size, size, 3], and returns at once.
+        """Submits a batch and returns immediately; the result is float32 [B, T, size, size, 3].
 
         Args:
-            windows: of each clip its T frames, uint8 [T, h, w, 3], already cropped; h and w differ between clips.
+            windows: the T frames of each clip, uint8 [T, h, w, 3], already cropped; h and w differ between clips.
             plan: the clips; flip and color are read.
         """
         frames = len(windows[0])
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
-        matrix, offset = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_A_ROW, frames * self._size**2))
-        most = max(1, _VALUES_A_TASK // clips[0].numel())
-        each = min(most, math.ceil(len(clips) / (_TASKS_A_THREAD * self._threads.count)))
+        matrix, offset = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_PER_ROW, frames * self._size**2))
+        most = max(1, _VALUES_PER_TASK // clips[0].numel())
+        each = min(most, math.ceil(len(clips) / (TASKS_PER_THREAD * self._threads.count)))
         parts = (slice(first, first + each) for first in range(0, len(clips), each))
         tasks = [
             self._threads.submit(
@@ -77,19 +66,17 @@ class Resampler:
         offset: torch.Tensor,
         out: torch.Tensor,
     ) -> None:
-        # Few calls into torch and numpy: each gives the interpreter's lock away and must get it back, from the training
-        # step, which as often waits for it in turn.
+        # Few calls into torch and NumPy: each releases the interpreter's lock and must get it back from the training
+        # step, which then waits for it in turn.
         resized = []
         for window, flip in zip(windows, flips, strict=True):
             # Bytes of three channels, channels last: what torch has a vectorised kernel for.
             clip = torch.from_numpy(window).permute(0, 3, 1, 2)
             clip = interpolate(clip, size=(self._size, self._size), mode="bilinear", antialias=True)
             resized.append((clip.flip(-1) if flip else clip).permute(0, 2, 3, 1))
-            give_way()
         rows = (len(out), -1, matrix.shape[-1])
         pixels = torch.stack(resized, out=torch.empty_like(out))
         torch.baddbmm(offset, pixels.view(rows), matrix, out=out.view(rows))
-        give_way()
 
 
 def _maps_of_rows(plan: ClipPlan, *, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 CROP_ATTEMPTS = 10
-"""Tries of torchvision's RandomResizedCrop before it falls back to a centre crop."""
+"""Attempts of torchvision's RandomResizedCrop before it falls back to a centre crop."""
+
+VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
+"""Mean of Kinetics-400 in RGB, as torchvision's video models expect it."""
+VIDEO_STD = (0.22803, 0.22145, 0.216989)
+"""Standard deviation of Kinetics-400 in RGB, as torchvision's video models expect it."""
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
@@ -40,14 +45,14 @@ def random_resized_windows(
     area_range: tuple[float, float],
     ratio_range: tuple[float, float],
 ) -> np.ndarray:
-    """Crop windows by the law of torchvision's RandomResizedCrop, from uniform numbers.
+    """Crop windows with the distribution of torchvision's RandomResizedCrop, from uniform numbers.
 
     Args:
         width, height: int [B], frame sizes.
         area, ratio: uniform [B, CROP_ATTEMPTS]; the first attempt that fits in the frame is taken.
         place: uniform [B, 2], for the top and the left of the window.
-        area_range: of the window's share of the frame's area.
-        ratio_range: of the window's width over height (log-uniform).
+        area_range: range of the window's share of the frame's area.
+        ratio_range: range of the window's width over height (log-uniform).
 
     Returns:
         int64 [B, 4], (top, left, height, width).

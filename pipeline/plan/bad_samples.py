@@ -1,4 +1,4 @@
-"""Samples that turn out to be unreadable while training: which, why, and how many a run puts up with."""
+"""Samples that turn out to be unreadable during training: which, why, and how many a run tolerates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SampleError(RuntimeError):
 
     Args:
         message: what is wrong, where, and what to do.
-        sample: id of the sample whose fault it is; None if it is no single one's.
+        sample: id of the sample that is at fault; None if no single one is.
         file: the file that holds it.
         reason: what is wrong with it, in a few words that do not repeat the file.
     """
@@ -46,7 +46,7 @@ class BadSample:
     """The shard (or raw video) that holds it."""
     reason: str
     replacement: int
-    """The sample that was tried in its place when it was first met."""
+    """The sample that was tried instead when it was first met."""
 
 
 class BadSamples:
@@ -79,7 +79,7 @@ class BadSamples:
                 self._known[bad.sample] = bad
                 self._unshared += 1
                 _log.warning(
-                    "sample %d (%s) in %s cannot be used: %s; sample %d takes its place this time",
+                    "sample %d (%s) in %s cannot be used: %s; using sample %d instead",
                     *(bad.sample, bad.source, bad.file, bad.reason, bad.replacement),
                 )
         self._check()
@@ -108,11 +108,11 @@ class BadSamples:
         return [asdict(bad) for bad in self]
 
     def restore(self, state: list[dict[str, int | str]]) -> None:
-        """Takes up what `state` gave. A limit that was lowered meanwhile is applied at the next bad sample."""
+        """Restores from `state()`. A limit that has been lowered since then is applied at the next bad sample."""
         self._add(state)
 
     def write(self, path: Path) -> None:
-        """Replaces `path` by the list, a JSON object a line."""
+        """Replaces `path` by the list, one JSON object per line."""
         write_atomically(path, "".join(json.dumps(bad, ensure_ascii=False) + "\n" for bad in self.state()))
 
     def _add(self, state: list[dict[str, int | str]]) -> None:
@@ -126,12 +126,12 @@ class BadSamples:
                 f"data.max_bad_fraction={self._max_fraction:g} allows {int(self._max_fraction * self._samples)}:\n"
                 f"{listing(self)}\n"
                 "copy these files again, or prepare the data again (python -m pipeline.prepare); a larger "
-                "data.max_bad_fraction goes on with other samples in their place"
+                "data.max_bad_fraction continues with other samples in their place"
             )
 
 
 def listing(bad: Iterable[BadSample]) -> str:
-    """Lines `file: reason: samples`, so that a missing shard is said once."""
+    """Lines `file: reason: samples`, so that a missing shard is mentioned once."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in bad:
         groups.setdefault((one.file, one.reason), []).append(f"{one.sample} ({one.source})")

@@ -1,4 +1,4 @@
-"""The plan of one batch on its way through a loader, in which other samples may take the place of bad ones."""
+"""The plan of one batch in a loader, in which bad samples may be replaced by others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.plan.bad_samples import BadSample, SampleError, listing
 from pipeline.plan.clips import ClipPlan, ClipPlanner
 
 MAX_ATTEMPTS = 64
-"""Replacements tried for a clip. So many in a row fail only where hardly anything can be read."""
+"""Replacements tried per clip. So many in a row fail only where hardly anything can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replacement:
-    """Which sample takes the place of a bad one: a pure function of (seed, epoch, id, purpose, attempt).
+    """Which sample replaces a bad one: a pure function of (seed, epoch, id, purpose, attempt).
 
     It depends on neither batch, rank nor on what else was found bad, so that every world size and every resumed run
     gets the same clips.
@@ -26,7 +26,7 @@ class Replacement:
         planner: plans the replacement's own clip.
         ids: int64 [n], the samples to draw from.
         source: id -> source path.
-        epoch, purpose: of the clips.
+        epoch, purpose: those of the clips.
     """
 
     planner: ClipPlanner
@@ -35,7 +35,7 @@ class Replacement:
     epoch: int
     purpose: str
 
-    def of(self, sample: int, attempt: int) -> int:
+    def replacement_id(self, sample: int, attempt: int) -> int:
         """Id of the `attempt`-th (from 1) replacement of the clip of `sample`."""
         (number,) = uniforms(
             np.array([sample]),
@@ -54,12 +54,12 @@ class BatchPlan:
     """One batch.
 
     Attributes:
-        plan: the clips as they are now.
-        bad: what was found bad so far.
+        plan: the clips, replacements included.
+        bad: the bad samples found so far.
 
     Args:
-        plan: the clips wanted.
-        replacement: None where every clip must be the one that was asked for.
+        plan: the clips that are wanted.
+        replacement: None if no clip may be replaced.
     """
 
     def __init__(self, plan: ClipPlan, replacement: Replacement | None = None) -> None:
@@ -74,7 +74,7 @@ class BatchPlan:
         return self._replacement is not None
 
     def replace(self, errors: Mapping[int, SampleError]) -> None:
-        """Puts other clips in the place of those (row -> why) that turned out to be bad.
+        """Replaces the clips (row -> why) that turned out to be bad.
 
         Raises:
             SampleError: the first of `errors`, if clips must not be replaced or no single sample is at fault; or
@@ -85,7 +85,7 @@ class BatchPlan:
             if self._replacement is None or error.sample is None:
                 raise error
             self._attempts[row] += 1
-            ids.append(self._replacement.of(int(self._wanted[row]), int(self._attempts[row])))
+            ids.append(self._replacement.replacement_id(int(self._wanted[row]), int(self._attempts[row])))
             self.bad.append(
                 BadSample(
                     sample=error.sample,

@@ -6,14 +6,21 @@ to the decoder as data. So a sample's clip does not depend on the batch, the pro
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from common.randomness import uniforms
-from pipeline.plan.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows, spread_windows
+from pipeline.plan.augment import (
+    CROP_ATTEMPTS,
+    VIDEO_MEAN,
+    VIDEO_STD,
+    centre_windows,
+    color_matrices,
+    random_resized_windows,
+    spread_windows,
+)
 from settings import Config
 from settings.load import ConfigError
 
@@ -30,11 +37,11 @@ _DRAWS = {
     "gray": 1,
     "sound": 1,
 }
-"""Uniform numbers a training clip takes; to reorder them is to change every run."""
+"""Uniform numbers that a training clip takes; reordering them changes every run."""
 
 
 class ClipSource(Protocol):
-    """What planning needs to know of a data set of n samples."""
+    """What planning needs to know about a data set of n samples."""
 
     frames: np.ndarray
     """Frames of each sample, int [n], at the frame rate the plan counts in."""
@@ -44,9 +51,6 @@ class ClipSource(Protocol):
     """PCM samples of each sample, int [n]."""
 
 
-Partners = Callable[[int], np.ndarray]
-
-
 @dataclass(frozen=True)
 class ClipPlan:
     """B clips as arrays; row b of each belongs to clip b."""
@@ -54,7 +58,7 @@ class ClipPlan:
     ids: np.ndarray
     """int64 [B], sample whose video is shown."""
     audio_ids: np.ndarray
-    """int64 [B], sample whose audio is heard: the same one, but for data.shuffle_pairs."""
+    """int64 [B], sample whose audio is heard: the same one, unless pairs are mismatched."""
     start_frame: np.ndarray
     """int64 [B], first frame."""
     start: np.ndarray
@@ -82,6 +86,13 @@ class ClipPlan:
         return ClipPlan(**changed)
 
 
+def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
+    """Colour and normalisation as one affine map of bytes: float32 matrix [B, 3, 3] and offset [B, 3]."""
+    mean, std = np.array(VIDEO_MEAN), np.array(VIDEO_STD)
+    matrix = plan.color[:, :, :3] / (255 * std[:, None])
+    return matrix.astype(np.float32), ((plan.color[:, :, 3] - mean) / std).astype(np.float32)
+
+
 class ClipPlanner:
     """Makes plans for a data set.
 
@@ -89,21 +100,18 @@ class ClipPlanner:
         config: clip, audio, augment and seed are read.
         dataset: frame counts, frame sizes and audio lengths of the samples.
         fps: frame rate in which the data set counts frames.
-        partners: of an epoch, the sample whose audio each sample gets, int64 [n], from a place of its own;
-            None gives each its own audio, at the time of its frames.
 
     Raises:
-        ConfigError: fps is no integer multiple of clip.fps, though there are pictures.
+        ConfigError: fps is no integer multiple of clip.fps, though there is video.
     """
 
-    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, partners: Partners | None = None) -> None:
+    def __init__(self, *, config: Config, dataset: ClipSource, fps: float) -> None:
         self.config = config
         self.dataset = dataset
         self.fps = fps
-        # Sound alone has no frame rate that clip.fps would have to fit.
-        seen = bool((np.asarray(dataset.frames) > 0).any())
-        self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps) if seen else 1
-        self.partners = partners
+        # Audio alone has no frame rate that clip.fps would have to fit.
+        has_video = bool((np.asarray(dataset.frames) > 0).any())
+        self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps) if has_video else 1
 
     @property
     def span(self) -> int:
@@ -111,14 +119,11 @@ class ClipPlanner:
         return (self.config.clip.frames - 1) * self.stride + 1
 
     def train(self, ids: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
-        """One random clip a sample, augmented as config.augment says."""
+        """One random clip per sample, augmented as config.augment says."""
         ids = np.asarray(ids, dtype=np.int64)
         draws = self._draws(ids, epoch=epoch, purpose=purpose)
         start_frame = (draws["start"] * self._starts(ids)).astype(np.int64)
-        audio_ids = ids if self.partners is None else self.partners(epoch)[ids]
-        place = draws["start"] if self.partners is None else draws["sound"]
-        start_sample = (place * (self._last_audio_start(audio_ids) + 1)).astype(np.int64)
-        starts = {"start_frame": start_frame, "start_sample": start_sample, "audio_ids": audio_ids}
+        starts = {"start_frame": start_frame, "start_sample": self._random_audio_starts(ids, draws["start"])}
         augment = self.config.augment
         if not augment.enabled:
             return self._plan(ids, centre_windows(*self._frame_size(ids)), **starts)
@@ -143,7 +148,7 @@ class ClipPlanner:
         """Test clips, sample after sample: `clips` evenly spaced starts, each with `crops` squares one after the other.
 
         The first clip starts with the sample and the last ends with it; a single clip is the middle one. The squares
-        are spread over the longer side of the frame likewise. Each clip has its own audio.
+        are spread over the longer side of the frame in the same way. Each clip has its own audio.
         """
         ids = np.asarray(ids, dtype=np.int64)
         place = (np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])).repeat(crops)
@@ -152,24 +157,24 @@ class ClipPlanner:
         window = spread_windows(*self._frame_size(ids), crops=crops)
         window = np.tile(window, (1, clips, 1)).reshape(-1, 4)
         ids = ids.repeat(clips * crops)
-        return self._plan(ids, window, start_frame=start_frame, start_sample=start_sample, audio_ids=ids)
+        return self._plan(ids, window, start_frame=start_frame, start_sample=start_sample)
 
     def _draws(self, ids: np.ndarray, *, epoch: int, purpose: str) -> dict[str, np.ndarray]:
         numbers = uniforms(ids, sum(_DRAWS.values()), seed=self.config.seed, epoch=epoch, purpose=purpose)
         columns = np.split(numbers, np.cumsum(list(_DRAWS.values()))[:-1], axis=1)
         return {name: c[:, 0] if c.shape[1] == 1 else c for name, c in zip(_DRAWS, columns, strict=True)}
 
-    def _plan(self, ids, window, *, start_frame, start_sample, audio_ids, flip=None, color=None) -> ClipPlan:
-        """`start_sample` is where audio starts that has no picture of its own; other audio follows its picture."""
+    def _plan(self, ids, window, *, start_frame, start_sample, flip=None, color=None) -> ClipPlan:
+        """`start_sample` is where the audio of samples without video starts; other audio follows the video."""
         n = len(ids)
-        seen = self.dataset.frames[ids] > 0
-        start = np.where(seen, start_frame / self.fps, start_sample / self.config.audio.sample_rate)
+        has_video = self.dataset.frames[ids] > 0
+        start = np.where(has_video, start_frame / self.fps, start_sample / self.config.audio.sample_rate)
         return ClipPlan(
             ids=ids,
-            audio_ids=audio_ids,
+            audio_ids=ids,
             start_frame=start_frame,
             start=start,
-            audio_start=np.where(seen & (audio_ids == ids), self._audio_starts(ids, start), start_sample),
+            audio_start=np.where(has_video, self._audio_starts(ids, start), start_sample),
             window=window,
             flip=np.zeros(n, dtype=bool) if flip is None else flip,
             color=np.tile(np.eye(3, 4), (n, 1, 1)) if color is None else color,
@@ -189,8 +194,12 @@ class ClipPlanner:
         wanted = np.floor(earliest * config.audio.sample_rate + 0.5).astype(np.int64)
         return np.clip(wanted, 0, self._last_audio_start(ids))
 
+    def _random_audio_starts(self, audio_ids: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """First PCM sample of windows at uniform numbers `place` [B], int64 [B]."""
+        return (place * (self._last_audio_start(audio_ids) + 1)).astype(np.int64)
+
     def _last_audio_start(self, audio_ids: np.ndarray) -> np.ndarray:
-        """The last PCM sample of each that a whole window starts at; 0 where the sound is shorter than a window."""
+        """The last PCM sample at which a complete window starts; 0 where the audio is shorter than a window."""
         return np.maximum(self.dataset.audio_samples[audio_ids].astype(np.int64) - self.config.audio_samples, 0)
 
 

@@ -36,20 +36,6 @@ def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpo
     return by_shard[np.argsort(displaced, kind="stable")]
 
 
-def derangement(ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Another of `ids` for each of `ids`, int64 [n]: one random cycle, so no id meets itself and each is used once.
-
-    Raises:
-        ConfigError: fewer than two ids, for which there is no such pairing.
-    """
-    if len(ids) < 2:
-        raise ConfigError(f"data.shuffle_pairs needs at least two samples, the data set has {len(ids)}")
-    cycle = numpy_generator(seed, epoch, "shuffle_pairs").permutation(len(ids))
-    partner = np.empty_like(ids)
-    partner[cycle] = ids[np.roll(cycle, -1)]
-    return partner
-
-
 def steps_per_epoch(samples: int, batch_size: int) -> int:
     """Whole global batches in an epoch; the tail of the permutation is left out.
 

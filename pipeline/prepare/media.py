@@ -14,7 +14,7 @@ from av.container import InputContainer
 from pipeline.prepare.audio_track import AudioTrack
 from pipeline.prepare.rejection import RejectedSource, content_problem, file_problem, open_problem
 from pipeline.prepare.video_track import VideoTrack
-from pipeline.shards.encoder import frame_rate
+from pipeline.shards.codecs import frame_rate
 from pipeline.shards.tar_writer import NormalisedMedia
 from settings import PrepareConfig
 

@@ -11,7 +11,8 @@ from typing import Any
 import av.filter
 from av.video.frame import VideoFrame
 
-from pipeline.shards.encoder import BlobEncoder, VideoBlob, frame_rate
+from pipeline.shards.codecs import CODECS, VideoBlob, frame_rate
+from pipeline.shards.encoder import BlobEncoder
 from settings import StorageConfig
 
 MAX_ASPECT = 4
@@ -87,7 +88,7 @@ class VideoTrack:
         self._pixel_aspect = pixel_aspect
         self._frame_seconds = frame_seconds
         self._max_ticks = max(1, int(max_seconds * self._rate))
-        self._scaler = _Scaler(full_range=storage.codec == "jpeg")
+        self._scaler = _Scaler(full_range=CODECS[storage.codec].full_range)
         self._encoder: BlobEncoder | None = None
         self._geometry: Geometry | None = None
         self._coded_size = (0, 0)

@@ -13,11 +13,9 @@ from pipeline.batch import Batch, pixels
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.load.dali_loader import DaliLoader
 from pipeline.load.reference.decord_loader import DecordLoader
-from pipeline.plan.batch_plan import BatchPlan
 from pipeline.plan.clips import ClipPlan
 from pipeline.plan.order import global_order
 from pipeline.preview.contact_sheet import ShownClip, View
-from pipeline.shards.reader import ShardReader
 from settings import Config
 from settings.load import ConfigError
 
@@ -36,17 +34,17 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
     """
     chosen = len(ids) or count
     # What is shown must be what was asked for: a bad sample is an error here.
-    data = replace(config.data, max_bad_fraction=0.0)
-    loader = DaliLoader(config=replace(config, data=data, train=replace(config.train, batch_size=max(2, chosen))))
+    data = replace(config.data, max_bad_fraction=0.0, idle_priority=False)
+    loader = DaliLoader(config=replace(config, data=data), batch_size=chosen)
     first = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
     shown = np.asarray(ids if len(ids) else first, dtype=np.int64)
     if loader.has_video and loader.has_audio:
         (batch,) = loader.clips(shown, epoch=epoch, purpose="train")
-        plan = loader.planner.train(shown, epoch=epoch, purpose="train")
     else:
         (batch,) = loader.uniform_clips(shown, clips=1)
-        plan = loader.planner.uniform(shown, clips=1)
-    pcm = _pcm(loader, plan) if loader.has_audio else [None] * len(plan)
+    plan = batch.plan
+    assert plan is not None  # loaders set it
+    pcm = loader.waveforms(plan) if loader.has_audio else [None] * len(plan)
     batches = {"dali": batch}
     if compare is not None:
         batches["decord"] = _raw_batch(config, loader, plan, compare)
@@ -65,17 +63,6 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
     ]
 
 
-def _pcm(loader: DaliLoader, plan: ClipPlan) -> list[np.ndarray]:
-    config = loader.config
-    reader = ShardReader(
-        manifest=loader.dataset,
-        frames=config.clip.frames,
-        stride=loader.planner.stride,
-        audio_samples=config.audio_samples,
-    )
-    return list(reader.pcm(plan))
-
-
 def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path) -> Batch:
     """The same plan carried out by the decord loader on the sources of the prepared samples."""
     names = [loader.dataset.source(int(i)) for i in plan.ids]
@@ -89,7 +76,7 @@ def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path)
             link_of[name] = f"{number}{Path(name).suffix}"
             Path(folder, link_of[name]).symlink_to((videos / name).resolve())
         data = config.data.without_split(path=folder, loader="decord", labels="")
-        raw = DecordLoader(config=replace(config, data=data, train=replace(config.train, batch_size=max(2, len(plan)))))
+        raw = DecordLoader(config=replace(config, data=data), batch_size=len(plan))
         id_of = {raw.dataset.source(i): i for i in range(len(raw.dataset))}
         for name, link in link_of.items():
             if link not in id_of:
@@ -101,7 +88,7 @@ def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path)
             audio_ids=np.array([id_of[link_of[name]] for name in heard]),
             window=_scaled_windows(plan, loader, raw, ids),
         )
-        (batch,) = raw._batches(iter([BatchPlan(translated)]))
+        (batch,) = raw.carry_out(translated)
     return batch
 
 

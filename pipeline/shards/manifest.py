@@ -112,6 +112,12 @@ class Manifest:
         """float64 [n], length of each sample."""
         return np.where(self.frames > 0, self.frames / self.storage.fps, self.audio_samples / self.sample_rate)
 
+    @property
+    def shortest_side(self) -> int:
+        """Pixels of the shortest side of all frames; the largest int32 if there is no video."""
+        sides = np.minimum(self.width, self.height)
+        return int(sides[sides > 0].min(initial=np.iinfo(np.int32).max))
+
     def source(self, index: int) -> str:
         """Path of the sample's source, relative to the source folder (undecodable bytes as \\xNN)."""
         return self._text("source", index)

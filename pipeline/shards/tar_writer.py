@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.encoder import SUFFIX, VideoBlob
+from pipeline.shards.codecs import CODECS, VideoBlob
 from pipeline.shards.wav import WAV_HEADER_BYTES, wav_bytes
 from settings import PrepareConfig
 from settings.load import format_value
@@ -62,7 +62,7 @@ def sample_bytes(
     facts: dict[str, Any] = {"source": source, "labels": dict(labels), "flags": media.flags}
     if media.video is not None:
         video, fps = media.video, float(config.storage.fps)
-        add(SUFFIX[config.storage.codec], video.data)
+        add(CODECS[config.storage.codec].suffix, video.data)
         facts |= {"seconds": len(video.frame_bytes) / fps, "fps": fps, "frames": len(video.frame_bytes)}
         facts |= {"width": video.width, "height": video.height}
         facts |= {"first_frame": video.first_frame, "frame_bytes": video.frame_bytes}
@@ -80,6 +80,7 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
     Raises:
         RowError: the file is damaged, or `sample_bytes` did not write it.
     """
+    video_suffixes = {codec.suffix for codec in CODECS.values()}
     row: dict[str, Any] = {"video_offset": -1, "audio_offset": -1, "audio_samples": 0}
     row |= {"width": 0, "height": 0, "first_frame": 0, "frame_bytes": []}
     try:
@@ -88,7 +89,7 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
                 suffix = member.name.rpartition(".")[2]
                 if not member.isreg():
                     raise RowError(f"its member {format_value(member.name)} is not a regular file")
-                if suffix in SUFFIX.values():
+                if suffix in video_suffixes:
                     row["video_offset"] = member.offset_data
                 elif suffix == "wav":
                     row["audio_offset"] = member.offset_data + WAV_HEADER_BYTES

@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.plan.clips import ClipPlan, ClipPlanner
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
 from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.tar_writer import RowError, write_shard
@@ -91,7 +93,7 @@ def _read(root: Path, rng: random.Random) -> str:
 
 def _read_tracks(reader: ShardReader, plan: ClipPlan) -> str:
     result = "accepted"
-    for track in (reader.vp9 if reader.manifest.storage.codec == "vp9" else reader.jpeg, reader.pcm):
+    for track in (partial(CODECS[reader.manifest.storage.codec].read, reader), reader.pcm):
         got: Any = attempt(lambda track=track: track(plan), SampleError, str(reader.manifest.root))
         if isinstance(got, Exception):
             check(got.sample in plan.ids, f"the sample of {got!r} is none of {plan.ids}")  # type: ignore[attr-defined]

@@ -69,6 +69,7 @@ class Corpus:
     def config(self, backend: str, **sections: dict[str, object]) -> Config:
         """Settings for `dali-vp9`, `dali-jpeg` or `decord`: 8 frames of 48 pixels, batches of 4."""
         data = {"path": str({"dali-vp9": self.vp9, "dali-jpeg": self.jpeg, "decord": self.raw}[backend]), "threads": 1}
+        data["idle_priority"] = False  # tests share their machine
         data["loader"] = backend.partition("-")[0]
         if backend == "decord":
             data["labels"] = str(self.labels)

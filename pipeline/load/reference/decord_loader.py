@@ -54,7 +54,13 @@ class DecordLoader(ClipLoader[RawDataset]):
     """
 
     def __init__(
-        self, *, config: Config, device: str | torch.device = "cpu", rank: int = 0, world_size: int = 1
+        self,
+        *,
+        config: Config,
+        device: str | torch.device = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int | None = None,
     ) -> None:
         dataset = RawDataset(
             root=config.data.path,
@@ -63,7 +69,13 @@ class DecordLoader(ClipLoader[RawDataset]):
             sample_rate=config.audio.sample_rate,
         )
         super().__init__(
-            config=config, dataset=dataset, fps=config.clip.fps, device=device, rank=rank, world_size=world_size
+            config=config,
+            dataset=dataset,
+            fps=config.clip.fps,
+            device=device,
+            rank=rank,
+            world_size=world_size,
+            batch_size=batch_size,
         )
         self._log_mel = LogMel(config.audio)
         self._pool = ThreadPoolExecutor(decode_threads(config.data.threads), thread_name_prefix="decord")
@@ -92,7 +104,7 @@ class DecordLoader(ClipLoader[RawDataset]):
                     future.cancel()
 
     def _result(self, batch: BatchPlan, b: int, future: Future) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Clip b of the batch, or the one that takes its place."""
+        """Clip b of the batch, or its replacement."""
         while True:
             try:
                 return future.result()
@@ -105,9 +117,7 @@ class DecordLoader(ClipLoader[RawDataset]):
         sounds = [audio for _, audio in clips if audio is not None]
         audio = torch.stack(sounds).to(self.device) if self.has_audio else None
         assert len(sounds) == (len(clips) if self.has_audio else 0)
-        return Batch(
-            video=video.to(self.device), audio=audio, ids=torch.from_numpy(plan.ids), start=torch.from_numpy(plan.start)
-        )
+        return Batch.of_plan(plan, video=video.to(self.device), audio=audio)
 
     def _clip(self, plan: ClipPlan, b: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         i = int(plan.ids[b])

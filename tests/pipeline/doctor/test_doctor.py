@@ -12,6 +12,7 @@ import pytest
 from pipeline.doctor import __main__ as doctor
 from pipeline.doctor import checks
 from pipeline.doctor.checks import Finding
+from pipeline.load import dali_probe
 
 
 def _torch(*, gpus=0, cuda="13.0", gloo=True, nccl=True):
@@ -106,7 +107,7 @@ def test_nvdec_is_ok_only_if_it_decodes(machine, monkeypatch, error, state):
         if error:
             raise error
 
-    monkeypatch.setattr(checks, "decode_with_dali", decode)
+    monkeypatch.setattr(dali_probe, "decode_with_dali", decode)
     finding = checks.check_nvdec()
     assert finding.state == state
     assert not error or finding.found.endswith("no NVDEC engine")
@@ -120,7 +121,7 @@ def test_dali_that_cannot_decode_is_an_error(monkeypatch):
     def decode(codec, *, gpu):
         raise RuntimeError(f"no decoder for {codec}")
 
-    monkeypatch.setattr(checks, "decode_with_dali", decode)
+    monkeypatch.setattr(dali_probe, "decode_with_dali", decode)
     finding = checks.check_dali()
     assert finding.state == "error"
     assert "no decoder for vp9" in finding.found

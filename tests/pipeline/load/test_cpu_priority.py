@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cpu_priority import give_way, use_idle_priority
+from common.cpu_priority import use_idle_priority, yield_cpu
 from pipeline.loader import make_loader
+from settings import Config
 
 
 def threads() -> dict[int, str]:
@@ -25,29 +26,39 @@ def threads() -> dict[int, str]:
     return found
 
 
-def test_decoding_and_resampling_give_way_and_the_caller_does_not(corpus) -> None:
+def added_threads(config: Config) -> list[tuple[str, int]]:
+    """Name and scheduling policy of the threads that a loader starts for its first batch."""
     torch.empty(2**20).fill_(0)  # starts the caller's own threads
     before = threads()
-    config = corpus.config("dali-jpeg", data={"threads": 2})
     batches = make_loader(config).epoch(0)
     next(batches)
-    added = {number: name for number, name in threads().items() if number not in before}
-    decoding = [number for number, name in added.items() if name.startswith("[DALI][TP")]
+    return [(name, os.sched_getscheduler(n)) for n, name in threads().items() if n not in before]
+
+
+def test_decoding_and_resampling_have_idle_priority_and_the_caller_does_not(corpus) -> None:
+    added = added_threads(corpus.config("dali-jpeg", data={"threads": 2, "idle_priority": True}))
+    decoding = [name for name, _ in added if name.startswith("[DALI][TP")]
     assert len(decoding) >= 2, added
-    others = [number for number, name in added.items() if not name.startswith("[DALI]")]
+    others = [name for name, _ in added if not name.startswith("[DALI]")]
     assert len(others) >= 4, added  # two of torch's, one reads, one drives
-    assert {os.sched_getscheduler(number) for number in added} == {os.SCHED_IDLE}, added
+    assert {policy for _, policy in added} == {os.SCHED_IDLE}, added
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
-def test_only_a_thread_that_yields_gives_way_and_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_idle_priority_all_threads_are_as_the_caller(corpus) -> None:
+    added = added_threads(corpus.config("dali-jpeg", data={"threads": 2, "idle_priority": False}))
+    assert len(added) >= 6, added
+    assert {policy for _, policy in added} == {os.SCHED_OTHER}, added
+
+
+def test_only_a_thread_of_idle_priority_yields_and_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     given, now = [], [10.0]
     monkeypatch.setattr("os.sched_yield", lambda: given.append(now[0]))
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
 
     def work() -> None:
         for now[0] in (10.0, 10.0001, 10.0003, 10.0004, 10.1):
-            give_way()
+            yield_cpu()
 
     work()
     assert given == []

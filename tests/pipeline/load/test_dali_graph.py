@@ -9,16 +9,18 @@ from typing import Literal
 import pytest
 import torch
 
-from pipeline.load import dali_graph
+from pipeline.load import dali_probe
+from pipeline.load.dali_graph import decoder_device
+from pipeline.shards.codecs import CODECS
 from settings import Config, DataConfig
 
 
 @pytest.fixture(autouse=True)
 def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(dali_graph.ctypes, "CDLL", lambda name: None)
-    dali_graph._nvdec_works.cache_clear()
+    monkeypatch.setattr(dali_probe.ctypes, "CDLL", lambda name: None)
+    dali_probe._nvdec_works.cache_clear()
     yield
-    dali_graph._nvdec_works.cache_clear()
+    dali_probe._nvdec_works.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -34,17 +36,17 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_jpeg_is_decoded_where_the_batches_go_and_vp9_where_the_setting_says(
     monkeypatch: pytest.MonkeyPatch, device: str, codec: str, vp9_decoder: Literal["cpu", "nvdec"], expected: str
 ) -> None:
-    monkeypatch.setattr(dali_graph, "decode_with_dali", lambda codec, *, gpu: None)
+    monkeypatch.setattr(dali_probe, "decode_with_dali", lambda codec, *, gpu: None)
     config = Config(data=DataConfig(vp9_decoder=vp9_decoder))
-    found = dali_graph.decoder_device(config=config, codec=codec, shortest_side=144, device=torch.device(device))
+    found = decoder_device(config=config, codec=CODECS[codec], shortest_side=144, device=torch.device(device))
     assert found == expected
 
 
 @pytest.mark.parametrize(("side", "takes"), [(144, True), (128, True), (112, False)])
 def test_nvdec_is_taken_where_it_decodes(monkeypatch: pytest.MonkeyPatch, side: int, takes: bool) -> None:
     tried = []
-    monkeypatch.setattr(dali_graph, "decode_with_dali", lambda codec, *, gpu: tried.append((codec, gpu)))
-    assert dali_graph._nvdec_takes(side) == dali_graph._nvdec_takes(side) == takes
+    monkeypatch.setattr(dali_probe, "decode_with_dali", lambda codec, *, gpu: tried.append((codec, gpu)))
+    assert dali_probe.nvdec_takes(side) == dali_probe.nvdec_takes(side) == takes
     assert tried == [("vp9", True)]
 
 
@@ -54,10 +56,10 @@ def test_a_gpu_whose_decoder_does_not_work_decodes_on_the_cpu(
     def decode(codec: str, *, gpu: bool) -> None:
         raise RuntimeError("Critical error in pipeline:\nVP9 is not supported")
 
-    monkeypatch.setattr(dali_graph, "decode_with_dali", decode)
+    monkeypatch.setattr(dali_probe, "decode_with_dali", decode)
     with caplog.at_level(logging.WARNING):
-        assert not dali_graph._nvdec_takes(144)
-        assert not dali_graph._nvdec_takes(144)
+        assert not dali_probe.nvdec_takes(144)
+        assert not dali_probe.nvdec_takes(144)
     (record,) = caplog.records
     assert "decoding on the CPU, the rest on the GPU" in record.getMessage()
     assert "VP9 is not supported" in record.getMessage()

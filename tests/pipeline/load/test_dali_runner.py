@@ -10,7 +10,7 @@ import pytest
 from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType
 
-from pipeline.load.dali_runner import DecodeError, GraphRunner, arrays
+from pipeline.load.dali_runner import DecodeError, GraphRunner, as_arrays
 
 
 def graph() -> Pipeline:
@@ -21,7 +21,7 @@ def graph() -> Pipeline:
 
 
 def test_arrays_outlive_later_batches_and_the_graph() -> None:
-    runner = GraphRunner(graph, depth=2, own=partial(arrays, samples=4))
+    runner = GraphRunner(graph, depth=2, convert=partial(as_arrays, samples=4))
     rng = np.random.default_rng(0)
     kept, copies = [], []
     for _ in range(20):
@@ -61,7 +61,7 @@ class SmallDevice:
 
 
 def test_too_little_memory_is_no_samples_fault() -> None:
-    runner = GraphRunner(lambda: SmallDevice(room=3), depth=2, own=list)
+    runner = GraphRunner(lambda: SmallDevice(room=3), depth=2, convert=list)
     with pytest.raises(RuntimeError, match="Can't allocate") as caught:
         runner.result(runner.submit({"numbers": [1, 2, 3, 4]}))
     assert not isinstance(caught.value, DecodeError)
@@ -69,7 +69,7 @@ def test_too_little_memory_is_no_samples_fault() -> None:
 
 
 def test_a_sample_that_fails_alone_is_found() -> None:
-    runner = GraphRunner(lambda: SmallDevice(room=8), depth=2, own=list)
+    runner = GraphRunner(lambda: SmallDevice(room=8), depth=2, convert=list)
     with pytest.raises(DecodeError) as caught:
         runner.result(runner.submit({"numbers": [1, 2, 7, 4, 7]}))
     assert caught.value.samples == [2, 4]

@@ -20,6 +20,7 @@ from pipeline.load.cpu_threads import SingleThreadTorchPool
 from pipeline.load.dali_runner import GraphRunner, as_tensor
 from pipeline.load.log_mel import LogMel, LogMelRunner
 from pipeline.loader import make_loader
+from pipeline.shards.codecs import jpeg
 from settings import AudioConfig, Config
 
 
@@ -101,7 +102,7 @@ def both_ways(config: Config, pcm: np.ndarray) -> tuple[torch.Tensor, torch.Tens
     dali = GraphRunner(
         lambda: dali_graph.audio_graph(config=config, device=torch.device("cpu"), threads=1, batch=len(pcm)),
         depth=2,
-        own=as_tensor,
+        convert=as_tensor,
     )
     torchs = LogMelRunner(audio=config.audio, threads=SingleThreadTorchPool(2))
     return dali.result(dali.submit({"pcm": pcm})), torchs.result(torchs.submit({"pcm": pcm}))
@@ -156,7 +157,7 @@ def test_real_clips_agree_too(corpus, prepared, real_data: Path, codec: str, tmp
 
 @pytest.mark.parametrize("spared", [-1, 10_000], ids=["crops", "whole rows"])
 def test_jpegs_decoded_in_part_agree_with_pyav(corpus, monkeypatch: pytest.MonkeyPatch, spared: int) -> None:
-    monkeypatch.setattr(dali_graph, "_SPARED_PIXELS", spared)
+    monkeypatch.setattr(jpeg, "_SPARED_PIXELS", spared)
     loader = make_loader(corpus.config("dali-jpeg", augment={"crop_area": [0.1, 0.5]}))
     assert_video_agrees_with_pyav(loader, loader.ids)
 

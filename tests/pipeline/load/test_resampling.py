@@ -13,7 +13,7 @@ from nvidia.dali.types import DALIDataType
 from pipeline.batch import VIDEO_STD
 from pipeline.load import resampling
 from pipeline.load.cpu_threads import SingleThreadTorchPool
-from pipeline.load.dali_graph import resampled, video_arguments
+from pipeline.load.dali_graph import resampled, resampling_arguments
 from pipeline.load.dali_runner import GraphRunner, as_tensor
 from pipeline.load.resampling import Resampler
 from pipeline.loader import make_loader
@@ -40,9 +40,8 @@ def with_dali(frames: np.ndarray, plan: ClipPlan, size: int) -> torch.Tensor:
             pipe.set_outputs(resampled(fn.external_source(name="frames", dtype=DALIDataType.UINT8, ndim=4), size))
         return pipe
 
-    widths = np.full(len(plan), frames.shape[3])
-    arguments = video_arguments(plan, codec="vp9", frames=frames.shape[1], widths=widths, device=torch.device("cuda"))
-    runner = GraphRunner(build, depth=2, own=as_tensor)
+    arguments = resampling_arguments(plan, samples_per_clip=1)
+    runner = GraphRunner(build, depth=2, convert=as_tensor)
     return runner.result(runner.submit({"frames": list(frames), **arguments}))
 
 

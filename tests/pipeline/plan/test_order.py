@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.plan.order import derangement, global_order, rank_slice, shard_order, steps_per_epoch
+from pipeline.plan.mismatched_pairs import derangement
+from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
 from settings.load import ConfigError
 
 

@@ -14,6 +14,7 @@ from pipeline.plan.clips import ClipPlanner
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
 from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.manifest_writer import write_manifest
 from pipeline.shards.reader import ShardError, ShardReader
@@ -152,7 +153,7 @@ def test_a_row_that_points_outside_its_shard_is_named(tmp_path, array, value, co
     reader = ShardReader(manifest=manifest, frames=2, stride=1, audio_samples=3200)
 
     def read() -> None:
-        (reader.vp9 if codec == "vp9" else reader.jpeg)(plan)
+        CODECS[codec].read(reader, plan)
         reader.pcm(plan)
 
     with pytest.raises(ShardError, match=r"sample 0 \(a\.mp4\)"):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.reader import _are_jpegs
+from pipeline.shards.codecs.jpeg import _are_jpegs
 from tests.pipeline.shards.test_round_trips import jpeg
 
 

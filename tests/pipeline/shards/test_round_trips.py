@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.plan.clips import ClipPlanner
-from pipeline.shards.encoder import VideoBlob
+from pipeline.shards.codecs import CODECS, VideoBlob
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.manifest_writer import write_manifest
 from pipeline.shards.reader import ShardError, ShardReader
@@ -177,17 +177,18 @@ def test_the_frames_and_audio_of_a_clip_are_read_from_the_shard(
         data[damage % len(data)] ^= 0xFF
         path.write_bytes(data)
         with contextlib.suppress(ShardError):
-            reader.vp9(plan) if codec == "vp9" else reader.jpeg(plan)
+            CODECS[codec].read(reader, plan)
             reader.pcm(plan)
         return
     start, length = int(plan.start_frame[0]), len(packets)
     wanted = [min(start + index * stride, length - 1) for index in range(frames)]
+    inputs = CODECS[codec].read(reader, plan)
     if codec == "jpeg":
         images = [packets[index] for index in wanted]
         longest = max(map(len, images))
-        assert [bytes(image) for image in reader.jpeg(plan)] == [image.ljust(longest, b"\0") for image in images]
+        assert [bytes(image) for image in inputs["encoded"]] == [image.ljust(longest, b"\0") for image in images]
     else:
-        (blob,), (first,) = reader.vp9(plan)
+        (blob,), (first,) = inputs["encoded"], inputs["first"]
         found = ivf_packets(bytes(blob))
         assert [found[min(first + index * stride, len(found) - 1)] for index in range(frames)] == [
             packets[index] for index in wanted
@@ -206,7 +207,7 @@ def test_an_index_with_an_enormous_image_is_refused_before_memory_is_allocated(t
     plan = ClipPlanner(config=config, dataset=manifest, fps=10.0).train(np.array([0]), epoch=0, purpose="train")
     reader = ShardReader(manifest=manifest, frames=2, stride=1, audio_samples=config.audio_samples)
     with pytest.raises(ShardError, match="no JPEG image where the manifest says, for sample 0"):
-        reader.jpeg(plan)
+        CODECS["jpeg"].read(reader, plan)
 
 
 def ivf_packets(blob: bytes) -> list[bytes]:

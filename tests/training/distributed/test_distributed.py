@@ -130,7 +130,7 @@ def companions(rank, size, batchnorm):
         batch = random_batch(config, 0)
         if changed is not None:
             batch.video[changed] += 1.0
-        batch = type(batch)(*(column[share(config, rank, size)] for column in batch))
+        batch = type(batch)(*(column[share(config, rank, size)] for column in batch[:4]))
         with torch.no_grad():
             query = learner.model.query["video"](batch.video).embedding[0]
         return query, learner._keys(batch, step=3)["video"][0]
