@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-import training.sync_batchnorm
 from benchmarks.step import synchronise
 from benchmarks.tools.result import publish
 from common.environment import environment
@@ -29,6 +28,7 @@ from model.encoder import build_model
 from pipeline.batch import Batch
 from settings import Config, load_config
 from training import distributed
+from training.distributed import ALL_GATHER
 from training.step import Learner
 
 NODES, GPUS_PER_NODE = 8, 8
@@ -44,14 +44,13 @@ class Counter:
         self.calls: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
 
-    def note(self, name: str, tensor: torch.Tensor, times: int = 1) -> None:
-        self.calls[name] = self.calls.get(name, 0) + times
-        self.bytes[name] = self.bytes.get(name, 0) + times * tensor.numel() * tensor.element_size()
+    def note(self, name: str, tensor: torch.Tensor) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        self.bytes[name] = self.bytes.get(name, 0) + tensor.numel() * tensor.element_size()
 
     def install(self) -> None:
-        """Wraps torch.distributed's collectives and BatchNorm's differentiable all-reduce, for good."""
-        gather, reduce = dist.all_gather_into_tensor, dist.all_reduce
-        reduce_with_gradient = training.sync_batchnorm.all_reduce
+        """Wraps torch.distributed's collectives, for good."""
+        gather, reduce = getattr(dist, ALL_GATHER), dist.all_reduce
 
         def counted_gather(output: torch.Tensor, local: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             # On GPUs, torch's SyncBatchNorm gathers too: one row per layer with means, deviations and the count.
@@ -63,13 +62,8 @@ class Counter:
             self.note("all-reduce of BatchNorm statistics", tensor)
             return reduce(tensor, *args, **kwargs)
 
-        def counted_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-            # Counted twice: its backward pass all-reduces the gradients of the statistics.
-            self.note("all-reduce of BatchNorm statistics", tensor, times=2)
-            return reduce_with_gradient(tensor)
-
-        dist.all_gather_into_tensor, dist.all_reduce = counted_gather, counted_reduce
-        training.sync_batchnorm.all_reduce = counted_with_gradient
+        setattr(dist, ALL_GATHER, counted_gather)
+        dist.all_reduce = counted_reduce
 
 
 def random_batch(config: Config, first_id: int, device: torch.device) -> Batch:

@@ -17,6 +17,9 @@ from training.process import set_up_process
 
 T = TypeVar("T")
 
+ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+"""The name of torch.distributed's gather into one tensor; the second is the one before torch 2.14."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -91,6 +94,13 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def gather_tensor(rows: torch.Tensor) -> torch.Tensor:
+    """Gathers every rank's rows [m, ...], in rank order: [W m, ...] for W ranks, equal on all ranks."""
+    everyone = rows.new_empty(dist.get_world_size() * rows.shape[0], *rows.shape[1:])
+    getattr(dist, ALL_GATHER)(everyone, rows.contiguous())
+    return everyone
+
+
 def gather_rows(columns: Sequence[torch.Tensor], ids: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Gathers all ranks' rows, in rank order, in one collective.
 
@@ -105,10 +115,7 @@ def gather_rows(columns: Sequence[torch.Tensor], ids: torch.Tensor) -> tuple[lis
         return [column.detach().float() for column in columns], ids
     # Each int64 id travels as the bits of two float32 numbers: a gather copies and never computes.
     parts = [column.detach().float() for column in columns] + [ids.view(-1, 1).view(torch.float32)]
-    local = torch.cat(parts, dim=1).contiguous()
-    everyone = local.new_empty(dist.get_world_size() * local.shape[0], local.shape[1])
-    dist.all_gather_into_tensor(everyone, local)
-    *gathered, id_bits = everyone.split([part.shape[1] for part in parts], dim=1)
+    *gathered, id_bits = gather_tensor(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
     return [part.contiguous() for part in gathered], id_bits.contiguous().view(torch.int64).view(-1)
 
 
@@ -131,8 +138,7 @@ def spread_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return {}
     mine = torch.tensor([list(values.values())], dtype=torch.float64)
-    everyone = mine.new_empty(dist.get_world_size(), len(values))
-    dist.all_gather_into_tensor(everyone, mine)
+    everyone = gather_tensor(mine)
     spread: dict[str, float] = {}
     for name, column in zip(values, everyone.unbind(dim=1), strict=True):
         slowest = int(column.argmax())

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class o
 
 from common.randomness import random_key
 from model.encoder import CrossModalModel, EncoderOutput, Encoders
+from training.distributed import gather_tensor
 
 
 class PairOutput(NamedTuple):
@@ -93,16 +94,13 @@ class ShuffledShare:
 
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns this rank's rows of the permuted global batch, [m, ...], from every rank's rows [m, ...]."""
-        rows = rows.contiguous()
-        everyone = rows.new_empty(self.world * self.local_size, *rows.shape[1:])
-        dist.all_gather_into_tensor(everyone, rows)
+        everyone = gather_tensor(rows)
         mine = self.order[self.rank * self.local_size : (self.rank + 1) * self.local_size]
         return everyone[mine.to(rows.device)]
 
     def restore(self, rows: torch.Tensor) -> torch.Tensor:
         """Undoes `take`: returns the rows of this rank's own samples, [m, ...], from every rank's encoded rows."""
-        everyone = rows.new_empty(self.world * self.local_size, *rows.shape[1:])
-        dist.all_gather_into_tensor(everyone, rows.contiguous())
+        everyone = gather_tensor(rows)
         unpermuted = torch.empty_like(everyone)
         unpermuted[self.order.to(rows.device)] = everyone
         return unpermuted[self.rank * self.local_size : (self.rank + 1) * self.local_size]

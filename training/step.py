@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -81,7 +82,10 @@ class Learner:
         if self.world.size == 1:
             return pair
         devices = [self.world.device] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(pair, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Renamed in torch 2.14. The buffers are BatchNorm's, which computes the same on all ranks.
+        new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+        keep_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+        return DistributedDataParallel(pair, device_ids=devices, gradient_as_bucket_view=True, **keep_buffers)
 
     def _build_dictionary(self, modality: str) -> ActiveDictionary:
         config = self.config

@@ -6,13 +6,28 @@ formulas: without it two gloo processes could not train the same model as one pr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class of all BatchNorms
 
 from model.batchnorm import FoldedTimeBatchNorm, replace_batchnorm
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of every rank's tensor, equal on all ranks; so is the sum of every rank's gradient of it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        total = value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _SumOverRanks.forward(ctx, gradient)
 
 
 class GlooSyncBatchNorm(_BatchNorm):
@@ -29,23 +44,16 @@ class GlooSyncBatchNorm(_BatchNorm):
         dims = [0, *range(2, input.dim())]
         count = input.numel() // input.shape[1] * dist.get_world_size()
         # Two passes: E[x^2] - E[x]^2 in one pass is too inexact to equal the result of one process.
-        mean = self._sum_over_ranks(input.sum(dims)) / count
+        mean = _SumOverRanks.apply(input.sum(dims)) / count
         shape = [1, -1] + [1] * (input.dim() - 2)
         centred = input - mean.view(shape)
-        variance = self._sum_over_ranks(centred.square().sum(dims)) / count
+        variance = _SumOverRanks.apply(centred.square().sum(dims)) / count
         if self.track_running_stats:
             self._update_running_statistics(mean.detach(), variance.detach() * count / max(count - 1, 1))
         normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
         if not self.affine:
             return normalised
         return normalised * self.weight.view(shape) + self.bias.view(shape)
-
-    def _sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() and value.requires_grad:
-            return all_reduce(value)
-        value = value.contiguous()
-        dist.all_reduce(value)
-        return value
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-import training.sync_batchnorm
 from benchmarks.scaling import Counter, random_batch
 from tests.pretend_gpu import GPU, PretendGpu
 from tests.training.small_run import small_config
+from training.distributed import ALL_GATHER
 
 
 def test_clips_from_memory_are_on_the_models_device():
@@ -20,15 +20,14 @@ def test_clips_from_memory_are_on_the_models_device():
 
 
 def test_the_collectives_of_torchs_synchronised_batchnorm_are_counted_separately(monkeypatch):
-    for module in (dist, training.sync_batchnorm):
-        monkeypatch.setattr(module, "all_reduce", lambda *args, **kwargs: None)
-    monkeypatch.setattr(dist, "all_gather_into_tensor", lambda *args, **kwargs: None)
+    for name in ("all_reduce", ALL_GATHER):
+        monkeypatch.setattr(dist, name, lambda *args, **kwargs: None)
     counter = Counter()
     counter.install()
     # As torch/nn/modules/_functions.py calls them.
-    dist.all_gather_into_tensor(torch.empty(1, 14), torch.empty(7), None, async_op=False)
+    getattr(dist, ALL_GATHER)(torch.empty(1, 14), torch.empty(7), None, async_op=False)
     dist.all_reduce(torch.empty(6), dist.ReduceOp.SUM, None, async_op=False)
-    dist.all_gather_into_tensor(torch.empty(8, 5), torch.empty(4, 5))
+    getattr(dist, ALL_GATHER)(torch.empty(8, 5), torch.empty(4, 5))
     assert counter.bytes == {
         "all-gather of BatchNorm statistics": 28,
         "all-reduce of BatchNorm statistics": 24,
