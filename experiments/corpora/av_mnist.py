@@ -50,11 +50,11 @@ def make_av_mnist(folder: Path, *, train: int, held_out: int, seed: int, skew: f
     )
 
 
-def hear(folder: Path, waves: torch.Tensor) -> torch.Tensor:
-    """Other sounds as an encoder of this corpus hears them: float32 [n, 6000] at RATE to log-mel [n, 32, 49].
+def to_log_mel(folder: Path, waves: torch.Tensor) -> torch.Tensor:
+    """Other sounds as input for an encoder of this corpus: float32 [n, 6000] at RATE to log-mel [n, 32, 49].
 
     Args:
-        folder: as for make_av_mnist; the digits' mean and deviation are the scale.
+        folder: as for make_av_mnist; the spectra are standardised with the mean and deviation of its spoken digits.
     """
     spoken = _spoken(folder / "spoken_digits")
     return ((_log_mel(waves) - spoken.mean) / spoken.std).float()

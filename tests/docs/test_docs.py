@@ -15,7 +15,7 @@ from settings import Config, PrepareConfig, load_config, to_dict
 from settings.evaluation import EvaluationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/results/*.md")])
 SECTIONS = {field.name for cls in (Config, PrepareConfig) for field in dataclasses.fields(cls)}
 
 
