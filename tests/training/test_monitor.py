@@ -139,7 +139,7 @@ def test_samples_without_label_are_left_out_and_the_shuffled_control_does_not_re
 
 
 def test_a_label_that_is_not_there_is_named(new_monitor):
-    with pytest.raises(ConfigError, match=r"monitor.label='colour' is no label of .*; there are: kind"):
+    with pytest.raises(ConfigError, match=r"monitor.label='colour' is not a label column of .*; it has: kind"):
         new_monitor("monitor.label=colour")
     with pytest.raises(ConfigError, match=r"44 samples .* needs more than monitor.neighbours=44"):
         new_monitor("monitor.samples=900", "monitor.neighbours=44")
