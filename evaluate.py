@@ -1,4 +1,4 @@
-"""Evaluates the encoders of a checkpoint, beside encoders of random weights and chance (docs/evaluation.md):
+"""Evaluates the encoders of a checkpoint and compares them with random weights and chance (docs/evaluation.md):
 
 python evaluate.py --checkpoint RUN --protocol P --data SHARDS [--config configs/eval/P.yaml] [--label a,b] [key=value]
 """
@@ -37,9 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, or a checkpoint file")
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), required=True)
     parser.add_argument("--data", required=True, help="folder of shards (of raw videos with loader=decord)")
-    parser.add_argument("--label", help="label columns to predict, with commas between; not needed if there is one")
-    parser.add_argument("--config", type=Path, help="YAML of settings, as in configs/eval")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in clips=10 (settings/evaluation.py)")
+    parser.add_argument("--label", help="label columns to predict, separated by commas (default: the only one)")
+    parser.add_argument("--config", type=Path, help="YAML file of settings, as in configs/eval")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings, as clips=10 (docs/configuration.md)"
+    )
     args = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -54,14 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
 def evaluate(
     checkpoint: Path, protocol: str, data: str, label: str | None, settings: EvaluationConfig
 ) -> list[dict[str, Any]]:
-    """Runs a protocol, writes evaluation-*.json into the run folder and prints a table for each label."""
+    """Runs a protocol, writes evaluation-*.json to the run folder and prints one table per label."""
     config, model = load_model(checkpoint)
     loader_config, device = _loader_config(config, data, settings, trains=protocol == "finetune")
     loader = make_loader(loader_config, device=device, batch_size=settings.batch_size)
     models = {name: m.to(device).eval() for name, m in _encoders(config, model, settings).items()}
-    subject = EvaluationInputs(models=models, loader=loader, settings=settings, label=label)
+    inputs = EvaluationInputs(models=models, loader=loader, settings=settings, label=label)
     results = []
-    for table in PROTOCOLS[protocol](subject):
+    for table in PROTOCOLS[protocol](inputs):
         result = {
             "title": table.name.replace("-", " of ", 1),
             "caption": "\n".join([table.caption, *describe_coverage(table.coverage)]),
@@ -79,7 +81,7 @@ def evaluate(
 
 
 def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, trains: bool) -> tuple[Config, str]:
-    """The run's config, pointed at the whole data set to evaluate on."""
+    """The run's config with the complete data set to evaluate on, and the device."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,7 +89,7 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, tra
         path=data,
         loader=settings.loader or config.data.loader,
         labels=settings.labels or config.data.labels,
-        # The default puts other samples, of the test part too, in the place of bad ones: no probe may train on those.
+        # By default any sample, also one of the test part, may replace a bad one: no probe may train on those.
         max_bad_fraction=0.0,
         idle_priority=config.data.idle_priority and trains,
     )
@@ -103,8 +105,8 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, tra
 
 
 def _encoders(config: Config, model: CrossModalModel, settings: EvaluationConfig) -> dict[str, CrossModalModel]:
-    """The checkpoint's model, one of the same architecture that has seen nothing (weights of another seed), and the
-    reference, if one is asked for."""
+    """The checkpoint's model, one of the same architecture with random weights of another seed, and the reference if
+    the settings ask for one."""
     models = {PRETRAINED: model, RANDOM: build_model(config.model, audio=config.audio, seed=config.seed + 1)}
     if settings.reference:
         models[REFERENCE] = reference_model(model, architecture=config.model.video, weights=settings.reference)

@@ -16,16 +16,12 @@ from typing import Any
 from benchmarks.tools.corpus import SHARDS
 from benchmarks.tools.plots import plot_loaders
 from common.environment import ROOT
+from common.markdown import markdown_table
 
 DOCUMENTS = ("README.md", "docs/performance.md")
 PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Result = dict[str, Any]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in [head, *rows]]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
 
 
 def sampling(result: Result) -> str:
@@ -42,7 +38,7 @@ def sampling(result: Result) -> str:
         for record in result["records"]
         if record["backend"] == name
     ]
-    return table(["", "seconds", "times faster"], rows)
+    return markdown_table(["", "seconds", "times faster"], rows)
 
 
 def decode(result: Result) -> str:
@@ -61,7 +57,7 @@ def decode(result: Result) -> str:
             ]
         rows.append([*cells, f"{stored['kilobytes_per_second']:.0f}", f"{stored['psnr_db']:.1f}"])
     head = ["loader", "storage", "clips/s", "CPU ms per clip", "kB read per clip", "peak MB", "stored kB/s", "PSNR dB"]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def decode_sweep(result: Result) -> str:
@@ -80,7 +76,7 @@ def decode_sweep(result: Result) -> str:
             ]
         )
     head = ["changed", "codec", "to", "clips/s", "CPU ms per clip", "stored kB/s", "PSNR dB"]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def ratios(result: Result) -> str:
@@ -97,7 +93,7 @@ def ratios(result: Result) -> str:
         for kind, found in kinds.items()
     ]
     codecs = [storage.split("_")[1].upper() for storage in ours]
-    return table(["the peer reads", "fastest peer", *(f"ours, {codec}" for codec in codecs)], rows)
+    return markdown_table(["the peer reads", "fastest peer", *(f"ours, {codec}" for codec in codecs)], rows)
 
 
 def spectrogram(result: Result) -> str:
@@ -110,13 +106,13 @@ def spectrogram(result: Result) -> str:
         ]
         for record in result["records"]
     ]
-    return table(["", "windows/s", "CPU ms per window", "largest difference from torchaudio, dB"], rows)
+    return markdown_table(["", "windows/s", "CPU ms per window", "largest difference from torchaudio, dB"], rows)
 
 
 def step(result: Result) -> str:
     whole = result["parts"]["whole step"]
     rows = [[name, f"{1e3 * value:.1f}", f"{value / whole:.1%}"] for name, value in result["parts"].items()]
-    return table(["part", "ms", "share"], rows)
+    return markdown_table(["part", "ms", "share"], rows)
 
 
 def efficiency(result: Result) -> str:
@@ -131,7 +127,7 @@ def efficiency(result: Result) -> str:
         rows.append(["model FLOP utilisation", f"{result['model_flop_utilisation']['share']:.1%}"])
     if "against" in result:
         rows.append([f"against {list(result['against']['seconds'])[1]}", f"{result['against']['ratio']:.3f} times"])
-    return table(["", ""], rows)
+    return markdown_table(["", ""], rows)
 
 
 def scaling(result: Result) -> str:
@@ -147,7 +143,7 @@ def scaling(result: Result) -> str:
         ]
         for record in result["records"]
     ]
-    return table(["processes", "clips/s", "efficiency", *(f"{name}, kB" for name in collectives)], rows)
+    return markdown_table(["processes", "clips/s", "efficiency", *(f"{name}, kB" for name in collectives)], rows)
 
 
 def dataset_scaling(result: Result) -> str:
@@ -163,7 +159,7 @@ def dataset_scaling(result: Result) -> str:
         for record in result["records"]
     ]
     head = ["samples", "shards", "clips/s", "relative to the first row", "start-up, s", "MB beyond the imports"]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 COLLECTIVES = (

@@ -1,4 +1,7 @@
-"""Retrieval by class: is a training sample of the class among the nearest? (Büchler et al. 2018; UCF101, HMDB51)"""
+"""Retrieval by class within a modality, as on UCF101 and HMDB51 (Büchler et al. 2018).
+
+A test sample counts as a hit if a training sample of its class is among its nearest neighbours.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,13 @@ RECALL_AT = (1, 5, 20)
 BLOCK = 1024
 
 
-def run_nearest(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Recall at RECALL_AT of test samples among training samples by the cosine of features, for each encoder and
-    modality, and for a random order."""
+def run_class_retrieval(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
+    """Recall of test samples among training samples, ranked by cosine, for each encoder and modality and by chance."""
     del config  # protocols share one signature; retrieval has nothing to set
     gallery, queries = task.codes[task.train], task.codes[task.test]
     rows = []
-    for name, given in features.items():
-        for modality, pooled in given.pooled.items():
+    for name, encoded in features.items():
+        for modality, pooled in encoded.pooled.items():
             hits = first_hits(pooled[task.test], queries, pooled[task.train], gallery)
             rows.append({"encoder": name, "modality": f"{modality} to {modality}"} | _recalls(hits))
     chance = {f"R@{k}": float(np.mean(_chance(queries, gallery, k))) for k in RECALL_AT}
@@ -33,13 +35,14 @@ def run_nearest(features: Mapping[str, Features], task: Task, config: Evaluation
 def first_hits(
     queries: np.ndarray, query_codes: np.ndarray, gallery: np.ndarray, gallery_codes: np.ndarray
 ) -> np.ndarray:
-    """int64 [n]: rank, from 1, of the nearest gallery row of the query's class; one past the gallery where it has none.
+    """The rank of the nearest gallery row of each query's class, int64 [n].
 
-    Rows of other classes that score the same come before it: a collapsed encoder finds nothing early.
+    Ranks start at 1; a query whose class is not in the gallery gets m + 1. On ties, rows of other classes come first,
+    so that a collapsed encoder gains nothing.
 
     Args:
-        queries, gallery: [n, F] and [m, F] features.
-        query_codes, gallery_codes: int classes of their rows.
+        queries, gallery: features, [n, F] and [m, F].
+        query_codes, gallery_codes: classes, int [n] and [m].
     """
     keys = unit_rows(gallery)
     hits = np.empty(len(queries), dtype=np.int64)
@@ -60,7 +63,7 @@ def _recalls(hits: np.ndarray) -> dict[str, float]:
 
 
 def _chance(query_codes: np.ndarray, gallery_codes: np.ndarray, k: int) -> np.ndarray:
-    """float64 [n]: probability that k of the gallery, drawn without regard to features, hold the query's class."""
+    """Probability that k random rows of the gallery contain the query's class, float64 [n]."""
     n = len(gallery_codes)
     others = n - (query_codes[:, None] == gallery_codes[None, :]).sum(axis=1).astype(np.float64)
     drawn = np.arange(min(k, n))

@@ -1,4 +1,4 @@
-"""ESC-50 (Piczak 2015): a linear SVM on frozen audio features over the five official folds."""
+"""The ESC-50 protocol (Piczak 2015): a linear SVM on frozen audio features over the five official folds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASELINE = "log-mel mean and deviation"
 
 
 class LogMelMoments(nn.Module):
-    """First and second moments of each mel band over a window's time: features without anything learned."""
+    """Features without anything learned: the first and second moment of each mel band over a window."""
 
     def forward(self, audio: torch.Tensor) -> EncoderOutput:
         """[B, 1, n_mels, F] to features [B, 2 n_mels]."""
@@ -37,7 +37,7 @@ class LogMelMoments(nn.Module):
 
 
 class Baseline(nn.Module):
-    """LogMelMoments in the place of a model."""
+    """LogMelMoments with the interface of a model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,22 +45,22 @@ class Baseline(nn.Module):
 
 
 def esc50_tasks(data: LabelledData) -> list[Task]:
-    """A task a fold, which is tested while the others are trained on.
+    """One task per fold, which is tested while the other folds are trained on.
 
     Raises:
-        ConfigError: the data set has no label columns fold and category, or one fold alone.
+        ConfigError: the data set lacks the label column fold or category, or has only one fold.
     """
     lacking = {"fold", "category"} - set(data.label_columns)
     if lacking:
         raise ConfigError(
-            "the ESC-50 protocols need the label columns fold and category; there is no "
-            f"{' and no '.join(sorted(lacking))}: prepare the data with --labels ESC-50/meta/esc50.csv"
+            "the ESC-50 protocols need the label columns fold and category; the data set has no "
+            f"{' and no '.join(sorted(lacking))}: prepare it with --labels ESC-50/meta/esc50.csv"
         )
     folds, names = np.asarray(data.labels("fold")), data.label_names("fold")
     codes = np.asarray(data.labels("category"))
     if len(names) < 2:
         raise ConfigError(
-            f"the ESC-50 protocols test each fold in turn; the column fold holds {', '.join(names)} alone"
+            f"the ESC-50 protocols need at least two folds; the column fold holds only {', '.join(names)}"
         )
     known = folds >= 0
     return [
@@ -78,21 +78,21 @@ def run_esc50(
 ) -> list[dict[str, Any]]:
     """Accuracy on each fold and its mean, for every encoder, for log-mel statistics, and for the majority class.
 
-    C has the best accuracy when each training fold in turn is held out: the tested fold has no say in it, and clips cut
-    from one recording, which share a fold, are never on both sides.
+    C is the value with the best accuracy when each training fold is held out in turn: the tested fold does not
+    influence it, and clips cut from one recording, which share a fold, are never on both sides.
 
     Raises:
-        ConfigError: the data have no sound.
+        ConfigError: the data have no audio.
     """
     if not loader.has_audio:
-        raise ConfigError("the ESC-50 protocols need sound in every sample; prepare the data with streams=audio")
+        raise ConfigError("the ESC-50 protocols need audio in every sample; prepare the data with streams=audio")
     ids = np.flatnonzero(np.logical_or.reduce([task.test for task in tasks]))
-    heard: dict[str, QueryEncoders] = {**_audio_only(models), BASELINE: Baseline()}
-    features = extract(heard, loader.uniform_clips(ids, clips=settings.clips), ids)
+    audio_models: dict[str, QueryEncoders] = {**_audio_only(models), BASELINE: Baseline()}
+    features = extract(audio_models, loader.uniform_clips(ids, clips=settings.clips), ids)
     fold_of = np.argmax([task.test[ids] for task in tasks], axis=0)
     rows = []
-    for name, given in features.items():
-        x = given.pooled["audio"]
+    for name, encoded in features.items():
+        x = encoded.pooled["audio"]
         x = _mean_and_deviation(x) if name == BASELINE else x
         each, chosen = [], []
         for task in (task.rows(ids) for task in tasks):
@@ -104,13 +104,13 @@ def run_esc50(
 
 
 def fit_svm(x: np.ndarray, y: np.ndarray, *, groups: np.ndarray) -> tuple[Pipeline, float]:
-    """A linear SVM on standardised [n, F] features, C chosen by leaving each group out (ties: the smallest).
+    """Fits a linear SVM to standardised [n, F] features; C is chosen by leaving each group out (ties: the smallest).
 
-    One class against one, of scikit-learn's two ways: with 40 clips a class it takes a twentieth of the time of one
-    against the rest.
+    Classes are separated one against one: with 40 clips per class this takes a twentieth of the time of one against
+    the rest.
     """
     pipeline = make_pipeline(StandardScaler(), SVC(kernel="linear", cache_size=500))
-    # The products are small: threads of the BLAS would wait for each other.
+    # The matrix products are so small that BLAS threads would mostly wait for each other.
     with threadpool_limits(1):
         search = GridSearchCV(pipeline, {"svc__C": list(CS)}, cv=LeaveOneGroupOut()).fit(x, y, groups=groups)
     return search.best_estimator_, float(search.best_params_["svc__C"])

@@ -1,4 +1,4 @@
-"""Frozen features of whole samples, from evenly spaced test clips."""
+"""Frozen features of complete samples, from evenly spaced test clips."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ MODALITIES = ("video", "audio")
 
 
 class QueryEncoders(Protocol):
-    """What features are taken of: a CrossModalModel, or anything else with encoders by modality."""
+    """A CrossModalModel, or any other object with encoders by modality."""
 
     @property
-    def query(self) -> nn.ModuleDict: ...
+    def query(self) -> nn.ModuleDict:
+        """The encoders, by modality."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What one model gives for n samples, by modality; one that the data or the model lack is absent."""
+    """Features of n samples under one model, by modality; a modality that the data or the model lack is absent."""
 
     pooled: dict[str, np.ndarray] = field(default_factory=dict)
-    """float32 [n, F] backbone features, the clips averaged; [n, slots F] with slots, one after the other in time."""
+    """Backbone features, float32 [n, F], averaged over clips; with slots, [n, slots F] in temporal order."""
     embedding: dict[str, np.ndarray] = field(default_factory=dict)
-    """float32 [n, D] embeddings, the unit vectors of the clips averaged."""
+    """Embeddings, float32 [n, D]: the clips' unit vectors, averaged."""
 
 
 @torch.no_grad()
 def extract(
     models: Mapping[str, QueryEncoders], batches: Iterable[Batch], ids: np.ndarray, *, slots: int = 1
 ) -> dict[str, Features]:
-    """Features of `ids` (distinct) under several models, in one pass over their test clips.
+    """Features of samples under several models, in one pass over their test clips.
 
     Args:
         models: name -> model in eval mode, on the device of the batches.
         batches: `loader.uniform_clips(ids, clips=...)`.
-        ids: int64 [n]; row i of the features is sample ids[i].
-        slots: 1 averages a sample's clips; as many as there are clips keeps them apart, in the order they come in.
+        ids: int64 [n], distinct; row i of the features is sample ids[i].
+        slots: 1 averages the clips of a sample; the number of clips keeps them apart, in their order.
     """
     order = np.argsort(ids)
     sums: dict[tuple[str, str, str], torch.Tensor] = {}
@@ -77,6 +78,6 @@ def extract(
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float64 [n, D], of the same direction; rows of zeros stay zeros."""
+    """The rows scaled to length 1, float64 [n, D]; rows of zeros stay zeros."""
     rows = rows.astype(np.float64)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -1,8 +1,8 @@
-"""Full fine-tuning of an encoder, beside the same recipe from scratch and on frozen features.
+"""Full fine-tuning of an encoder, compared with the same recipe from scratch and on frozen features.
 
-The protocol of the field for UCF101 and HMDB51: each official split is trained and tested on its own, clips are cut as
-in pre-training, a test video is the average of the softmax over its clips and crops, and what is reported is the last
-epoch, not the one that does best on the test part.
+This is the common protocol for UCF101 and HMDB51: each official split is trained and tested separately, clips are cut
+as in pre-training, and the prediction for a test video is the softmax averaged over its clips and crops. The accuracy
+of the last epoch is reported, not that of the best epoch on the test part.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Classifier(nn.Module):
     """A backbone with a new last layer.
 
     Args:
-        backbone: clips to features [B, F].
-        frozen: the backbone stays as it is, its BatchNorm statistics included, and gets no gradient.
+        backbone: maps clips to features [B, F].
+        frozen: leave the backbone unchanged, including its BatchNorm statistics, and compute no gradient for it.
     """
 
     def __init__(self, *, backbone: nn.Module, features: int, classes: int, dropout: float, frozen: bool) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(not frozen)
         self.frozen = frozen
-        # Features of different encoders differ in scale by orders of magnitude; one recipe must suit them all.
+        # The features of different encoders differ in scale by orders of magnitude, but one recipe must suit them all.
         self.head = nn.Sequential(
             nn.BatchNorm1d(features, affine=False), nn.Dropout(dropout), nn.Linear(features, classes)
         )
@@ -74,17 +74,18 @@ def run_finetune(
     kinds: Sequence[str] = (FULL, LINEAR),
     top5: bool = False,
 ) -> list[dict[str, Any]]:
-    """Mean and deviation over `tasks` (splits of one label) of the accuracy of whole samples and of single clips.
+    """Mean and standard deviation over the splits of the accuracy on samples and on single clips.
 
-    By the same recipe, each encoder is fine-tuned (the random one: trained from scratch) and gets a linear layer on
-    its frozen features.
+    Each encoder is fine-tuned (which trains the random one from scratch) and, with the same recipe, a linear layer is
+    trained on its frozen features.
 
     Args:
+        tasks: the splits of one label.
         kinds: FULL, LINEAR or both.
-        top5: whether rows also say how often the class is among the five most probable.
+        top5: also report how often the class is among the five most probable ones.
 
     Raises:
-        ConfigError: data without the modality, or a training part smaller than a batch.
+        ConfigError: a training part is smaller than a batch.
     """
     models = {name: model for name, model in models.items() if modality in model.query}
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
@@ -92,7 +93,9 @@ def run_finetune(
     for number, task in enumerate(tasks, 1):
         train = np.flatnonzero(task.train)
         if len(train) < loader.batch_size:
-            raise ConfigError(f"batch_size={loader.batch_size} is larger than the training part, {len(train)} samples")
+            raise ConfigError(
+                f"batch_size={loader.batch_size} is larger than the training part of {len(train)} samples; lower it"
+            )
         classifiers = {}
         for name, model in models.items():
             for kind in kinds:
@@ -124,17 +127,18 @@ def fit(
     modality: str,
     frozen: bool,
 ) -> Classifier:
-    """A classifier of the training samples `ids`, on the loader's device, after the last epoch.
+    """Trains a classifier on the loader's device and returns it after the last epoch.
 
     Args:
-        codes: int [n] classes, by sample id.
+        ids: int64, the training samples.
+        codes: int [n], the classes by sample id.
     """
     recipe, device = settings.finetune, loader.device
     (probe,) = loader.uniform_clips(ids[:1], clips=1)
     with torch.no_grad():
         features = backbone(getattr(probe, modality)).shape[1]
     steps = len(ids) // loader.batch_size
-    # fork_rng: the caller's random state stays as it was; the new layer and dropout depend on the seed alone.
+    # fork_rng preserves the caller's random state; the new layer and dropout depend only on the seed.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(torch_seed(settings.seed, 0, PURPOSE))
         classifier = Classifier(
@@ -169,11 +173,11 @@ def classify(
     *,
     modality: str,
 ) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-    """Several classifiers over the same test clips, decoded once.
+    """Applies several classifiers to the same test clips, which are decoded once.
 
     Returns:
-        By classifier: float64 [n, classes], the softmax averaged over the clips and crops of ids[i]; and bool [clips
-        of all], whether each single one is right.
+        For each classifier the softmax averaged over the clips and crops of ids[i], float64 [n, classes], and whether
+        the prediction for each single clip is right, bool [n clips crops].
     """
     order = np.argsort(ids)
     sums: dict[Any, np.ndarray] = {}
@@ -193,7 +197,7 @@ def classify(
 
 
 def top_k(probabilities: np.ndarray, codes: np.ndarray, k: int) -> float:
-    """Share of the rows of [n, classes] whose class, int [n], is among the k most probable."""
+    """Share of the rows of `probabilities`, [n, classes], whose class, int [n], is among the k most probable."""
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return float(np.mean((best == codes[:, None]).any(axis=1)))
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine, each neighbour one vote."""
+"""The k-nearest-neighbours protocol: cosine similarity, one vote per neighbour."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from settings.evaluation import EvaluationConfig
 
 
 def run_knn(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Test accuracy of each modality and encoder, and of the majority class; k is at most the training samples."""
+    """Test accuracy of each modality and encoder and of the majority class; k is limited to the training samples."""
     k = min(config.k, int(task.train.sum()))
     rows = []
-    for name, given in features.items():
-        for modality, pooled in given.pooled.items():
+    for name, encoded in features.items():
+        for modality, pooled in encoded.pooled.items():
             neighbours = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute")
             neighbours.fit(pooled[task.train], task.codes[task.train])
             correct = neighbours.predict(pooled[task.test]) == task.codes[task.test]

@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on standardised frozen features."""
+"""The linear probe: logistic regression on standardised frozen features."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 def run_linear(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
     """Test accuracy of a probe for each modality and encoder, and of the majority class."""
     rows = []
-    for name, given in features.items():
-        for modality, pooled in given.pooled.items():
+    for name, encoded in features.items():
+        for modality, pooled in encoded.pooled.items():
             probe, c = fit_probe(pooled[task.train], task.codes[task.train], folds=config.folds, seed=config.seed)
             correct = probe.predict(pooled[task.test]) == task.codes[task.test]
             rows.append(accuracy_row(name, modality, correct) | {"C": c})
@@ -34,18 +34,21 @@ def run_linear(features: Mapping[str, Features], task: Task, config: EvaluationC
 
 
 def fit_probe(x: np.ndarray, y: np.ndarray, *, folds: int, seed: int) -> tuple[Pipeline, float]:
-    """Fits a probe on [n, F] features and [n] classes; its C has the best cross-validated accuracy (ties: smallest).
+    """Fits a probe to [n, F] features and [n] classes; C has the best cross-validated accuracy (ties: the smallest).
 
-    The folds keep the classes' shares where every class has a sample for each fold; otherwise they are plain. Where
-    a plain fold would leave a single class to fit, too few samples are there to choose by, and C is 1.
+    Folds are stratified if every class has at least one sample per fold, otherwise plain. If a plain fold left only
+    one class to fit, there are too few samples to choose by, and C is 1.
+
+    Returns:
+        The probe and its C.
     """
     folds = min(folds, len(y))
     fewest = np.unique(y, return_counts=True)[1].min()
     cv = (StratifiedKFold if fewest >= folds else KFold)(folds, shuffle=True, random_state=seed)
     can_choose = all(len(np.unique(y[fit])) > 1 for fit, _ in cv.split(x, y))
-    # The products are small: threads of the BLAS would spend five times the time on waiting for each other.
+    # The matrix products are so small that BLAS threads, waiting for each other, take five times as long.
     with threadpool_limits(1), warnings.catch_warnings():
-        # Separable classes under weak regularisation have no finite optimum; such a C wins only if it predicts well.
+        # Separable classes have no finite optimum under weak regularisation; such a C wins only if it predicts well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         if not can_choose:

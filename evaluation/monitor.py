@@ -1,4 +1,4 @@
-"""A look at the features while they are trained: nearest neighbours' accuracy, and whether embeddings collapse."""
+"""Monitors the features during training: nearest-neighbour accuracy, and whether the embeddings collapse."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """Measures the query encoders on the same labelled samples (one centre clip each) every time.
+    """Measures the query encoders on a fixed set of labelled samples, with one centre clip each.
 
-    The run is left as it is: encoders work in eval mode without gradient and get back the mode they were in, clips
-    come from a loader of its own, no random number is drawn. The ranks share the encoding.
+    Measuring does not affect the run: encoders work in eval mode without gradients and return to their previous mode,
+    clips come from a separate loader, and no random number is drawn. Each rank encodes its part of the samples.
 
     Args:
-        config: monitor, data, clip, audio, model and seed are read.
-        device: where the encoders are.
-        rank, world_size: this process among all.
-        gather: gives every rank the list of all ranks' objects.
+        config: its sections monitor, data, clip, audio and model and its seed are used.
+        device: device of the encoders.
+        rank, world_size: this process and the number of processes.
+        gather: returns the list of all ranks' objects on every rank.
 
     Raises:
-        ConfigError: monitor.label is no column of the data, or too few samples have such a label.
+        ConfigError: monitor.label is not a label column of the data, or too few samples have such a label.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Monitor:
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
         self._settings, self._rank, self._gather = config.monitor, rank, gather
-        # Its own view of the data: all splits, and each video with its own sound even in the shuffled control.
+        # All splits, and each video with its own audio even where training shuffles the pairs.
         data = config.data.without_split(path=config.monitor.data or config.data.path)
         self._loader = make_loader(replace(config, data=data), device=str(device), rank=rank, world_size=world_size)
         dataset = self._loader.dataset
         if config.monitor.label not in dataset.label_columns:
             columns = format_names(dataset.label_columns)
             raise ConfigError(
-                f"monitor.label={config.monitor.label!r} is no label of {data.path}; there are: {columns}"
+                f"monitor.label={config.monitor.label!r} is not a label column of {data.path}; it has: {columns}"
             )
         labels = np.asarray(dataset.labels(config.monitor.label))
         known = np.flatnonzero(labels >= 0)
@@ -74,7 +74,7 @@ class Monitor:
     def measure(self, model: CrossModalModel) -> dict[str, float]:
         """Accuracy of the query encoders' features, and effective rank of their embeddings.
 
-        To be called by all ranks at once. Warns (on rank 0) of embeddings whose rank is too low.
+        All ranks must call it together. Rank 0 warns if the effective rank is too low.
 
         Returns:
             monitor/knn_video, monitor/knn_audio; monitor/majority, the accuracy of always naming the most frequent
@@ -84,7 +84,7 @@ class Monitor:
         with _eval_mode(model):
             clips = self._loader.uniform_clips(self._mine, clips=1)
             mine = extract({"": model}, clips, self._mine)[""]
-        # A rank without a sample (fewer samples than ranks) has no features either.
+        # With fewer samples than ranks, some ranks have no features.
         shares = [share for share in self._gather((self._mine, mine)) if len(share[0])]
         labels = self._labels[np.concatenate([ids for ids, _ in shares])]
         numbers = {"monitor/majority": float(np.bincount(labels).max()) / len(labels)}
@@ -98,7 +98,7 @@ class Monitor:
         return numbers | {"monitor/seconds": time.perf_counter() - began}
 
     def _warn_of_collapse(self, modality: str, rank: float, largest: int) -> None:
-        # Not "rank <": embeddings that are not finite have no rank, and are worth a word too.
+        # Not "rank <": the rank of non-finite embeddings is NaN, which deserves the warning too.
         if not rank >= self._settings.min_rank * largest:
             log.warning(
                 "the %s embeddings collapse: their effective rank is %.1f of at most %d (monitor.min_rank=%g). Look at "
@@ -113,24 +113,24 @@ class Monitor:
 
 
 def knn_accuracy(features: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Share of the rows whose k nearest other rows (by cosine, one vote each) name their label.
+    """Share of the rows whose label is predicted by their k nearest other rows (cosine, one vote each).
 
     Args:
-        features: float32 [n, F], n > k. NaN is returned if they are not all finite.
+        features: float32 [n, F], n > k. The result is NaN if any is not finite.
         labels: int [n].
     """
     if not np.isfinite(features).all():
         return float("nan")
     neighbours = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute").fit(features, labels)
-    # None: each row is classified by the others.
+    # With None, scikit-learn classifies each row by the others.
     return float(np.mean(neighbours.predict(None) == labels))
 
 
 def effective_rank(embedding: np.ndarray) -> float:
-    """exp of the entropy of the singular values' shares (Roy and Vetterli, 2007); NaN for rows that are not finite.
+    """Exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); NaN for non-finite rows.
 
-    1 when all rows of [n, D] lie on one line, min(n, D) when all directions carry the same. The mean is not taken
-    away: rows that are all alike would else leave their noise, which has full rank.
+    It is 1 if all rows of [n, D] lie on one line and min(n, D) if all directions carry the same. The mean is not
+    subtracted: identical rows would otherwise leave only their noise, which has full rank.
     """
     if not np.isfinite(embedding).all():
         return float("nan")

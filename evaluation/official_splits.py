@@ -1,4 +1,4 @@
-"""The official train and test lists of UCF101 and HMDB51, as they are distributed, met with a prepared data set."""
+"""Reads the official train and test lists of UCF101 and HMDB51 and matches them with a prepared data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS = ("train", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialSplits:
-    """What the lists say. Paths are CLASS/FILE.avi."""
+    """The content of the lists. Paths are CLASS/FILE.avi."""
 
     name: str
     """ucf101 or hmdb51."""
@@ -32,7 +32,7 @@ def read_official_splits(folder: str | Path) -> OfficialSplits:
     """Reads ucfTrainTestlist/ (trainlist01.txt, testlist01.txt) or testTrainMulti_7030_splits/ (CLASS_test_split1.txt).
 
     Raises:
-        ConfigError: no such lists there, or a line that is not of their format.
+        ConfigError: the folder holds no such lists, or a line has another format.
     """
     folder = Path(folder)
     if lists := sorted(folder.glob("trainlist*.txt")):
@@ -50,7 +50,7 @@ def read_official_splits(folder: str | Path) -> OfficialSplits:
 
 
 def _read_ucf101(train: Path) -> tuple[int, dict[str, str]]:
-    """Lines of `Class/video.avi 1` for training (the class's number last), of `Class/video.avi` for testing."""
+    """Lines are `Class/video.avi 1` (with the class's number) for training and `Class/video.avi` for testing."""
     test = train.with_name(train.name.replace("trainlist", "testlist"))
     parts = {}
     for part, path in (("train", train), ("test", test)):
@@ -63,7 +63,7 @@ def _read_ucf101(train: Path) -> tuple[int, dict[str, str]]:
 
 
 def _read_hmdb51(path: Path) -> tuple[int, dict[str, str]]:
-    """Lines of `video.avi 1`: 1 trains, 2 tests, 0 is left out. File names may hold spaces, brackets and the like."""
+    """Lines are `video.avi 1`: 1 is training, 2 test, 0 unused. File names may contain spaces and brackets."""
     label = path.stem.rpartition("_test_split")[0]
     parts = {}
     for number, line in _lines(path):
@@ -93,20 +93,20 @@ def _number(path: Path) -> int:
 def official_tasks(
     official: OfficialSplits, data: LabelledData, *, rejected: Mapping[str, str]
 ) -> tuple[list[Task], list[dict[str, Any]]]:
-    """The splits as tasks over `data`, and how much of each list is there.
+    """The splits as tasks over `data`, and how much of each list the data hold.
 
-    A video is found by class folder and file name, wherever these lie below the prepared folder; capitals do not
-    matter (UCF101's lists and folders disagree on HandstandPushups in some copies).
+    A video is found by class folder and file name, anywhere below the prepared folder and ignoring case (in some
+    copies of UCF101, lists and folders disagree on HandstandPushups).
 
     Args:
-        rejected: source path -> why preparation left it out (`read_rejected`).
+        rejected: source path -> reason of its rejection in preparation (`read_rejected`).
 
     Returns:
-        A task a split, and coverage rows with the keys split, part, listed, found, unreadable, missing (counts) and
-        absent (the first 20 that are not there, with the reason if there is one).
+        One task per split, and coverage rows with the keys split, part, listed, found, unreadable, missing (counts) and
+        absent (the first 20 absent paths with the reason).
 
     Raises:
-        ConfigError: a split of which a part is not there at all.
+        ConfigError: the data hold nothing of a part of a split.
     """
     ids = {_key(data.source(index)): index for index in range(len(data))}
     unreadable = {_key(source): reason for source, reason in rejected.items()}
@@ -126,8 +126,8 @@ def official_tasks(
             coverage.append(_coverage_row(number, part, listed, ids, unreadable))
             if not found:
                 raise ConfigError(
-                    f"none of the {len(listed)} {part} videos of {official.name} split {number} is in the data, as "
-                    f"{listed[0] if listed else 'nothing is listed'}: check --data and splits"
+                    f"none of the {len(listed)} {part} videos of {official.name} split {number} is in the data (e.g. "
+                    f"{listed[0] if listed else 'nothing is listed'}): check --data and splits"
                 )
         split = Split(train=masks["train"], test=masks["test"], origin=f"official split {number} of {official.name}")
         tasks.append(Task(label=official.name, codes=codes, split=split))
@@ -135,7 +135,7 @@ def official_tasks(
 
 
 def describe_coverage(coverage: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Coverage rows in words, a line a split."""
+    """Coverage rows in words, one line per split."""
     lines = []
     for number in dict.fromkeys(row["split"] for row in coverage):
         count = {
@@ -150,7 +150,7 @@ def describe_coverage(coverage: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def read_rejected(folder: str | Path) -> dict[str, str]:
-    """Source path -> reason, of what preparation left out; empty where there is no rejected.jsonl."""
+    """Source path -> reason for each video that preparation rejected; empty if there is no rejected.jsonl."""
     path = Path(folder) / "rejected.jsonl"
     if not path.is_file():
         return {}
@@ -179,6 +179,6 @@ def _class(path: str) -> str:
 
 
 def _key(path: str) -> str:
-    """Class folder and file name, in small letters: what a listed path and a source path have in common."""
+    """Class folder and file name in lower case, which a listed path and a source path have in common."""
     parts = PurePosixPath(path).parts[-2:]
     return "/".join(parts).casefold()

@@ -1,4 +1,4 @@
-"""Video to audio and audio to video: is a clip's own other half among the nearest?"""
+"""Retrieval between modalities: is a sample's own audio among the nearest to its video, and the reverse?"""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from settings.evaluation import EvaluationConfig
 RECALL_AT = (1, 5, 10)
 
 
-def run_retrieval(features: Mapping[str, Features], split: Split, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Recall and median rank among the test samples, both ways, for each encoder and for a random order.
+def run_pair_retrieval(
+    features: Mapping[str, Features], split: Split, config: EvaluationConfig
+) -> list[dict[str, Any]]:
+    """Recall and median rank among the test samples, in both directions, for each encoder and for a random order.
 
     Raises:
         ConfigError: the data lack a modality, or fewer than two test samples.
@@ -27,20 +29,20 @@ def run_retrieval(features: Mapping[str, Features], split: Split, config: Evalua
     if n < 2:
         raise ConfigError(f"retrieval needs at least two test samples, not {n}")
     rows = []
-    for name, given in features.items():
+    for name, encoded in features.items():
         for query, key in (MODALITIES, MODALITIES[::-1]):
-            if query not in given.embedding or key not in given.embedding:
+            if query not in encoded.embedding or key not in encoded.embedding:
                 raise ConfigError("retrieval needs both video and audio; this data set lacks one of them")
-            ranks = pair_ranks(given.embedding[query][split.test], given.embedding[key][split.test])
+            ranks = pair_ranks(encoded.embedding[query][split.test], encoded.embedding[key][split.test])
             rows.append({"encoder": name, "modality": f"{query} to {key}"} | summarise(ranks))
     chance = {f"R@{k}": min(k, n) / n for k in RECALL_AT} | {"median_rank": (n + 1) / 2}
     return [*rows, {"encoder": CHANCE, "modality": "random order"} | chance]
 
 
 def pair_ranks(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """int64 [n]: rank, from 1, of key i among all keys by cosine to query i.
+    """The rank, from 1, of key i among all keys by cosine similarity to query i, int64 [n].
 
-    Keys that score the same as the right one come before it: a collapsed encoder ranks it last.
+    On ties, other keys come first, so that a collapsed encoder ranks the right one last.
     """
     similarities = unit_rows(queries) @ unit_rows(keys).T
     own = np.diagonal(similarities)[:, None]

@@ -1,4 +1,4 @@
-"""The protocols by name, and what each gets and gives."""
+"""The evaluation protocols by name: functions from `EvaluationInputs` to the tables of a result."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.class_retrieval import run_nearest
+from evaluation.class_retrieval import run_class_retrieval
 from evaluation.esc50 import esc50_tasks, run_esc50
 from evaluation.features import Features, extract
 from evaluation.finetune import LINEAR, run_finetune
 from evaluation.knn import run_knn
 from evaluation.linear import run_linear
 from evaluation.official_splits import official_tasks, read_official_splits, read_rejected
-from evaluation.pair_retrieval import run_retrieval
+from evaluation.pair_retrieval import run_pair_retrieval
 from evaluation.task import Task, choose_labels, make_split, make_splits, make_task
 from model.encoder import CrossModalModel
 from pipeline.load.clip_loader import ClipLoader
@@ -26,86 +26,86 @@ from settings.evaluation import EvaluationConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationInputs:
-    """What is evaluated, on what, and how."""
+    """The models to evaluate, the data and the settings."""
 
     models: Mapping[str, CrossModalModel]
     """Name -> model in eval mode on the loader's device; the checkpoint's first, then the random one."""
     loader: ClipLoader
     settings: EvaluationConfig
     label: str | None
-    """--label."""
+    """Value of the option --label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A result."""
+    """The result of a protocol for one label."""
 
     name: str
-    """Of the JSON file."""
+    """Name of the JSON file after `evaluation-`."""
     caption: str
     rows: list[dict[str, Any]]
     coverage: Sequence[dict[str, Any]] = ()
-    """How much of the official lists is there (`official_tasks`); nothing where none were given."""
+    """How much of each official list the data set holds (see `official_tasks`); empty without official lists."""
 
 
-def _probe(run: Callable[..., list[dict[str, Any]]], protocol: str, subject: EvaluationInputs) -> Iterator[Table]:
-    """Protocols over frozen features of the samples of one split."""
-    tasks, coverage = _tasks(subject, first_only=True)
-    features, ids = _features(subject, np.logical_or.reduce([task.train | task.test for task in tasks]))
+def _probe(run: Callable[..., list[dict[str, Any]]], protocol: str, inputs: EvaluationInputs) -> Iterator[Table]:
+    """Runs a protocol over frozen features of the samples of the first split."""
+    tasks, coverage = _tasks(inputs, first_only=True)
+    features, ids = _features(inputs, np.logical_or.reduce([task.train | task.test for task in tasks]))
     for task in tasks:
-        given = task.rows(ids)
+        selected = task.rows(ids)
         yield Table(
             name=f"{protocol}-{task.label}",
-            caption=f"{_counts([given])}; {_clips(subject.settings)}",
-            rows=run(features, given, subject.settings),
+            caption=f"{_counts([selected])}; {_clips(inputs.settings)}",
+            rows=run(features, selected, inputs.settings),
             coverage=coverage,
         )
 
 
-def _retrieval(subject: EvaluationInputs) -> Iterator[Table]:
-    """Video with audio; with classes given, the nearest training samples of the same modality."""
-    if subject.label is not None or subject.settings.splits:
-        yield from _probe(run_nearest, "retrieval", subject)
+def _retrieval(inputs: EvaluationInputs) -> Iterator[Table]:
+    """Retrieval between video and audio; with --label or splits, retrieval by class within each modality."""
+    if inputs.label is not None or inputs.settings.splits:
+        yield from _probe(run_class_retrieval, "retrieval", inputs)
         return
-    split = make_split(subject.loader.dataset, seed=subject.settings.seed)
-    features, ids = _features(subject, split.test)
-    given = split.rows(ids)
+    split = make_split(inputs.loader.dataset, seed=inputs.settings.seed)
+    features, ids = _features(inputs, split.test)
+    selected = split.rows(ids)
     yield Table(
         name="retrieval",
-        caption=f"{given.test.sum()} test samples; split: {split.origin}; {_clips(subject.settings)}",
-        rows=run_retrieval(features, given, subject.settings),
+        caption=f"{selected.test.sum()} test samples; split: {split.origin}; {_clips(inputs.settings)}",
+        rows=run_pair_retrieval(features, selected, inputs.settings),
     )
 
 
-def _finetune(subject: EvaluationInputs) -> Iterator[Table]:
-    """All splits there are, by video; by audio where the data have no picture."""
-    tasks, coverage = _tasks(subject)
+def _finetune(inputs: EvaluationInputs) -> Iterator[Table]:
+    """Fine-tunes on every split, with video or, if the data have none, with audio."""
+    tasks, coverage = _tasks(inputs)
     if len({task.label for task in tasks}) > 1:
         raise ConfigError("finetune trains for one label at a time; name one with --label")
-    yield _finetuned(subject, tasks, name=f"finetune-{tasks[0].label}", coverage=coverage)
+    yield _finetuned(inputs, tasks, name=f"finetune-{tasks[0].label}", coverage=coverage)
 
 
-def _kinetics_linear(subject: EvaluationInputs) -> Iterator[Table]:
-    """A linear classifier of the first split on frozen features of augmented clips."""
-    tasks, coverage = _tasks(subject, first_only=True)
+def _kinetics_linear(inputs: EvaluationInputs) -> Iterator[Table]:
+    """Trains a linear classifier on frozen features of augmented clips of the first split."""
+    tasks, coverage = _tasks(inputs, first_only=True)
     for task in tasks:
         yield _finetuned(
-            subject, [task], name=f"kinetics_linear-{task.label}", coverage=coverage, kinds=(LINEAR,), top5=True
+            inputs, [task], name=f"kinetics_linear-{task.label}", coverage=coverage, kinds=(LINEAR,), top5=True
         )
 
 
-def _esc50(subject: EvaluationInputs) -> Iterator[Table]:
-    tasks = esc50_tasks(subject.loader.dataset)
-    rows = run_esc50(subject.models, subject.loader, tasks, subject.settings)
-    yield Table(name="esc50", caption=f"{_counts(tasks)}; {_clips(subject.settings)}; linear SVM", rows=rows)
+def _esc50(inputs: EvaluationInputs) -> Iterator[Table]:
+    tasks = esc50_tasks(inputs.loader.dataset)
+    rows = run_esc50(inputs.models, inputs.loader, tasks, inputs.settings)
+    yield Table(name="esc50", caption=f"{_counts(tasks)}; {_clips(inputs.settings)}; linear SVM", rows=rows)
 
 
-def _esc50_finetune(subject: EvaluationInputs) -> Iterator[Table]:
-    yield _finetuned(subject, esc50_tasks(subject.loader.dataset), name="esc50_finetune", modality="audio")
+def _esc50_finetune(inputs: EvaluationInputs) -> Iterator[Table]:
+    yield _finetuned(inputs, esc50_tasks(inputs.loader.dataset), name="esc50_finetune", modality="audio")
 
 
 def _finetuned(
-    subject: EvaluationInputs,
+    inputs: EvaluationInputs,
     tasks: Sequence[Task],
     *,
     name: str,
@@ -113,36 +113,41 @@ def _finetuned(
     modality: str | None = None,
     **options: Any,
 ) -> Table:
-    """`modality` None: video; audio where the data have no picture. `options` go to run_finetune."""
-    loader, settings = subject.loader, subject.settings
+    """Fine-tunes and makes the table.
+
+    Args:
+        modality: None takes video or, if the data have none, audio.
+        options: passed to `run_finetune`.
+    """
+    loader, settings = inputs.loader, inputs.settings
     modality = modality or ("video" if loader.has_video else "audio")
     if not getattr(loader, f"has_{modality}"):
         raise ConfigError(f"this protocol needs {modality} in every sample; prepare the data with streams={modality}")
-    rows = run_finetune(subject.models, loader, tasks, settings, modality=modality, **options)
+    rows = run_finetune(inputs.models, loader, tasks, settings, modality=modality, **options)
     recipe = f"{settings.finetune.epochs} epochs, the last one; {modality}"
     caption = f"{_counts(tasks)}; {_clips(settings)}; {recipe}"
     return Table(name=name, caption=caption, rows=rows, coverage=coverage)
 
 
-def _tasks(subject: EvaluationInputs, *, first_only: bool = False) -> tuple[list[Task], list[dict[str, Any]]]:
-    """The tasks of --label and the splits (those of the official lists, if given), and the lists' coverage."""
-    data, settings = subject.loader.dataset, subject.settings
+def _tasks(inputs: EvaluationInputs, *, first_only: bool = False) -> tuple[list[Task], list[dict[str, Any]]]:
+    """The tasks of each label and split, or those of the official lists; and the coverage of the lists."""
+    data, settings = inputs.loader.dataset, inputs.settings
     if settings.splits:
-        if subject.label is not None:
+        if inputs.label is not None:
             raise ConfigError("give --label or splits, not both: the official lists name the classes too")
-        rejected = read_rejected(subject.loader.config.data.path)
+        rejected = read_rejected(inputs.loader.config.data.path)
         tasks, coverage = official_tasks(read_official_splits(settings.splits), data, rejected=rejected)
         return tasks[:1] if first_only else tasks, coverage
     splits = [make_split(data, seed=settings.seed)] if first_only else make_splits(data, seed=settings.seed)
-    return [make_task(data, name, split) for name in choose_labels(data, subject.label) for split in splits], []
+    return [make_task(data, name, split) for name in choose_labels(data, inputs.label) for split in splits], []
 
 
-def _features(subject: EvaluationInputs, used: np.ndarray) -> tuple[dict[str, Features], np.ndarray]:
-    """Features of the samples of the mask `used`, and their ids."""
-    ids, settings = np.flatnonzero(used), subject.settings
+def _features(inputs: EvaluationInputs, used: np.ndarray) -> tuple[dict[str, Features], np.ndarray]:
+    """Features of the samples in the mask `used`, bool [n], and their ids."""
+    ids, settings = np.flatnonzero(used), inputs.settings
     slots = settings.clips if settings.pooling == "concat" else 1
-    clips = subject.loader.uniform_clips(ids, clips=settings.clips, crops=settings.crops)
-    return extract(subject.models, clips, ids, slots=slots), ids
+    clips = inputs.loader.uniform_clips(ids, clips=settings.clips, crops=settings.crops)
+    return extract(inputs.models, clips, ids, slots=slots), ids
 
 
 def _counts(tasks: Sequence[Task]) -> str:
@@ -153,7 +158,7 @@ def _counts(tasks: Sequence[Task]) -> str:
 
 def _clips(settings: EvaluationConfig) -> str:
     crops = f" x {settings.crops} crops" * (settings.crops > 1)
-    return f"{settings.clips} clips{crops} a sample ({settings.pooling})"
+    return f"{settings.clips} clips{crops} per sample ({settings.pooling})"
 
 
 PROTOCOLS: dict[str, Callable[[EvaluationInputs], Iterator[Table]]] = {
@@ -165,4 +170,4 @@ PROTOCOLS: dict[str, Callable[[EvaluationInputs], Iterator[Table]]] = {
     "esc50": _esc50,
     "esc50_finetune": _esc50_finetune,
 }
-"""--protocol -> what it is evaluated by."""
+"""Name of a protocol, as in --protocol -> the function that runs it."""

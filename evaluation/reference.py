@@ -1,4 +1,4 @@
-"""torchvision's Kinetics-400 weights as an upper reference: what labels buy that the encoder never had."""
+"""torchvision's Kinetics-400 weights, which were trained with labels, as an upper reference."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def reference_model(model: CrossModalModel, *, architecture: str, weights: str) 
         weights: `torchvision` to download them (into torch.hub's cache), or the path of a file.
 
     Raises:
-        ConfigError: no such weights for this architecture, a file that is not of it, or nothing to download from.
+        ConfigError: torchvision has no weights of this architecture, the file does not fit it, or the download failed.
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(
             f"reference={weights!r} needs a checkpoint whose model.video is one of {', '.join(ARCHITECTURES)}, "
-            f"not {architecture}: torchvision has no weights of that"
+            f"not {architecture}: torchvision has no weights of that architecture"
         )
     state = _download(architecture) if weights == "torchvision" else _read(Path(weights))
     backbone = {name: value for name, value in state.items() if not name.startswith("fc.")}

@@ -1,4 +1,4 @@
-"""Results as JSON beside the checkpoint and as a table on the terminal."""
+"""Writes results as JSON next to the checkpoint and prints them as a table."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ FORMATS = {
 }
 
 TEXT = ("encoder", "training", "modality")
-"""Columns of words."""
+"""Columns of text, which are aligned to the left."""
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Writes the result whole or not at all."""
+    """Writes the result atomically."""
     write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:
-    """One line a row of `result["rows"]`, columns in the order in which rows bring them up."""
+    """Prints one line per row of `result["rows"]`, with columns in the order of their first appearance."""
     columns = list(dict.fromkeys(column for row in result["rows"] for column in row))
     table = Table(title=result["title"], caption=result["caption"])
     for column in columns:
@@ -40,7 +40,7 @@ def print_table(result: dict[str, Any], console: Console) -> None:
     for row in result["rows"]:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     if not console.is_terminal:
-        # In a file or a pipe nothing is as wide as a screen: rich would cut at 80 characters.
+        # rich would wrap lines in a file or pipe at 80 characters.
         console.width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.print(table)
 

@@ -14,12 +14,12 @@ CHANCE = "chance"
 
 
 def standard_error(share: float, n: int) -> float:
-    """Of a share observed in n independent trials (binomial)."""
+    """Standard error of a share observed in n independent trials (binomial)."""
     return math.sqrt(share * (1 - share) / n)
 
 
 def accuracy_row(encoder: str, modality: str, correct: np.ndarray) -> dict[str, Any]:
-    """`correct` is bool [n] over the test samples."""
+    """The row of an encoder; `correct` is bool [n] over the test samples."""
     accuracy = float(np.mean(correct))
     return {
         "encoder": encoder,
@@ -30,7 +30,7 @@ def accuracy_row(encoder: str, modality: str, correct: np.ndarray) -> dict[str, 
 
 
 def majority_row(task: Task) -> dict[str, Any]:
-    """Always answering the training part's most frequent class."""
+    """The row of always predicting the most frequent class of the training part."""
     accuracy = task.majority_accuracy()
     return {
         "encoder": CHANCE,
@@ -41,7 +41,7 @@ def majority_row(task: Task) -> dict[str, Any]:
 
 
 def over_splits(each: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Mean and standard deviation (n - 1) of each figure over the splits, and `each`: the first one split by split."""
+    """Mean and sample standard deviation of each figure over the splits; `each` lists the first figure per split."""
     row: dict[str, Any] = {}
     for name in each[0]:
         values = [float(figures[name]) for figures in each]

@@ -1,4 +1,4 @@
-"""What is predicted, and which samples are fitted and tested."""
+"""A task: which label is predicted, and which samples are used for fitting and for testing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from settings import ConfigError
 
 SPLIT_COLUMN = "split"
 TEST_NAMES = ("test", "validation", "validate", "val")
-"""What the tested part is called, the first that there is: Kinetics withholds the labels of its test part."""
+"""Names of the tested part, in order of preference: Kinetics withholds the labels of its test part."""
 TRAIN_SHARE = 0.8
 
 
 class LabelledData(Protocol):
-    """The part of a data set that evaluation reads (pipeline.manifest.Manifest has it)."""
+    """The part of a data set that evaluation reads; pipeline.shards.manifest.Manifest implements it."""
 
     label_columns: list[str]
 
@@ -30,17 +30,17 @@ class LabelledData(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which samples are fitted and which tested; what is in neither is left out."""
+    """Masks of the samples for fitting and for testing; samples in neither are not used."""
 
     train: np.ndarray
-    """bool [n]."""
+    """Samples to fit, bool [n]."""
     test: np.ndarray
-    """bool [n]."""
+    """Samples to test, bool [n]."""
     origin: str
-    """Where the split is from, for people."""
+    """Description of the source of the split."""
 
     def rows(self, ids: np.ndarray) -> Split:
-        """The split of these samples alone, in this order."""
+        """The split of only these samples, in this order."""
         return replace(self, train=self.train[ids], test=self.test[ids])
 
 
@@ -50,33 +50,33 @@ class Task:
 
     label: str
     codes: np.ndarray
-    """int32 [n], -1 where the label is unknown."""
+    """Classes, int32 [n]; -1 for an unknown label."""
     split: Split
 
     @property
     def train(self) -> np.ndarray:
-        """bool [n], training samples whose label is known."""
+        """Training samples with a known label, bool [n]."""
         return self.split.train & (self.codes >= 0)
 
     @property
     def test(self) -> np.ndarray:
-        """bool [n], test samples whose label is known."""
+        """Test samples with a known label, bool [n]."""
         return self.split.test & (self.codes >= 0)
 
     def rows(self, ids: np.ndarray) -> Task:
-        """The task over these samples alone, in this order."""
+        """The task over only these samples, in this order."""
         return replace(self, codes=self.codes[ids], split=self.split.rows(ids))
 
     def majority_accuracy(self) -> float:
-        """Accuracy on the test part of always answering the training part's most frequent class."""
+        """Test accuracy of always predicting the most frequent class of the training part."""
         return float(np.mean(self.codes[self.test] == np.bincount(self.codes[self.train]).argmax()))
 
 
 def make_split(data: LabelledData, *, seed: int) -> Split:
-    """The label column `split` (train, test) if there is one, else 80/20 by a hash of (seed, source path).
+    """The split in the label column `split` if there is one, otherwise 80/20 by a hash of (seed, source path).
 
     Raises:
-        ConfigError: a `split` column without train or without test samples.
+        ConfigError: the column `split` has no train or no test samples.
     """
     if SPLIT_COLUMN in data.label_columns:
         return _column_split(data, SPLIT_COLUMN)
@@ -86,10 +86,10 @@ def make_split(data: LabelledData, *, seed: int) -> Split:
 
 
 def make_splits(data: LabelledData, *, seed: int) -> list[Split]:
-    """`make_split`, and after it the label columns split2, split3, ...
+    """The split of `make_split`, followed by those of the label columns split2, split3, ...
 
     Raises:
-        ConfigError: a column of these without train or without test samples.
+        ConfigError: one of the columns has no train or no test samples.
     """
     further = [column for column in data.label_columns if _is_split(column) and column != SPLIT_COLUMN]
     further.sort(key=lambda column: int(column.removeprefix(SPLIT_COLUMN)))
@@ -115,7 +115,7 @@ def make_task(data: LabelledData, label: str, split: Split) -> Task:
     """The task of predicting a label column.
 
     Raises:
-        ConfigError: no such column, fewer than two classes to learn, or nothing to test on.
+        ConfigError: there is no such column, fewer than two classes to fit, or no test sample.
     """
     columns = [column for column in data.label_columns if not _is_split(column)]
     if label not in columns:
@@ -124,17 +124,17 @@ def make_task(data: LabelledData, label: str, split: Split) -> Task:
     classes = np.unique(task.codes[task.train])
     if len(classes) < 2 or not task.test.any():
         raise ConfigError(
-            f"--label {label}: a probe needs two classes in the training part and samples in the test part; there are "
-            f"{len(classes)} classes in {task.train.sum()} training samples and {task.test.sum()} test samples"
+            f"--label {label}: a probe needs two classes in the training part and samples in the test part; the data "
+            f"have {len(classes)} classes in {task.train.sum()} training samples, and {task.test.sum()} test samples"
         )
     return task
 
 
 def choose_labels(data: LabelledData, wanted: str | None) -> list[str]:
-    """The columns of `--label a,b`; without it the data set's only one.
+    """The columns of `--label a,b`; without that option the only one of the data set.
 
     Raises:
-        ConfigError: no label given and more than one column, or none, to choose from.
+        ConfigError: the option is missing, and the data set does not have exactly one label column.
     """
     if wanted is not None:
         return list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))

@@ -1,1 +1,1 @@
-"""Experiments: does an active dictionary help? Each is a sweep of trials that anyone can rerun."""
+"""Experiments on whether an active dictionary helps; each is a reproducible sweep of trials."""

@@ -1,4 +1,4 @@
-"""A convolutional network small enough for hundreds of trials on a CPU, in the product's own encoder and head."""
+"""A convolutional network that is small enough for hundreds of trials on a CPU, inside the product's own encoder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FEATURES = 256
 
 
 class SmallNet(nn.Module):
-    """Two strided convolutions and a linear layer on all that they give: [B, ., ., H, W] to [B, 256].
+    """Two strided convolutions and a linear layer: [B, 3, T, H, W] or [B, 1, M, F] to [B, 256].
 
-    Frames are channels. Unlike the product's `tiny`, it keeps where things are, and a step takes a tenth of the time.
+    Frames are channels. Unlike the product's `tiny` it keeps spatial positions, and a step takes a tenth of the time.
     """
 
     def __init__(self, *, frames: int, height: int, width: int) -> None:
@@ -31,7 +31,7 @@ class SmallNet(nn.Module):
             nn.BatchNorm2d(64),
             nn.ReLU(inplace=True),
         )
-        # Of each side, first (n + 2 - 6) // 4 + 1 places and then half of them, rounded up.
+        # The first convolution leaves (n + 2 - 6) // 4 + 1 positions per side, the second half of them, rounded up.
         places = math.prod(((side - 4) // 4 + 2) // 2 for side in (height, width))
         self.last = nn.Sequential(
             nn.Flatten(), nn.Linear(64 * places, FEATURES, bias=False), nn.BatchNorm1d(FEATURES), nn.ReLU(inplace=True)
@@ -41,13 +41,13 @@ class SmallNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        # The three colours of a grey video are one; audio has one channel anyway.
+        # The three colour channels of a grey video are equal, so one suffices.
         frames = clips[:, 0] if clips.ndim == 5 else clips
         return self.last(self.convolutions(frames))
 
 
 def build_small_model(config: ModelConfig, pairs: Pairs, *, seed: int) -> CrossModalModel:
-    """Query and momentum encoders that fit the corpus; heads, length and momentum are the configuration's."""
+    """Query and momentum encoders for the corpus; heads, embedding size and momentum come from the configuration."""
     _, frames, height, width = pairs.video.shape
     _, mels, length = pairs.audio.shape
     shapes = {"video": (frames, height, width), "audio": (1, mels, length)}

@@ -1,11 +1,12 @@
-"""What do encoders that learned from speech hear in other sounds? ESC-50's protocol with those of GRID and AV-MNIST.
+"""Do encoders that learned from speech help with other sounds? ESC-50's protocol with those of GRID and AV-MNIST.
 
     python -m experiments.run grid_words --data SHARDS --keep RUNS
     python -m experiments.esc50_speech --data DATA --runs RUNS
 
-DATA holds esc50/, mnist/ and spoken_digits/. Linear SVMs on frozen audio features, tested on each official fold, beside
-the same encoder at random weights. Each trial's line is appended to experiments/results/esc50_speech.jsonl; interrupt
-and start again at will. Without --runs: AV-MNIST alone. With --quick, RUNS is what grid_words --quick left.
+DATA holds esc50/, mnist/ and spoken_digits/. Linear SVMs are fitted to frozen audio features, tested on each official
+fold and compared with the same encoder at random weights. Each result is appended to
+experiments/results/esc50_speech.jsonl: the command can be interrupted and restarted at any time. Without --runs only
+AV-MNIST is tested. With --quick, RUNS is the folder that grid_words --quick kept.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import numpy as np
 import torch
 
 from common.environment import environment
-from experiments import records as stored
+from experiments import records
 from experiments.corpora import av_mnist
 from experiments.corpora.esc50 import Sounds, even_windows, read_sounds
 from experiments.encoders import build_small_model
 from experiments.esc50_transfer import RANDOM, WINDOWS_TESTED, fold_accuracy, frozen_features, pretrain
-from experiments.sweep import Planned, load_sweep, plan
+from experiments.sweep import Planned, load_sweep, parse_share, plan
 from experiments.trial import make_corpus
 from model import build_model
 from settings import ConfigError
@@ -34,42 +35,40 @@ from training.checkpoint import CheckpointError, load_model
 
 GRID, AV_MNIST = "GRID", "AV-MNIST"
 CORPORA = {GRID: ("grid_words", "main"), AV_MNIST: ("av_mnist", "longer")}
-"""Corpus -> the experiment and the group whose encoders are taken."""
+"""Corpus -> the experiment and the group whose encoders are tested."""
 LEFT_OUT = ("shuffled pairs, fifo", "kmeanspp feature")
 SEEDS = range(5)
 FILE = "esc50_speech.jsonl"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 for data that are not there."""
+    """Returns the exit status: 0, or 2 for a mistake in the arguments or missing data."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.esc50_speech",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/, mnist/ and spoken_digits/")
-    parser.add_argument("--runs", type=Path, help="run folders that experiments.run grid_words --keep left")
-    parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
-    parser.add_argument("--quick", action="store_true", help="the encoders of the quick versions, one seed")
-    parser.add_argument("--results", type=Path, default=stored.RESULTS, help="folder of the results")
+    parser.add_argument("--runs", type=Path, help="run folders that experiments.run grid_words --keep kept")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
+    parser.add_argument("--quick", action="store_true", help="test the encoders of the quick versions, one seed")
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the recorded results")
     options = parser.parse_args(arguments)
-    index, _, count = options.share.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        parser.error(f"--share must be I/N with I < N, as in 0/2, not {options.share!r}")
     path, here = options.results / FILE, environment("scikit-learn", "numpy")
     wanted = [t for t in trials(quick=options.quick) if t[0] != GRID or options.runs]
     try:
-        for corpus, rule, trial in wanted[int(index) :: int(count)]:
-            if known(stored.load(path), corpus, rule, trial):
+        index, count = parse_share(options.share)
+        for corpus, rule, trial in wanted[index::count]:
+            if is_recorded(records.load(path), corpus, rule, trial):
                 continue
             sounds = read_sounds(options.data / "esc50", _rate(corpus, trial))
             torch.set_num_threads(1)
-            hear = _from_grid if corpus == GRID else _from_av_mnist
-            features = hear(options.runs if corpus == GRID else options.data, rule, trial, sounds)
+            extract = _from_grid if corpus == GRID else _from_av_mnist
+            features = extract(options.runs if corpus == GRID else options.data, rule, trial, sounds)
             folds = [fold_accuracy(features, sounds, fold) for fold in range(1, 6)]
             record = {"corpus": corpus, "rule": rule, "seed": trial.seed, "digest": trial.digest}
             found = {"accuracy": float(np.mean(folds)), "folds": folds}
-            stored.append_line(path, record | found | {"environment": here})
+            records.append_line(path, record | found | {"environment": here})
             print(f"{corpus} | {rule} | {trial.seed}: {json.dumps(found)}", flush=True)
     except (ConfigError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -78,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def trials(*, quick: bool = False) -> Iterator[tuple[str, str, Planned]]:
-    """(corpus, rule, the experiment's trial whose encoder is asked), seed by seed; random weights come first."""
+    """Yields (corpus, rule, the trial whose encoder is tested), seed by seed, with random weights first."""
     seeds = range(1) if quick else SEEDS
     for corpus, (experiment, group) in CORPORA.items():
         planned = plan(load_sweep(experiment), None if quick else [group], quick=quick)
@@ -89,10 +88,10 @@ def trials(*, quick: bool = False) -> Iterator[tuple[str, str, Planned]]:
             yield corpus, trial.rule, trial
 
 
-def known(records: list[dict], corpus: str, rule: str, trial: Planned) -> bool:
-    """Whether a line is of this trial, with these settings."""
-    asked = (corpus, rule, trial.seed, trial.digest)
-    return any((r["corpus"], r["rule"], r["seed"], r["digest"]) == asked for r in records)
+def is_recorded(results: list[dict], corpus: str, rule: str, trial: Planned) -> bool:
+    """Whether a recorded result belongs to this trial, with these settings."""
+    wanted = (corpus, rule, trial.seed, trial.digest)
+    return any((r["corpus"], r["rule"], r["seed"], r["digest"]) == wanted for r in results)
 
 
 def _rate(corpus: str, trial: Planned) -> int:
@@ -110,7 +109,7 @@ def _from_grid(runs: Path, rule: str, trial: Planned, sounds: Sounds) -> np.ndar
 
 
 def _from_av_mnist(data: Path, rule: str, trial: Planned, sounds: Sounds) -> np.ndarray:
-    # In float32: bf16, which the experiment takes, is many times slower on a CPU without instructions for it.
+    # In fp32, because the experiment's bf16 is many times slower on a CPU without instructions for it.
     config = replace(trial.settings.run, train=replace(trial.settings.run.train, precision="fp32"))
     corpus = make_corpus(trial.settings.corpus, data=data, seed=config.seed)
     model = build_small_model(config.model, corpus.train, seed=config.seed)
@@ -118,8 +117,8 @@ def _from_av_mnist(data: Path, rule: str, trial: Planned, sounds: Sounds) -> np.
         pretrain(model, config, corpus.train)
     length = int(av_mnist.RATE * av_mnist.SECONDS)
     starts = np.linspace(0, sounds.pcm.shape[1] - length, WINDOWS_TESTED).astype(int)
-    heard = [av_mnist.hear(data, sounds.pcm[:, start : start + length]) for start in starts]
-    return frozen_features(model, torch.stack(heard, dim=1))
+    windows = [av_mnist.to_log_mel(data, sounds.pcm[:, start : start + length]) for start in starts]
+    return frozen_features(model, torch.stack(windows, dim=1))
 
 
 if __name__ == "__main__":

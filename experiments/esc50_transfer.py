@@ -2,10 +2,10 @@
 
     python -m experiments.esc50_transfer --data DATA
 
-DATA holds esc50/ (meta/, audio/). For each of the five folds, encoders are pre-trained, without labels, on pairs made
-of the other four (experiments/corpora/esc50.py); a linear SVM on frozen features is then fitted on the same four and
-tested on the fold. Each trial's line is appended to experiments/results/esc50_transfer.jsonl; interrupt and start again
-at will.
+DATA holds esc50/ (meta/, audio/). For each of the five folds, encoders are pre-trained without labels on pairs made
+from the other four (experiments/corpora/esc50.py); a linear SVM on frozen features is then fitted on the same four and
+tested on the fold. Each result is appended to experiments/results/esc50_transfer.jsonl: the command can be interrupted
+and restarted at any time.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import torch
 
 from common.environment import environment
 from evaluation.esc50 import fit_svm
-from experiments import records as stored
+from experiments import records
 from experiments.corpora.esc50 import Sounds, even_windows, make_pairs, read_sounds
 from experiments.corpora.pairs import Pairs
+from experiments.sweep import parse_share
 from model import build_model
 from model.encoder import CrossModalModel
 from settings import Config, ConfigError
@@ -40,7 +41,7 @@ SETTINGS = (
     "train.channels_last=false",
 )
 QUICK = ("train.precision=fp32",)
-"""On a CPU without instructions for bf16, bf16 would not be quick."""
+"""Further settings of --quick: bf16 is slow on a CPU without instructions for it."""
 RANDOM, LOG_MEL = "random-initialised", "log-mel mean and deviation"
 RULES = {
     RANDOM: (),
@@ -54,30 +55,28 @@ FILE = "esc50_transfer.jsonl"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 for data that are not there."""
+    """Returns the exit status: 0, or 2 for a mistake in the arguments or missing data."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.esc50_transfer",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/")
-    parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
-    parser.add_argument("--quick", action="store_true", help="fold 1 alone, in fp32")
-    parser.add_argument("--results", type=Path, default=stored.RESULTS, help="folder of the results")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
+    parser.add_argument("--quick", action="store_true", help="run only fold 1, in fp32")
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the recorded results")
     options = parser.parse_args(arguments)
-    index, _, count = options.share.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        parser.error(f"--share must be I/N with I < N, as in 0/2, not {options.share!r}")
     trials = [(fold, rule) for fold in range(1, 2 if options.quick else 6) for rule in RULES]
     path = options.results / FILE
     try:
-        for fold, rule in trials[int(index) :: int(count)]:
+        index, count = parse_share(options.share)
+        for fold, rule in trials[index::count]:
             settings = [*SETTINGS, *RULES[rule], *(QUICK if options.quick else ())]
-            if any(known(record, fold, rule, settings) for record in stored.load(path)):
+            if any(belongs_to(record, fold, rule, settings) for record in records.load(path)):
                 continue
             found = run_fold(options.data / "esc50", fold, rule, settings)
             record = {"fold": fold, "rule": rule, "settings": settings, **found}
-            stored.append_line(path, record | {"environment": environment("scikit-learn", "numpy")})
+            records.append_line(path, record | {"environment": environment("scikit-learn", "numpy")})
             print(f"fold {fold} | {rule}: {json.dumps(found)}", flush=True)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -85,13 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def known(record: dict[str, Any], fold: int, rule: str, settings: list[str]) -> bool:
-    """Whether a line is of this trial, with these settings."""
+def belongs_to(record: dict[str, Any], fold: int, rule: str, settings: list[str]) -> bool:
+    """Whether a recorded result belongs to this trial, with these settings."""
     return (record["fold"], record["rule"], record["settings"]) == (fold, rule, settings)
 
 
 def run_fold(folder: Path, fold: int, rule: str, settings: Sequence[str]) -> dict[str, float]:
-    """Accuracy on the fold, and the CPU seconds of pre-training (0 where nothing is learned)."""
+    """Accuracy on the fold and CPU seconds of pre-training (0 for rules that learn nothing)."""
     config = load_config(Config, None, [*settings, f"seed={fold}"])
     torch.set_num_threads(1)
     sounds = read_sounds(folder, config.audio.sample_rate)
@@ -110,7 +109,7 @@ def run_fold(folder: Path, fold: int, rule: str, settings: Sequence[str]) -> dic
 
 
 def pretrain(model: CrossModalModel, config: Config, pairs: Pairs) -> float:
-    """Trains the model on these pairs by the product's own step; returns the CPU seconds."""
+    """Trains the model on these pairs with the product's own step; returns the CPU seconds."""
     started, size = time.process_time(), config.train.batch_size
     world = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
     learner = Learner(model=model, config=config, world=world, total_steps=config.train.steps)
@@ -124,14 +123,14 @@ def pretrain(model: CrossModalModel, config: Config, pairs: Pairs) -> float:
 
 @torch.no_grad()
 def frozen_features(model: CrossModalModel, windows: torch.Tensor) -> np.ndarray:
-    """float32 [n, F], the audio encoder's features averaged over each clip's windows."""
+    """The audio encoder's features averaged over each clip's windows: float32 [n, windows, n_mels, T] to [n, F]."""
     encoder = model.query["audio"].eval()
     parts = [encoder(part.flatten(0, 1)[:, None]).features.view(*part.shape[:2], -1) for part in windows.split(50)]
     return torch.cat([part.mean(1) for part in parts]).numpy()
 
 
 def fold_accuracy(features: np.ndarray, sounds: Sounds, fold: int) -> float:
-    """As the protocol esc50 of evaluate.py: linear SVM, C chosen by leaving each training fold out."""
+    """Accuracy on a fold with evaluate.py's protocol esc50: linear SVM, C chosen by leaving each training fold out."""
     train = sounds.folds != fold
     svm, _ = fit_svm(features[train], sounds.classes[train], groups=sounds.folds[train])
     return float(np.mean(svm.predict(features[~train]) == sounds.classes[~train]))

@@ -1,4 +1,4 @@
-"""What a trial measures: probe, retrieval, and what is in the dictionaries."""
+"""The measurements of a trial: probe, retrieval, and the content of the dictionaries."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RIDGE = 10.0
 
 
 def measure(learner: Learner, corpus: Corpus, *, batch_size: int) -> dict[str, Any]:
-    """All figures of the learner as it is now; nothing of it changes.
+    """Measures the learner without changing it.
 
     Returns:
-        probe (mean accuracy over attributes and both modalities, ridge classifier on frozen features), probe_video,
-        probe_audio; retrieval (R@1 within 512 test pairs, mean of both ways); of the dictionaries, mean of both:
-        distinct (distinct classes a held key), false_negatives (share of (query, key) that are of one class in every
-        attribute), mass (mean softmax probability that all the negatives of a query have together).
+        probe (accuracy of a ridge classifier on frozen features, mean over attributes and both modalities),
+        probe_video, probe_audio; retrieval (R@1 among 512 test pairs, mean of both directions); and, as means over both
+        dictionaries: distinct (distinct classes per key), false_negatives (share of (query, key) with the same class in
+        every attribute), mass (mean softmax probability of all negatives of a query together).
     """
     was_training = learner.model.training
     learner.model.eval()
@@ -83,8 +83,8 @@ def _encode(learner: Learner, pairs: Pairs, batch_size: int) -> dict[str, tuple[
         for m in MODALITIES:
             outputs[m].append(learner.model.query[m](getattr(batch, m)))
     return {
-        m: tuple(torch.cat([getattr(o, name) for o in given]).numpy() for name in ("features", "embedding"))
-        for m, given in outputs.items()
+        m: tuple(torch.cat([getattr(o, name) for o in batches]).numpy() for name in ("features", "embedding"))
+        for m, batches in outputs.items()
     }
 
 

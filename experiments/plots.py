@@ -1,4 +1,4 @@
-"""The plot of an experiment."""
+"""Plots an experiment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Colours = Mapping[str, tuple[float, ...]]
 
 
 def plot_experiment(conditions: Mapping[str, Sequence[Row]], path: Path, *, metric: str = "probe") -> None:
-    """A panel a condition: final values with their 95 % intervals, and the mean curves where there are curves."""
+    """One panel per condition with the final values and their 95 % intervals, and one with the mean curves if any."""
     curves = max(len(row.curve["step"]) for rows in conditions.values() for row in rows) > 2
     lines = len(conditions) if curves else math.ceil(len(conditions) / 2)
     figure, axes = plt.subplots(lines, 2, squeeze=False, figsize=(10, 2.6 * lines), constrained_layout=True)
@@ -32,7 +32,7 @@ def plot_experiment(conditions: Mapping[str, Sequence[Row]], path: Path, *, metr
     for panel in panels:
         panel.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # No date inside: the same results give the same file.
+    # Without metadata the same results give the same file.
     figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
 

@@ -1,4 +1,4 @@
-"""Results on disk: one JSON line a trial, appended as it ends, so that a sweep can stop anywhere and go on."""
+"""Recorded results: one JSON line per trial, appended when it ends, so that a sweep can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORTEST = TrialConfig(run=Config(train=TrainConfig(steps=1)))
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """All lines of the file; none where there is no file. A line that was cut off by a kill is left out."""
+    """The records in a file, without a line that a kill cut off; empty if there is no file."""
     if not path.is_file():
         return []
     records = []
@@ -31,7 +31,7 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, planned: Planned, found: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Adds a trial's line."""
+    """Appends the record of a trial."""
     record = {
         "group": planned.group,
         "condition": planned.condition,
@@ -46,24 +46,24 @@ def append(path: Path, planned: Planned, found: dict[str, Any], environment: dic
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Adds a record; several processes may add to one file."""
+    """Appends a record. Several processes may append to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         content = file.read()
-        # A line that a kill cut off must not swallow this one.
+        # If a kill cut off the last line, the record must start on a new one.
         file.write(("\n" if content and not content.endswith("\n") else "") + json.dumps(record) + "\n")
 
 
 def matching(records: Iterable[dict[str, Any]], trials: Iterable[Planned]) -> list[tuple[Planned, dict[str, Any]]]:
-    """Each planned trial that has a result, with it; results of other settings are ignored."""
+    """Each planned trial that has a record, and the record; records of other settings are ignored."""
     by_digest = {record["digest"]: record for record in records}
     return [(trial, by_digest[trial.digest]) for trial in trials if trial.digest in by_digest]
 
 
 def _without_defaults(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    """What differs from the defaults, which is what a reader wants to see."""
+    """The settings that differ from the defaults."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and isinstance(default.get(key), dict) and default[key]:

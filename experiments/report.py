@@ -1,4 +1,4 @@
-"""Writes docs/results.md, its plots and a summary of each experiment from the results that are there.
+"""Writes docs/results.md, docs/results/, and all figures and plots of the experiments, from the recorded results.
 
 python -m experiments.report
 """
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from common.environment import ROOT
-from experiments import records as stored
-from experiments.esc50_section import esc50_section
+from common.markdown import markdown_table
+from experiments import records
+from experiments.esc50_page import esc50_page
+from experiments.pages import Page, describe_machines, write_pages
 from experiments.plots import plot_experiment
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
@@ -34,79 +36,72 @@ COLUMNS = {
     "mass": "mass",
     "cpu_seconds": "CPU s",
 }
-HEAD = """\
-# Results: does an active dictionary help?
-
-Written by `python -m experiments.report` from the lines in `experiments/results/`; edit the sweeps
-(`experiments/*.yaml`), not this page. Values are means over seeds ± 95 % intervals (Student's t). Differences are
-paired by seed; a claim needs p < 0.01 (two-sided paired t test) and at least 5 seeds. **p, all** is the same p for
-someone who looks at all comparisons of an experiment at once (Holm). Hyper-parameters were chosen on seeds from 100 on,
-which are in no table; the notes say what was tried, and not every such run was kept.
-
-- **probe**: accuracy of a linear classifier on frozen features of unseen samples, mean of both modalities.
-- **R@1**: share of pairs whose other half is the nearest within 512 unseen pairs, mean of both ways.
-- **distinct**: distinct classes in the dictionary a key. **false neg.**: share of (query, negative) of one class.
-- **mass**: mean softmax probability that the negatives of a query have together: how hard they are. The queries are
-  random: for the batch that a dictionary was chosen for, what `hard` and D² choose is harder than this shows.
-- **CPU s**: of the training thread, selection included, measurements left out. The encoders are so small here that
-  selection is a large part of a step, which it is not at the sizes of a real run; other work ran beside the trials.
-- **at fifo's final**: where the mean curve first reaches the baseline's final probe, in shares of the baseline's
-  steps and, of trials on one kind of machine and one commit, of its CPU seconds. The baseline's own row says where it
-  is there first itself.
-
-Rules: `fifo` keeps the newest keys (MoCo); `uniform` draws from the pool; `kmeanspp gradient` is the paper's rule;
-`kmeanspp negative_gradient` is D² on the gradient that a candidate would cause *as a negative*; `hard` takes the
-candidates most similar to the batch's queries; `kcenter feature` takes, pick by pick, the key that is farthest from all
-picks so far.
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a sweep that cannot be read."""
+    """Returns the exit status: 0, or 2 for a sweep that cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    parser.add_argument("--results", type=Path, default=stored.RESULTS, help="folder of the results")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder that gets results.md and results/*.png")
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder with the recorded results")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder for results.md and results/")
     options = parser.parse_args(arguments)
     try:
-        parts = [_experiment(name, options) for name in EXPERIMENTS if (SWEEPS / f"{name}.yaml").is_file()]
+        pages = [_page(name, options) for name in EXPERIMENTS if (SWEEPS / f"{name}.yaml").is_file()]
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    parts.insert(-1, esc50_section(options.results, options.docs / "results" / "esc50_transfer.png"))
-    options.docs.mkdir(parents=True, exist_ok=True)
-    (options.docs / "results.md").write_text("\n".join([HEAD, *parts]), encoding="utf-8")
+    pages.append(esc50_page(options.results, options.docs / "results"))
+    write_pages(pages, docs=options.docs, results=options.results)
     return 0
 
 
-def _experiment(name: str, options: argparse.Namespace) -> str:
-    """The part of the page about one experiment; its plot and summary go to their files."""
+def _page(name: str, options: argparse.Namespace) -> Page:
+    """The page about one experiment; its plot and its figures as JSON are written to their files."""
     sweep = load_sweep(name)
     planned = list(plan(sweep, [group for group in sweep.groups if not is_tuning(group)]))
-    records = stored.load(options.results / f"{name}.jsonl")
-    done = stored.matching(records, planned)
-    lines = [f"## {sweep.title}\n", sweep.question.strip() + "\n"]
+    done = records.matching(records.load(options.results / f"{name}.jsonl"), planned)
+    conditions = summarise(done, baseline=sweep.baseline)
     if done:
-        conditions = summarise(done, baseline=sweep.baseline)
         plot_experiment(conditions, options.docs / "results" / f"{name}.png")
-        lines.append(f"![{sweep.title}](results/{name}.png)\n")
-        for condition, rows in conditions.items():
-            lines += [f"### {condition}\n", _table(rows, sweep.baseline)]
-            lines += [f"- {s}" for s in sentences(condition, rows, baseline=sweep.baseline)] + [""]
-            if condition in sweep.reading:
-                lines.append(str(sweep.reading[condition]).strip() + "\n")
         _write_summary(conditions, options.results / f"{name}.json", done)
-        lines.append(_measured_on(done))
-    if sweep.notes:
-        lines.append(sweep.notes.strip() + "\n")
-    lines.append(_missing(sweep, planned, done))
-    lines.append(f"Rerun: `python -m experiments.run {name} --data DATA` (`--quick`: a small version).\n")
-    return "\n".join(lines)
+    method = [sweep.setup.strip() + "\n", *([_measured_on(done)] if done else []), _missing(sweep, planned, done)]
+    return Page(
+        name=name,
+        question=sweep.question,
+        verdict=sweep.verdict.strip().splitlines(),
+        summary="\n".join(f"## {c}\n\n{_summary_table(rows, sweep.baseline)}" for c, rows in conditions.items()),
+        method="\n".join(method),
+        rerun=[
+            f"python -m experiments.run {name} --data DATA",
+            f"python -m experiments.run {name} --data DATA --quick    # a small version",
+        ],
+        plot=f"{name}.png" if done else "",
+        details="\n".join([*_details(sweep, conditions), *([sweep.notes.strip() + "\n"] if sweep.notes else [])]),
+    )
+
+
+def _details(sweep: Sweep, conditions: dict[str, list[Row]]) -> list[str]:
+    """For each condition the table with all figures, what is shown about each rule, and how it may be read."""
+    lines = []
+    for condition, rows in conditions.items():
+        lines += [f"## {condition}\n", _table(rows, sweep.baseline)]
+        lines += [f"- {s}" for s in sentences(condition, rows, baseline=sweep.baseline)] + [""]
+        if condition in sweep.reading:
+            lines.append(str(sweep.reading[condition]).strip() + "\n")
+    return lines
+
+
+def _summary_table(rows: Sequence[Row], baseline: str) -> str:
+    lines = []
+    for row in rows:
+        comparison = row.against.get("probe")
+        cells = ["", "", ""] if comparison is None else [str(comparison.difference), *_p_values(row, comparison.p)]
+        lines.append([f"`{row.rule}`", str(row.figures["probe"].n), str(row.figures["probe"]), *cells])
+    return markdown_table(["rule", "seeds", "probe", f"probe − {baseline}", "p", "p, all"], lines)
 
 
 def _table(rows: Sequence[Row], baseline: str) -> str:
     compared = [f"probe − {baseline}", "p", "p, all", f"at {baseline}'s final (steps, CPU)"]
-    head = ["rule", "seeds", *COLUMNS.values(), *compared]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for row in rows:
         cells = [f"`{row.rule}`", str(row.figures["probe"].n)]
         cells += [_cell(name, row.figures.get(name)) for name in COLUMNS]
@@ -114,8 +109,8 @@ def _table(rows: Sequence[Row], baseline: str) -> str:
         cells += ["", "", ""] if comparison is None else [str(comparison.difference), *_p_values(row, comparison.p)]
         reached = list(row.reaches.values())
         cells.append("never" if None in reached else ", ".join(f"{share:.0%}" for share in reached))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown_table(["rule", "seeds", *COLUMNS.values(), *compared], lines)
 
 
 def _p_values(row: Row, p: float) -> list[str]:
@@ -129,7 +124,7 @@ def _cell(name: str, value: Estimate | None) -> str:
 
 
 def _missing(sweep: Sweep, planned: Sequence[Planned], done: Sequence[tuple[Planned, Any]]) -> str:
-    """Says which planned trials have no result."""
+    """Names the planned trials that have no result."""
     there = Counter((t.condition, t.rule) for t, _ in done)
     wanted = Counter((t.condition, t.rule) for t in planned)
     lacking: dict[str, list[str]] = {}
@@ -139,23 +134,16 @@ def _missing(sweep: Sweep, planned: Sequence[Planned], done: Sequence[tuple[Plan
     if not lacking:
         return f"All {len(planned)} planned trials were run (those for tuning not counted).\n"
     begun = {condition for condition, _ in there}
-    whole = [condition for condition in lacking if condition not in begun]
+    absent = [condition for condition in lacking if condition not in begun]
     parts = [f"{condition}: {', '.join(rules)}" for condition, rules in lacking.items() if condition in begun]
-    parts += [f"nothing at all of {'; '.join(whole)}"] if whole else []
+    parts += [f"nothing at all of {'; '.join(absent)}"] if absent else []
     return f"**Not run yet** ({len(planned) - len(done)} of {len(planned)} trials): {'. '.join(parts)}.\n"
 
 
 def _measured_on(done: Sequence[tuple[Planned, dict[str, Any]]]) -> str:
-    found = Counter(
-        (e["gpu"] or e["cpu"], e["versions"]["torch"], (e["commit"] or "unknown")[:9])
-        for e in (record["environment"] for _, record in done)
-    )
-    parts = [
-        f"{count} trials on {device}, torch {torch}, commit {commit}"
-        for (device, torch, commit), count in found.most_common()
-    ]
     hours = sum(record["curve"][-1]["wall_seconds"] for _, record in done) / 3600
-    return f"Measured: {'; '.join(parts)}; {hours:.1f} hours of one process in training steps.\n"
+    machines = describe_machines(record["environment"] for _, record in done)
+    return f"Measured: {machines}; {hours:.1f} hours of one process in training steps.\n"
 
 
 def _write_summary(

@@ -1,10 +1,10 @@
-"""Runs an experiment's trials that have no result yet.
+"""Runs the trials of an experiment that have no result yet.
 
     python -m experiments.run mutual_information --data DATA [--quick] [--group main]
 
-DATA holds omniglot/, mnist/ and spoken_digits/ as far as the experiment needs them (docs/results.md says where they
-are to be had). Each trial's line is appended to experiments/results/NAME.jsonl when it ends; interrupt and start again
-at will, also several at once with --share 0/2 and --share 1/2. `python -m experiments.report` writes docs/results.md.
+DATA holds those of omniglot/, mnist/ and spoken_digits/ that the experiment needs (or is the folder of shards). Each
+trial's result is appended to experiments/results/NAME.jsonl when it ends: a run can be interrupted and restarted at any
+time, and --share 0/2 and --share 1/2 run in parallel. `python -m experiments.report` writes the pages.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import time
 from pathlib import Path
 
 from common.environment import environment
-from experiments import records as stored
-from experiments.sweep import load_sweep, plan
+from experiments import records
+from experiments.sweep import load_sweep, parse_share, plan
 from experiments.trial import run_trial
 from settings.load import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a mistake in the arguments, the sweep or the data."""
+    """Returns the exit status: 0, or 2 for a mistake in the arguments, the sweep or the data."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("experiment", help="a YAML file of experiments/, without the ending")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--group", action="append", help="only this group of the sweep (may be repeated)")
-    parser.add_argument("--quick", action="store_true", help="the small version, within 10 minutes")
-    parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th trial, from the I-th")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after so many minutes")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="run folders stay here (experiments on shards)")
-    parser.add_argument("--results", type=Path, default=stored.RESULTS, help="folder of the results")
+    parser.add_argument("experiment", help="name of a YAML file in experiments/sweeps/, without its suffix")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets, or of the shards")
+    parser.add_argument("--group", action="append", help="run only this group of the sweep (may be repeated)")
+    parser.add_argument("--quick", action="store_true", help="run a small version, within 10 minutes")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after this many minutes")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep run folders here (experiments on shards)")
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the recorded results")
     options = parser.parse_args(arguments)
     try:
         return _run(options)
@@ -46,20 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     trials = list(plan(load_sweep(options.experiment), options.group, quick=options.quick))
-    index, _, count = options.share.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise ConfigError(f"--share must be I/N with I < N, as in 0/2, not {options.share!r}")
+    index, count = parse_share(options.share)
     path = options.results / f"{options.experiment}.jsonl"
     here = environment("scikit-learn", "numpy")
     for number, trial in enumerate(trials):
-        if number % int(count) != int(index) or stored.matching(stored.load(path), [trial]):
+        if number % count != index or records.matching(records.load(path), [trial]):
             continue
         if time.monotonic() - started > options.minutes * 60:
-            print(f"{options.minutes:g} minutes are over; start again to go on")
+            print(f"{options.minutes:g} minutes have passed; run the same command again to continue")
             break
         keep = options.keep / trial.digest if options.keep else None
         found = run_trial(trial.settings, data=options.data, keep=keep)
-        stored.append(path, trial, found, here)
+        records.append(path, trial, found, here)
         short = {name: round(value, 3) for name, value in found["final"].items()}
         print(f"[{number + 1}/{len(trials)}] {trial.condition} | {trial.rule} | {trial.seed}: {json.dumps(short)}")
         sys.stdout.flush()

@@ -16,7 +16,7 @@ class Estimate:
 
     mean: float
     half_width: float
-    """Of the 95 % interval (Student's t); nan with one seed."""
+    """Half the width of the 95 % interval (Student's t); NaN with one seed."""
     n: int
 
     def __str__(self) -> str:
@@ -34,15 +34,15 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one rule has over another, paired by seed."""
+    """The difference between two rules, paired by seed."""
 
     difference: Estimate
     p: float
-    """Two-sided, of the paired t test; nan with fewer than two seeds in common."""
+    """Two-sided p of the paired t test; NaN with fewer than two common seeds."""
 
 
 def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison | None:
-    """Differences at the seeds that both have (seed -> value); None where they share none."""
+    """Compares values (seed -> value) at the common seeds; None if there are none."""
     seeds = sorted(set(values) & set(baseline))
     if not seeds:
         return None
@@ -56,7 +56,7 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compa
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for having made all these comparisons at once (Holm, 1979), in the same order; nan stays nan."""
+    """The p values adjusted for multiple comparisons (Holm, 1979), in the same order; NaN stays NaN."""
     order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
     adjusted, largest = list(p_values), 0.0
     for place, i in enumerate(order):
@@ -66,5 +66,5 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def time_to_reach(curve: Sequence[Mapping[str, float]], target: float, *, metric: str, clock: str) -> float | None:
-    """Reading of `clock` at the first measurement where `metric` is at least `target`; None if it never is."""
+    """Value of `clock` at the first measurement where `metric` is at least `target`; None if it never is."""
     return next((point[clock] for point in curve if point[metric] >= target), None)

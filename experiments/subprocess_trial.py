@@ -1,4 +1,4 @@
-"""A trial on prepared shards: train.py and evaluate.py as a user starts them, in processes of their own."""
+"""Runs a trial on prepared shards: train.py and evaluate.py in subprocesses, as a user starts them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from settings import Config, ConfigError
 from settings.load import to_yaml
 
 
-def run_launched(
+def run_in_subprocesses(
     config: Config, *, shards: Path, labels: Sequence[str], probe: Sequence[str], keep: Path | None = None
 ) -> dict[str, Any]:
     """Trains on the shards and probes the video features of the checkpoint.
@@ -27,27 +27,27 @@ def run_launched(
     Args:
         labels: columns to predict.
         probe: key=value settings of evaluate.py's protocol `linear`.
-        keep: where the run folder stays; None: nowhere.
+        keep: folder that keeps the run folder; None deletes it.
 
     Returns:
-        final: probe (mean video accuracy over the labels), probe_LABEL, random_LABEL (encoder of random weights, same
-        protocol), step, cpu_seconds and wall_seconds (of train.py whole); curve: the same, alone.
+        final: probe (mean video accuracy over the labels), probe_LABEL, random_LABEL (the same for an encoder with
+        random weights), step, loss, cpu_seconds and wall_seconds (of train.py); curve: a list with only that.
 
     Raises:
-        ConfigError: train.py or evaluate.py failed; the message ends with what they wrote last.
+        ConfigError: train.py or evaluate.py failed; the message ends with the last lines of its output.
     """
     with tempfile.TemporaryDirectory(prefix="experiment-") as folder:
         run = Path(folder) / "run"
         settings = Path(folder) / "config.yaml"
-        launched = replace(config, run_dir=str(run), data=replace(config.data, path=str(shards)))
-        settings.write_text(to_yaml(launched), encoding="utf-8")
+        on_shards = replace(config, run_dir=str(run), data=replace(config.data, path=str(shards)))
+        settings.write_text(to_yaml(on_shards), encoding="utf-8")
         before, started = _children_seconds(), time.perf_counter()
         _start(["train.py", "--config", str(settings)])
         spent = {"cpu_seconds": _children_seconds() - before, "wall_seconds": time.perf_counter() - started}
-        asked = ["--protocol", "linear", "--data", str(shards), "--label", ",".join(labels)]
-        _start(["evaluate.py", "--checkpoint", str(run), *asked, *probe])
+        protocol = ["--protocol", "linear", "--data", str(shards), "--label", ",".join(labels)]
+        _start(["evaluate.py", "--checkpoint", str(run), *protocol, *probe])
         lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        *_, last = (line for line in lines if "loss" in line)  # the monitor writes lines of its own
+        *_, last = (line for line in lines if "loss" in line)  # the monitor's lines have no loss
         final: dict[str, Any] = {"step": last["step"] + 1, "loss": last["loss"], **spent}
         for label in labels:
             table = json.loads((run / f"evaluation-linear-{label}.json").read_text(encoding="utf-8"))

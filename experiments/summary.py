@@ -1,4 +1,4 @@
-"""From the trials' lines to the figures that tables, plots and sentences show."""
+"""Summarises recorded trials into the figures that tables, plots and sentences show."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from experiments.statistics import Comparison, Estimate, compare, estimate, holm
 from experiments.sweep import Planned
 
 ALPHA = 0.01
+"""A difference is claimed only if its p is below this."""
 
 
 @dataclass(frozen=True)
@@ -22,26 +23,27 @@ class Row:
 
     rule: str
     figures: dict[str, Estimate]
-    """Final value of each metric over the seeds."""
+    """Final value of each metric, as an estimate over the seeds."""
     against: dict[str, Comparison | None]
-    """metric -> this rule less the baseline, paired by seed; empty for the baseline itself."""
+    """Metric -> difference to the baseline, paired by seed; empty for the baseline itself."""
     curve: dict[str, np.ndarray]
-    """Means over the seeds at each measurement: step, cpu_seconds, probe, ..."""
+    """Means over the seeds of step, cpu_seconds, probe, ... at each measurement."""
     reaches: dict[str, float | None]
-    """step, cpu_seconds -> share of the baseline's whole run at which the mean curve of this rule is first at the
-    baseline's mean final probe; None where it never is. Empty without curves; cpu_seconds is there only if all trials
-    compared ran on one kind of machine and one commit."""
+    """step, cpu_seconds -> the share of the baseline's run after which this rule's mean curve first reaches the
+    baseline's mean final probe; None if it never does. It is empty without curves, and has cpu_seconds only if all
+    compared trials ran on one kind of machine and one commit."""
     adjusted_p: float = math.nan
-    """Of the comparison by `metric`, Holm-adjusted for all such comparisons of the experiment."""
+    """The p of the comparison by `metric`, Holm-adjusted for all such comparisons of the experiment."""
 
 
 def summarise(
     trials: Iterable[tuple[Planned, dict[str, Any]]], *, baseline: str, metric: str = "probe"
 ) -> dict[str, list[Row]]:
-    """condition -> rows in the order of the sweep, from (trial, its result).
+    """The rows of each condition, in the order of the sweep.
 
-    A trial that is in several groups counts once: seeds are what is averaged over. `metric` is what rules are compared
-    by.
+    Args:
+        trials: trials and their records. A trial in several groups counts once, because means are over seeds.
+        metric: the figure by which rules are compared.
     """
     table: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for trial, record in trials:
@@ -77,7 +79,7 @@ def _row(
             )
             for name in names
         }
-    # Speed is compared at the seeds that both have, as is everything else.
+    # Speed, like everything else, is compared at the common seeds.
     common = sorted(set(seeds) & set(base))
     return Row(
         rule=rule,
@@ -91,7 +93,7 @@ def _row(
 def _reaches(
     own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], metric: str
 ) -> dict[str, float | None]:
-    """`Row.reaches` of trials of the same seeds."""
+    """`Row.reaches` for trials with the same seeds."""
     if not own or len(own[0]["curve"]) < 2:
         return {}
     reference, mean = _mean_curve(base), _mean_curve(own)
@@ -105,7 +107,7 @@ def _reaches(
 
 
 def _machine(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What seconds may be compared within."""
+    """Identifies the machines and commit whose seconds are comparable."""
     here = record["environment"]
     return tuple(here.get(name) for name in ("cpu", "cpu_capability", "gpu", "commit"))
 
@@ -116,7 +118,7 @@ def _mean_curve(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def sentences(condition: str, rows: Sequence[Row], *, baseline: str, metric: str = "probe") -> list[str]:
-    """What the data support about each rule, no more: differences with p < 0.01, and that others are not shown."""
+    """One sentence per rule that states only what the data support: a difference with p < 0.01, or none shown."""
     found = []
     for row in rows:
         comparison = row.against.get(metric)

@@ -1,8 +1,8 @@
-"""From a YAML sweep to the list of its trials.
+"""Reads a sweep from YAML and lists its trials.
 
-A sweep names `conditions` and `rules`, each a list of overrides of `base`, and `groups`: which of them are crossed with
-which seeds. Hyper-parameters are chosen on the seeds of groups called `tuning` or `tuning ...`: these seeds must be in
-no other group, and the report shows none of them.
+A sweep defines `conditions` and `rules`, each as a list of overrides of `base`, and `groups`, each of which crosses
+some of them with seeds. Hyper-parameters are chosen on the seeds of the groups named `tuning` or `tuning ...`: no other
+group may use these seeds, and the report shows none of them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from settings.load import ConfigError, load_config, require, to_dict
 
 SWEEPS = Path(__file__).parent / "sweeps"
 TUNING = "tuning"
+LATER_SETTINGS: dict[str, Any] = {"run.data.vp9_decoder": "cpu", "run.data.idle_priority": True}
+"""Settings that are newer than recorded results, with the value that behaves like the code before them. At this value a
+setting does not enter the digest of a trial, so that the results keep counting."""
 
 
 def is_tuning(group: str) -> bool:
-    """Whether parameters were chosen on a group of this name."""
+    """Whether hyper-parameters were chosen on the group of this name."""
     return group.split()[:1] == [TUNING]
 
 
@@ -31,10 +34,12 @@ def is_tuning(group: str) -> bool:
 class Sweep:
     """An experiment; `base` is the tree of a TrialConfig."""
 
-    title: str
-    """Heading of its part of the report."""
     question: str
-    """What it asks, in a sentence or two."""
+    """The question that the experiment answers: the title of its page."""
+    setup: str
+    """How it is answered: data, training and measurement, in a few sentences."""
+    verdict: str
+    """The answer, in at most five sentences that the results support, one per line; the index shows the first."""
     base: dict[str, Any]
     """Settings that all trials share."""
     conditions: dict[str, Any]
@@ -44,13 +49,15 @@ class Sweep:
     groups: dict[str, Any]
     """Name -> {conditions: [...], rules: [...], seeds: [...], set: [overrides]}."""
     quick: dict[str, Any] = field(default_factory=dict)
-    """The group that --quick runs instead, in the same form."""
+    """The only group of --quick, in the same form."""
     reading: dict[str, Any] = field(default_factory=dict)
-    """Condition -> what its rows mean, for the report: the part that no script can write."""
+    """Condition -> how its rows may be read; Markdown, for the page with all figures."""
     notes: str = ""
-    """What was learned on the tuning seeds, and why the experiment is as it is; Markdown, for the report."""
+    """What was learned on the tuning seeds, and why the experiment is as it is; Markdown, for the same page."""
 
     def __post_init__(self) -> None:
+        count = len(self.verdict.strip().splitlines())
+        require(0 < count <= 5, f"verdict must be 1 to 5 lines with one sentence each, not {count} lines")
         tuned = {seed for name, group in self.groups.items() if is_tuning(name) for seed in group.get("seeds", [])}
         for name, group in {**self.groups, "quick": self.quick}.items():
             for key, known in (("conditions", self.conditions), ("rules", self.rules)):
@@ -61,6 +68,7 @@ class Sweep:
 
     @property
     def baseline(self) -> str:
+        """The rule that the others are compared with."""
         return next(iter(self.rules))
 
 
@@ -76,18 +84,16 @@ class Planned:
 
     @property
     def digest(self) -> str:
-        """Names the settings, so that a result is known to be of them and of no others."""
-        settings = to_dict(self.settings)
-        del settings["run"]["data"]["idle_priority"]  # it changes no result
-        text = json.dumps(settings, sort_keys=True)
+        """Identifies the settings: a result counts for a trial only if their digests are equal."""
+        text = json.dumps(_without_later_settings(to_dict(self.settings)), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def load_sweep(name: str) -> Sweep:
-    """The sweep of experiments/NAME.yaml.
+    """The sweep of experiments/sweeps/NAME.yaml.
 
     Raises:
-        ConfigError: there is none, or it names what it does not define.
+        ConfigError: there is no such file, or it is not a valid sweep.
     """
     path = SWEEPS / f"{name}.yaml"
     if not path.is_file():
@@ -97,15 +103,15 @@ def load_sweep(name: str) -> Sweep:
 
 
 def plan(sweep: Sweep, groups: list[str] | None = None, *, quick: bool = False) -> Iterator[Planned]:
-    """The trials of these groups (None: all), seed by seed, so that what is there at any time is comparable.
+    """The trials of these groups (None: all), seed by seed, so that an unfinished sweep compares all rules.
 
     Raises:
-        ConfigError: an unknown group, or overrides that make no valid configuration.
+        ConfigError: a group is unknown, or its overrides do not make a valid configuration.
     """
     chosen = {"quick": sweep.quick} if quick else sweep.groups
     for name in groups or chosen:
         if name not in chosen:
-            raise ConfigError(f"there is no group {name!r} in this experiment; known: {', '.join(chosen)}")
+            raise ConfigError(f"this experiment has no group {name!r}; known: {', '.join(chosen)}")
         group = chosen[name]
         for seed in group["seeds"]:
             for condition in group["conditions"]:
@@ -117,3 +123,27 @@ def plan(sweep: Sweep, groups: list[str] | None = None, *, quick: bool = False) 
 def _settings(base: dict[str, Any], overrides: list[str], seed: int) -> TrialConfig:
     flat = [f"{key}={json.dumps(value)}" for key, value in flatten(base).items()]
     return load_config(TrialConfig, None, [*flat, *overrides, f"run.seed={seed}"])
+
+
+def _without_later_settings(tree: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the settings without those of LATER_SETTINGS that have the value given there."""
+    for dotted, value in LATER_SETTINGS.items():
+        *sections, key = dotted.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch[section]
+        if branch.get(key) == value:
+            del branch[key]
+    return tree
+
+
+def parse_share(text: str) -> tuple[int, int]:
+    """(I, N) of an option `--share I/N`: every N-th trial, from the I-th.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ConfigError(f"--share must be I/N with I < N, as in 0/2, not {text!r}")
+    return int(index), int(count)

@@ -1,4 +1,4 @@
-"""One trial: a corpus, a configuration of the product, a seed; trained by the product's own step and measured."""
+"""Runs one trial: trains a configuration on a corpus with the product's own step, and measures it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.corpora.omniglot import make_omniglot
 from experiments.corpora.pairs import Corpus
 from experiments.encoders import build_small_model
 from experiments.measure import measure
-from experiments.subprocess_trial import run_launched
+from experiments.subprocess_trial import run_in_subprocesses
 from settings import Config
 from settings.load import require
 from training.distributed import World
@@ -25,24 +25,24 @@ from training.step import Learner
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """What is trained on."""
+    """The training data."""
 
     name: Literal["omniglot", "av_mnist", "shards"] = "omniglot"
-    """Strips of Omniglot characters, moving and spoken digits, or prepared shards (train.py and evaluate.py run)."""
+    """Strips of Omniglot characters, moving and spoken digits, or prepared shards (with train.py and evaluate.py)."""
     labels: str = ""
-    """Label columns to probe, with commas between (shards)."""
+    """Label columns to probe, separated by commas (only for shards)."""
     probe: str = ""
-    """Settings of the probe, key=value with spaces between (shards; see settings/evaluation.py)."""
+    """Settings of the probe as key=value, separated by spaces (only for shards; see settings/evaluation.py)."""
     characters: int = 1
-    """n, cells of a strip (omniglot)."""
+    """Number n of cells per strip (only for omniglot)."""
     cell: int = 24
-    """Pixels of a cell's side (omniglot)."""
+    """Side of a cell in pixels (only for omniglot)."""
     train: int = 16384
-    """Training pairs."""
+    """Number of training pairs."""
     held_out: int = 1000
-    """Pairs the probe is fitted on, and as many that it is tested on."""
+    """Number of pairs to fit the probe, and of pairs to test it."""
     skew: float = 0.0
-    """Share of the training pairs that are of few classes (four characters, three digits); 0 draws all alike."""
+    """Share of the training pairs that come from few classes (four characters, three digits); 0 draws all equally."""
 
     def __post_init__(self) -> None:
         require(bool(self.labels) == (self.name == "shards"), "corpus.labels must be given for corpus.name=shards only")
@@ -52,21 +52,21 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """A trial, whole: two trials of equal settings give equal figures, but for their times."""
+    """All settings of a trial. Trials with equal settings give equal figures except for times."""
 
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     measure_every: int = 100
-    """Steps between two measurements; the last step is always measured."""
+    """Number of steps between measurements; the last step is always measured."""
     run: Config = field(default_factory=Config)
-    """The product's own configuration; train.steps says how long."""
+    """The product's configuration; train.steps sets the length."""
 
     def __post_init__(self) -> None:
-        require(self.run.train.steps >= 1, "run.train.steps must be at least 1: a trial has no other end")
+        require(self.run.train.steps >= 1, "run.train.steps must be at least 1: nothing else ends a trial")
         require(self.measure_every >= 1, f"measure_every must be at least 1, not {self.measure_every}")
 
 
 def make_corpus(config: CorpusConfig, *, data: Path, seed: int) -> Corpus:
-    """The corpus of a seed, from the folder `data` (which has omniglot/, or mnist/ and spoken_digits/)."""
+    """The corpus of a seed, from the folder `data` with omniglot/, or with mnist/ and spoken_digits/."""
     common = {"train": config.train, "held_out": config.held_out, "seed": seed, "skew": config.skew}
     if config.name == "av_mnist":
         return make_av_mnist(data, **common)
@@ -80,20 +80,20 @@ def run_trial(
 
     Args:
         data: folder of the data sets, or of the shards.
-        keep: where the run folder stays; only a trial on shards has one.
-        say: gets a line at each measurement.
+        keep: folder that keeps the run folder; only a trial on shards has one.
+        say: called with a line of text at each measurement.
 
     Returns:
-        curve: at each measurement the step, the process's CPU seconds and the wall-clock seconds spent on training
-        (measurements left out) and all figures of `measure`; final: the last of them.
+        curve: for each measurement the step, the process's CPU seconds and wall-clock seconds in training (without
+        measurements) and all figures of `measure`; final: the last of them.
 
     Raises:
-        ConfigError: data that are not there, or settings that do not fit together.
+        ConfigError: data are missing, or settings contradict each other.
     """
     config = trial.run
     if trial.corpus.name == "shards":
         labels, probe = trial.corpus.labels.split(","), trial.corpus.probe.split()
-        return run_launched(config, shards=data, labels=labels, probe=probe, keep=keep)
+        return run_in_subprocesses(config, shards=data, labels=labels, probe=probe, keep=keep)
     require(keep is None, "only trials on shards (corpus.name=shards) have a run folder that could be kept")
     torch.set_num_threads(config.train.threads or 1)
     corpus = make_corpus(trial.corpus, data=data, seed=config.seed)

@@ -1,4 +1,4 @@
-"""Settings of evaluate.py, given as key=value."""
+"""Settings of evaluate.py, which its command line takes as key=value."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from settings import AugmentConfig, require
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """The recipe of finetune, esc50_finetune and kinetics_linear: AdamW, linear warm-up, cosine to zero.
+    """The recipe of finetune, esc50_finetune and kinetics_linear: AdamW, linear warm-up, cosine decay to zero.
 
-    The same for every row of a table.
+    All rows of a table use the same recipe.
     """
 
     epochs: int = 30
-    """Passes over the training part; what is tested is the last one."""
+    """Passes over the training part. The classifier of the last one is tested."""
     lr: float = 1e-4
     """Learning rate of the encoder after warm-up."""
     head_lr: float = 1e-3
-    """Learning rate of the new last layer, which is all that the linear rows train."""
+    """Learning rate of the new last layer, the only one that the linear rows train."""
     weight_decay: float = 1e-2
-    """Decay of the weights; vectors (biases, BatchNorm) are left alone."""
+    """Weight decay of matrices and convolutions; biases and BatchNorm parameters have none."""
     warmup_epochs: float = 1.0
-    """Epochs in which the learning rates rise from 0."""
+    """Epochs over which the learning rates rise from 0."""
     dropout: float = 0.5
-    """Share of the features dropped before the last layer."""
+    """Probability that a feature is dropped before the last layer."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation of the training clips."""
 
@@ -41,41 +41,41 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How test clips are taken and probes fitted; encoders and clip sizes come from the checkpoint."""
+    """How test clips are taken and probes fitted. Encoders and clip sizes come from the checkpoint."""
 
     clips: int = 4
-    """Evenly spaced test clips of a sample."""
+    """Number of evenly spaced test clips per sample."""
     crops: int = 1
-    """Squares of each test clip, from one end of the frame's longer side to the other; 1 is the centre."""
+    """Number of square crops per test clip, evenly spaced along the frame's longer side; 1 is the centre crop."""
     pooling: Literal["mean", "concat"] = "mean"
-    """mean averages the clips' features. concat puts them one after the other: for labels that are tied to a place in
-    time, as words in a sentence."""
+    """How the features of a sample's clips are combined: mean averages them; concat concatenates them, for labels that
+    are tied to a position in time, such as words in a sentence."""
     batch_size: int = 32
-    """Clips that are decoded and encoded together, and a step's clips in fine-tuning."""
+    """Number of clips that are decoded and encoded together, and per step in fine-tuning."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU, if there is one."""
+    """Device of the encoders; auto is the GPU if there is one."""
     loader: str = ""
-    """dali or decord; empty takes the checkpoint's."""
+    """Loader of the clips, dali or decord; empty for the checkpoint's."""
     labels: str = ""
-    """labels.csv of raw videos (loader decord only)."""
+    """Path of the labels.csv of raw videos (only with the loader decord)."""
     splits: str = ""
-    """Folder of the official lists of UCF101 (trainlist01.txt, ...) or HMDB51 (..._test_split1.txt); empty takes the
-    label column split (finetune also split2, split3, ...)."""
+    """Folder of the official lists of UCF101 (trainlist01.txt, ...) or HMDB51 (..._test_split1.txt); empty for the
+    label column split (finetune also uses split2, split3, ...)."""
     frames: int = 0
-    """Frames of a clip; 0 takes the checkpoint's."""
+    """Number of frames per clip; 0 for the checkpoint's."""
     size: int = 0
-    """Pixels of a clip's side; 0 takes the checkpoint's."""
+    """Side of a clip in pixels; 0 for the checkpoint's."""
     reference: str = ""
     """Adds rows of torchvision's Kinetics-400 weights for the checkpoint's video architecture: `torchvision` downloads
-    them, or the path of a file of them (.pth as torchvision publishes it, or .safetensors)."""
+    them; otherwise the path of a file (.pth as torchvision publishes it, or .safetensors)."""
     k: int = 10
-    """Neighbours of the knn protocol."""
+    """Number of neighbours in the knn protocol."""
     folds: int = 5
-    """Folds of the cross-validation that chooses the linear probe's C, within the training part."""
+    """Number of cross-validation folds, within the training part, that choose the linear probe's C."""
     seed: int = 0
-    """Of the split by hash, the folds and fine-tuning."""
+    """Seed of the split by hash, the folds and fine-tuning."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """Read by finetune, esc50_finetune and kinetics_linear."""
+    """Recipe of finetune, esc50_finetune and kinetics_linear."""
 
     def __post_init__(self) -> None:
         leasts = {"clips": 1, "crops": 1, "batch_size": 1, "k": 1, "folds": 2, "seed": 0, "frames": 0, "size": 0}
@@ -84,5 +84,5 @@ class EvaluationConfig:
             require(value >= least, f"{name} must be at least {least}, not {value}")
         require(
             self.pooling == "mean" or self.crops == 1,
-            f"pooling=concat keeps the clips of a sample apart in time; it takes crops=1, not {self.crops}",
+            f"pooling=concat keeps the clips of a sample apart in time and needs crops=1, not crops={self.crops}",
         )

@@ -1,7 +1,7 @@
-"""AV-MNIST: a digit that moves over a canvas, paired with the same digit spoken.
+"""AV-MNIST: a video of a digit that moves over a canvas, paired with a recording of the same digit.
 
-Pictures: MNIST's training part for training, its test part for the test. Voices: whole speakers are held out for the
-test. A share of the training pairs can be of three digits only, which is where a random dictionary repeats itself.
+Training uses the images of MNIST's training part, the test those of its test part; the speakers of the test are in no
+training pair. A share of the training pairs can be limited to three digits, which makes a random dictionary redundant.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def make_av_mnist(folder: Path, *, train: int, held_out: int, seed: int, skew: f
 
     Args:
         folder: holds MNIST's idx files under mnist/ and the Free Spoken Digit Dataset under spoken_digits/.
-        train: training pairs; `probe` and `test` have `held_out` each, all digits alike.
-        skew: this share of the training pairs is of the digits FREQUENT.
+        train: number of training pairs; `probe` and `test` have `held_out` each, with all digits equally frequent.
+        skew: share of the training pairs that are limited to the digits FREQUENT.
 
     Raises:
-        ConfigError: a data set is not there.
+        ConfigError: a data set is missing.
     """
     spoken = _spoken(folder / "spoken_digits")
     sounds, digits = spoken.spectra, spoken.digits
@@ -50,11 +50,11 @@ def make_av_mnist(folder: Path, *, train: int, held_out: int, seed: int, skew: f
     )
 
 
-def hear(folder: Path, waves: torch.Tensor) -> torch.Tensor:
-    """Other sounds as an encoder of this corpus hears them: float32 [n, 6000] at RATE to log-mel [n, 32, 49].
+def to_log_mel(folder: Path, waves: torch.Tensor) -> torch.Tensor:
+    """Other sounds as input for an encoder of this corpus: float32 [n, 6000] at RATE to log-mel [n, 32, 49].
 
     Args:
-        folder: as for make_av_mnist; the digits' mean and deviation are the scale.
+        folder: as for make_av_mnist; the spectra are standardised with the mean and deviation of its spoken digits.
     """
     spoken = _spoken(folder / "spoken_digits")
     return ((_log_mel(waves) - spoken.mean) / spoken.std).float()
@@ -83,7 +83,7 @@ def _pairs(
 
 
 def _rows_of(labels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random row of each wanted label."""
+    """A random row for each wanted label."""
     rows = np.empty(len(wanted), dtype=np.int64)
     for label in range(10):
         places = wanted == label
@@ -92,7 +92,7 @@ def _rows_of(labels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -
 
 
 def _move(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [n, 4, 32, 32]: each picture on a straight way between two random places."""
+    """Videos, uint8 [n, 4, 32, 32], of each image on a straight line between two random positions."""
     ends = rng.integers(CANVAS - DIGIT + 1, size=(2, len(pictures), 2))
     video = np.zeros((len(pictures), FRAMES, CANVAS, CANVAS), dtype=np.uint8)
     for frame in range(FRAMES):
@@ -105,12 +105,12 @@ def _move(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _mnist(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [10000, 20, 20] (MNIST's inner box; the first ten thousand of the part) and their digits."""
+    """The first 10,000 images of a part, cropped to MNIST's inner box, uint8 [10000, 20, 20], and their digits."""
     try:
         pictures = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
         labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
     except FileNotFoundError as error:
-        raise ConfigError(f"{folder} must hold MNIST's idx files, packed with gzip: {error}") from None
+        raise ConfigError(f"{folder} must hold MNIST's gzipped idx files: {error}") from None
     images = np.frombuffer(pictures, dtype=np.uint8, offset=16).reshape(-1, 28, 28)[:10_000, 4:24, 4:24]
     return images, np.frombuffer(labels, dtype=np.uint8, offset=8)[:10_000].astype(np.int64)
 
@@ -137,7 +137,7 @@ def _spoken(folder: Path) -> _Spoken:
     waves = []
     for row in rows:
         data = (folder / "recordings" / row["file"]).read_bytes()
-        # The files are PCM of 16 bits behind a header of 44 bytes.
+        # The files are 16-bit PCM after a header of 44 bytes.
         wave = np.frombuffer(data[44 : 44 + (len(data) - 44) // 2 * 2], dtype="<i2")
         wave = torch.from_numpy(wave.astype(np.float32) / 32768)[:samples]
         waves.append(F.pad(wave, (0, samples - len(wave))))

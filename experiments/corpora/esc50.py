@@ -1,7 +1,7 @@
-"""ESC-50's sounds, each with a moving picture of its spectrum: pairs to pre-train on, windows to test on.
+"""ESC-50's sounds, each paired with a video of its spectrum for pre-training, and windows of them for testing.
 
-The sounds are real and have no pictures of their own. What a spectrum analyser shows of one is video that anybody can
-make, and that an encoder of pictures must read to find the sound.
+The sounds are real but have no video. A spectrum analyser's display of a sound is a video that can be generated and
+that a video encoder must read to find the sound.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from settings import AudioConfig, ConfigError
 
 SECONDS, FRAMES, SIDE = 5, 8, 32
 FLOOR_DB = 60.0
-"""Below the loudest band of the window a bar has no height."""
+"""Range of the bars: a bar this far below the loudest band of the window has no height."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Sounds:
     """All clips of the data set."""
 
     pcm: torch.Tensor
-    """float32 [n, samples] in [-1, 1], mono."""
+    """Mono waveforms in [-1, 1], float32 [n, samples]."""
     classes: np.ndarray
-    """int [n], 0 to 49."""
+    """Classes 0 to 49, int [n]."""
     folds: np.ndarray
-    """int [n], 1 to 5, the official ones."""
+    """Official folds 1 to 5, int [n]."""
 
 
 @lru_cache(maxsize=1)
 def read_sounds(folder: Path, rate: int) -> Sounds:
-    """The sounds of meta/esc50.csv, from the files of that name in audio/, whatever their suffix.
+    """The sounds of meta/esc50.csv, from the files in audio/ with these names and any suffix.
 
     Raises:
         ConfigError: the folder is not ESC-50.
@@ -68,25 +68,25 @@ def make_pairs(sounds: Sounds, rows: np.ndarray, *, audio: AudioConfig, windows:
     log_mel, video, spectra = LogMel(audio), [], []
     for _ in range(windows):
         starts = rng.integers(SECONDS * audio.sample_rate - length, size=len(rows))
-        heard = torch.stack([sounds.pcm[row, start : start + length] for row, start in zip(rows, starts, strict=True)])
-        # Many clips are silent after their sound; their beginning is not.
-        silent = heard.abs().amax(1) < 1e-3
-        heard[silent] = sounds.pcm[rows[silent.numpy()], :length]
-        video.append(spectrum_video(heard, rate=audio.sample_rate))
-        spectra.append(log_mel(heard))
+        pcm = torch.stack([sounds.pcm[row, start : start + length] for row, start in zip(rows, starts, strict=True)])
+        # Many clips are silent after their sound, so silent windows are replaced by the clip's beginning.
+        silent = pcm.abs().amax(1) < 1e-3
+        pcm[silent] = sounds.pcm[rows[silent.numpy()], :length]
+        video.append(spectrum_video(pcm, rate=audio.sample_rate))
+        spectra.append(log_mel(pcm))
     classes = torch.from_numpy(np.tile(sounds.classes[rows], windows))[:, None]
     return Pairs(video=torch.cat(video), audio=torch.cat(spectra), classes=classes)
 
 
 def spectrum_video(pcm: torch.Tensor, *, rate: int) -> torch.Tensor:
-    """What a spectrum analyser shows: a bar a mel band, its height the level below the window's loudest band.
+    """A spectrum analyser's display: one bar per mel band, whose height is the level relative to the loudest band.
 
-    float [B, samples] to uint8 [B, 8, 32, 32].
+    It maps float [B, samples] to uint8 [B, 8, 32, 32].
     """
     mel = torchaudio.transforms.MelSpectrogram(
         sample_rate=rate, n_fft=1024, hop_length=pcm.shape[1] // FRAMES, n_mels=SIDE
     )
-    # Pictures show the shape of a sound, not how loud it was recorded.
+    # The video shows the shape of a sound, not its recording level.
     level = pcm / pcm.abs().amax(1, keepdim=True).clamp(min=1e-3)
     decibels = 10 * torch.log10(mel(level)[..., :FRAMES] + 1e-6)
     height = ((decibels - decibels.amax((1, 2), keepdim=True) + FLOOR_DB) / FLOOR_DB).clamp(0, 1) * SIDE
@@ -95,7 +95,7 @@ def spectrum_video(pcm: torch.Tensor, *, rate: int) -> torch.Tensor:
 
 
 def even_windows(sounds: Sounds, *, audio: AudioConfig, windows: int) -> torch.Tensor:
-    """float32 [n, windows, n_mels, F], evenly spaced from end to end of every clip."""
+    """Spectrograms of windows that are evenly spaced over every clip, float32 [n, windows, n_mels, F]."""
     length = round(audio.seconds * audio.sample_rate)
     starts = np.linspace(0, SECONDS * audio.sample_rate - length, windows).astype(int)
     log_mel = LogMel(audio)

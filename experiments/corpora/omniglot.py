@@ -21,12 +21,12 @@ from settings import ConfigError
 
 ARCHIVES = ("images_background_small1.zip", "images_background_small2.zip")
 HELD_OUT = 5
-"""Drawings of each character, of 20, that only the test pairs use."""
+"""Number of drawings of each character, of 20, that only test pairs use."""
 
 
 @lru_cache(maxsize=2)
 def read_alphabets(folder: Path, cell: int) -> tuple[torch.Tensor, ...]:
-    """uint8 [characters, 20, cell, cell] of each alphabet, white on black, in the order of the alphabets' names.
+    """Drawings of each alphabet, uint8 [characters, 20, cell, cell], white on black, ordered by the alphabet's name.
 
     Raises:
         ConfigError: the folder lacks Omniglot's archives.
@@ -38,8 +38,8 @@ def read_alphabets(folder: Path, cell: int) -> tuple[torch.Tensor, ...]:
         with zipfile.ZipFile(folder / name) as archive:
             for entry in sorted(e for e in archive.namelist() if e.endswith(".png")):
                 _, alphabet, character, _ = entry.split("/")
-                picture = Image.open(io.BytesIO(archive.read(entry))).convert("L")
-                small = np.asarray(picture.resize((cell, cell), Image.Resampling.BOX))
+                image = Image.open(io.BytesIO(archive.read(entry))).convert("L")
+                small = np.asarray(image.resize((cell, cell), Image.Resampling.BOX))
                 drawings.setdefault(alphabet, {}).setdefault(character, []).append(255 - small)
     # Greek and Latin are in both archives, under the same file names.
     return tuple(
@@ -53,13 +53,13 @@ def make_omniglot(
     """A corpus of strips of n = `characters` cells, video [1, cell, n·cell], audio [cell, n·cell].
 
     Args:
-        train: training pairs; `probe` and `test` have `held_out` each.
-        skew: this share of the training strips has its first character among four; 0 draws all alike.
+        train: number of training pairs; `probe` and `test` have `held_out` each.
+        skew: share of the training strips whose first character is one of four; 0 draws all equally.
     """
     alphabets = read_alphabets(folder, cell)
     if not 1 <= characters <= len(alphabets):
         raise ConfigError(f"corpus.characters must be in [1, {len(alphabets)}], not {characters}")
-    # The largest alphabets first: the information of n cells is then the most that n cells can have.
+    # The largest alphabets come first, which maximises the information that n cells share.
     chosen = sorted(alphabets, key=len, reverse=True)[:characters]
     learned, unseen = range(20 - HELD_OUT), range(20 - HELD_OUT, 20)
     return Corpus(
@@ -75,16 +75,16 @@ def _strips(
     rng = numpy_generator(seed, 0, f"omniglot {purpose}")
     video, audio, classes = [], [], []
     for cell, alphabet in enumerate(alphabets):
-        shown = rng.integers(len(alphabet), size=count)
+        characters = rng.integers(len(alphabet), size=count)
         if skew and cell == 0:
-            shown = np.where(rng.random(count) < skew, rng.integers(4, size=count), shown)
+            characters = np.where(rng.random(count) < skew, rng.integers(4, size=count), characters)
         takes = rng.integers(drawings.start, drawings.stop, size=(2, count))
-        video.append(alphabet[shown, takes[0]])
-        audio.append(alphabet[(shown + 1) % len(alphabet), takes[1]])
-        classes.append(torch.from_numpy(shown))
-    picture, sound = torch.cat(video, dim=2), torch.cat(audio, dim=2)
+        video.append(alphabet[characters, takes[0]])
+        audio.append(alphabet[(characters + 1) % len(alphabet), takes[1]])
+        classes.append(torch.from_numpy(characters))
+    video_strip, audio_strip = torch.cat(video, dim=2), torch.cat(audio, dim=2)
     return Pairs(
-        video=picture[:, None],
-        audio=(sound.float() / 255 - 0.1) / 0.25,
+        video=video_strip[:, None],
+        audio=(audio_strip.float() / 255 - 0.1) / 0.25,
         classes=torch.stack(classes, dim=1),
     )

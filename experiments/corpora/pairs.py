@@ -1,4 +1,4 @@
-"""A small corpus of pairs, held in memory, that the product's own trainer can take batches from."""
+"""A small in-memory corpus of video-audio pairs with batches for the product's own training step."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Pairs:
     """P pairs; row n of each tensor belongs to sample n."""
 
     video: torch.Tensor
-    """uint8 [P, T, H, W], grey."""
+    """Grey video, uint8 [P, T, H, W]."""
     audio: torch.Tensor
-    """float32 [P, n_mels, F], about zero mean and unit variance."""
+    """Spectrograms, float32 [P, n_mels, F], with about zero mean and unit variance."""
     classes: torch.Tensor
-    """int64 [P, C]: the C attributes that both halves of a pair share."""
+    """The C attributes that both halves of a pair share, int64 [P, C]."""
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def batch(self, rows: np.ndarray | torch.Tensor) -> Batch:
-        """The batch of these rows, as a loader would give it; its ids are the row numbers."""
+        """The batch of these rows in a loader's format; ids are row numbers."""
         rows = torch.as_tensor(rows, dtype=torch.int64)
         mean, std = (torch.tensor(v)[None, :, None, None, None] for v in (VIDEO_MEAN, VIDEO_STD))
         video = ((self.video[rows].float() / 255)[:, None] - mean) / std
@@ -39,25 +39,27 @@ class Pairs:
         )
 
     def batches(self, rows: np.ndarray, size: int) -> Iterator[Batch]:
-        """Whole batches of these rows, in their order; a tail that fills no batch is left out."""
+        """Full batches of these rows, in order; an incomplete last batch is dropped."""
         for start in range(0, len(rows) - size + 1, size):
             yield self.batch(rows[start : start + size])
 
     def epochs(self, *, size: int, seed: int) -> Iterator[tuple[int, Batch]]:
-        """(epoch, batch) for ever, each epoch in the order that the product's loaders would take."""
+        """Yields (epoch, batch) forever, each epoch in the order of the product's loaders."""
         for epoch in range(2**31):
             for batch in self.batches(global_order(len(self), seed=seed, epoch=epoch), size):
                 yield epoch, batch
 
     def combinations(self) -> torch.Tensor:
-        """int64 [P]: one number for each distinct combination of the attributes."""
+        """A number for each distinct combination of the attributes, int64 [P]."""
         return torch.unique(self.classes, dim=0, return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a trial trains on, and what its probe is fitted and tested on. No drawing or speaker is in two of them,
-    as far as `probe` and `test` go; `probe` is of the same sources as `train`."""
+    """The training pairs of a trial, and the pairs that its probe is fitted to and tested on.
+
+    `probe` has the drawings and speakers of `train`; `test` has others.
+    """
 
     train: Pairs
     probe: Pairs

@@ -9,7 +9,7 @@ from sklearn.metrics import top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.retrieval import RetrievalHitRate
 
-from evaluation.class_retrieval import first_hits, run_nearest
+from evaluation.class_retrieval import first_hits, run_class_retrieval
 from evaluation.features import Features
 from evaluation.finetune import top_k
 from evaluation.pair_retrieval import pair_ranks
@@ -35,7 +35,7 @@ def test_class_retrieval_equals_torchmetrics(k):
     features = (centres[codes] + rng.normal(0, 1.5, (260, 16))).astype(np.float32)
     test = np.arange(260) >= 200
     task = Task(label="any", codes=codes, split=Split(train=~test, test=test, origin="test"))
-    measured, _ = run_nearest({"any": Features(pooled={"video": features})}, task, EvaluationConfig())
+    measured, _ = run_class_retrieval({"any": Features(pooled={"video": features})}, task, EvaluationConfig())
     relevant = codes[test][:, None] == codes[~test][None]
     assert measured[f"R@{k}"] == pytest.approx(hit_rate(features[test], features[~test], relevant, k), abs=1e-6)
 
@@ -77,6 +77,6 @@ def test_chance_is_that_of_a_random_order():
     features = rng.normal(size=(3000, 32)).astype(np.float32)
     test = np.arange(3000) >= 1000
     task = Task(label="any", codes=codes, split=Split(train=~test, test=test, origin="test"))
-    measured, chance = run_nearest({"any": Features(pooled={"video": features})}, task, EvaluationConfig())
+    measured, chance = run_class_retrieval({"any": Features(pooled={"video": features})}, task, EvaluationConfig())
     for name in ("R@1", "R@5"):
         assert measured[name] == pytest.approx(chance[name], abs=0.035)

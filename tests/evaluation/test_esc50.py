@@ -113,7 +113,7 @@ def test_ten_windows_are_spread_over_the_whole_clip(esc_like):
 
 
 def test_data_without_folds_are_refused(ucf_like):
-    with pytest.raises(ConfigError, match="no category and no fold: prepare the data with --labels"):
+    with pytest.raises(ConfigError, match="no category and no fold: prepare it with --labels"):
         esc50_tasks(Manifest.open(ucf_like.shards))
 
 

@@ -70,7 +70,7 @@ def test_retrieval_of_a_label_looks_among_the_training_samples_of_each_modality(
         (["--protocol", "linear", "--label", "colour"], "no such label column; it has the label columns kind, speed"),
         (["--protocol", "linear"], "choose what to predict with --label"),
         (["--protocol", "finetune", "--label", "kind,speed"], "finetune trains for one label at a time"),
-        (["--protocol", "esc50"], "need the label columns fold and category; there is no category and no fold"),
+        (["--protocol", "esc50"], "need the label columns fold and category; the data set has no category and no fold"),
         (["--protocol", "knn", "--label", "kind", "clipz=2"], "unknown key clipz; did you mean clips"),
         (["--protocol", "knn", "--label", "kind", "clips=0"], "clips must be at least 1, not 0"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.features import Features
-from evaluation.pair_retrieval import pair_ranks, run_retrieval, summarise
+from evaluation.pair_retrieval import pair_ranks, run_pair_retrieval, summarise
 from evaluation.task import Split
 from settings import ConfigError
 from settings.evaluation import EvaluationConfig
@@ -43,15 +43,15 @@ def test_only_test_samples_compete_and_both_directions_are_reported():
     split = Split(train=~test, test=test, origin="test")
     both = {"any": Features(embedding={"video": video, "audio": audio})}
     part = {"any": Features(embedding={"video": video[:12], "audio": audio[:12]})}
-    rows = run_retrieval(both, split, EvaluationConfig())
-    assert rows == run_retrieval(part, whole(12), EvaluationConfig())
+    rows = run_pair_retrieval(both, split, EvaluationConfig())
+    assert rows == run_pair_retrieval(part, whole(12), EvaluationConfig())
     assert [row["modality"] for row in rows] == ["video to audio", "audio to video", "random order"]
 
 
 def test_chance_is_that_of_a_random_order():
     rng = np.random.default_rng(0)
     random = {"any": Features(embedding={m: rng.normal(size=(400, 32)) for m in ("video", "audio")})}
-    measured, _, chance = run_retrieval(random, whole(400), EvaluationConfig())
+    measured, _, chance = run_pair_retrieval(random, whole(400), EvaluationConfig())
     assert chance["R@10"] == 10 / 400
     assert chance["median_rank"] == 200.5
     assert measured["R@10"] == pytest.approx(chance["R@10"], abs=0.03)
@@ -61,9 +61,9 @@ def test_chance_is_that_of_a_random_order():
 def test_data_of_one_modality_are_refused():
     silent = {"any": Features(embedding={"video": np.ones((4, 3))})}
     with pytest.raises(ConfigError, match="both video and audio"):
-        run_retrieval(silent, whole(4), EvaluationConfig())
+        run_pair_retrieval(silent, whole(4), EvaluationConfig())
 
 
 def test_a_single_test_sample_is_refused():
     with pytest.raises(ConfigError, match="at least two test samples, not 1"):
-        run_retrieval({}, whole(1), EvaluationConfig())
+        run_pair_retrieval({}, whole(1), EvaluationConfig())

@@ -76,7 +76,7 @@ def test_an_unknown_label_column_names_those_there_are():
 
 def test_a_column_with_one_known_class_is_refused():
     table = Table(4, kind=["a", "", "a", "b"], split=["train", "train", "test", "test"])
-    with pytest.raises(ConfigError, match="1 classes in 1 training samples and 2 test samples"):
+    with pytest.raises(ConfigError, match="1 classes in 1 training samples, and 2 test samples"):
         make_task(table, "kind", make_split(table, seed=0))
 
 

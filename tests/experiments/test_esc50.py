@@ -11,7 +11,7 @@ import torch
 from experiments import esc50_speech
 from experiments.corpora import av_mnist
 from experiments.corpora.esc50 import Sounds, even_windows, make_pairs, read_sounds, spectrum_video
-from experiments.esc50_section import esc50_section, speech_section
+from experiments.esc50_page import esc50_page, speech_status, speech_table
 from experiments.esc50_transfer import FILE, RANDOM, RULES, SETTINGS, frozen_features, pretrain
 from model import build_model
 from settings import AudioConfig, Config, ConfigError, ModelConfig, PoolConfig, TrainConfig
@@ -91,7 +91,7 @@ def test_pretraining_changes_the_encoder_and_features_are_of_whole_clips(sounds:
     assert np.abs(after - before).max() > 1e-3
 
 
-def test_the_section_claims_what_five_folds_show_and_says_what_is_missing(tmp_path: Path):
+def test_the_page_claims_what_five_folds_show_and_says_what_is_missing(tmp_path: Path):
     here = {"cpu": "a cpu", "commit": "abc"}
     lines = [
         {"fold": fold, "rule": rule, "settings": [*SETTINGS, *RULES[rule]], "accuracy": base + fold / 1000, **extra}
@@ -100,11 +100,13 @@ def test_the_section_claims_what_five_folds_show_and_says_what_is_missing(tmp_pa
     ]
     stale = lines[0] | {"settings": ["another"], "accuracy": 0.9}
     (tmp_path / FILE).write_text("\n".join(json.dumps(line) for line in [*lines, stale]))
-    section = esc50_section(tmp_path, tmp_path / "docs" / "esc50.png")
-    assert "**is ahead of** the random-initialised encoder by 0.100" in section
-    assert "15 of 25 trials" in section
-    assert "0.9" not in section.split("| p |")[1]
-    assert (tmp_path / "docs" / "esc50.png").stat().st_size > 5_000
+    page = esc50_page(tmp_path, tmp_path / "docs")
+    assert "**is ahead of** the random-initialised encoder by 0.100" in page.details
+    assert "15 of 25 trials" in page.method
+    for table in (page.summary, page.details):
+        assert "0.9" not in table.split("| p |")[1]
+    assert "| pre-trained, `fifo` | 0.403 ± 0.002 | 0.100 ± 0.000 |" in page.summary
+    assert (tmp_path / "docs" / page.plot).stat().st_size > 5_000
 
 
 def test_each_speech_encoder_is_asked_beside_its_own_random_weights():
@@ -123,10 +125,10 @@ def test_the_speech_table_compares_by_seed_and_ignores_other_settings(tmp_path: 
     ]  # fmt: skip
     lines.append(lines[0] | {"digest": "another", "accuracy": 0.9})
     (tmp_path / esc50_speech.FILE).write_text("\n".join(map(json.dumps, lines)))
-    section = speech_section(tmp_path)
-    assert "| GRID | `fifo` | 5 | 0.352 ± 0.002 | 0.050 ± 0.000 |" in section
-    assert "0.9" not in section.split("| p |")[1]
-    assert "**Not run yet**" in section
+    table = speech_table(tmp_path)
+    assert "| GRID | `fifo` | 5 | 0.352 ± 0.002 | 0.050 ± 0.000 |" in table
+    assert "0.9" not in table.split("| p |")[1]
+    assert "**Not run yet**" in speech_status(tmp_path)
 
 
 def test_kept_runs_that_are_not_there_end_in_a_line(tmp_path: Path, monkeypatch, capsys, sounds: Sounds):
@@ -151,8 +153,8 @@ def test_other_sounds_are_heard_on_the_scale_of_the_digits(tmp_path: Path):
         )
         rows.append(f"{number}.wav,{number},a")
     (folder / "index.csv").write_text("\n".join(rows))
-    heard = av_mnist.hear(tmp_path, spoken)
+    heard = av_mnist.to_log_mel(tmp_path, spoken)
     assert (heard.shape, heard.dtype) == ((4, 32, 49), torch.float32)
     assert abs(float(heard.mean())) < 1e-2
     assert abs(float(heard.std()) - 1) < 1e-2
-    assert float(av_mnist.hear(tmp_path, spoken / 10).mean()) < -1
+    assert float(av_mnist.to_log_mel(tmp_path, spoken / 10).mean()) < -1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import records as stored
+from experiments import records
 from experiments.sweep import SWEEPS, TUNING, Sweep, is_tuning, load_sweep, plan
 from settings.load import ConfigError
 
@@ -13,8 +13,9 @@ NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 def sweep(**changes) -> Sweep:
     given = {
-        "title": "t",
         "question": "q",
+        "setup": "s",
+        "verdict": "v",
         "base": {"run": {"train": {"steps": 3}}},
         "conditions": {"small": ["run.dictionary.size=8"], "large": ["run.dictionary.size=16"]},
         "rules": {"fifo": ["run.sampler.name=fifo"], "hard": ["run.sampler.name=hard"]},
@@ -64,15 +65,15 @@ def test_an_unknown_rule_group_or_experiment_is_named_with_what_is_known():
 def test_a_changed_setting_makes_old_results_not_count(tmp_path: Path):
     trials = list(plan(sweep()))
     path = tmp_path / "results.jsonl"
-    stored.append(path, trials[0], {"final": {"probe": 0.5}}, {})
-    assert [t for t, _ in stored.matching(stored.load(path), trials)] == [trials[0]]
+    records.append(path, trials[0], {"final": {"probe": 0.5}}, {})
+    assert [t for t, _ in records.matching(records.load(path), trials)] == [trials[0]]
     changed = plan(sweep(base={"run": {"train": {"steps": 4}}}))
-    assert stored.matching(stored.load(path), changed) == []
+    assert records.matching(records.load(path), changed) == []
 
 
 def test_a_line_cut_off_by_a_kill_is_neither_read_nor_in_the_way(tmp_path: Path):
     trials = list(plan(sweep()))
     path = tmp_path / "results.jsonl"
     path.write_text('{"digest": "abc", "fin')
-    stored.append(path, trials[1], {"final": {"probe": 0.5}}, {})
-    assert [t for t, _ in stored.matching(stored.load(path), trials)] == [trials[1]]
+    records.append(path, trials[1], {"final": {"probe": 0.5}}, {})
+    assert [t for t, _ in records.matching(records.load(path), trials)] == [trials[1]]

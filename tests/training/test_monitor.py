@@ -139,7 +139,7 @@ def test_unlabelled_samples_are_excluded_and_pairs_are_not_shuffled(new_monitor)
 
 
 def test_an_error_names_a_missing_label(new_monitor):
-    with pytest.raises(ConfigError, match=r"monitor.label='colour' is no label of .*; there are: kind"):
+    with pytest.raises(ConfigError, match=r"monitor.label='colour' is not a label column of .*; it has: kind"):
         new_monitor("monitor.label=colour")
     with pytest.raises(ConfigError, match=r"44 samples .* needs more than monitor.neighbours=44"):
         new_monitor("monitor.samples=900", "monitor.neighbours=44")
