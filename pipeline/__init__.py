@@ -1,1 +1,1 @@
-"""From video files to batches."""
+"""The data pipeline: prepares video files as shards and loads batches from them."""

@@ -1,1 +1,1 @@
-"""From plans to tensors."""
+"""The loaders: they carry out clip plans and yield batches of tensors."""

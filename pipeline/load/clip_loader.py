@@ -1,4 +1,4 @@
-"""What every loader has in common: which samples, in which order, with which plans."""
+"""The base class of the loaders: selects the samples, orders them and plans their clips."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ _PLANNED_TOGETHER = 256
 
 
 class Dataset(ClipSource, Protocol):
-    """n samples with labels."""
+    """A data set of n samples with labels."""
 
     shard: np.ndarray
     """int [n], the shard of each sample (for data.order: shards)."""
     sample_rate: int
+    """Hz of the audio."""
     label_columns: list[str]
     fingerprint: str
+    """Identifies the content of the data set."""
 
     def __len__(self) -> int: ...
     def source(self, index: int) -> str: ...
@@ -51,17 +53,18 @@ class ClipLoader(ABC, Generic[D]):
     Args:
         config: data, clip, audio, augment, seed and train.batch_size are read.
         dataset: the samples.
-        fps: frame rate in which the data set counts frames.
-        device: where the tensors go.
-        rank, world_size: this process among those that share the global batch.
-        batch_size: clips of the global batch; None takes train.batch_size.
+        fps: frame rate of the frames that the data set counts.
+        device: device of the video and audio tensors.
+        rank, world_size: rank of this process, and number of processes that share the global batch.
+        batch_size: clips per global batch; None means train.batch_size.
 
     Attributes:
-        batch_size: this process's share of the global batch.
-        bad_samples: the samples that could not be read, of the batches that were handed out so far.
+        ids: int64 [n], ids of the samples in data.split.
+        batch_size: clips per batch of this process, its share of the global batch.
+        bad_samples: the unreadable samples of the batches that have been yielded so far.
 
     Raises:
-        ConfigError: settings that do not fit together, or do not fit the data set.
+        ConfigError: settings contradict each other or the data set.
     """
 
     def __init__(
@@ -105,19 +108,19 @@ class ClipLoader(ABC, Generic[D]):
         return steps_per_epoch(len(self.ids), self._global_batch)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Like `steps`, for the steps of one epoch, beginning with its `start_step`-th."""
+        """Like `steps`, for the steps of one epoch from `start_step` (counted from 0) to its end."""
         first = epoch * len(self)
         return self.steps(first + start_step, first + len(self))
 
     def steps(self, first: int, last: int) -> Iterator[Batch]:
-        """This rank's share of each of the training steps `first` to `last` - 1, counted from the run's start.
+        """Yields this rank's share of the training steps `first` to `last` - 1, counted from the start of the run.
 
         Reading ahead does not stop at the end of an epoch. Samples that cannot be read are replaced by others; see
         `Batch.ids` and `bad_samples`.
 
         Raises:
             ConfigError: the data set is smaller than a batch, or samples lack a stream.
-            TooManyBadSamples: more of them than data.max_bad_fraction allows (from the iterator).
+            TooManyBadSamples: more samples are bad than data.max_bad_fraction allows (from the iterator).
         """
         self._require_streams(self.ids, BOTH)
         return self._batches(self._step_plans(first, last, length=len(self)))
@@ -125,33 +128,34 @@ class ClipLoader(ABC, Generic[D]):
     def clips(
         self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str, streams: Sequence[str] = BOTH
     ) -> Iterator[Batch]:
-        """Training clips of `ids` in that order, not shared over ranks.
+        """Yields training clips of `ids` in that order, not divided among ranks.
 
-        The last batch may be short. Samples that cannot be read are replaced as in `epoch`.
+        The last batch may be short. Samples that cannot be read are replaced as in `steps`.
 
         Args:
             ids: int64 [n].
-            epoch, purpose: which random numbers the clips take.
-            streams: the streams that every one of `ids` must have.
+            epoch, purpose: select the random numbers of the clips.
+            streams: the streams that each of `ids` must have.
 
         Raises:
-            ValueError: an id that the data set does not have.
-            ConfigError: samples that lack a stream.
-            TooManyBadSamples: as `epoch`.
+            ValueError: the data set has no such id.
+            ConfigError: samples lack a stream.
+            TooManyBadSamples: as in `steps`.
         """
         ids = self._checked(ids)
         self._require_streams(ids, streams)
         return self._batches(self._train_plans(_blocks(ids, self.batch_size), epoch=epoch, purpose=purpose))
 
     def uniform_clips(self, ids: np.ndarray | torch.Tensor, *, clips: int, crops: int = 1) -> Iterator[Batch]:
-        """`clips` evenly spaced test clips of each of `ids`, sample after sample, not shared over ranks.
+        """Yields `clips` evenly spaced test clips per id, ordered by id as in `ids`, not divided among ranks.
 
-        Each comes with the centre crop, or with `crops` squares from one end of the frame's longer side to the other.
-        The last batch may be short. A stream that the data set lacks is None in the batch. No sample is ever replaced.
+        Each clip has the centre crop or, with `crops` > 1, is repeated with square crops spread over the frame's longer
+        side. The last batch may be short. A stream that the data set lacks is None in the batch. Samples are never
+        replaced.
 
         Raises:
-            ValueError: clips or crops < 1, or an id that the data set does not have.
-            SampleError: a sample that cannot be read (from the iterator).
+            ValueError: clips or crops is less than 1, or the data set has no such id.
+            SampleError: a sample cannot be read (from the iterator).
         """
         for name, value in (("clips", clips), ("crops", crops)):
             if value < 1:
@@ -159,10 +163,10 @@ class ClipLoader(ABC, Generic[D]):
         return self._batches(self._uniform_plans(self._checked(ids), clips, crops))
 
     def carry_out(self, plan: ClipPlan) -> Iterator[Batch]:
-        """The clips of a plan, which may have been made elsewhere, in batches of `batch_size`; none is replaced.
+        """Yields the clips of a given plan in batches of `batch_size`; samples are never replaced.
 
         Raises:
-            SampleError: a sample that cannot be read (from the iterator).
+            SampleError: a sample cannot be read (from the iterator).
         """
         return self._batches(self._in_batches(plan))
 
@@ -170,17 +174,17 @@ class ClipLoader(ABC, Generic[D]):
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         """Carries out plans of at most `batch_size` clips, in order.
 
-        Bad samples are noted when their batch is handed out, not when it is prepared, so that their number at a step
-        does not depend on how far ahead the loader is.
+        Bad samples are recorded when their batch is yielded, not when it is read, so that their number at a step does
+        not depend on how far the loader has read ahead.
         """
 
     def _train_plans(self, blocks: Iterable[np.ndarray], *, epoch: int, purpose: str) -> Iterator[BatchPlan]:
-        """Plans of the `blocks`, each of batch_size ids except for the last."""
+        """Plans training clips of `blocks` of ids; all blocks have batch_size ids, except possibly the last."""
         replacement = Replacement(
             planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
         )
         blocks = iter(blocks)
-        # A plan of a few clips takes as long as one of many, and holds up the training step.
+        # Planning a few clips takes as long as planning many, and delays the training step.
         while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
             plan = self.planner.train(np.concatenate(together), epoch=epoch, purpose=purpose)
             yield from self._in_batches(plan, replacement)
@@ -214,6 +218,7 @@ class ClipLoader(ABC, Generic[D]):
             yield BatchPlan(plan[first : first + self.batch_size], replacement)
 
     def _checked(self, ids: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Returns `ids` as int64 [n], or raises ValueError if one is not in the data set."""
         ids = np.asarray(ids, dtype=np.int64)
         wrong = ids[(ids < 0) | (ids >= len(self.dataset))]
         if len(wrong):
@@ -233,10 +238,10 @@ class ClipLoader(ABC, Generic[D]):
 
 
 def select_split(dataset: Dataset, split: str) -> np.ndarray:
-    """Ids of the samples whose label `split` is `split`, int64; all for the empty string.
+    """Returns the ids, int64, of the samples whose label "split" equals `split`; all ids if `split` is empty.
 
     Raises:
-        ConfigError: no such column or value.
+        ConfigError: there is no such label column, or no such value in it.
     """
     if not split:
         return np.arange(len(dataset))
@@ -254,7 +259,10 @@ def select_split(dataset: Dataset, split: str) -> np.ndarray:
 
 
 def decode_threads(configured: int) -> int:
-    """data.threads, or this process's share of the cores that it may run on (torchrun says how many share them)."""
+    """Number of threads: data.threads, or if that is 0 this process's share of the cores that it may run on.
+
+    torchrun sets LOCAL_WORLD_SIZE to the number of processes that share the machine.
+    """
     if configured:
         return configured
     return available_cores(processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

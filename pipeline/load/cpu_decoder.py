@@ -1,6 +1,6 @@
-"""Decoding for a CPU: DALI decodes, torch crops, resizes, flips, colours and computes spectrograms.
+"""Decoding for a CPU: DALI decodes; torch resizes, flips, colours and computes spectrograms.
 
-torch takes a small part of the time of DALI's operators for these (docs/performance.md).
+torch needs only a fraction of the time of DALI's CPU operators for this work (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from pipeline.shards.manifest import Manifest
 from settings import Config
 
 Frames = list[np.ndarray]
-"""Decoded frames of each clip, uint8 [T, h, w, 3]."""
+"""One array per clip: decoded frames, uint8 [T, h, w, 3]."""
 Started = tuple["GraphRun[Frames] | None", "PendingBatch | None"]
-"""A batch in DALI's graph, and its spectrograms in the pool."""
+"""The pending video of a batch in DALI's graph, and its pending spectrograms in the pool; None without the stream."""
 
 
 class CpuDecoder:
-    """A `Decoder` whose driver thread hands bytes to DALI, and DALI's frames to a pool of torch threads.
+    """A `Decoder` whose driver thread submits bytes to DALI, and DALI's frames to a pool of torch threads.
 
-    data.prefetch batches are with DALI and as many with the pool.
+    DALI and the pool each hold up to data.prefetch batches.
 
     Args:
         config: data, clip and audio are read.
-        dataset: the samples.
+        dataset: the prepared data set.
         stride: stored frames from one frame of a clip to the next.
-        batch: B, clips of the largest batch.
+        batch: largest number of clips in a batch.
     """
 
     def __init__(self, *, config: Config, dataset: Manifest, stride: int, batch: int) -> None:
@@ -91,7 +91,7 @@ class CpuDecoder:
         return run, mel
 
     def _finish(self, plan: ClipPlan, started: Future[Started]) -> tuple[PendingBatch | None, PendingBatch | None]:
-        run, mel = started.result()  # it is there: the driver takes its tasks one after the other
+        run, mel = started.result()  # does not block: the driver thread runs its tasks in order
         if run is None:
             return None, mel
         return self._resampler.submit(self._cropped(self._graph.result(run), plan), plan), mel
@@ -101,7 +101,7 @@ class CpuDecoder:
         return self._codec.cpu_window(plan, widths=widths, heights=heights)
 
     def _cropped(self, frames: Sequence[np.ndarray], plan: ClipPlan) -> Frames:
-        """The crop of each clip, uint8 [T, height, width, 3], out of what was decoded of its frames."""
+        """Cuts each clip's crop, uint8 [T, height, width, 3], out of the decoded part of its frames."""
         windows = []
         corners = (plan.window - self._decoded_window(plan))[:, :2]
         for images, (top, left), (height, width) in zip(

@@ -1,4 +1,4 @@
-"""Threads in which torch does a loader's work on a CPU: each computes on one core and yields to the training step."""
+"""The threads that run a loader's torch work on a CPU: each uses one core and yields it to the training step."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from common.cpu_priority import use_idle_priority, yield_cpu
 
 TASKS_PER_THREAD = 4
-"""Tasks that a batch is split into, per thread: few, because handing over a task costs as much as a tenth of a small
-clip; not one, because a thread yields its core only between tasks."""
+"""Number of tasks per thread that a batch is split into: few, because submitting a task costs as much as a tenth of a
+small clip; more than one, because a thread yields its core only between tasks."""
 
 _SHARED_BY_TWO = 2**16
-"""Number of values from which torch gives each half of an operation to a thread of its own."""
+"""Number of values from which torch splits an elementwise operation between two threads."""
 
 
 class PendingBatch:
-    """A batch that threads are filling; `result` waits for it."""
+    """A batch whose tensor worker threads are filling; `result` waits for them."""
 
     def __init__(self, batch: torch.Tensor, tasks: list[Future[None]]) -> None:
         self._batch = batch
@@ -33,14 +33,14 @@ class PendingBatch:
 
 
 class SingleThreadTorchPool:
-    """Runs tasks in threads whose torch starts no threads of its own; the rest of the process is left as it was.
+    """Runs tasks in threads in which torch is single-threaded; the other threads of the process are not affected.
 
-    torch.set_num_threads affects the calling thread, once that has asked for the number, and the number that later
-    threads start with, which is therefore restored.
+    torch.set_num_threads sets the number of the calling thread (if that has called get_num_threads before) and the
+    default of threads that start later. The pool restores this default.
 
     Args:
         count: the number of threads.
-        idle: whether they run at idle priority and yield between tasks, as beside a step that trains on the CPU.
+        idle: whether they run at idle priority and yield between tasks, for a training step on the same CPU.
     """
 
     def __init__(self, count: int, *, idle: bool = True) -> None:
@@ -55,6 +55,7 @@ class SingleThreadTorchPool:
         torch.set_num_threads(before)
 
     def submit(self, work: Callable[..., None], *arguments: Any, **keywords: Any) -> Future[None]:
+        """Queues a call of `work` and returns immediately."""
         return self._pool.submit(_run_and_yield, work, *arguments, **keywords)
 
 
@@ -68,8 +69,9 @@ def _use_one_core(all_there: threading.Barrier, *, first: bool, idle: bool) -> N
         use_idle_priority()
     torch.get_num_threads()
     if first:
-        # Between two operations of the step OpenMP's threads (GNU's libgomp) spin for milliseconds, on cores that the
-        # loader needs, unless libgomp counts more threads than cores. This starts one more, which stays.
+        # Between two operations of the training step, OpenMP threads (GNU's libgomp) spin for milliseconds on cores
+        # that the loader needs, unless libgomp counts more threads than cores. This operation starts one more
+        # OpenMP thread, which persists.
         torch.empty(_SHARED_BY_TWO).fill_(0)
     torch.set_num_threads(1)
     all_there.wait()

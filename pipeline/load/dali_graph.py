@@ -1,7 +1,7 @@
-"""The parts of the DALI graphs: pipelines, decoding devices, resampling on a GPU and log-mel spectrograms on a GPU.
+"""Building blocks of the DALI graphs: pipelines, the decoding device, and resampling and log-mel on a GPU.
 
-No operator here is random: crops, flips and colours come in as per-sample arguments. Video and audio are two graphs
-because a JPEG clip enters as T samples and its audio as one, and DALI wants one batch size within a graph.
+No operator here is random: crops, flips and colours are passed in as per-sample arguments. Video and audio are separate
+graphs because a JPEG clip is T DALI samples and its audio is one, and a DALI graph has a single batch size.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from settings import AudioConfig, Config
 
 
 def decoding_pipeline(*, config: Config, codec: Codec, device: torch.device, threads: int, batch: int) -> Pipeline:
-    """An empty pipeline for the operators of `codec.decode`, with room for `batch` clips."""
+    """An empty pipeline for the operators of `codec.decode`, for batches of up to `batch` clips."""
     return _pipeline(device, threads, batch * codec.samples_per_clip(config.clip.frames), config.data.prefetch)
 
 
 def decoder_device(*, config: Config, codec: Codec, shortest_side: int, device: torch.device) -> str:
-    """Where frames are decoded, in DALI's words: mixed or cpu.
+    """DALI's name of the device that decodes frames: mixed (the GPU) or cpu.
 
     Args:
         config: data.vp9_decoder is read.
-        codec: how the frames are stored.
-        shortest_side: pixels of the shortest side of all stored frames.
-        device: where the batches go.
+        codec: codec of the stored frames.
+        shortest_side: shortest side of all stored frames, in pixels.
+        device: device of the batches.
     """
     if device.type == "cpu":
         return "cpu"
@@ -41,9 +41,9 @@ def decoder_device(*, config: Config, codec: Codec, shortest_side: int, device: 
 
 
 def resampled(frames: Any, size: int) -> Any:
-    """DALI's operators for what `Resampler` does on a CPU, within a pipeline that is being defined.
+    """DALI operators that do on a GPU what `Resampler` does on a CPU; call it within a pipeline definition.
 
-    Inputs: those of `resampling_arguments`. Output: float32, the shape of `frames` with H = W = `size`.
+    They need the inputs of `resampling_arguments`. The output is float32, shaped like `frames` but with H = W = `size`.
     """
     roi_start, roi_end, offset = (
         fn.external_source(name=name, dtype=DALIDataType.FLOAT, ndim=1) for name in ("roi_start", "roi_end", "offset")
@@ -54,11 +54,11 @@ def resampled(frames: Any, size: int) -> Any:
 
 
 def resampling_arguments(plan: ClipPlan, *, samples_per_clip: int) -> Inputs:
-    """Per-sample inputs of `resampled`, N = B * samples_per_clip rows, those of one clip one after the other.
+    """Per-sample inputs of `resampled`: N = B * samples_per_clip rows, with the rows of a clip adjacent.
 
     Returns:
-        roi_start, roi_end: float32 [N, 2], (y, x). A flip is a region that runs from right to left, at no cost.
-        matrix [N, 3, 3], offset [N, 3]: float32, colour and normalisation in one affine map of bytes.
+        roi_start, roi_end: float32 [N, 2], (y, x). To flip a clip, its region runs from right to left, at no cost.
+        matrix [N, 3, 3], offset [N, 3]: float32, colour and normalisation as one affine map of uint8 RGB.
     """
     top, left, height, width = plan.window.T
     right = left + width
@@ -75,8 +75,8 @@ def resampling_arguments(plan: ClipPlan, *, samples_per_clip: int) -> Inputs:
 def audio_graph(*, config: Config, device: torch.device, threads: int, batch: int) -> Pipeline:
     """Log-mel spectrograms of PCM: input `pcm` int16 [B, samples], output float32 [B, n_mels, F], normalised.
 
-    It is used on a GPU; on a CPU `LogMelRunner` computes them. It matches torchaudio's MelSpectrogram and AmplitudeToDB
-    (power, no top_db) to 0.01 dB.
+    This graph is used on a GPU; on a CPU `LogMelRunner` replaces it. It matches torchaudio's MelSpectrogram and
+    AmplitudeToDB (power, no top_db) to 0.01 dB.
     """
     audio: AudioConfig = config.audio
     pipe = _pipeline(device, threads, batch, config.data.prefetch)
@@ -89,7 +89,7 @@ def audio_graph(*, config: Config, device: torch.device, threads: int, batch: in
             nfft=audio.n_fft,
             window_length=audio.window,
             window_step=audio.hop,
-            # DALI's own Hann window is the symmetric one: off by up to 8 dB in quiet bands.
+            # DALI's own Hann window is symmetric, not periodic as torch's: up to 8 dB off in quiet bands.
             window_fn=torch.hann_window(audio.window).tolist(),
             power=2,
             center_windows=True,
@@ -104,7 +104,7 @@ def audio_graph(*, config: Config, device: torch.device, threads: int, batch: in
             mel_formula="htk",
             normalize=False,
         )
-        # The samples' scale and the normalisation are in the logarithm, which saves three passes over the data.
+        # The PCM scale and the normalisation are folded into the logarithm, which saves three passes over the data.
         pipe.set_outputs(
             fn.to_decibels(
                 mel,

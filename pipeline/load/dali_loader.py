@@ -1,28 +1,31 @@
-"""The product's loader: prepared shards through NVIDIA DALI.
+"""The production loader: reads prepared shards and decodes them with NVIDIA DALI.
 
 Note [Threads and streams of the loader]
 
-    plan, read           one reader thread
-    decode               DALI's threads and, on a GPU, DALI's streams
-    hand over, collect   on a GPU the caller, on a CPU one driver thread
-    resample, log-mel    on a GPU DALI's graphs, on a CPU a pool of single-threaded torch threads
-    wait, hand out       the caller
+    stage                              on a GPU               on a CPU
+    plan, read                         reader thread          reader thread
+    decode                             DALI's GPU streams     DALI's threads
+                                       and threads
+    submit to DALI, collect results    caller                 driver thread
+    resample, log-mel                  DALI's graphs          pool of single-threaded torch threads
+    wait for a batch, yield it         caller                 caller
 
-Only one thread reads, because the reader's table of open files is not shared; the reads of a batch still overlap, since
-the kernel is told all its ranges first. The reader makes the plans too, so that NumPy's work is out of the step's way.
+Only one thread reads, because `ShardReader` is not thread-safe; the reads of a batch still overlap, because the kernel
+is given all byte ranges in advance (posix_fadvise). This thread also plans, to keep NumPy out of the training step.
 
-DALI's graphs are not thread-safe, so one thread hands over batches and collects them. On a GPU that must be the caller:
-torch's current stream belongs to a thread, and the copy of DALI's output is ordered by the stream of whoever uses it.
-Nothing is left to do there once a graph has ended. On a CPU the driver crops DALI's output and hands it to the pool
-while the caller computes; if the caller did this, the pool would idle during each step.
+DALI's graphs are not thread-safe, so a single thread submits batches and collects results. On a GPU this must be the
+caller: torch's current stream is per thread, and the copy of DALI's output must be ordered with the stream that uses
+it. The caller has no other work there, because the graphs end with finished tensors. On a CPU the driver crops DALI's
+output and submits it to the pool while the caller computes; if the caller did this, the pool would idle during each
+training step.
 
-On a CPU all of these but the caller run at idle priority (data.idle_priority), DALI's threads because they inherit it
-from the driver, which builds the graph: they use the cores that the training step leaves idle.
+On a CPU all threads except the caller run at idle priority (data.idle_priority): they use the cores that the training
+step leaves idle. DALI's threads inherit the priority from the driver, which builds the graph.
 
-Memory: the bytes of an item belong to it until the decoder takes them over, and to DALI's runner until they are
+Memory: an `InFlight` item owns its bytes until the decoder takes them over; then `GraphRunner` does until they are
 decoded. On a CPU the decoded frames are views of DALI's output, which DALI does not write to while they are referenced;
-the batch is torch's memory. On a GPU the batch is a copy in torch's memory, made in the caller's stream (see
-`as_tensor`). So a batch is the caller's to keep and to change, and no thread keeps a reference to it.
+the batch is in torch's memory. On a GPU the batch is a copy in torch's memory, made in the caller's stream (see
+`as_tensor`). So the caller may keep and modify a batch, and no thread keeps a reference to it.
 """
 
 from __future__ import annotations
@@ -50,13 +53,13 @@ from settings import Config
 
 
 class DaliLoader(ClipLoader[Manifest]):
-    """Reads ahead in a thread and keeps a decoder busy; see `make_loader` for what it yields.
+    """Reads ahead in a thread and keeps a decoder busy; see `make_loader` for the interface.
 
-    Up to data.prefetch batches wait in each station.
+    Each stage (read, decode and, on a CPU, resample) holds up to data.prefetch batches.
 
     Raises:
         ManifestError: data.path holds no complete prepared data set.
-        ConfigError: as ClipLoader.
+        ConfigError: as for ClipLoader.
     """
 
     def __init__(
@@ -95,10 +98,10 @@ class DaliLoader(ClipLoader[Manifest]):
         self._reading = ThreadPoolExecutor(1, "shard-reader", use_idle_priority if idle else None)
 
     def waveforms(self, plan: ClipPlan) -> np.ndarray:
-        """The audio windows of a plan before they become spectrograms, int16 [B, samples].
+        """Reads the audio windows of a plan as PCM, int16 [B, samples].
 
         Raises:
-            ShardError: a sample that cannot be read.
+            ShardError: a sample cannot be read.
         """
         return self._reading.submit(self._reader.pcm, plan).result()
 
@@ -109,7 +112,7 @@ class DaliLoader(ClipLoader[Manifest]):
             for _ in range(self.config.data.prefetch):
                 reading.append(self._reading.submit(self._read_next, plans))
             while True:
-                # The caller waits for bytes only when nothing else is in flight.
+                # Wait for the reader only if no batch is in flight.
                 while reading and len(in_flight) < self._decoder.depth and (not in_flight or reading[0].done()):
                     item = reading.popleft().result()
                     if item is None:
@@ -138,7 +141,7 @@ class DaliLoader(ClipLoader[Manifest]):
             except ShardError as error:
                 if not batch.is_replaceable:
                     raise
-                # The first error hides the others.
+                # The error names only the first unreadable sample, so try each sample alone.
                 errors = self._unreadable(batch.plan)
                 if not errors:
                     raise ShardError(f"{error} (a second attempt to read it succeeded: check the disk)") from error
@@ -149,6 +152,7 @@ class DaliLoader(ClipLoader[Manifest]):
         return video, self._reader.pcm(plan) if self.has_audio else None
 
     def _unreadable(self, plan: ClipPlan) -> dict[int, ShardError]:
+        """Finds the clips (by row) that cannot be read, and the error for each."""
         errors = {}
         for row in range(len(plan)):
             try:
@@ -158,23 +162,23 @@ class DaliLoader(ClipLoader[Manifest]):
         return errors
 
     def _result(self, item: InFlight) -> Batch:
-        """Waits for a batch; samples that do not decode are replaced."""
+        """Waits for a batch; samples that cannot be decoded are replaced."""
         while True:
             try:
                 batch = self._decoder.result(item)
                 break
             except DecodeError as error:
                 item.plan.replace(self._undecodable(item.plan.plan, error))
-                # DALI returns nothing of a batch that fails: all of it runs again.
+                # DALI returns nothing for a failed batch, so all of it is read and decoded again.
                 item = self._reading.submit(self._read, item.plan).result()
                 self._decoder.submit(item)
         self.bad_samples.note(item.plan.bad)
         return batch
 
     def _undecodable(self, plan: ClipPlan, error: DecodeError) -> dict[int, ShardError]:
-        """Which clips (by row) do not decode, and the error for each."""
+        """Finds the clips (by row) that cannot be decoded, and the error for each."""
         if not error.samples:
-            raise ShardError(f"DALI failed on a batch, though on none of its samples alone: {error}") from error
+            raise ShardError(f"DALI failed on a batch, but on none of its samples alone: {error}") from error
         errors = {}
         for place in error.samples:
             row = place // self._codec.samples_per_clip(self.config.clip.frames)

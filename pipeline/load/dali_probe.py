@@ -1,4 +1,4 @@
-"""Tries out what DALI can decode on this machine."""
+"""Tests what DALI can decode on this machine."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 def decode_with_dali(codec: Literal["vp9", "jpeg"], *, gpu: bool) -> None:
-    """Encodes 8 frames as pipeline.prepare does and decodes them with DALI, on torch's current GPU if `gpu`.
+    """Encodes 8 grey frames as pipeline.prepare does and decodes them with DALI, on torch's current GPU if `gpu`.
 
     Raises:
-        RuntimeError: DALI refuses, or returns other frames than these.
+        RuntimeError: DALI fails, or the decoded frames differ from the original ones.
     """
     size, count = 144, 8
     encoder = BlobEncoder(storage=StorageConfig(codec=codec), width=size, height=size)
@@ -50,16 +50,17 @@ def decode_with_dali(codec: Literal["vp9", "jpeg"], *, gpu: bool) -> None:
     (output,) = pipe.run()
     error = np.abs(np.asarray(output.at(0)).astype(int) - 128).max()
     if error > 16:
-        raise RuntimeError(f"the decoded picture is off by {error} of 255")
+        raise RuntimeError(f"decoded pixel values are off by up to {error} of 255")
 
 
 def nvdec_takes(shortest_side: int) -> bool:
-    """Whether NVDEC decodes stored VP9 whose frames have no side shorter than this many pixels; warns if not."""
+    """Whether NVDEC decodes stored VP9 frames whose shortest side is `shortest_side` pixels; logs a warning if not."""
     if not _nvdec_works():
         return False
     if shortest_side < NVDEC_SMALLEST_VP9:
         _log.warning(
-            "the stored frames are %d pixels high, NVDEC takes VP9 from %d: decoding on the CPU, the rest on the GPU",
+            "the shortest side of the stored frames is %d pixels, but NVDEC decodes VP9 only from %d: "
+            "decoding on the CPU, the rest on the GPU",
             shortest_side,
             NVDEC_SMALLEST_VP9,
         )
@@ -69,7 +70,7 @@ def nvdec_takes(shortest_side: int) -> bool:
 
 @functools.cache
 def _nvdec_works() -> bool:
-    """Whether NVDEC decodes what is stored; warns if not. Cached, because every graph asks."""
+    """Whether NVDEC decodes VP9 on this machine; logs a warning if not. Cached, because every graph checks."""
     try:
         ctypes.CDLL("libnvcuvid.so.1")
     except OSError:
@@ -81,7 +82,8 @@ def _nvdec_works() -> bool:
     try:
         decode_with_dali("vp9", gpu=True)
     except RuntimeError as error:
-        # The library alone is no decoder: a slice of a GPU (MIG) may have none. Every sample would seem to be damaged.
+        # A machine can have the library but no decoder, e.g. on a slice of a GPU (MIG). Without this test, every sample
+        # would seem to be damaged.
         reason = " ".join(str(error).split())
         _log.warning("NVDEC does not decode VP9 here: decoding on the CPU, the rest on the GPU. DALI says: %s", reason)
         return False

@@ -1,4 +1,4 @@
-"""Keeps one DALI graph busy for any number of iterators."""
+"""Runs a DALI graph asynchronously on behalf of any number of iterators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nvidia.dali.backend import TensorCPU
 from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
 
 Inputs = Mapping[str, Sequence[Any] | np.ndarray]
-"""Name of an external source -> a batch for it: an array with the batch in front, or a list of arrays."""
+"""Maps the name of an external source to its batch: an array with the batch as first axis, or a list of arrays."""
 
 OUT_OF_MEMORY = ("Can't allocate", "CUDA allocation failed", "out of memory", "cudaErrorMemoryAllocation")
 """Substrings of DALI's out-of-memory messages."""
@@ -26,8 +26,8 @@ class DecodeError(RuntimeError):
     """DALI could not run a batch.
 
     Args:
-        message: DALI's.
-        samples: places in the batch of the samples that fail alone.
+        message: DALI's message.
+        samples: indices in the batch of the DALI samples that also fail when run alone.
     """
 
     def __init__(self, message: str, samples: list[int]) -> None:
@@ -40,22 +40,24 @@ Output = TypeVar("Output")
 
 @dataclass(eq=False)
 class GraphRun(Generic[Output]):
-    """A batch that was submitted to the graph, and its result once it was collected."""
+    """A batch that was submitted to the graph, and its result after that was collected."""
 
     inputs: Inputs
+    """What was fed; emptied after success, and kept after a failure to find the samples that caused it."""
     output: Output | RuntimeError | None = None
+    """The result, or DALI's error; None before it is collected."""
 
 
 class GraphRunner(Generic[Output]):
     """Runs a graph asynchronously, `depth` batches at a time, and gives each caller its own results.
 
-    Iterators may take turns or stop midway: results are collected in order and stored in the run they belong to, and
-    the run of an iterator that is gone is freed with it. To be used from one thread only.
+    Iterators may take turns or stop midway: results are collected in order and stored in the `GraphRun` they belong to,
+    which is freed together with the iterator that holds it. Not thread-safe.
 
     Args:
-        build: makes the pipeline when the first batch is submitted; without `source` callbacks and with one output.
+        build: creates the pipeline when the first batch is submitted; it has one output and no `source` callbacks.
         depth: the pipeline's prefetch_queue_depth.
-        convert: turns DALI's output into the form of the results: `as_tensor` or `as_arrays`.
+        convert: converts DALI's output to the type of the results, e.g. `as_tensor` or `as_arrays`.
     """
 
     def __init__(self, build: Callable[[], Pipeline], *, depth: int, convert: Callable[[Any], Output]) -> None:
@@ -66,15 +68,15 @@ class GraphRunner(Generic[Output]):
         self._pending: deque[GraphRun[Output]] = deque()
 
     def submit(self, inputs: Inputs) -> GraphRun[Output]:
-        """Submits a batch and returns immediately; if `depth` batches are in flight it first waits for the oldest."""
+        """Submits a batch and returns its run; if `depth` batches are in flight, first waits for the oldest."""
         while len(self._pending) >= self._depth:
             self._collect()
         run = GraphRun[Output](inputs)
         pipe = self._pipe
         if pipe is None:
             self._pipe = pipe = self._build()
-            # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: spend them on single
-            # samples, whose results nobody waits for.
+            # A pipeline's first schedule_run starts prefetch_queue_depth iterations at once: feed the extra ones a
+            # single sample each; their results are discarded.
             for _ in range(self._depth - 1):
                 self._feed(pipe, GraphRun(_only(inputs, slice(0, 1))))
         self._feed(pipe, run)
@@ -82,11 +84,11 @@ class GraphRunner(Generic[Output]):
         return run
 
     def result(self, run: GraphRun[Output]) -> Output:
-        """Waits for a batch; its tensors belong to the caller.
+        """Waits for the result of a batch, which belongs to the caller.
 
         Raises:
-            DecodeError: DALI could not decode it. Only this batch is lost.
-            RuntimeError: DALI had no memory for it, though it had for each of its samples.
+            DecodeError: DALI could not decode the batch. Other batches are not affected.
+            RuntimeError: DALI ran out of memory on the batch, although each of its samples fits alone.
         """
         while run.output is None:
             self._collect()
@@ -104,18 +106,18 @@ class GraphRunner(Generic[Output]):
 
     def _collect(self) -> None:
         run = self._pending.popleft()
-        assert self._pipe is not None  # it was built for the first batch that became pending
+        assert self._pipe is not None  # `submit` built it before the first batch became pending
         try:
             stream = None if self._pipe.device_id is None else torch.cuda.current_stream(self._pipe.device_id)
             (output,) = self._pipe.outputs(cuda_stream=stream)
             run.output = self._convert(output)
             run.inputs = {}
         except RuntimeError as error:
-            # DALI says that the pipeline is no longer valid, but only the batch that fails to decode is lost.
+            # DALI's message calls the pipeline invalid, but only this batch is lost: later batches still run.
             run.output = error
 
     def _culprits(self, inputs: Inputs) -> list[int]:
-        """The samples of a failed batch that fail alone, found by halving it."""
+        """Finds the samples of a failed batch that also fail alone, by repeated halving."""
         count = len(next(iter(inputs.values())))
         if count == 1:
             return [0]
@@ -131,35 +133,36 @@ class GraphRunner(Generic[Output]):
 
 
 def _only(inputs: Inputs, samples: slice) -> Inputs:
+    """The inputs of a part of the batch."""
     return {name: batch[samples] for name, batch in inputs.items()}
 
 
-# No copies on a CPU: the dynamic executor, DALI's default since 2.0, never writes again to an output that is still
-# referenced.
+# On a CPU neither of these functions copies: the dynamic executor, DALI's default since 2.0, does not reuse the memory
+# of an output that is still referenced.
 
 
 def as_tensor(output: Any) -> torch.Tensor:
-    """A batch whose samples have the same shape; on a GPU for use in the current stream."""
-    tensor: Any = output.as_tensor()  # its stubs lack most of it
+    """Converts a batch whose samples all have the same shape; on a GPU, for use in torch's current stream."""
+    tensor: Any = output.as_tensor()  # Any: DALI's type stubs lack most methods
     if isinstance(tensor, TensorCPU):
         return torch.from_dlpack(tensor)
-    # DALI reuses memory in the order of its own stream. It would write the next batch into that of a tensor which the
-    # caller has freed while kernels that read it still wait in torch's stream. A copy makes each stream wait for the
-    # other, takes a fraction of a millisecond, and its memory is torch's.
+    # DALI reuses memory in the order of its own stream. Without a copy it could overwrite a tensor that the caller has
+    # freed but that queued kernels in torch's stream still read. The copy lies in torch's memory, makes each stream
+    # wait for the other, and takes a fraction of a millisecond.
     stream = torch.cuda.current_stream(tensor.device_id())
-    own = torch.empty(tensor.shape(), dtype=to_torch_type[tensor.dtype], device=stream.device)
-    return feed_ndarray(tensor, own, cuda_stream=stream)
+    copy = torch.empty(tensor.shape(), dtype=to_torch_type[tensor.dtype], device=stream.device)
+    return feed_ndarray(tensor, copy, cuda_stream=stream)
 
 
 def as_arrays(output: Any, *, samples: int) -> list[np.ndarray]:
-    """One array [samples, ...] for each group of `samples` samples, which have the same shape, of a batch on the CPU.
+    """Converts a batch on the CPU to one array [samples, ...] per group of `samples` samples of the same shape.
 
     Raises:
-        RuntimeError: the samples do not lie one after the other (those of image decoders do).
+        RuntimeError: the samples are not contiguous in memory (those of image decoders are).
     """
     shapes = output.shape()[::samples]
     sizes = [samples * math.prod(shape) for shape in shapes]
-    # One array for all takes an eighth of the time of as many arrays, and views of it need no lock of the interpreter.
+    # One conversion for the batch takes an eighth of the time of one per group; slicing it keeps the GIL.
     joined = np.asarray(output.as_reshaped_tensor([sum(sizes)]))
     ends = itertools.accumulate(sizes)
     return [

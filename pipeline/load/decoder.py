@@ -1,4 +1,4 @@
-"""What the DALI loader asks of its decoders, one for GPUs and one for CPUs."""
+"""The interface of the DALI loader's decoders (`GpuDecoder` and `CpuDecoder`)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from pipeline.shards.codecs import Inputs
 
 @dataclass(eq=False, kw_only=True)
 class InFlight:
-    """A batch on its way through the loader: first its plan, then the bytes read for it, then a decoder's handle."""
+    """A batch that is being loaded: its plan with the bytes read for it, or later with the decoder's handle."""
 
     plan: BatchPlan
     video: Inputs | None
-    """What the codec reads for the batch; None without video, and once the decoder has taken it over."""
+    """DALI inputs from `Codec.read`; None without video, and after the decoder has taken them over."""
     pcm: np.ndarray | None
-    """int16 [B, samples]; None without audio, and once the decoder has taken it over."""
+    """int16 [B, samples], audio windows; None without audio, and after the decoder has taken them over."""
     handle: Any = None
-    """What the decoder needs to find the result; only the decoder looks at it."""
+    """Set and used by the decoder to find the result."""
 
 
 class Decoder(Protocol):
-    """Turns bytes into batches. Items may be submitted by several iterators in turn, and need not be collected."""
+    """Turns encoded bytes into batches. Several iterators may submit in turn, and may leave results uncollected."""
 
     depth: int
-    """How many items may be submitted before the result of the first is asked for."""
+    """Number of items that an iterator should keep submitted before it waits for the first result."""
 
     def submit(self, item: InFlight) -> None:
-        """Takes over the bytes of an item and returns without waiting for the result."""
+        """Takes over the bytes of an item and starts to decode them; does not wait for the result."""
 
     def result(self, item: InFlight) -> Batch:
-        """Waits for the batch of an item; its tensors belong to the caller, on a GPU in the caller's current stream.
+        """Waits for the batch of an item. Its tensors are the caller's; on a GPU they are valid in its current stream.
 
         Raises:
             DecodeError: DALI cannot decode some of its samples. Only this item is lost.
-            RuntimeError: DALI had no memory for the batch, though it had for each of its samples.
+            RuntimeError: DALI ran out of memory on the batch, although each of its samples fits alone.
         """

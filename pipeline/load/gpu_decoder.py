@@ -1,4 +1,4 @@
-"""Decoding for a GPU: everything after the shards' bytes is DALI's, in two graphs that end with tensors."""
+"""Decoding for a GPU: two DALI graphs turn the bytes of shards into finished video and audio tensors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from settings import Config
 
 
 class GpuDecoder:
-    """A `Decoder` whose graphs decode, crop, resize, flip, colour and normalise, and compute spectrograms.
+    """A `Decoder` whose DALI graphs decode, crop, resize, flip, colour and normalise, and compute spectrograms.
 
     VP9 is decoded on the CPU unless data.vp9_decoder is nvdec; the rest of the work is on the GPU.
 
     Args:
         config: data, clip and audio are read.
-        dataset: the samples.
+        dataset: the prepared data set.
         stride: stored frames from one frame of a clip to the next.
         device: the GPU.
-        batch: B, clips of the largest batch.
+        batch: largest number of clips in a batch.
     """
 
     def __init__(self, *, config: Config, dataset: Manifest, stride: int, device: torch.device, batch: int) -> None:

@@ -1,6 +1,7 @@
-"""Log-mel spectrograms: by torchaudio, as a definition and for the reference loader, and faster on a CPU.
+"""Log-mel spectrograms: `LogMel` defines them by torchaudio, and `LogMelRunner` computes the same faster on a CPU.
 
-On a GPU a DALI graph computes them. On a CPU torch's Fourier transform and product are faster than DALI's operators.
+The reference loader uses `LogMel`, the DALI loader `LogMelRunner` on a CPU and a DALI graph on a GPU. On a CPU, torch's
+Fourier transform and matrix product are faster than DALI's operators.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ class LogMel(nn.Module):
         self.decibels = torchaudio.transforms.AmplitudeToDB()
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """float32 [..., samples] in [-1, 1] to [..., n_mels, F]."""
+        """Maps float32 [..., samples] in [-1, 1] to [..., n_mels, F]."""
         return (self.decibels(self.mel(waveform)) - self.mean_db) / self.std_db
 
 
 class LogMelRunner:
-    """Computes what `LogMel` does from 16-bit samples on a CPU; same interface as `GraphRunner`.
+    """Computes `LogMel` from 16-bit PCM on a CPU in a thread pool; same interface as `GraphRunner`.
 
     Args:
-        audio: the settings.
+        audio: defines the spectrograms.
         threads: the pool that runs the work.
     """
 
@@ -53,8 +54,9 @@ class LogMelRunner:
         self._threads = threads
         reference = LogMel(audio).mel
         self._window = reference.spectrogram.window
-        # [1, n_mels, 2 * (n_fft / 2 + 1)]: each weight occurs once for the real and once for the imaginary part, so the
-        # product adds their squares, which would take longer alone. The samples' scale is in the weights too.
+        # [1, n_mels, 2 * (n_fft // 2 + 1)]: each weight occurs twice, for the real and the imaginary part, so that the
+        # matrix product also adds their squares, which a separate sum would do more slowly. The weights include the
+        # scale of 16-bit PCM.
         self._filters = reference.mel_scale.fb.T.repeat_interleave(2, dim=1)[None] / 32768**2
 
     def submit(self, inputs: Mapping[str, Any]) -> PendingBatch:
@@ -76,10 +78,10 @@ class LogMelRunner:
         audio = self._audio
         before = audio.n_fft // 2
         after = max(0, (out.shape[2] - 1) * audio.hop + audio.n_fft - before - pcm.shape[1])
-        # stft pads in the same way, but refuses audio that is shorter than its padding.
-        sound = torch.from_numpy(np.pad(pcm, ((0, 0), (before, after)), mode="reflect")).float()
+        # torch.stft with center=True pads in the same way, but rejects audio that is shorter than its padding.
+        padded = torch.from_numpy(np.pad(pcm, ((0, 0), (before, after)), mode="reflect")).float()
         spectrum = torch.stft(
-            sound, audio.n_fft, audio.hop, audio.window, self._window, center=False, return_complex=True
+            padded, audio.n_fft, audio.hop, audio.window, self._window, center=False, return_complex=True
         )
         power = torch.view_as_real(spectrum.transpose(1, 2)).flatten(2).square_()
         torch.bmm(self._filters.expand(len(out), -1, -1), power.transpose(1, 2), out=out)

@@ -1,8 +1,8 @@
-"""Decoded frames to normalised clips on the CPU: crop, resize, flip, colour.
+"""Turns cropped frames into normalised clips on a CPU: resize, flip, colour.
 
-On a GPU DALI's operators do this at the end of the video graph. On a CPU torch's resize of bytes takes a small part of
-the time of DALI's (docs/performance.md), so there the graph ends with the decoded frames. The two agree to a few levels
-of 255, except for a crop's outermost pixels, where DALI's filter reaches beyond the crop.
+On a GPU, DALI operators do this at the end of the video graph. On a CPU, torch resizes uint8 images in a fraction of
+DALI's time (docs/performance.md), so the graph ends with the decoded frames. The results agree to a few of 255 levels,
+except in a crop's outermost pixels, where DALI's filter reads pixels outside the crop.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pipeline.load.cpu_threads import TASKS_PER_THREAD, PendingBatch, SingleThre
 from pipeline.plan.clips import ClipPlan, color_maps
 
 _PIXELS_PER_ROW = 8
-"""Pixels that one row of the colour product holds: the fastest of 1, 2, 4, 8 and 16 (for 16 x 112 x 112 pixels on one
-core 0.6 ms, against 2.4 ms with 1)."""
+"""Pixels per row of the matrix product that maps colours. Of 1, 2, 4, 8 and 16 this is the fastest: 0.6 ms for
+16 x 112 x 112 pixels on one core, against 2.4 ms with 1."""
 
 _VALUES_PER_TASK = 2**20
-"""Largest number of values in a task's clips, which are to stay in a core's cache between resizing and colour."""
+"""Largest number of output values per task, so that they stay in a core's cache between resize and colour."""
 
 
 class Resampler:
     """Turns cropped frames into clips of size x size pixels, with antialiasing.
 
     Args:
-        size: H = W of the clips, in pixels.
+        size: output height and width, in pixels.
         threads: the pool that runs the work.
     """
 
@@ -41,8 +41,8 @@ class Resampler:
         """Submits a batch and returns immediately; the result is float32 [B, T, size, size, 3].
 
         Args:
-            windows: the T frames of each clip, uint8 [T, h, w, 3], already cropped; h and w differ between clips.
-            plan: the clips; flip and color are read.
+            windows: cropped frames of each clip, uint8 [T, h, w, 3]; h and w differ between clips.
+            plan: flip and color are read.
         """
         frames = len(windows[0])
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
@@ -66,11 +66,11 @@ class Resampler:
         offset: torch.Tensor,
         out: torch.Tensor,
     ) -> None:
-        # Few calls into torch and NumPy: each releases the interpreter's lock and must get it back from the training
-        # step, which then waits for it in turn.
+        # Make few calls into torch and NumPy: after each, this thread has to reacquire the GIL, and the training step
+        # has to wait for it.
         resized = []
         for window, flip in zip(windows, flips, strict=True):
-            # Bytes of three channels, channels last: what torch has a vectorised kernel for.
+            # torch has a vectorised kernel for uint8 images with three channels in channels-last layout.
             clip = torch.from_numpy(window).permute(0, 3, 1, 2)
             clip = interpolate(clip, size=(self._size, self._size), mode="bilinear", antialias=True)
             resized.append((clip.flip(-1) if flip else clip).permute(0, 2, 3, 1))
@@ -80,9 +80,9 @@ class Resampler:
 
 
 def _maps_of_rows(plan: ClipPlan, *, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The colour maps for rows of several pixels, [B, 3 * pixels, 3 * pixels] and [B, 1, 3 * pixels].
+    """Colour maps for rows of `pixels` pixels: matrix [B, 3 * pixels, 3 * pixels] and offset [B, 1, 3 * pixels].
 
-    Products with matrices of three rows are slow.
+    The matrix is block-diagonal, because products with 3 x 3 matrices are slow.
     """
     matrix, offset = color_maps(plan)
     blocks = np.zeros((len(matrix), pixels, 3, pixels, 3), dtype=np.float32)

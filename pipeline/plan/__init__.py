@@ -1,1 +1,1 @@
-"""Which samples a step trains on, which seconds of them, and which crop: NumPy only."""
+"""Plans which samples a step trains on, and the start, crop, flip and colours of each clip; needs NumPy only."""

@@ -1,11 +1,11 @@
-"""Crop windows and colour maps from uniform numbers: the arithmetic of augmentation, for whole batches at once."""
+"""The arithmetic of augmentation: crop windows and colour maps from uniform random numbers, for a batch at a time."""
 
 from __future__ import annotations
 
 import numpy as np
 
 CROP_ATTEMPTS = 10
-"""Attempts of torchvision's RandomResizedCrop before it falls back to a centre crop."""
+"""Number of attempts before a centre crop is taken, as in torchvision's RandomResizedCrop."""
 
 VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
 """Mean of Kinetics-400 in RGB, as torchvision's video models expect it."""
@@ -17,12 +17,12 @@ _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263],
 
 
 def centre_windows(width: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """The largest centred squares of frames, int64 [B, 4] as (top, left, height, width)."""
+    """The largest centred square of each frame, int64 [B, 4] as (top, left, height, width)."""
     return spread_windows(width, height, crops=1)[:, 0]
 
 
 def spread_windows(width: np.ndarray, height: np.ndarray, *, crops: int) -> np.ndarray:
-    """The largest squares of frames, evenly spaced along the longer side from end to end; a single one is centred.
+    """`crops` largest squares per frame, evenly spaced from end to end of the longer side; a single one is centred.
 
     Returns:
         int64 [B, crops, 4] as (top, left, height, width).
@@ -45,14 +45,14 @@ def random_resized_windows(
     area_range: tuple[float, float],
     ratio_range: tuple[float, float],
 ) -> np.ndarray:
-    """Crop windows with the distribution of torchvision's RandomResizedCrop, from uniform numbers.
+    """Crop windows that follow the distribution of torchvision's RandomResizedCrop.
 
     Args:
         width, height: int [B], frame sizes.
-        area, ratio: uniform [B, CROP_ATTEMPTS]; the first attempt that fits in the frame is taken.
-        place: uniform [B, 2], for the top and the left of the window.
-        area_range: range of the window's share of the frame's area.
-        ratio_range: range of the window's width over height (log-uniform).
+        area, ratio: uniform numbers in [0, 1), [B, CROP_ATTEMPTS]; the first attempt that fits in the frame is taken.
+        place: uniform numbers in [0, 1), [B, 2], for the top and the left edge of the window.
+        area_range: range of the window's area as a fraction of the frame's.
+        ratio_range: range of the window's aspect ratio, width / height (drawn log-uniformly).
 
     Returns:
         int64 [B, 4], (top, left, height, width).
@@ -84,12 +84,12 @@ def _fallback_windows(width: np.ndarray, height: np.ndarray, ratio_range: tuple[
 def color_matrices(
     *, brightness: np.ndarray, contrast: np.ndarray, saturation: np.ndarray, hue: np.ndarray
 ) -> np.ndarray:
-    """Colour changes as affine maps of RGB in [0, 1], float64 [B, 3, 4].
+    """Colour changes as affine maps of RGB in [0, 1], float64 [B, 3, 4]; the arguments are [B].
 
     Brightness scales, contrast scales about mid-grey (0.5), saturation blends with the BT.601 luma and hue (degrees)
-    turns the YIQ chroma plane, as in DALI's color_twist. An affine map composes with the normalisation into a single
-    pass over the pixels; to keep it one, values beyond black and white are not clipped, and contrast is not taken
-    about the clip's own mean, which is where it differs from torchvision's ColorJitter.
+    rotates the YIQ chroma plane, as in DALI's color_twist. An affine map and the normalisation compose into a single
+    pass over the pixels. To keep the map affine, values below 0 and above 1 are not clipped, and contrast does not
+    scale about the clip's mean; in both it differs from torchvision's ColorJitter.
     """
     n = len(brightness)
     to_grey = np.broadcast_to(_LUMA, (3, 3))

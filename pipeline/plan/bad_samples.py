@@ -1,4 +1,4 @@
-"""Samples that turn out to be unreadable during training: which, why, and how many a run tolerates."""
+"""Records samples that turn out to be unreadable during training, and limits how many a run tolerates."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from common.files import write_atomically
 
 _log = logging.getLogger(__name__)
 _SHOWN = 20
+"""Largest number of lines in a list, and of samples per line."""
 
 
 class SampleError(RuntimeError):
-    """Something cannot be read or decoded; the message is meant for the user.
+    """Data cannot be read or decoded; the message is meant for the user.
 
     Args:
         message: what is wrong, where, and what to do.
-        sample: id of the sample that is at fault; None if no single one is.
-        file: the file that holds it.
-        reason: what is wrong with it, in a few words that do not repeat the file.
+        sample: id of the sample at fault; None if no single sample is.
+        file: the file that holds the sample.
+        reason: what is wrong with the sample, in a few words that do not repeat the file.
     """
 
     def __init__(self, message: str, *, sample: int | None = None, file: str = "", reason: str = "") -> None:
@@ -39,22 +40,22 @@ class BadSample:
     """A sample that could not be read or decoded."""
 
     sample: int
-    """Its id."""
+    """Id of the sample."""
     source: str
     """Path of its source video, relative to the source folder."""
     file: str
     """The shard (or raw video) that holds it."""
     reason: str
     replacement: int
-    """The sample that was tried instead when it was first met."""
+    """Id of the sample that was tried in its place the first time."""
 
 
 class BadSamples:
-    """The distinct bad samples that a run has met, in the order in which it met them.
+    """The distinct bad samples that a run has encountered, in order of first encounter.
 
     Args:
-        samples: how many samples the run trains on.
-        max_fraction: the share of them that may be bad.
+        samples: number of samples that the run trains on.
+        max_fraction: largest fraction of them that may be bad.
     """
 
     def __init__(self, *, samples: int, max_fraction: float) -> None:
@@ -69,7 +70,7 @@ class BadSamples:
         return iter(self._known.values())
 
     def note(self, found: Iterable[BadSample]) -> None:
-        """Adds what this process has found and warns of what is new.
+        """Adds bad samples that this process has found, and logs a warning for each new one.
 
         Raises:
             TooManyBadSamples: the limit is exceeded.
@@ -85,14 +86,14 @@ class BadSamples:
         self._check()
 
     def share(self, *, any_rank: Callable[[bool], bool], gather: Callable[[list], list[list]]) -> bool:
-        """Makes the list the same on all ranks, each of which must call this; True if any had found something.
+        """Merges the lists of all ranks, each of which must call this; returns whether any rank had found a new one.
 
         Args:
-            any_rank: whether a flag holds on at least one rank.
-            gather: every rank's list, in rank order.
+            any_rank: collective that returns whether a flag is set on at least one rank.
+            gather: collective that returns every rank's list, in rank order.
 
         Raises:
-            TooManyBadSamples: the limit is exceeded, on all ranks alike.
+            TooManyBadSamples: the limit is exceeded; raised on all ranks alike.
         """
         if not any_rank(self._unshared > 0):
             return False
@@ -112,7 +113,7 @@ class BadSamples:
         self._add(state)
 
     def write(self, path: Path) -> None:
-        """Replaces `path` by the list, one JSON object per line."""
+        """Writes the list to `path`, one JSON object per line; replaces the file atomically."""
         write_atomically(path, "".join(json.dumps(bad, ensure_ascii=False) + "\n" for bad in self.state()))
 
     def _add(self, state: list[dict[str, int | str]]) -> None:
@@ -125,13 +126,13 @@ class BadSamples:
                 f"{len(self)} of {self._samples} samples cannot be read or decoded, and "
                 f"data.max_bad_fraction={self._max_fraction:g} allows {int(self._max_fraction * self._samples)}:\n"
                 f"{listing(self)}\n"
-                "copy these files again, or prepare the data again (python -m pipeline.prepare); a larger "
-                "data.max_bad_fraction continues with other samples in their place"
+                "copy these files again, or prepare the data again (python -m pipeline.prepare); to train on other "
+                "samples in their place, raise data.max_bad_fraction"
             )
 
 
 def listing(bad: Iterable[BadSample]) -> str:
-    """Lines `file: reason: samples`, so that a missing shard is mentioned once."""
+    """Formats lines of `file: reason: samples`, so that a missing shard appears only once."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in bad:
         groups.setdefault((one.file, one.reason), []).append(f"{one.sample} ({one.source})")

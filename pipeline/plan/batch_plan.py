@@ -1,4 +1,4 @@
-"""The plan of one batch in a loader, in which bad samples may be replaced by others."""
+"""The plan of one batch of a loader; clips of bad samples may be replaced by clips of other samples."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pipeline.plan.bad_samples import BadSample, SampleError, listing
 from pipeline.plan.clips import ClipPlan, ClipPlanner
 
 MAX_ATTEMPTS = 64
-"""Replacements tried per clip. So many in a row fail only where hardly anything can be read."""
+"""Replacements tried per clip. That many fail in a row only if almost nothing can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replacement:
-    """Which sample replaces a bad one: a pure function of (seed, epoch, id, purpose, attempt).
+    """Chooses the sample that replaces a bad one: a pure function of (seed, epoch, id, purpose, attempt).
 
-    It depends on neither batch, rank nor on what else was found bad, so that every world size and every resumed run
-    gets the same clips.
+    The choice depends neither on the batch nor on the rank nor on other bad samples, so that every world size and every
+    resumed run gets the same clips.
 
     Attributes:
-        planner: plans the replacement's own clip.
+        planner: plans the clips of replacements.
         ids: int64 [n], the samples to draw from.
-        source: id -> source path.
-        epoch, purpose: those of the clips.
+        source: returns the source path of an id.
+        epoch, purpose: as in `ClipPlanner.train`.
     """
 
     planner: ClipPlanner
@@ -36,7 +36,7 @@ class Replacement:
     purpose: str
 
     def replacement_id(self, sample: int, attempt: int) -> int:
-        """Id of the `attempt`-th (from 1) replacement of the clip of `sample`."""
+        """Id of the sample to try at the `attempt`-th (from 1) replacement of a clip of `sample`."""
         (number,) = uniforms(
             np.array([sample]),
             1,
@@ -47,19 +47,20 @@ class Replacement:
         return int(self.ids[int(number * len(self.ids))])
 
     def plan(self, ids: list[int]) -> ClipPlan:
+        """Plans one training clip per id."""
         return self.planner.train(np.array(ids, dtype=np.int64), epoch=self.epoch, purpose=self.purpose)
 
 
 class BatchPlan:
-    """One batch.
+    """The clips of one batch, and the bad samples among them.
 
     Attributes:
-        plan: the clips, replacements included.
+        plan: the clips, including replacements.
         bad: the bad samples found so far.
 
     Args:
-        plan: the clips that are wanted.
-        replacement: None if no clip may be replaced.
+        plan: the clips before any replacement.
+        replacement: chooses replacements; None if no clip may be replaced.
     """
 
     def __init__(self, plan: ClipPlan, replacement: Replacement | None = None) -> None:
@@ -74,11 +75,11 @@ class BatchPlan:
         return self._replacement is not None
 
     def replace(self, errors: Mapping[int, SampleError]) -> None:
-        """Replaces the clips (row -> why) that turned out to be bad.
+        """Replaces the clips that turned out to be bad; `errors` maps their rows to the errors.
 
         Raises:
-            SampleError: the first of `errors`, if clips must not be replaced or no single sample is at fault; or
-                hardly anything can be read.
+            SampleError: one of `errors`, if clips must not be replaced or no single sample is at fault; a new one if
+                MAX_ATTEMPTS replacements of a clip have failed.
         """
         rows, ids = list(errors), []
         for row, error in errors.items():
@@ -98,7 +99,7 @@ class BatchPlan:
             if self._attempts[row] > MAX_ATTEMPTS:
                 raise SampleError(
                     f"none of {MAX_ATTEMPTS} samples drawn in place of sample {self._wanted[row]} can be read:\n"
-                    f"{listing(self.bad)}\ncheck that data.path is whole and its disk is there"
+                    f"{listing(self.bad)}\ncheck that data.path is complete and its disk is mounted"
                 )
         if self._replacement is not None:
             self.plan = self.plan.with_rows(rows, self._replacement.plan(ids))

@@ -1,7 +1,7 @@
-"""From sample ids to clip plans: which seconds, which crop, which colours.
+"""Turns sample ids into clip plans: start, crop, flip and colours of each clip.
 
-Every draw is a pure function of (seed, epoch, purpose, sample id), made for a whole batch at once in NumPy and handed
-to the decoder as data. So a sample's clip does not depend on the batch, the process or the loader it is in.
+Every random number is a pure function of (seed, epoch, purpose, sample id), drawn for a batch at a time in NumPy and
+passed to the decoder as data. So a sample's clip depends neither on its batch nor on the process nor on the loader.
 """
 
 from __future__ import annotations
@@ -35,42 +35,44 @@ _DRAWS = {
     "saturation": 1,
     "hue": 1,
     "gray": 1,
-    "sound": 1,
+    "audio": 1,
 }
-"""Uniform numbers that a training clip takes; reordering them changes every run."""
+"""How many uniform numbers a training clip takes for each purpose; reordering the entries changes every run."""
 
 
 class ClipSource(Protocol):
-    """What planning needs to know about a data set of n samples."""
+    """The properties of a data set of n samples that planning needs."""
 
     frames: np.ndarray
-    """Frames of each sample, int [n], at the frame rate the plan counts in."""
+    """int [n], number of frames of each sample, at the frame rate that the planner is given; 0 without video."""
     width: np.ndarray
+    """int [n], frame width in pixels."""
     height: np.ndarray
+    """int [n], frame height in pixels."""
     audio_samples: np.ndarray
-    """PCM samples of each sample, int [n]."""
+    """int [n], number of PCM samples of each sample; 0 without audio."""
 
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """B clips as arrays; row b of each belongs to clip b."""
+    """B clips as arrays; row b of each array describes clip b."""
 
     ids: np.ndarray
-    """int64 [B], sample whose video is shown."""
+    """int64 [B], samples that the video comes from."""
     audio_ids: np.ndarray
-    """int64 [B], sample whose audio is heard: the same one, unless pairs are mismatched."""
+    """int64 [B], samples that the audio comes from: equal to `ids` unless pairs are mismatched."""
     start_frame: np.ndarray
-    """int64 [B], first frame."""
+    """int64 [B], index of the first stored frame."""
     start: np.ndarray
-    """float64 [B], its time in seconds."""
+    """float64 [B], time of the first frame (without video: of the audio), in seconds from the sample's start."""
     audio_start: np.ndarray
-    """int64 [B], first PCM sample of the audio window."""
+    """int64 [B], index of the first PCM sample of the audio window."""
     window: np.ndarray
-    """int64 [B, 4], crop as (top, left, height, width) in pixels of the frame."""
+    """int64 [B, 4], crop as (top, left, height, width) in pixels of the stored frame."""
     flip: np.ndarray
-    """bool [B], mirrored left to right."""
+    """bool [B], whether the clip is mirrored horizontally."""
     color: np.ndarray
-    """float64 [B, 3, 4], rgb -> color[:, :, :3] @ rgb + color[:, :, 3], for RGB in [0, 1]."""
+    """float64 [B, 3, 4], affine map of RGB in [0, 1]: rgb -> color[:, :, :3] @ rgb + color[:, :, 3]."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +81,7 @@ class ClipPlan:
         return ClipPlan(**{name: value[rows] for name, value in vars(self).items()})
 
     def with_rows(self, rows: list[int], other: ClipPlan) -> ClipPlan:
-        """This plan with `rows` taken from `other`, whose clips come in that order."""
+        """A copy of this plan whose row rows[k] is row k of `other`."""
         changed = {name: value.copy() for name, value in vars(self).items()}
         for name, value in changed.items():
             value[rows] = getattr(other, name)
@@ -87,39 +89,39 @@ class ClipPlan:
 
 
 def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
-    """Colour and normalisation as one affine map of bytes: float32 matrix [B, 3, 3] and offset [B, 3]."""
+    """Colour and normalisation as one affine map of uint8 RGB: float32 matrix [B, 3, 3] and offset [B, 3]."""
     mean, std = np.array(VIDEO_MEAN), np.array(VIDEO_STD)
     matrix = plan.color[:, :, :3] / (255 * std[:, None])
     return matrix.astype(np.float32), ((plan.color[:, :, 3] - mean) / std).astype(np.float32)
 
 
 class ClipPlanner:
-    """Makes plans for a data set.
+    """Plans clips of a data set.
 
     Args:
         config: clip, audio, augment and seed are read.
         dataset: frame counts, frame sizes and audio lengths of the samples.
-        fps: frame rate in which the data set counts frames.
+        fps: frame rate of the frames that the data set counts.
 
     Raises:
-        ConfigError: fps is no integer multiple of clip.fps, though there is video.
+        ConfigError: there is video, but fps is not an integer multiple of clip.fps.
     """
 
     def __init__(self, *, config: Config, dataset: ClipSource, fps: float) -> None:
         self.config = config
         self.dataset = dataset
         self.fps = fps
-        # Audio alone has no frame rate that clip.fps would have to fit.
+        # Without video there is no frame rate that clip.fps must divide.
         has_video = bool((np.asarray(dataset.frames) > 0).any())
         self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps) if has_video else 1
 
     @property
     def span(self) -> int:
-        """Stored frames from a clip's first to its last."""
+        """Number of stored frames from a clip's first to its last, inclusive."""
         return (self.config.clip.frames - 1) * self.stride + 1
 
     def train(self, ids: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
-        """One random clip per sample, augmented as config.augment says."""
+        """Plans one random clip per id, augmented as config.augment says."""
         ids = np.asarray(ids, dtype=np.int64)
         draws = self._draws(ids, epoch=epoch, purpose=purpose)
         start_frame = (draws["start"] * self._starts(ids)).astype(np.int64)
@@ -145,10 +147,11 @@ class ClipPlanner:
         return self._plan(ids, window, flip=flip, color=color, **starts)
 
     def uniform(self, ids: np.ndarray, *, clips: int, crops: int = 1) -> ClipPlan:
-        """Test clips, sample after sample: `clips` evenly spaced starts, each with `crops` squares one after the other.
+        """Plans test clips: `clips` evenly spaced starts per id, each with `crops` square crops.
 
         The first clip starts with the sample and the last ends with it; a single clip is the middle one. The squares
-        are spread over the longer side of the frame in the same way. Each clip has its own audio.
+        are spread over the longer side of the frame in the same way. The plan is ordered by id, then start, then crop.
+        Each start has its own audio window.
         """
         ids = np.asarray(ids, dtype=np.int64)
         place = (np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])).repeat(crops)
@@ -165,7 +168,7 @@ class ClipPlanner:
         return {name: c[:, 0] if c.shape[1] == 1 else c for name, c in zip(_DRAWS, columns, strict=True)}
 
     def _plan(self, ids, window, *, start_frame, start_sample, flip=None, color=None) -> ClipPlan:
-        """`start_sample` is where the audio of samples without video starts; other audio follows the video."""
+        """`start_sample` places the audio of samples without video; all other audio is centred on the video."""
         n = len(ids)
         has_video = self.dataset.frames[ids] > 0
         start = np.where(has_video, start_frame / self.fps, start_sample / self.config.audio.sample_rate)
@@ -181,33 +184,33 @@ class ClipPlanner:
         )
 
     def _starts(self, ids: np.ndarray) -> np.ndarray:
-        """How many frames of each sample a clip can start at; 1 where the sample is shorter than a clip."""
+        """Number of frames at which a clip can start, int64 [B]; 1 where the sample is shorter than a clip."""
         return np.maximum(self.dataset.frames[ids].astype(np.int64) - self.span + 1, 1)
 
     def _frame_size(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.dataset.width[ids].astype(np.int64), self.dataset.height[ids].astype(np.int64)
 
     def _audio_starts(self, ids: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """First PCM sample of windows that share their centre with the video's, moved into the sample."""
+        """First PCM sample of windows centred on the clip's video, shifted to lie within the sample; int64 [B]."""
         config = self.config
         earliest = start + (config.clip.seconds - config.audio_seconds) / 2
         wanted = np.floor(earliest * config.audio.sample_rate + 0.5).astype(np.int64)
         return np.clip(wanted, 0, self._last_audio_start(ids))
 
     def _random_audio_starts(self, audio_ids: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """First PCM sample of windows at uniform numbers `place` [B], int64 [B]."""
+        """First PCM sample of random windows, int64 [B], from uniform numbers `place` [B] in [0, 1)."""
         return (place * (self._last_audio_start(audio_ids) + 1)).astype(np.int64)
 
     def _last_audio_start(self, audio_ids: np.ndarray) -> np.ndarray:
-        """The last PCM sample at which a complete window starts; 0 where the audio is shorter than a window."""
+        """Last PCM sample at which a complete window starts, int64 [B]; 0 if the audio is shorter than a window."""
         return np.maximum(self.dataset.audio_samples[audio_ids].astype(np.int64) - self.config.audio_samples, 0)
 
 
 def frame_stride(*, stored_fps: float, clip_fps: float) -> int:
-    """Stored frames from one frame of a clip to the next.
+    """Number of stored frames from one frame of a clip to the next.
 
     Raises:
-        ConfigError: the stored rate is no integer multiple of the clip's.
+        ConfigError: the stored frame rate is not an integer multiple of the clip's.
     """
     stride = round(stored_fps / clip_fps)
     if stride < 1 or abs(stride * clip_fps - stored_fps) > 1e-6 * stored_fps:

@@ -1,8 +1,8 @@
-"""The control experiment data.shuffle_pairs: nothing ties a video to the audio that is heard with it.
+"""The control experiment data.shuffle_pairs: each video is paired with the audio of another sample.
 
-This is a planner and not a view of the data set, because the pairing changes with each epoch while a data set has no
-epochs: a reader that saw a view would have to know the epoch of every clip. A plan names the sample whose audio is
-heard, and readers follow it.
+This is a planner and not a view of the data set, because the pairing changes with each epoch and a data set has no
+epochs: to read from a view, a reader would have to know the epoch of every clip. A plan names the sample that each
+clip's audio comes from, and readers follow it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from settings.load import ConfigError
 
 
 class MismatchedPairs(ClipPlanner):
-    """Plans training clips in which each video has another sample's audio, from a random place; test clips are true.
+    """Plans training clips with another sample's audio, from a random time; test clips keep their own audio.
 
     Args:
-        config, dataset, fps: as ClipPlanner.
-        ids: int64 [n], the samples that are paired with one another, distinct.
+        config, dataset, fps: as for ClipPlanner.
+        ids: int64 [n], distinct samples, which exchange their audio among one another.
 
     Raises:
-        ConfigError: as ClipPlanner.
+        ConfigError: as for ClipPlanner.
     """
 
     def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: np.ndarray) -> None:
@@ -35,10 +35,10 @@ class MismatchedPairs(ClipPlanner):
         self.partners = lru_cache(maxsize=2)(self._partners)
 
     def _partners(self, epoch: int) -> np.ndarray:
-        """The sample whose audio each sample of the data set gets in an epoch, int64 [samples]; its own outside `ids`.
+        """For each sample, the sample whose audio it gets in an epoch, int64 [samples]; outside `ids`, itself.
 
         Raises:
-            ConfigError: fewer than two ids.
+            ConfigError: there are fewer than two ids.
         """
         partners = np.arange(len(self.dataset.frames))
         partners[self._ids] = derangement(self._ids, seed=self.config.seed, epoch=epoch)
@@ -47,25 +47,25 @@ class MismatchedPairs(ClipPlanner):
     def train(self, ids: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
         plan = super().train(ids, epoch=epoch, purpose=purpose)
         audio_ids = self.partners(epoch)[plan.ids]
-        place = self._draws(plan.ids, epoch=epoch, purpose=purpose)["sound"]
+        place = self._draws(plan.ids, epoch=epoch, purpose=purpose)["audio"]
         audio_start = self._random_audio_starts(audio_ids, place)
         has_video = self.dataset.frames[plan.ids] > 0
         start = np.where(has_video, plan.start, audio_start / self.config.audio.sample_rate)
-        # A sample outside `ids` keeps its own audio, at the time of its frames.
+        # A sample outside `ids` keeps its own audio, aligned with its frames.
         audio_start = np.where(has_video & (audio_ids == plan.ids), plan.audio_start, audio_start)
         return replace(plan, audio_ids=audio_ids, audio_start=audio_start, start=start)
 
 
 def derangement(ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Mismatched pairs: another of `ids` for each of `ids`, int64 [n].
+    """Mismatched pairs: assigns to each of `ids` another one of them, int64 [n].
 
-    One random cycle, so that no id meets itself and each is used once.
+    The assignment is one random cycle, so no id is assigned to itself and each is used once.
 
     Raises:
-        ConfigError: fewer than two ids, for which there is no such pairing.
+        ConfigError: there are fewer than two ids, so no such assignment exists.
     """
     if len(ids) < 2:
-        raise ConfigError(f"data.shuffle_pairs needs at least two samples, the data set has {len(ids)}")
+        raise ConfigError(f"data.shuffle_pairs needs at least two samples, but the data set has {len(ids)}")
     cycle = numpy_generator(seed, epoch, "shuffle_pairs").permutation(len(ids))
     partner = np.empty_like(ids)
     partner[cycle] = ids[np.roll(cycle, -1)]

@@ -1,8 +1,8 @@
-"""Which samples a step trains on: a pure function of (seed, epoch, step), the same for every world size.
+"""The order of samples: which ones a step trains on, as a pure function of (seed, epoch, step).
 
 Both orders are permutations of the data set's ids. The global batch of a step is a slice of the permutation and a
-rank's share is a contiguous slice of the global batch, so neither the world size nor where a run was interrupted
-changes which samples meet in a batch.
+rank's share is a contiguous slice of the global batch, so neither the world size nor an interruption of the run
+changes which samples share a batch.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ def global_order(n: int, *, seed: int, epoch: int, purpose: str = "order") -> np
 
 
 def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpose: str = "order") -> np.ndarray:
-    """A permutation that reads shard after shard, shuffled within `window` samples; int64 [n].
+    """A permutation that visits one shard after another, shuffled within `window` samples; int64 [n].
 
-    The shards come in random order and each sample is displaced by less than `window` places, as by a shuffle buffer
-    of that size: a network disk sees a few open shards instead of the whole data set, at the price of batches that
-    are less random.
+    The shards come in random order and each sample is displaced by fewer than `window` positions, as by a shuffle
+    buffer of that size. Only a few shards are read at a time, which suits network disks, but batches are less random.
 
     Args:
         shards: int [n], the shard of each sample.
-        window: largest displacement in samples; 1 keeps the order within a shard.
+        window: limit of the displacement, in samples; 1 keeps the order within a shard.
     """
     rng = numpy_generator(seed, epoch, purpose)
     rank_of_shard = rng.permutation(int(shards.max(initial=-1)) + 1)
@@ -37,7 +36,7 @@ def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpo
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Whole global batches in an epoch; the tail of the permutation is left out.
+    """Number of complete global batches per epoch; the rest of the permutation is dropped.
 
     Raises:
         ConfigError: the data set is smaller than one batch.
@@ -54,7 +53,7 @@ def rank_slice(batch_size: int, *, rank: int, world_size: int) -> slice:
     """The contiguous part of a global batch that belongs to `rank`.
 
     Raises:
-        ConfigError: the batch cannot be divided evenly, or there is no such rank.
+        ConfigError: batch_size is not a multiple of world_size, or `rank` is out of range.
     """
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank must be in [0, {world_size}), not {rank}")

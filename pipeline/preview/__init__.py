@@ -1,1 +1,1 @@
-"""Shows the clips that training receives."""
+"""Draws the clips that training receives, so that people can check them."""

@@ -1,8 +1,8 @@
-"""Shows what the model gets: `python -m pipeline.preview SHARDS [--config YAML] --out preview.png [--html]`.
+"""Draws clips as the model gets them: `python -m pipeline.preview SHARDS [--config YAML] --out preview.png [--html]`.
 
-The picture holds the first clips of an epoch as training takes them, crop, flip and colour included: frames, waveform
-and log-mel spectrogram on one time axis. --html writes the same page with the sound to listen to. --compare VIDEOS sets
-the decord loader, which reads the raw videos, beside the DALI loader.
+The picture shows the first training clips of an epoch after crop, flip and colour: frames, waveform and log-mel
+spectrogram on a common time axis. --html also writes a page that plays the audio. --compare VIDEOS adds rows from the
+decord loader, which reads the raw videos.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from settings import Config, ConfigError, load_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a mistake in the arguments or data that cannot be shown."""
+    """Runs the command; returns the exit status: 0, or 2 if the arguments are wrong or the data cannot be shown."""
     options = _parse(arguments)
     try:
         if options.count < 1:
@@ -44,21 +44,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shards", help="folder that pipeline.prepare made")
-    parser.add_argument("--config", type=Path, help="YAML of the run whose clips are wanted (else: the defaults)")
+    parser.add_argument("shards", help="folder of prepared shards (from pipeline.prepare)")
+    parser.add_argument("--config", type=Path, help="YAML configuration of the run (without it: default settings)")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write (default: %(default)s)")
-    parser.add_argument("--html", action="store_true", help="also write a page with the sound, beside the picture")
-    parser.add_argument("--compare", type=Path, metavar="VIDEOS", help="folder of the raw videos, read with decord")
-    parser.add_argument("--ids", type=_ids, default=[], metavar="3,17", help="samples to show")
-    parser.add_argument("--count", type=int, default=6, help="samples to show without --ids (default: %(default)s)")
-    parser.add_argument("--epoch", type=int, default=0, help="epoch whose random choices are shown")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in augment.enabled=false")
+    parser.add_argument("--html", action="store_true", help="also write an HTML page with audio, next to the picture")
+    parser.add_argument("--compare", type=Path, metavar="VIDEOS", help="folder of raw videos to load with decord too")
+    parser.add_argument("--ids", type=_ids, default=[], metavar="3,17", help="ids of the samples to show")
+    parser.add_argument("--count", type=int, default=6, help="number of samples without --ids (default: %(default)s)")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch of the clips (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. augment.enabled=false")
     return parser.parse_intermixed_args(arguments)
 
 
 def _ids(text: str) -> list[int]:
     if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"must be sample ids with commas between, as in 3,17, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be comma-separated sample ids such as 3,17, not {text!r}")
     return [int(part) for part in text.split(",")]
 
 

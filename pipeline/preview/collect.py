@@ -1,4 +1,4 @@
-"""Collects the clips to be shown: as the DALI loader delivers them and, for comparison, as the decord loader does."""
+"""Loads the clips to draw: with the DALI loader and, for comparison, with the decord loader."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ from settings.load import ConfigError
 
 
 def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compare: Path | None) -> list[ShownClip]:
-    """The clips of `ids`, or of the first `count` samples of the epoch, as training gets them.
+    """Loads the training clips of `ids` or, if there are none, of the first `count` samples of the epoch.
 
-    Data sets that lack a stream cannot be trained on: their test clips are shown.
+    Data sets that lack a stream cannot be trained on; for them this loads test clips.
 
     Args:
         config: data.path holds the shards.
-        compare: folder of the raw videos that were prepared; None leaves the decord loader out.
+        ids: samples to show; may be empty.
+        count: number of samples if `ids` is empty.
+        epoch: selects the random numbers, and the order of samples.
+        compare: folder of the raw videos that were prepared; None omits the decord loader.
 
     Raises:
-        ConfigError, ManifestError, SampleError, ValueError: each with what is wrong.
+        ConfigError, ManifestError, SampleError, ValueError: the message says what is wrong.
     """
     chosen = len(ids) or count
-    # What is shown must be what was asked for: a bad sample is an error here.
+    # Show exactly the requested samples: here a bad sample is an error, not replaced.
     data = replace(config.data, max_bad_fraction=0.0, idle_priority=False)
     loader = DaliLoader(config=replace(config, data=data), batch_size=chosen)
     first = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
@@ -43,7 +46,7 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
     else:
         (batch,) = loader.uniform_clips(shown, clips=1)
     plan = batch.plan
-    assert plan is not None  # loaders set it
+    assert plan is not None  # every loader sets it
     pcm = loader.waveforms(plan) if loader.has_audio else [None] * len(plan)
     batches = {"dali": batch}
     if compare is not None:
@@ -64,13 +67,13 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
 
 
 def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path) -> Batch:
-    """The same plan carried out by the decord loader on the sources of the prepared samples."""
+    """Carries out the same plan with the decord loader on the source videos of the prepared samples."""
     names = [loader.dataset.source(int(i)) for i in plan.ids]
-    heard = [loader.dataset.source(int(i)) for i in plan.audio_ids]
+    audio_names = [loader.dataset.source(int(i)) for i in plan.audio_ids]
     with tempfile.TemporaryDirectory() as folder:
-        # A folder of just these videos: VIDEOS may hold a million, and others that were rejected.
+        # Link only these videos into a folder, because `videos` may hold a million files, some of them rejected.
         link_of = {}
-        for number, name in enumerate(sorted({*names, *heard})):
+        for number, name in enumerate(sorted({*names, *audio_names})):
             if not (videos / name).is_file():
                 raise ConfigError(f"--compare {videos} holds no {name}; give the folder the shards were prepared from")
             link_of[name] = f"{number}{Path(name).suffix}"
@@ -80,12 +83,12 @@ def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path)
         id_of = {raw.dataset.source(i): i for i in range(len(raw.dataset))}
         for name, link in link_of.items():
             if link not in id_of:
-                raise ConfigError(f"--compare: {videos / name} cannot be read as a video any more")
+                raise ConfigError(f"--compare: {videos / name} can no longer be read as a video")
         ids = np.array([id_of[link_of[name]] for name in names])
         translated = replace(
             plan,
             ids=ids,
-            audio_ids=np.array([id_of[link_of[name]] for name in heard]),
+            audio_ids=np.array([id_of[link_of[name]] for name in audio_names]),
             window=_scaled_windows(plan, loader, raw, ids),
         )
         (batch,) = raw.carry_out(translated)
@@ -93,13 +96,14 @@ def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path)
 
 
 def _scaled_windows(plan: ClipPlan, loader: ClipLoader, raw: ClipLoader, raw_ids: np.ndarray) -> np.ndarray:
-    """The plan's crop windows in pixels of the raw videos, int64 [B, 4]."""
+    """The plan's crop windows, scaled to pixels of the raw videos, int64 [B, 4]."""
     y = raw.dataset.height[raw_ids] / loader.dataset.height[plan.ids]
     x = raw.dataset.width[raw_ids] / loader.dataset.width[plan.ids]
     return np.rint(plan.window * np.stack([y, x, y, x], axis=1)).astype(np.int64)
 
 
 def _view(name: str, batch: Batch, b: int, config: Config) -> View:
+    """Clip `b` of a batch, without the normalisation."""
     frames = decibels = None
     if batch.video is not None:
         frames = pixels(batch.video[b])
@@ -109,7 +113,7 @@ def _view(name: str, batch: Batch, b: int, config: Config) -> View:
 
 
 def _title(loader: DaliLoader, plan: ClipPlan, b: int) -> str:
-    """Id, source, labels, and what augmentation does to the clip."""
+    """The title of clip `b`: id, source, labels, and the augmentation that was applied."""
     dataset, i = loader.dataset, int(plan.ids[b])
     top, left, height, width = plan.window[b].tolist()
     parts = [f"#{i} {dataset.source(i)}"]
@@ -121,10 +125,10 @@ def _title(loader: DaliLoader, plan: ClipPlan, b: int) -> str:
         parts.append(f"crop {width} x {height} at ({left}, {top}) of {dataset.width[i]} x {dataset.height[i]}")
         if plan.flip[b]:
             parts.append("flipped")
-        # All rows of a grey clip's colour map are equal.
+        # The colour map of a grey clip has equal rows.
         if np.allclose(plan.color[b, 1:], plan.color[b, :1]):
             parts.append("grey")
     if plan.audio_ids[b] != i:
-        parts.append(f"sound of #{plan.audio_ids[b]}")
-    # File names may hold anything; a line break must not tear the sheet.
+        parts.append(f"audio of #{plan.audio_ids[b]}")
+    # File names may contain any character; a line break would disturb the layout.
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in "   ".join(parts))

@@ -1,4 +1,4 @@
-"""Draws clips: a contact sheet as a picture, and a page with the sound."""
+"""Draws clips as a contact sheet: a picture, or an HTML page with audio."""
 
 from __future__ import annotations
 
@@ -19,44 +19,52 @@ from pipeline.shards.wav import wav_bytes
 
 WIDTH_INCHES, DOTS_PER_INCH = 16.0, 100
 MOST_FRAMES = 16
-"""Frames in a row; of longer clips every n-th is drawn."""
+"""Largest number of frames drawn per row; of longer clips, only every n-th frame is drawn."""
 LEFT, RIGHT = 0.06, 0.99
-"""Where the time axis begins and ends, as shares of the width."""
+"""Start and end of the time axis, as fractions of the figure width."""
 _MARGINS = {"left": LEFT, "right": RIGHT, "top": 1.0, "bottom": 0.0, "hspace": 0.0}
 TITLE_INCHES, WAVE_INCHES, MEL_INCHES, AXIS_INCHES = 0.3, 0.5, 0.9, 0.35
+"""Heights of the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One clip as one loader gives it."""
+    """A clip as loaded by one of the loaders."""
 
     loader: str
+    """Name of the loader: dali or decord."""
     frames: np.ndarray | None
-    """uint8 [T, H, W, 3], normalisation undone; None without video."""
+    """uint8 [T, H, W, 3], without normalisation; None without video."""
     decibels: np.ndarray | None
-    """float32 [n_mels, F], normalisation undone; None without audio."""
+    """float32 [n_mels, F], in dB, without normalisation; None without audio."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownClip:
-    """One clip of the sheet; times are seconds on the sample's clock."""
+    """A clip of the sheet; times are in seconds from the start of the sample."""
 
     title: str
     start: float
+    """Time of the first frame."""
     frame_seconds: float
+    """Duration of a frame."""
     audio_start: float
+    """Time of the first PCM sample."""
     pcm: np.ndarray | None
     """int16 [samples], the audio window; None without audio."""
     sample_rate: int
+    """Hz of `pcm`."""
     hop_seconds: float
+    """Time between two frames of the spectrogram."""
     views: list[View]
+    """The clip from each loader; differences are relative to the first."""
 
 
 def write_picture(clips: Sequence[ShownClip], path: Path) -> Path:
-    """Writes all clips below one another in the format of the suffix (png, pdf, svg, jpg).
+    """Draws all clips below one another; the suffix of `path` (png, pdf, svg, jpg) sets the format.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: the suffix is not supported.
         OSError: the file cannot be written.
     """
     heights = [sum(_row_inches(clip)) for clip in clips]
@@ -69,7 +77,7 @@ def write_picture(clips: Sequence[ShownClip], path: Path) -> Path:
 
 
 def write_page(clips: Sequence[ShownClip], path: Path) -> Path:
-    """Writes one HTML file that needs nothing else: a picture and the sound of each clip.
+    """Writes a self-contained HTML file with the picture and the audio of each clip.
 
     Raises:
         OSError: the file cannot be written.
@@ -80,7 +88,7 @@ def write_page(clips: Sequence[ShownClip], path: Path) -> Path:
 
 def _save(figure: Figure, target: Path | io.BytesIO) -> None:
     with warnings.catch_warnings():
-        # Emoji in file names: a box in their place is good enough.
+        # The font lacks emoji, which file names may contain: a box in their place is good enough.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(target)
 
@@ -88,7 +96,7 @@ def _save(figure: Figure, target: Path | io.BytesIO) -> None:
 def _draw(figure: Figure | SubFigure, clip: ShownClip) -> None:
     figure.suptitle(clip.title, x=LEFT, ha="left", fontsize=10, parse_math=False)
     inches = _row_inches(clip)
-    # The first row is the title's, the last the time axis' labels.
+    # The first row holds the title, the last the labels of the time axis.
     rows = figure.subplots(len(inches), 1, height_ratios=inches, gridspec_kw=_MARGINS, squeeze=False)[:, 0]
     for empty in (rows[0], rows[-1]):
         empty.remove()
@@ -102,7 +110,7 @@ def _draw(figure: Figure | SubFigure, clip: ShownClip) -> None:
 
 
 def _fillers(clip: ShownClip) -> Iterator[Callable[[Axes], None]]:
-    """What draws each row, in the order of `_row_inches`; views are compared with the first."""
+    """Functions that draw each row, in the order of `_row_inches`; each view is compared with the first."""
     pictures = [(view.loader, view.frames) for view in clip.views if view.frames is not None]
     for loader, frames in pictures:
         yield partial(_draw_frames, clip=clip, loader=loader, frames=frames, reference=pictures[0][1])
@@ -114,6 +122,7 @@ def _fillers(clip: ShownClip) -> Iterator[Callable[[Axes], None]]:
 
 
 def _row_inches(clip: ShownClip) -> list[float]:
+    """Heights of the rows of a clip, from title to time axis."""
     rows = [TITLE_INCHES]
     for view in clip.views:
         if view.frames is not None:
@@ -141,7 +150,7 @@ def _draw_frames(axes: Axes, *, clip: ShownClip, loader: str, frames: np.ndarray
 
 
 def _draw_wave(axes: Axes, *, clip: ShownClip, pcm: np.ndarray) -> None:
-    # Minimum and maximum of each stretch: a plain line of 25,600 samples would alias.
+    # Draw the minimum and maximum of each stretch, because a line through 25,600 samples would alias.
     stretches = np.array_split(pcm.astype(np.float32) / 32768, min(1200, len(pcm)))
     times = clip.audio_start + np.linspace(0, len(pcm) / clip.sample_rate, len(stretches))
     low, high = [s.min() for s in stretches], [s.max() for s in stretches]
@@ -153,7 +162,7 @@ def _draw_wave(axes: Axes, *, clip: ShownClip, pcm: np.ndarray) -> None:
 
 def _draw_mel(axes: Axes, *, clip: ShownClip, loader: str, decibels: np.ndarray, reference: np.ndarray) -> None:
     bands, frames = decibels.shape
-    # Spectrogram frame j is centred on sample j * hop.
+    # Frame j of the spectrogram is centred on PCM sample j * hop.
     begin = clip.audio_start - clip.hop_seconds / 2
     extent = (begin, begin + frames * clip.hop_seconds, 0, bands)
     low, high = np.percentile(reference, [1, 100])
@@ -169,11 +178,12 @@ def _label(axes: Axes, text: str) -> None:
 
 
 def _step(frames: np.ndarray) -> int:
+    """Every how many frames one is drawn."""
     return -(-len(frames) // MOST_FRAMES)
 
 
 def _time_span(clip: ShownClip) -> tuple[float, float]:
-    """From the earliest to the latest moment of the clip's streams."""
+    """The earliest start and the latest end of the clip's streams, in seconds."""
     begins, ends = [], []
     frames = clip.views[0].frames
     if frames is not None:
@@ -214,7 +224,7 @@ audio {{ width: 100%; }}
 </style></head><body>
 {clips}
 <script>
-// A red line moves over the picture with the sound.
+// A red line over the picture follows the audio.
 for (const audio of document.querySelectorAll("audio")) {{
   const line = audio.parentElement.querySelector("i");
   const move = () => {{

@@ -1,1 +1,1 @@
-"""The format on disk: written and read here only."""
+"""The on-disk format of prepared data; no other package writes or reads it."""

@@ -1,4 +1,4 @@
-"""Encodes normalised frames into a member of a shard: bytes plus the size of each frame in them."""
+"""Encodes normalised frames into a video blob, the video member of a sample in a shard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from settings import StorageConfig
 
 
 class BlobEncoder:
-    """Takes frames one by one, so that memory does not grow with the length of a video beyond its encoded bytes."""
+    """Encodes frames one at a time, so that only the encoded bytes, not the frames, are held in memory."""
 
     def __init__(self, *, storage: StorageConfig, width: int, height: int) -> None:
         self._storage = storage
@@ -25,20 +25,20 @@ class BlobEncoder:
         self._sent = 0
 
     def add(self, frame: VideoFrame) -> None:
-        """Appends a frame, in the codec's pixel format and of the width and height of this encoder."""
+        """Appends a frame, which must have the codec's pixel format and the width and height of this encoder."""
         frame.pts = self._sent
         frame.time_base = 1 / self._rate
-        # The source's own key frames must not become ours: groups of pictures have a fixed length.
+        # Override the key frames of the source: groups of pictures (GOPs) have a fixed length.
         frame.pict_type = PictureType.I if self._sent % self._storage.gop == 0 else PictureType.NONE
         self._sent += 1
         self._packets += [bytes(packet) for packet in self._encoder.encode(frame)]
 
     def finish(self) -> VideoBlob:
-        """Flushes the encoder and checks the result by decoding all of it.
+        """Flushes the encoder, decodes its whole output to verify it, and returns the blob.
 
         Raises:
-            RuntimeError: the encoder's output is not what the loader relies on (frames missing, a key frame not where
-                a group of pictures begins, a frame that does not decode).
+            RuntimeError: the loader could not rely on the output: frames are missing, a group of pictures does not
+                begin with a key frame, or a frame cannot be decoded.
         """
         self._packets += [bytes(packet) for packet in self._encoder.encode(None)]
         self._verify()
@@ -49,7 +49,7 @@ class BlobEncoder:
         storage, encoder = self._storage, _video_codec(self._codec.encoder, "w")
         encoder.width, encoder.height = self._size
         encoder.time_base, encoder.framerate = 1 / self._rate, self._rate
-        # One thread: the bytes must not depend on the machine, and every core has its own video anyway.
+        # One thread: the bytes must not depend on the machine, and preparation encodes one video per core anyway.
         encoder.thread_count = 1
         encoder.pix_fmt = self._codec.pixel_format
         self._codec.configure(encoder, quality=storage.quality or self._codec.default_quality, gop=storage.gop)
@@ -57,18 +57,18 @@ class BlobEncoder:
 
     def _verify(self) -> None:
         if len(self._packets) != self._sent:
-            raise RuntimeError(f"the encoder made {len(self._packets)} packets of {self._sent} frames")
+            raise RuntimeError(f"the encoder made {len(self._packets)} packets for {self._sent} frames")
         decoder = _video_codec(self._codec.decoder, "r")
         decoder.thread_count = 1
         for index, data in enumerate(self._packets):
             try:
                 pictures = decoder.decode(av.Packet(data))
             except av.error.FFmpegError as error:
-                raise RuntimeError(f"encoded frame {index} does not decode: {error}") from None
+                raise RuntimeError(f"encoded frame {index} cannot be decoded: {error}") from None
             if len(pictures) != 1 or (pictures[0].width, pictures[0].height) != self._size:
-                raise RuntimeError(f"encoded frame {index} does not decode to one picture of {self._size}")
+                raise RuntimeError(f"encoded frame {index} does not decode to one frame of size {self._size}")
             if index % self._storage.gop == 0 and not pictures[0].key_frame:
-                raise RuntimeError(f"encoded frame {index} begins a group of pictures but is no key frame")
+                raise RuntimeError(f"encoded frame {index} begins a group of pictures but is not a key frame")
 
 
 def _video_codec(name: str, mode: Literal["r", "w"]) -> av.VideoCodecContext:

@@ -15,6 +15,7 @@ from settings import StorageConfig
 from settings.load import format_names, format_value, from_dict
 
 FORMAT = 1
+"""Version of the format."""
 COLUMNS = {
     "shard": np.int32,
     "video_offset": np.int64,
@@ -24,32 +25,35 @@ COLUMNS = {
     "audio_offset": np.int64,
     "audio_samples": np.int64,
 }
+"""Maps each array with one value per sample to its type; class Manifest explains them."""
 
 
 class ManifestError(ValueError):
-    """A manifest that is missing, damaged or does not fit its shards; the message is meant for the user."""
+    """The manifest is missing or damaged, or does not match its shards; the message is meant for the user."""
 
 
 class Manifest:
-    """n samples sorted by source path; every array is memory-mapped, so opening a million rows costs next to nothing.
+    """n samples sorted by source path. Every array is memory-mapped, so opening even a million rows is cheap.
 
-    One clock a sample: frame i is shown at i / storage.fps seconds, PCM sample j at j / sample_rate.
+    Each sample has a single clock: frame i is shown at i / storage.fps seconds, PCM sample j at j / sample_rate.
 
     Attributes:
         root: the folder that holds the shards.
         shards: file names of the shards, relative to `root`.
-        shard_bytes: int64, sizes of the shards' files.
+        shard_bytes: int64 [number of shards], file sizes of the shards.
         shard: int32 [n], index into `shards`.
-        video_offset: int64 [n], byte of the shard where the video blob begins; -1 without video.
+        video_offset: int64 [n], byte offset in the shard at which the video blob begins; -1 without video.
         frame_start: int64 [n + 1]; frame_offsets[frame_start[i]:frame_start[i + 1]] belong to sample i.
-        frame_offsets: uint32, ragged; frames + 1 offsets a sample, relative to video_offset: where each frame begins,
-            and where the last one ends. Nothing for a sample without video.
+        frame_offsets: uint32, ragged; frames + 1 byte offsets per sample, relative to video_offset: where each frame
+            begins, and where the last one ends. Samples without video have none.
         frames, width, height: int32 [n]; 0 without video.
-        audio_offset: int64 [n], byte of the shard where the first PCM sample lies; -1 without audio.
-        audio_samples: int64 [n]; equals round(frames / fps * sample_rate) where both tracks exist.
+        audio_offset: int64 [n], byte offset in the shard of the first PCM sample; -1 without audio.
+        audio_samples: int64 [n], PCM samples; equals round(frames / fps * sample_rate) where both tracks exist.
         storage: how the video is encoded.
-        sample_rate: Hz of the PCM.
-        fingerprint: identity of the data set (sources, labels, lengths), independent of how shards are cut.
+        sample_rate: sampling rate of the PCM, in Hz.
+        streams: which tracks every sample has: both, video or audio.
+        fingerprint: identifies the content (sources, labels, lengths), regardless of how it is split into shards.
+        label_columns: names of the label columns.
     """
 
     def __init__(self, *, root: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -74,10 +78,10 @@ class Manifest:
 
     @classmethod
     def open(cls, path: str | Path) -> Manifest:
-        """Opens the manifest of the prepared folder `path` and checks that its shards are all there.
+        """Opens the manifest of the prepared folder `path` and checks that all its shards exist with the right size.
 
         Raises:
-            ManifestError: nothing prepared there, a damaged manifest, a missing or shortened shard.
+            ManifestError: there is no manifest, it is damaged, or a shard is missing or has another size.
         """
         root = Path(path)
         meta_path = root / "manifest" / "meta.json"
@@ -109,30 +113,30 @@ class Manifest:
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """float64 [n], length of each sample."""
+        """float64 [n], length of each sample in seconds."""
         return np.where(self.frames > 0, self.frames / self.storage.fps, self.audio_samples / self.sample_rate)
 
     @property
     def shortest_side(self) -> int:
-        """Pixels of the shortest side of all frames; the largest int32 if there is no video."""
+        """Shortest side of all frames, in pixels; the largest int32 if there is no video."""
         sides = np.minimum(self.width, self.height)
         return int(sides[sides > 0].min(initial=np.iinfo(np.int32).max))
 
     def source(self, index: int) -> str:
-        """Path of the sample's source, relative to the source folder (undecodable bytes as \\xNN)."""
+        """Path of the sample's source, relative to the source folder; bytes that are not UTF-8 appear as \\xNN."""
         return self._text("source", index)
 
     def labels(self, column: str) -> NDArray[np.int32]:
-        """int32 [n], codes into `label_names(column)`, -1 = unknown.
+        """int32 [n], indices into `label_names(column)`; -1 if unknown.
 
         Raises:
-            ManifestError: no such column, or codes that have no name.
+            ManifestError: there is no such column, or an index has no name.
         """
         name = f"label{self._column(column)}"
         codes, names = self._arrays[name], len(self._arrays[f"{name}_names_start"]) - 1
         if codes.min(initial=-1) < -1 or codes.max(initial=-1) >= names:
             raise ManifestError(
-                f"{self.root}/manifest: {name}.npy is damaged, it counts beyond {names} names; {_REBUILD}"
+                f"{self.root}/manifest: {name}.npy is damaged, it has an index beyond {names} names; {_REBUILD}"
             )
         return codes
 
@@ -155,19 +159,19 @@ class Manifest:
 _REBUILD = "delete the folder manifest and run pipeline.prepare again: it is rebuilt from the shards' index"
 
 
-# Names become part of paths that are read, or removed when a new version is published.
+# Strict, because the name becomes part of paths that are read, and removed when a new version is published.
 _VERSION = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?")
 _META: dict[str, type] = {"samples": int, "sample_rate": int, "streams": str, "fingerprint": str, "version": str}
 _META_LISTS: dict[str, type] = {"label_columns": str, "shards": str, "shard_bytes": int}
 
 
 def is_version(name: Any) -> bool:
-    """Whether `name` can be that of a version folder."""
+    """Whether `name` is a valid name of a version folder."""
     return isinstance(name, str) and _VERSION.fullmatch(name) is not None
 
 
 def _check_meta(meta: Mapping[str, Any]) -> None:
-    """Raises ValueError or KeyError unless every entry is of the kind that is written."""
+    """Raises ValueError or KeyError unless meta.json has all entries, with values of the right type."""
     for key, kind in _META.items():
         if type(meta[key]) is not kind or (kind is int and meta[key] < 0):
             raise ValueError(f"{key} is {format_value(meta[key])}")
@@ -181,7 +185,7 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     for name in meta["shards"]:
         if not name.isprintable() or name != Path(name).name:
             raise ValueError(
-                f"a shard is named {format_value(name)}, which is no name of a file beside the folder manifest"
+                f"a shard is named {format_value(name)}, which is not the name of a file next to the folder manifest"
             )
 
 
@@ -199,16 +203,16 @@ def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any
         _check_length(folder, arrays, name, length)
     _check_length(folder, arrays, "frame_offsets", int(arrays["frame_start"][-1]))
     if count and not 0 <= arrays["shard"].min() <= arrays["shard"].max() < len(meta["shards"]):
-        raise ManifestError(f"{folder}/shard.npy counts beyond the {len(meta['shards'])} shards; {_REBUILD}")
+        raise ManifestError(f"{folder}/shard.npy has an index beyond the {len(meta['shards'])} shards; {_REBUILD}")
     return arrays
 
 
 def _load_array(path: Path, dtype: type) -> NDArray[Any]:
-    # NumPy cannot map a file without elements.
+    # NumPy cannot memory-map an array without elements, whose file is only a header of 128 bytes.
     empty = path.stat().st_size <= 128
     try:
         array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
-    except Exception as error:  # NumPy raises many types, and damage decides which
+    except Exception as error:  # NumPy raises various types, depending on the damage
         raise ManifestError(f"{path} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from None
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__

@@ -1,7 +1,7 @@
 """Writes the manifest of a prepared data set.
 
-`OUT/manifest/meta.json` names a folder of .npy files beside it, the version. A new version is published by replacing
-this one small file, so a reader sees the old version or the new one, never a part.
+`OUT/manifest/meta.json` names the current version, a folder of .npy files next to it. Replacing this one small file
+publishes a new version, so a reader sees either the old version or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ def write_manifest(
     sample_rate: int,
     streams: str,
 ) -> int:
-    """Publishes the manifest of `rows` in the folder `root` and returns their number.
+    """Publishes the manifest of `rows` in the folder `root` and returns the number of rows.
 
     Args:
         rows: one mapping per sample with the keys source, shard (index into `shards`), video_offset, first_frame (bytes
-            before the first frame in the video blob), frame_bytes (list of sizes), width, height, audio_offset,
+            before the first frame in the video blob), frame_bytes (sizes of the frames), width, height, audio_offset,
             audio_samples and labels (column -> text).
         shards, shard_bytes: names and sizes of the shard files.
+        label_columns: names of the label columns.
+        storage: how the video is encoded.
+        sample_rate: sampling rate of the audio, in Hz.
         streams: which tracks every sample has: both, video or audio.
     """
     table = _Table(label_columns)
@@ -54,6 +57,7 @@ def write_manifest(
         if name not in ("shard", "video_offset", "audio_offset"):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(arrays[name]).data)
+    # The version depends on the layout of the shards too; the fingerprint only on the content.
     layout = hashlib.sha256(json.dumps(list(shards)).encode())
     for name in ("shard", "video_offset", "audio_offset"):
         layout.update(arrays[name].data)
@@ -89,16 +93,16 @@ def _publish(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray
             np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
         try:
             unfinished.rename(version)
-        except OSError:  # another machine has just published this version
+        except OSError:  # another process or machine has just published this version
             shutil.rmtree(unfinished)
     write_atomically(meta_path, json.dumps(meta, indent=1) + "\n")
-    # An edited file may name "" or "..", whose removal would take the complete manifest or the shards.
+    # An edited meta.json may name "" or "..": removing that would delete the complete manifest or the shards.
     if is_version(previous) and previous != meta["version"]:
         shutil.rmtree(folder / previous, ignore_errors=True)
 
 
 class _Table:
-    """Collects rows in flat arrays, as a million dicts would take gigabytes."""
+    """Collects rows in flat arrays, because a million dicts would take gigabytes."""
 
     def __init__(self, label_columns: Sequence[str]) -> None:
         self._columns = {name: array("q") for name in COLUMNS}
@@ -122,7 +126,7 @@ class _Table:
             codes.append(known.setdefault(value, len(known)) if value else -1)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Returns all arrays of the manifest by name, with the rows sorted by source path."""
+        """Returns all arrays of the manifest by name, with rows sorted by source path."""
         encoded = [source.encode("utf-8") for source in self._sources]
         order = np.array(sorted(range(len(encoded)), key=encoded.__getitem__), dtype=np.int64)
         result: dict[str, NDArray[Any]] = {
@@ -137,7 +141,7 @@ class _Table:
         result |= _pack_text("source", [encoded[index] for index in order])
         for column, (codes, values) in enumerate(zip(self._label_codes, self._label_values, strict=True)):
             names = sorted(values)
-            # One extra entry at the end, so that code -1 maps to -1.
+            # The extra entry at the end maps code -1 to -1.
             renumber = np.full(len(names) + 1, -1, dtype=np.int32)
             renumber[[values[name] for name in names]] = np.arange(len(names))
             result[f"label{column}"] = renumber[np.array(codes, dtype=np.int64)][order]
@@ -146,6 +150,7 @@ class _Table:
 
 
 def _pack_text(name: str, texts: Sequence[bytes]) -> dict[str, NDArray[Any]]:
+    """Packs strings as their concatenated bytes and the offset of each."""
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     return {
         f"{name}_start": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),

@@ -1,4 +1,4 @@
-"""Random access to shards: reads just the bytes of the frames and PCM samples that a clip needs."""
+"""Random access to shards: reads only the bytes of the frames and PCM samples that a clip needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.plan.clips import ClipPlan
 from pipeline.shards.manifest import Manifest
 
 OPEN_SHARDS = 256
-"""File descriptors that a reader keeps; the usual limit of a process is 1,024."""
+"""Largest number of shards that a reader keeps open; the usual limit of a process is 1,024 files."""
 
 
 class ShardError(SampleError):
@@ -21,15 +21,15 @@ class ShardError(SampleError):
 
 
 class ShardReader:
-    """Reads audio windows, and byte ranges from which a codec (pipeline.shards.codecs) takes its frames.
+    """Reads audio windows, and the byte ranges in which a codec (pipeline.shards.codecs) finds its frames.
 
-    Not for several threads at once: they would share the table of open files.
+    Not thread-safe, because of the table of open files.
 
     Args:
-        manifest: where the samples lie.
-        frames: T, frames of a clip.
+        manifest: index of the samples.
+        frames: T, number of frames per clip.
         stride: stored frames from one frame of a clip to the next.
-        audio_samples: PCM samples of an audio window.
+        audio_samples: PCM samples per audio window.
     """
 
     def __init__(self, *, manifest: Manifest, frames: int, stride: int, audio_samples: int) -> None:
@@ -41,7 +41,7 @@ class ShardReader:
         weakref.finalize(self, _close_all, self._open)
 
     def pcm(self, plan: ClipPlan) -> np.ndarray:
-        """Audio windows, int16 [B, audio_samples]; silence after the end of a sample that is shorter.
+        """Reads audio windows, int16 [B, audio_samples]; silent after the end of the sample.
 
         Raises:
             ShardError: the shard does not hold what the manifest promises; the error names the sample.
@@ -58,11 +58,12 @@ class ShardReader:
         return windows
 
     def read(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, *, room: int = 0) -> list[np.ndarray]:
-        """Byte ranges of shards as uint8 arrays, each behind `room` bytes that are not set.
+        """Reads byte ranges of shards as uint8 arrays, each preceded by `room` uninitialised bytes.
 
         Args:
             ids: int64 [N], samples whose shards are read.
-            offsets, sizes: int64 [N], bytes.
+            offsets, sizes: int64 [N], in bytes; offsets count from the start of the shard.
+            room: space at the start of each array, in bytes, for a header that the caller writes.
 
         Raises:
             ShardError: a range lies outside its shard, or cannot be read.
@@ -77,28 +78,29 @@ class ShardReader:
         return blobs
 
     def check_frames(self, ids: np.ndarray) -> None:
-        """Raises ShardError for the first sample whose manifest row does not lead to offsets of frames."""
+        """Raises ShardError for the first sample whose frame count, frame size or frame offsets are not possible."""
         m = self.manifest
         first, frames = m.frame_start[ids], m.frames[ids].astype(np.int64)
         size = np.stack([m.width[ids], m.height[ids]])
-        no_picture = (frames < 1) | ((size < 1) | (size > 65535)).any(axis=0)
-        wrong = ids[no_picture | (first < 0) | (first >= len(m.frame_offsets) - frames)]
+        impossible = (frames < 1) | ((size < 1) | (size > 65535)).any(axis=0)
+        wrong = ids[impossible | (first < 0) | (first >= len(m.frame_offsets) - frames)]
         if len(wrong):
-            raise self.mismatch(int(wrong[0]), "the manifest lists no frames that could be")
+            raise self.mismatch(int(wrong[0]), "the manifest lists no frames or impossible ones")
 
     def _check_ranges(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
-        """Raises ShardError for the first sample that would lie outside its shard."""
+        """Raises ShardError for the first sample whose byte range lies outside its shard."""
         ends = self.manifest.shard_bytes[self.manifest.shard[ids]]
         wrong = ids[(offsets < 0) | (sizes < 0) | (sizes > ends) | (offsets > ends - sizes)]
         if len(wrong):
             raise self.mismatch(int(wrong[0]), "the manifest places it outside the shard")
 
     def _prefetch(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
-        """Tells the kernel all ranges of a batch before the first is read: slow disks then serve them in parallel."""
+        """Announces all ranges to the kernel before the first read, so that slow disks serve them in parallel."""
         for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
             os.posix_fadvise(self._descriptor(i), offset, size, os.POSIX_FADV_WILLNEED)
 
     def _fill(self, i: int, target: np.ndarray, offset: int) -> None:
+        """Fills `target` with the bytes at `offset` of the shard that holds sample `i`."""
         try:
             got = os.preadv(self._descriptor(i), [target.data], offset)
         except OSError as error:
@@ -107,6 +109,7 @@ class ShardReader:
             raise self.mismatch(i, f"it ends {target.nbytes - got} bytes short of byte {offset + target.nbytes}")
 
     def _descriptor(self, i: int) -> int:
+        """Descriptor of the open shard of sample `i`; opens it if needed and closes the least recently used one."""
         shard = int(self.manifest.shard[i])
         if shard in self._open:
             self._open.move_to_end(shard)
@@ -124,7 +127,7 @@ class ShardReader:
         return os.path.join(self.manifest.root, self.manifest.shards[int(self.manifest.shard[i])])
 
     def mismatch(self, i: int, what: str) -> ShardError:
-        """The error for sample `i`, of which `what` is wrong."""
+        """Builds the error for sample `i`; `what` says what is wrong."""
         return ShardError(
             f"shard {self._path(i)} is damaged or not the one that the manifest describes: {what}, "
             f"for sample {i} ({self.manifest.source(i)}). Copy the shard again, or run pipeline.prepare again",

@@ -1,4 +1,4 @@
-"""Tar shards: packs a sample's tracks as tar members and says where each track's bytes lie."""
+"""Tar shards: packs a sample's tracks as tar members and finds the byte offset of each track."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from settings import PrepareConfig
 from settings.load import format_value
 
 END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
-"""A tar archive ends with two empty blocks."""
+"""The two zero blocks that end a tar archive."""
 
 
 class RowError(ValueError):
-    """A damaged sample, or facts of a sample that preparation cannot have written; the message says what is wrong."""
+    """A sample is damaged, or preparation cannot have written its metadata; the message says what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalisedMedia:
-    """A sample's tracks on one time line.
+    """A sample's tracks on a common time line.
 
-    t = 0 is the presentation time of the first video frame, or of the first audio sample with streams=audio.
+    Time 0 is the presentation time of the first video frame or, with streams=audio, of the first audio sample.
 
     Attributes:
         video: encoded video track; None with streams=audio.
@@ -49,9 +49,9 @@ class NormalisedMedia:
 def sample_bytes(
     media: NormalisedMedia, *, key: str, source: str, labels: Mapping[str, str], config: PrepareConfig
 ) -> bytes:
-    """Packs a sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav and KEY.json, without the end-of-archive blocks."""
+    """Packs a sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav and KEY.json (metadata), without END_OF_TAR."""
     buffer = io.BytesIO()
-    # Never closed: closing would write the end of the archive, and a shard joins many samples into one archive.
+    # Not closed: that would write the end-of-archive blocks, but a shard joins many samples into one archive.
     archive = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def add(suffix: str, data: bytes) -> None:
@@ -59,23 +59,23 @@ def sample_bytes(
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
 
-    facts: dict[str, Any] = {"source": source, "labels": dict(labels), "flags": media.flags}
+    metadata: dict[str, Any] = {"source": source, "labels": dict(labels), "flags": media.flags}
     if media.video is not None:
         video, fps = media.video, float(config.storage.fps)
         add(CODECS[config.storage.codec].suffix, video.data)
-        facts |= {"seconds": len(video.frame_bytes) / fps, "fps": fps, "frames": len(video.frame_bytes)}
-        facts |= {"width": video.width, "height": video.height}
-        facts |= {"first_frame": video.first_frame, "frame_bytes": video.frame_bytes}
+        metadata |= {"seconds": len(video.frame_bytes) / fps, "fps": fps, "frames": len(video.frame_bytes)}
+        metadata |= {"width": video.width, "height": video.height}
+        metadata |= {"first_frame": video.first_frame, "frame_bytes": video.frame_bytes}
     if media.pcm is not None:
         add("wav", wav_bytes(media.pcm, config.sample_rate))
-        facts.setdefault("seconds", len(media.pcm) / config.sample_rate)
-        facts |= {"sample_rate": config.sample_rate, "audio_samples": len(media.pcm)}
-    add("json", json.dumps(facts, ensure_ascii=False).encode("utf-8"))
+        metadata.setdefault("seconds", len(media.pcm) / config.sample_rate)
+        metadata |= {"sample_rate": config.sample_rate, "audio_samples": len(media.pcm)}
+    add("json", json.dumps(metadata, ensure_ascii=False).encode("utf-8"))
     return buffer.getvalue()
 
 
 def sample_row(file: BinaryIO) -> dict[str, Any]:
-    """Reads the facts that `sample_bytes` wrote, and adds the byte offsets of the tracks from the start of the file.
+    """Reads the metadata that `sample_bytes` wrote, and adds the byte offset of each track in the file.
 
     Raises:
         RowError: the file is damaged, or `sample_bytes` did not write it.
@@ -104,14 +104,14 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
 
 
 def checked_row(row: Any) -> dict[str, Any]:
-    """Returns `row` if it holds the facts of a sample.
+    """Returns `row` if it holds the metadata of a sample.
 
     Raises:
-        RowError: a fact is missing, or its value is not one that `sample_row` returns.
+        RowError: an entry is missing, or has a value that `sample_row` cannot return.
     """
     if not isinstance(row, dict):
         raise RowError(f"it must be a JSON object, not {format_value(row)}")
-    for name, is_valid in _FACTS.items():
+    for name, is_valid in _IS_VALID.items():
         if name not in row:
             raise RowError(f"{name} is missing")
         if not is_valid(row[name]):
@@ -120,7 +120,7 @@ def checked_row(row: Any) -> dict[str, Any]:
 
 
 def is_text(value: Any) -> bool:
-    """Whether `value` is a string that UTF-8 can encode; JSON can also hold lone surrogates, which it cannot."""
+    """Whether `value` is a string that UTF-8 can encode, that is, without the lone surrogates that JSON allows."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -132,7 +132,7 @@ def _is_offset(value: Any) -> bool:
     return type(value) is int and -1 <= value < 2**62
 
 
-_FACTS: dict[str, Callable[[Any], bool]] = {
+_IS_VALID: dict[str, Callable[[Any], bool]] = {
     "source": is_text,
     "seconds": lambda value: type(value) in (int, float) and 0 < value < 2**31,
     "labels": lambda value: isinstance(value, dict) and all(map(is_text, [*value, *value.values()])),

@@ -1,4 +1,4 @@
-"""Mono 16-bit PCM as a WAV file."""
+"""Encodes mono 16-bit PCM as a WAV file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import wave
 import numpy as np
 
 WAV_HEADER_BYTES = 44
-"""Bytes before the first sample."""
+"""Size of the header, in bytes; the first PCM sample follows it."""
 
 
 def wav_bytes(pcm: np.ndarray, sample_rate: int) -> bytes:
-    """int16 [n] at `sample_rate` Hz as a WAV file of `WAV_HEADER_BYTES` + 2 n bytes."""
+    """Encodes int16 [n] at `sample_rate` Hz as a WAV file of `WAV_HEADER_BYTES` + 2 n bytes."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)

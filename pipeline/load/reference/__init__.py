@@ -1,1 +1,1 @@
-"""The reference loader over raw videos, with decord: written to be read, not to be fast."""
+"""The reference loader: reads raw videos with decord and PyAV; written for clarity, not for speed."""

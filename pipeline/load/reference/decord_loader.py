@@ -1,7 +1,7 @@
-"""The reference loader: raw videos through decord, PyAV, torch and torchaudio, as people do it today.
+"""The reference loader: loads raw videos with decord, PyAV, torch and torchaudio, which is common practice.
 
-It carries out the same plans as the DALI loader and is written to be read, not to be fast: the DALI loader is tested
-and measured against it.
+It carries out the same plans as the DALI loader and is written for clarity, not for speed: the DALI loader is tested
+and benchmarked against it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TookTooLong  # not the builtin one before Python 3.11
+from concurrent.futures import TimeoutError as TookTooLong  # differs from the builtin before Python 3.11
 from functools import cache
 from typing import Any
 
@@ -31,7 +31,7 @@ from pipeline.prepare.workers import classify_failure, worker_pool
 from settings import Config, PrepareConfig
 
 _LIMITS = PrepareConfig()
-"""A file may take as long, and a process as much memory, as when it is prepared."""
+"""The time limit per file and memory limit per process are those of preparation."""
 
 
 class RawVideoError(SampleError):
@@ -40,17 +40,17 @@ class RawVideoError(SampleError):
 
 @cache
 def decoding_processes(workers: int) -> ProcessPool:
-    """The decoding processes of this process, which all its loaders share: they take a second to start."""
+    """The pool of decoding processes, shared by all loaders of this process because it takes a second to start."""
     return worker_pool(workers, memory_mb=_LIMITS.memory_mb)
 
 
 class DecordLoader(ClipLoader[RawDataset]):
-    """Clips straight from a folder of videos; threads make data.prefetch batches ahead. See `make_loader`.
+    """Loads clips from a folder of raw videos; threads prepare data.prefetch batches ahead. See `make_loader`.
 
-    Files are decoded in processes of their own, because decord's library aborts on some damaged ones.
+    Files are decoded in separate processes, because decord aborts its process on some damaged files.
 
     Raises:
-        ConfigError: data.path holds no usable video, or as ClipLoader.
+        ConfigError: data.path holds no usable video; also as for ClipLoader.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class DecordLoader(ClipLoader[RawDataset]):
                     future.cancel()
 
     def _result(self, batch: BatchPlan, b: int, future: Future) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Clip b of the batch, or its replacement."""
+        """Waits for clip b of the batch, or for its replacement."""
         while True:
             try:
                 return future.result()
@@ -114,12 +114,13 @@ class DecordLoader(ClipLoader[RawDataset]):
 
     def _collate(self, plan: ClipPlan, clips: list[tuple[torch.Tensor, torch.Tensor | None]]) -> Batch:
         video = torch.stack([video for video, _ in clips]).contiguous(memory_format=torch.channels_last_3d)
-        sounds = [audio for _, audio in clips if audio is not None]
-        audio = torch.stack(sounds).to(self.device) if self.has_audio else None
-        assert len(sounds) == (len(clips) if self.has_audio else 0)
+        spectrograms = [audio for _, audio in clips if audio is not None]
+        audio = torch.stack(spectrograms).to(self.device) if self.has_audio else None
+        assert len(spectrograms) == (len(clips) if self.has_audio else 0)
         return Batch.of_plan(plan, video=video.to(self.device), audio=audio)
 
     def _clip(self, plan: ClipPlan, b: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Clip b of a plan: video float32 [3, T, H, W], and log-mel float32 [1, n_mels, F] if there is audio."""
         i = int(plan.ids[b])
         video = self._augmented(self._frames(i, int(plan.start_frame[b])), plan, b)
         if not self.has_audio:
@@ -128,40 +129,40 @@ class DecordLoader(ClipLoader[RawDataset]):
         return video, self._log_mel(pcm).unsqueeze(0)
 
     def _frames(self, i: int, start_frame: int) -> torch.Tensor:
-        """uint8 [T, H, W, 3], the frames nearest to the clip's times; the last one again after the end."""
+        """uint8 [T, H, W, 3], the frames nearest to the clip's times; past the end, the last frame is repeated."""
         clip = self.config.clip
         wanted = np.minimum(start_frame + np.arange(clip.frames), self.dataset.frames[i] - 1) / clip.fps
         return torch.from_numpy(self._decoded(i, "decord cannot decode the video", decode_frames, wanted=wanted))
 
     def _augmented(self, frames: torch.Tensor, plan: ClipPlan, b: int) -> torch.Tensor:
-        """float32 [3, T, H, W]: crop, resize, flip, colour, normalisation."""
+        """Crops, resizes, flips, colours and normalises: uint8 [T, H, W, 3] to float32 [3, T, size, size]."""
         top, left, height, width = plan.window[b].tolist()
         window = frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2).float() / 255
         size = (self.config.clip.size, self.config.clip.size)
-        pictures = interpolate(window, size=size, mode="bilinear", antialias=True)
+        video = interpolate(window, size=size, mode="bilinear", antialias=True)
         if plan.flip[b]:
-            pictures = pictures.flip(-1)
+            video = video.flip(-1)
         color = torch.from_numpy(plan.color[b]).float()
-        pictures = torch.einsum("dc,tchw->dthw", color[:, :3], pictures) + color[:, 3].view(3, 1, 1, 1)
-        return (pictures - torch.tensor(VIDEO_MEAN).view(3, 1, 1, 1)) / torch.tensor(VIDEO_STD).view(3, 1, 1, 1)
+        video = torch.einsum("dc,tchw->dthw", color[:, :3], video) + color[:, 3].view(3, 1, 1, 1)
+        return (video - torch.tensor(VIDEO_MEAN).view(3, 1, 1, 1)) / torch.tensor(VIDEO_STD).view(3, 1, 1, 1)
 
     def _pcm(self, i: int, start: int) -> torch.Tensor:
-        """float32 [audio_samples] in [-1, 1], the window from PCM sample `start` on, silence where there is none."""
+        """float32 [audio_samples] in [-1, 1], the window from PCM sample `start`; silent where there is no audio."""
         window = {"rate": self.config.audio.sample_rate, "start": start, "length": self.config.audio_samples}
         origin = self.dataset.headers[i].origin
         pcm = self._decoded(i, "PyAV cannot decode the audio", decode_pcm, origin=origin, **window)
         return torch.from_numpy(pcm).float() / 32768
 
     def _decoded(self, i: int, what: str, decode: Callable[..., np.ndarray], **arguments: Any) -> np.ndarray:
-        """What `decode` gives of sample i, in a process that the file may crash or hang."""
+        """Calls `decode` on the file of sample i in another process, which the file may crash or hang."""
         pool = decoding_processes(decode_threads(self.config.data.threads))
         while True:
             future = pool.schedule(decode, args=(self._path(i),), kwargs=arguments, timeout=_LIMITS.timeout_seconds)
             try:
                 return future.result()
             except (ValueError, TookTooLong, MemoryError, ProcessExpired) as error:
-                # A job that is told to end, all its processes at once, says nothing about the file. (pebble's processes
-                # answer with an exit status.)
+                # SIGTERM means that the whole job is being stopped, not that the file is bad. (A process of pebble may
+                # report it as a positive exit status.)
                 if isinstance(error, ProcessExpired) and abs(error.exitcode or 0) == signal.SIGTERM:
                     continue
                 found = classify_failure(error, _LIMITS.timeout_seconds, _LIMITS.memory_mb) or error

@@ -1,4 +1,4 @@
-"""A folder of raw videos as a data set: what the headers of the files say, nothing decoded or stored."""
+"""A folder of raw videos as a data set, described by the headers of the files; nothing is prepared in advance."""
 
 from __future__ import annotations
 
@@ -20,37 +20,42 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself."""
+    """What the header and the first frame of a video file tell about it."""
 
     origin: float
-    """Presentation time of the first video frame in seconds; clips count their time from it."""
+    """Presentation time of the first video frame in seconds; times of clips are relative to it."""
     seconds: float
+    """Duration."""
     width: int
+    """Width as shown, in pixels, after rotation."""
     height: int
+    """Height as shown, in pixels, after rotation."""
     has_audio: bool
 
 
 class RawDataset:
-    """n raw videos sorted by path, counted in frames of `fps`; has the attributes that ClipLoader asks for.
+    """n raw videos sorted by path, their lengths counted in frames at `fps`; implements clip_loader.Dataset.
 
-    Files whose header cannot be read are left out, each named with its reason in a logged warning.
+    Files whose header cannot be read are left out; a logged warning names each with its reason.
 
     Args:
-        root: folder, searched as pipeline.prepare does: ids equal those of the prepared data set when both can use the
+        root: folder, searched as by pipeline.prepare: ids equal those of the prepared data set if both can use the
             same files.
-        labels: csv as pipeline.prepare takes it; empty takes the folder names as `label`.
-        fps: frame rate in which to count.
-        sample_rate: Hz of the audio in which to count.
+        labels: csv file as for pipeline.prepare; if empty, folder names become the label column `label`.
+        fps: frame rate at which frames are counted.
+        sample_rate: Hz, at which audio samples are counted.
 
     Raises:
-        ConfigError: no folder, or no usable video in it.
-        LabelError: a csv that cannot be used.
+        ConfigError: `root` is not a folder, or holds no usable video.
+        LabelError: the csv file cannot be used.
     """
 
     def __init__(self, *, root: str | Path, labels: str, fps: float, sample_rate: int) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise ConfigError(f"data.path={str(root)!r} is no folder; data.loader=decord reads a folder of raw videos")
+            raise ConfigError(
+                f"data.path={str(root)!r} is not a folder; data.loader=decord reads a folder of raw videos"
+            )
         self.sample_rate = sample_rate
         self.sources, self.headers = _usable(self.root)
         seconds = np.array([header.seconds for header in self.headers])
@@ -59,7 +64,7 @@ class RawDataset:
         self.height = np.array([header.height for header in self.headers], dtype=np.int32)
         has_audio = np.array([header.has_audio for header in self.headers])
         self.audio_samples = has_audio * np.rint(self.frames / fps * sample_rate).astype(np.int64)
-        # Every file is a shard of its own: data.order=shards then shuffles them all.
+        # Each file counts as one shard, so data.order=shards shuffles all files.
         self.shard = np.arange(len(self.sources))
         names = [source.name for source in self.sources]
         found = read_labels(Path(labels), names) if labels else folder_labels(names)
@@ -76,7 +81,7 @@ class RawDataset:
         return self.sources[index].name
 
     def labels(self, column: str) -> np.ndarray:
-        """int32 [n], codes into `label_names(column)`, -1 = unknown."""
+        """int32 [n], indices into `label_names(column)`; -1 if unknown."""
         codes = {name: code for code, name in enumerate(self.label_names(column))}
         return np.array([codes.get(value, -1) for value in self._values(column)], dtype=np.int32)
 
@@ -89,10 +94,10 @@ class RawDataset:
 
 
 def read_header(path: Path) -> Header:
-    """Reads the header of a video.
+    """Reads the header of a video and decodes its first frame.
 
     Raises:
-        ValueError: the file is no video, or its header lacks what is needed; the message is the reason.
+        ValueError: the file is not a usable video; the message is the reason.
     """
     try:
         with av.open(str(path), metadata_errors="replace") as container:
@@ -103,14 +108,14 @@ def read_header(path: Path) -> Header:
                 raise ValueError("FFmpeg has no decoder for the video track")
             frame = next(container.decode(video), None)
             if frame is None:
-                raise ValueError("no frame decodes")
-            turned = frame.rotation % 180 != 0
+                raise ValueError("no frame can be decoded")
+            rotated = frame.rotation % 180 != 0
             seconds = _seconds(container, video)
             return Header(
                 origin=frame.time or 0.0,
                 seconds=seconds,
-                width=frame.height if turned else frame.width,
-                height=frame.width if turned else frame.height,
+                width=frame.height if rotated else frame.width,
+                height=frame.width if rotated else frame.height,
                 has_audio=bool(container.streams.audio),
             )
     except (av.error.FFmpegError, OSError) as error:
@@ -118,6 +123,7 @@ def read_header(path: Path) -> Header:
 
 
 def _seconds(container: av.container.InputContainer, video: av.VideoStream) -> float:
+    """The duration of the video track or, if its header has none, of the file."""
     if video.duration is not None and video.time_base is not None:
         return float(video.duration * video.time_base)
     if container.duration is not None:

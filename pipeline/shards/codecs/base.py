@@ -1,4 +1,4 @@
-"""What preparation and the loaders need to know about a codec."""
+"""The codec interface that preparation and the loaders use."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pipeline.plan.clips import ClipPlan
 from pipeline.shards.reader import ShardReader
 
 Inputs = dict[str, "np.ndarray | list[np.ndarray]"]
-"""Name of a DALI external source -> its values for a batch: an array with the batch in front, or a list of arrays."""
+"""Maps the name of a DALI external source to its batch: an array with the batch as first axis, or a list of arrays."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoBlob:
-    """A stored video.
+    """An encoded video as it is stored in a shard.
 
     Attributes:
-        data: the member of the shard.
-        frame_bytes: size of each frame in `data`, its header included.
-        first_frame: byte of `data` where the first frame begins.
-        width, height: pixels.
+        data: content of the shard member.
+        frame_bytes: size of each frame in `data`, in bytes, including its frame header.
+        first_frame: byte offset in `data` of the first frame.
+        width, height: frame size in pixels.
     """
 
     data: bytes
@@ -40,21 +40,21 @@ class Codec(ABC):
     """How frames are stored in a shard, read from it and decoded by DALI."""
 
     suffix: str
-    """Suffix of the shard member, and FFmpeg's name of its container format."""
+    """Suffix of the shard member; also FFmpeg's name of its container format."""
     encoder: str
     """FFmpeg's name of the encoder."""
     decoder: str
-    """FFmpeg's name of the decoder, with which preparation checks each frame."""
+    """FFmpeg's name of the decoder with which preparation verifies each frame."""
     pixel_format: str
-    """Pixel format that the encoder takes; yuvj420p is yuv420p in full range."""
+    """FFmpeg's name of the pixel format that the encoder expects; yuvj420p is yuv420p with full range."""
     default_quality: int
-    """The quality that storage.quality=0 stands for."""
+    """Quality to use if storage.quality is 0."""
     needs_nvdec: bool
-    """Whether a GPU decodes it by NVDEC, which is optional (data.vp9_decoder)."""
+    """Whether only NVDEC can decode this codec on a GPU; data.vp9_decoder enables NVDEC."""
 
     @property
     def full_range(self) -> bool:
-        """Whether luma takes values from 0 to 255; otherwise it takes values from 16 to 235."""
+        """Whether luma ranges from 0 to 255; otherwise it ranges from 16 to 235."""
         return self.pixel_format.startswith("yuvj")
 
     @abstractmethod
@@ -63,14 +63,14 @@ class Codec(ABC):
 
     @abstractmethod
     def pack(self, packets: Sequence[bytes], *, width: int, height: int, rate: Fraction) -> VideoBlob:
-        """Joins the encoder's packets, one per frame, into the member of a shard."""
+        """Joins the encoder's packets, one per frame, into the content of a shard member."""
 
     @abstractmethod
     def read(self, reader: ShardReader, plan: ClipPlan) -> Inputs:
-        """Reads the encoded frames of each clip, and checks their headers: damaged ones hang or crash DALI.
+        """Reads the encoded frames of each clip, and checks their headers, because damaged ones hang or crash DALI.
 
         Returns:
-            `encoded` and whatever else the operators of `decode` take.
+            `encoded` and the other inputs of `decode`, except those of `cpu_arguments`.
 
         Raises:
             ShardError: the shard does not hold what the manifest promises; the error names the sample.
@@ -78,32 +78,37 @@ class Codec(ABC):
 
     @abstractmethod
     def samples_per_clip(self, frames: int) -> int:
-        """DALI samples that a clip of `frames` frames enters the graph as."""
+        """Number of DALI samples per clip of `frames` frames: one, or one per frame."""
 
     @abstractmethod
     def decode(self, *, device: str, frames: int, stride: int) -> Any:
-        """DALI's operators from bytes to frames, within a pipeline that is being defined; the only use of DALI here.
+        """DALI operators that decode the bytes from `read`; call it within a pipeline definition.
+
+        Implementations import DALI here, so that preparation does not load it.
 
         Args:
-            device: DALI's word for where to decode: cpu, or mixed for the GPU.
-            frames, stride: T, and stored frames from one frame of the clip to the next.
+            device: DALI's name of the device that decodes: cpu, or mixed for the GPU.
+            frames: T, number of frames per clip.
+            stride: stored frames from one frame of a clip to the next.
 
         Returns:
-            uint8 RGB; see each codec for the shape.
+            uint8 RGB; the shape depends on the codec.
         """
 
     @abstractmethod
     def cpu_window(self, plan: ClipPlan, *, widths: np.ndarray, heights: np.ndarray) -> np.ndarray:
-        """The part of each clip's frames that is decoded on a CPU, int64 [B, 4] as (top, left, height, width).
+        """The region of each clip's frames that is decoded on a CPU, int64 [B, 4] as (top, left, height, width).
+
+        It contains the clip's crop.
 
         Args:
             plan: B clips.
-            widths, heights: [B], pixels of the stored frames.
+            widths, heights: int [B], size of the stored frames in pixels.
         """
 
     @abstractmethod
     def cpu_arguments(self, window: np.ndarray, *, frames: int) -> Inputs:
-        """Inputs of `decode` on a CPU beyond those of `read`, for the `cpu_window` of each clip."""
+        """Inputs of `decode` on a CPU in addition to those of `read`, for the `cpu_window` of each clip."""
 
 
 def frame_rate(fps: float) -> Fraction:

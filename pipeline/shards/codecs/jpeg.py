@@ -1,4 +1,4 @@
-"""JPEG images one after the other: just the frames of a clip are read, and each enters DALI as a sample."""
+"""Concatenated JPEG images: only the images of a clip are decoded, and each is one DALI sample."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.shards.codecs.base import Codec, Inputs, VideoBlob
 from pipeline.shards.reader import ShardReader
 
 _HEADER_BYTES = 4096
-"""Upper bound for the tables of a baseline JPEG, in bytes."""
+"""Upper bound of the size of a baseline JPEG's headers and tables, in bytes."""
 
 _SPARED_PIXELS = 128
-"""Pixels of a row that must be spared for a decode of the crop's columns alone to pay off (docs/performance.md)."""
+"""Decoding only the crop's columns pays off if it saves more than this many pixels per row (docs/performance.md)."""
 
 
 class Jpeg(Codec):
-    """storage.codec=jpeg."""
+    """The codec storage.codec=jpeg."""
 
     suffix = "mjpeg"
     encoder = "mjpeg"
@@ -31,8 +31,9 @@ class Jpeg(Codec):
     needs_nvdec = False
 
     def configure(self, encoder: av.VideoCodecContext, *, quality: int, gop: int) -> None:
-        """Ignores `gop`: every frame is a key frame."""
-        # Not global_quality: FFmpeg's program copies that to each frame, which PyAV cannot, and a frame without has 2.
+        """Ignores `gop`, because every frame is a key frame."""
+        # global_quality has no effect here: the ffmpeg program copies it to each frame, which PyAV cannot do, and
+        # frames without it get quality 2.
         encoder.options = {"qmin": str(quality), "qmax": str(quality)}
 
     def pack(self, packets: Sequence[bytes], *, width: int, height: int, rate: Fraction) -> VideoBlob:
@@ -40,9 +41,9 @@ class Jpeg(Codec):
         return VideoBlob(data=b"".join(packets), frame_bytes=sizes, first_frame=0, width=width, height=height)
 
     def read(self, reader: ShardReader, plan: ClipPlan) -> Inputs:
-        """As `Codec.read`: `encoded` is uint8 [B * T, bytes of the longest image], with zeros behind the others.
+        """See `Codec.read`: `encoded` is uint8 [B * T, bytes of the longest image]; shorter images are zero-padded.
 
-        No decoder reads the zeros. The last frame is repeated where a sample is shorter than the clip.
+        Decoders ignore the padding. The last frame is repeated if a sample is shorter than the clip.
         """
         m = reader.manifest
         reader.check_frames(plan.ids)
@@ -53,7 +54,7 @@ class Jpeg(Codec):
         sizes = m.frame_offsets[first + wanted + 1].astype(np.int64) - begin
         offset = begin[:, :1]
         shape = np.stack([m.height[ids], m.width[ids]], axis=1).astype(np.int64)
-        # A damaged index could ask for more memory than there is.
+        # Limit the size of an image: a damaged index could otherwise request more memory than the machine has.
         limit = 2 * 3 * shape.prod(axis=1) + _HEADER_BYTES
         _check(reader, ids, (begin >= offset) & (sizes >= 0) & (sizes <= limit[:, None]))
         blobs = reader.read(ids, m.video_offset[ids] + offset[:, 0], (begin + sizes - offset)[:, -1])
@@ -71,13 +72,13 @@ class Jpeg(Codec):
         return frames
 
     def decode(self, *, device: str, frames: int, stride: int) -> Any:
-        """As `Codec.decode`: [H, W, 3] per frame on a GPU; on a CPU the `cpu_window` of each frame, [h, w, 3]."""
+        """See `Codec.decode`: per frame, [H, W, 3] on a GPU and the `cpu_window`, [h, w, 3], on a CPU."""
         from nvidia.dali import fn
         from nvidia.dali.types import DALIDataType, DALIImageType
 
         encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
         if device == "mixed":
-            # A CPU always upsamples the chroma in this way.
+            # Fancy upsampling of the chroma, as the CPU decoder always does.
             return fn.decoders.image(encoded, device=device, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
         corner, shape = (
             fn.external_source(name=name, dtype=DALIDataType.INT32, ndim=1) for name in ("corner", "shape")
@@ -87,17 +88,17 @@ class Jpeg(Codec):
         )
 
     def cpu_window(self, plan: ClipPlan, *, widths: np.ndarray, heights: np.ndarray) -> np.ndarray:
-        """The crop, or its complete rows where they are not much longer.
+        """The crop or, if its rows are nearly complete, the crop's complete rows.
 
-        If rows are cut on both sides, libjpeg-turbo first writes more around the caches and the decoder then reads it
-        back, which takes as long as decoding some 128 pixels.
+        If a crop cuts rows on both sides, libjpeg-turbo first writes more pixels, bypassing the caches, and the decoder
+        then reads them back. This takes as long as decoding about 128 pixels per row.
         """
         rows = plan.window.copy()
         rows[:, 1], rows[:, 3] = 0, widths
         return np.where((rows - plan.window)[:, 3:] <= _SPARED_PIXELS, rows, plan.window)
 
     def cpu_arguments(self, window: np.ndarray, *, frames: int) -> Inputs:
-        """`corner` and `shape`, int32 [B * T, 2] as (y, x)."""
+        """`corner` (top left) and `shape` of the window, int32 [B * T, 2] as (y, x)."""
         corner, shape = np.split(window.astype(np.int32), 2, axis=1)
         return {"corner": corner.repeat(frames, axis=0), "shape": shape.repeat(frames, axis=0)}
 
@@ -110,15 +111,15 @@ def _check(reader: ShardReader, ids: np.ndarray, valid: np.ndarray) -> None:
 
 
 def _are_jpegs(images: np.ndarray, lengths: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """Which rows are baseline JPEGs of their (height, width) whose segments follow one another up to the scan.
+    """Which images are baseline JPEGs of the expected size whose segments can be parsed up to the scan.
 
-    A file whose segments do not parse makes DALI's image decoder crash some batches later (seen in 2.4.0). All rows are
-    parsed side by side, because the training step waits while Python parses.
+    An image whose segments cannot be parsed makes DALI's image decoder crash some batches later (seen in 2.4.0). All
+    images are parsed in parallel with NumPy, because the training step waits while Python holds the GIL.
 
     Args:
-        images: uint8 [N, any].
+        images: uint8 [N, size of the longest image], one image per row.
         lengths: int64 [N], bytes of each image.
-        shapes: int64 [N, 2].
+        shapes: int64 [N, 2], expected (height, width) of each image.
 
     Returns:
         bool [N].
@@ -147,5 +148,5 @@ def _are_jpegs(images: np.ndarray, lengths: np.ndarray, shapes: np.ndarray) -> n
 
 
 def _bytes(images: np.ndarray, rows: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
-    """`count` bytes of each row, beginning at its place; int64 [count, rows]."""
+    """`count` bytes of each of `rows`, starting at column `places` of the row; int64 [count, len(rows)]."""
     return images[rows, places + np.arange(count)[:, None]].astype(np.int64)

@@ -1,4 +1,4 @@
-"""VP9 in an IVF file: a clip is read as the groups of pictures that hold it, and enters DALI as one sample."""
+"""VP9 in an IVF file: a clip is read from the key frame at or before its start, and is one DALI sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FOURCC = b"VP90"
 
 
 class Vp9(Codec):
-    """storage.codec=vp9."""
+    """The codec storage.codec=vp9."""
 
     suffix = "ivf"
     encoder = "libvpx-vp9"
@@ -30,8 +30,9 @@ class Vp9(Codec):
 
     def configure(self, encoder: av.VideoCodecContext, *, quality: int, gop: int) -> None:
         encoder.gop_size = gop
-        # No alt-ref frames and no lag: frames come out one by one in display order, which NVDEC's users need.
-        # realtime 5 against good 4: a quarter of the time, the same PSNR, a tenth more bytes (at 256x144).
+        # Without alt-ref frames and lag, the encoder emits one packet per frame in display order, which NVDEC needs.
+        # Deadline realtime with cpu-used 5 takes a quarter of the time of good with 4, for the same PSNR and a tenth
+        # more bytes (at 256x144).
         encoder.options = {
             "b": "0",
             "crf": str(quality),
@@ -58,9 +59,9 @@ class Vp9(Codec):
         )
 
     def read(self, reader: ShardReader, plan: ClipPlan) -> Inputs:
-        """As `Codec.read`: `encoded` holds B IVF files, and `first`, int32 [B], the place of each clip's first frame.
+        """See `Codec.read`: `encoded` holds B IVF files, and `first` the index of each clip's first frame in its file.
 
-        Each file begins with a key frame, at most storage.gop - 1 frames before the clip.
+        `first` is int32 [B]. Each file begins with a key frame, at most storage.gop - 1 frames before the clip.
         """
         m = reader.manifest
         reader.check_frames(plan.ids)
@@ -86,7 +87,7 @@ class Vp9(Codec):
         return 1
 
     def decode(self, *, device: str, frames: int, stride: int) -> Any:
-        """As `Codec.decode`: complete frames, [T, H, W, 3] per clip."""
+        """See `Codec.decode`: complete frames, [T, H, W, 3] per clip."""
         from nvidia.dali import fn
         from nvidia.dali.types import DALIDataType
 
@@ -100,7 +101,7 @@ class Vp9(Codec):
         )
 
     def cpu_window(self, plan: ClipPlan, *, widths: np.ndarray, heights: np.ndarray) -> np.ndarray:
-        """Complete frames: a part of a VP9 frame cannot be decoded alone."""
+        """Complete frames, because a part of a VP9 frame cannot be decoded alone."""
         zeros = np.zeros_like(plan.ids)
         return np.stack([zeros, zeros, heights, widths], axis=1)
 
@@ -109,9 +110,13 @@ class Vp9(Codec):
 
 
 def _is_vp9(file: np.ndarray, offsets: list[int]) -> bool:
-    """Whether the frames of an IVF file lie at the offsets and the first is a key frame.
+    """Whether an IVF file has its frames at the given byte offsets, and the first is a key frame.
 
-    DALI never returns from a file whose last frame is shorter than its header says.
+    DALI hangs on a file whose last frame is shorter than its header says.
+
+    Args:
+        file: uint8 [bytes].
+        offsets: where each frame begins, and where the last one ends.
     """
     for offset, end in itertools.pairwise(offsets):
         if not 0 <= offset <= end - ivf.FRAME_HEADER_BYTES <= len(file) - ivf.FRAME_HEADER_BYTES:
@@ -121,5 +126,5 @@ def _is_vp9(file: np.ndarray, offsets: list[int]) -> bool:
     start = offsets[0] + ivf.FRAME_HEADER_BYTES
     if start + 4 > len(file):
         return False
-    # Frame marker, profile 0, no repeated frame, key frame; then the sync code.
+    # The first byte holds frame marker, profile 0, "not a repeated frame" and "key frame"; the sync code follows.
     return file[start] & 0xFC == 0x80 and file[start + 1 : start + 4].tobytes() == b"\x49\x83\x42"

@@ -1,4 +1,4 @@
-"""Samples that cannot be read while training: others take their place, the same everywhere, up to a limit."""
+"""Samples that cannot be read in training are replaced, reproducibly and up to a limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.shards.reader import ShardError
 SAMPLE = 5
 IDS = list(range(10))
 EPOCH = 3
-"""One whose second batch holds SAMPLE."""
+"""An epoch whose second batch contains SAMPLE."""
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
@@ -29,6 +29,7 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 def remove_shard(path: Path, manifest) -> set[int]:
+    """Deletes the shard of SAMPLE; like the next two functions, returns the samples that it makes unreadable."""
     path.unlink()
     return set(np.flatnonzero(manifest.shard == manifest.shard[SAMPLE]).tolist())
 
@@ -41,7 +42,7 @@ def cut_shard(path: Path, manifest) -> set[int]:
 
 
 def spoil_payload(path: Path, manifest) -> set[int]:
-    """What parses but does not decode."""
+    """Overwrites the payload of SAMPLE: its headers still parse, but its frames cannot be decoded."""
     begin, end = manifest.frame_start[SAMPLE : SAMPLE + 2]
     for offset in manifest.frame_offsets[begin : end - 1 : 8].tolist():
         place = int(manifest.video_offset[SAMPLE]) + offset
@@ -56,7 +57,7 @@ DAMAGES = [remove_shard, cut_shard, spoil_payload]
 
 
 class Copy:
-    """A copy of the shards that may be damaged; loaders are opened before."""
+    """A copy of the shards that tests may damage after they have made their loaders."""
 
     def __init__(self, corpus, codec: str, folder: Path) -> None:
         shutil.copytree(getattr(corpus, codec), folder)
@@ -85,7 +86,7 @@ def assert_equal(ones, others) -> None:
 
 @pytest.mark.parametrize("codec", ["vp9", "jpeg"])
 @pytest.mark.parametrize("how", DAMAGES)
-def test_other_samples_take_the_place_of_bad_ones_and_the_rest_is_as_before(copy, codec, how) -> None:
+def test_bad_samples_are_replaced_and_the_others_are_unchanged(copy, codec, how) -> None:
     copy = copy(codec)
     loader = copy.loader()
     healthy = list(copy.loader().clips(IDS, epoch=3, purpose="train"))
@@ -116,7 +117,7 @@ def test_replacements_do_not_depend_on_world_size_position_or_history(copy, how)
         joined = [Batch(*map(torch.cat, each)) for each in columns]
         assert_equal(alone, joined)
     assert not bad & {int(i) for batch in alone for i in batch.ids}
-    # The loader that knows the bad samples by now, and one that starts in the middle.
+    # Compare with a loader that already knows the bad samples, and with one that starts in the middle.
     assert_equal(alone, list(loaders[0, 1].epoch(EPOCH)))
     assert_equal(alone[1:], list(resumed.epoch(EPOCH, start_step=1)))
 
@@ -146,7 +147,7 @@ def test_test_clips_are_never_replaced(copy) -> None:
     assert len(loader.bad_samples) == 0
 
 
-def test_each_bad_sample_is_warned_of_once_with_its_replacement(copy, caplog) -> None:
+def test_one_warning_per_bad_sample_names_its_replacement(copy, caplog) -> None:
     copy = copy()
     loader = copy.loader()
     copy.damage(spoil_payload)
@@ -163,7 +164,7 @@ def test_each_bad_sample_is_warned_of_once_with_its_replacement(copy, caplog) ->
     assert f"using sample {ids[0]} instead" in caplog.text
 
 
-def test_bad_samples_count_when_their_batch_is_handed_out(copy) -> None:
+def test_bad_samples_count_when_their_batch_is_yielded(copy) -> None:
     copy = copy()
     loader = copy.loader(prefetch=4)
     copy.damage(spoil_payload)
@@ -182,7 +183,7 @@ def test_the_first_bad_sample_ends_a_run_that_allows_none(copy) -> None:
         list(loader.clips(IDS, epoch=0, purpose="train"))
 
 
-def test_a_missing_shard_is_said_once_with_all_its_samples(copy) -> None:
+def test_a_missing_shard_is_reported_once_with_all_its_samples(copy) -> None:
     copy = copy()
     loader = copy.loader(limit=0.3)
     copy.damage(remove_shard)
@@ -195,7 +196,7 @@ def test_a_missing_shard_is_said_once_with_all_its_samples(copy) -> None:
     assert "prepare the data again" in text
 
 
-def test_without_anything_to_read_the_search_ends(copy) -> None:
+def test_the_search_for_a_replacement_ends_if_nothing_can_be_read(copy) -> None:
     copy = copy()
     loader = copy.loader(limit=1.0)
     shutil.rmtree(copy.folder)
@@ -203,7 +204,7 @@ def test_without_anything_to_read_the_search_ends(copy) -> None:
         list(loader.clips(IDS, epoch=0, purpose="train"))
 
 
-def test_a_disk_that_fails_is_a_bad_sample(copy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_on_a_failing_disk_is_bad(copy, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = copy().loader()
     shard = int(loader.dataset.shard[SAMPLE])
     preadv = os.preadv
@@ -219,7 +220,7 @@ def test_a_disk_that_fails_is_a_bad_sample(copy, monkeypatch: pytest.MonkeyPatch
     assert next(iter(loader.bad_samples)).reason == "it cannot be read (Input/output error)"
 
 
-def test_with_shuffled_pairs_the_sample_whose_sound_is_bad_is_named(copy) -> None:
+def test_with_shuffled_pairs_the_sample_of_the_bad_audio_is_named(copy) -> None:
     copy = copy()
     loader = copy.loader(shuffle_pairs=True)
     wanted = int(np.flatnonzero(loader.planner.partners(0) == 9)[0])
@@ -257,7 +258,7 @@ def share(ranks: list[BadSamples]) -> list[bool]:
     return [one.share(any_rank=lambda _: any(everyone), gather=lambda _: everyone) for one in ranks]
 
 
-def test_ranks_that_share_know_the_same_samples_and_stop_together() -> None:
+def test_ranks_merge_their_bad_samples_and_stop_together() -> None:
     ranks = [BadSamples(samples=100, max_fraction=0.04) for _ in range(2)]
     ranks[0].note([bad(1), bad(2)])
     ranks[1].note([bad(2), bad(3)])
@@ -272,7 +273,7 @@ def test_ranks_that_share_know_the_same_samples_and_stop_together() -> None:
             one.share(any_rank=lambda _: True, gather=lambda _: everyone)
 
 
-def test_the_list_goes_through_a_checkpoint_and_into_a_file(tmp_path: Path) -> None:
+def test_the_list_survives_a_checkpoint_and_is_written_to_a_file(tmp_path: Path) -> None:
     one, other = (BadSamples(samples=10, max_fraction=1.0) for _ in range(2))
     one.note([bad(7), bad(3), bad(7)])
     other.restore(one.state())

@@ -1,4 +1,4 @@
-"""On a CPU the loader's threads run only where training leaves a core idle."""
+"""On a CPU, the loader's threads use only the cores that training leaves idle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def threads() -> dict[int, str]:
     for folder in Path("/proc/self/task").iterdir():
         try:
             found[int(folder.name)] = (folder / "comm").read_text().strip()
-        except OSError:  # it has ended
+        except OSError:  # the thread has ended
             continue
     return found
 
@@ -40,20 +40,20 @@ def test_decoding_and_resampling_have_idle_priority_and_the_caller_does_not(corp
     decoding = [name for name, _ in added if name.startswith("[DALI][TP")]
     assert len(decoding) >= 2, added
     others = [name for name, _ in added if not name.startswith("[DALI]")]
-    assert len(others) >= 4, added  # two of torch's, one reads, one drives
+    assert len(others) >= 4, added  # two torch threads, the reader and the driver
     assert {policy for _, policy in added} == {os.SCHED_IDLE}, added
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
-def test_without_idle_priority_all_threads_are_as_the_caller(corpus) -> None:
+def test_without_idle_priority_all_threads_have_the_callers_priority(corpus) -> None:
     added = added_threads(corpus.config("dali-jpeg", data={"threads": 2, "idle_priority": False}))
     assert len(added) >= 6, added
     assert {policy for _, policy in added} == {os.SCHED_OTHER}, added
 
 
-def test_only_a_thread_of_idle_priority_yields_and_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    given, now = [], [10.0]
-    monkeypatch.setattr("os.sched_yield", lambda: given.append(now[0]))
+def test_only_threads_of_idle_priority_yield_and_not_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    yielded_at, now = [], [10.0]
+    monkeypatch.setattr("os.sched_yield", lambda: yielded_at.append(now[0]))
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
 
     def work() -> None:
@@ -61,13 +61,13 @@ def test_only_a_thread_of_idle_priority_yields_and_not_all_the_time(monkeypatch:
             yield_cpu()
 
     work()
-    assert given == []
+    assert yielded_at == []
     with ThreadPoolExecutor(1, initializer=use_idle_priority) as pool:
         pool.submit(work).result()
-    assert given == [10.0, 10.0003, 10.1]
+    assert yielded_at == [10.0, 10.0003, 10.1]
 
 
-_SPINNING = """
+_MEASURE_SPINNING = """
 import os, sys, time
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import torch
@@ -86,12 +86,12 @@ print(time.process_time() - began)
 """
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="torch's threads spin only where each has a core")
-def test_torchs_threads_leave_their_cores_between_operations_where_a_loader_needs_them() -> None:
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="OpenMP threads spin only if each has its own core")
+def test_openmp_threads_do_not_spin_between_operations_if_there_is_a_loader() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
 
     def cpu_seconds(threads: str) -> float:
-        command = [sys.executable, "-c", _SPINNING, threads]
+        command = [sys.executable, "-c", _MEASURE_SPINNING, threads]
         return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
     assert cpu_seconds("with") < 0.5 * cpu_seconds("without")

@@ -1,4 +1,4 @@
-"""Which decoder a GPU's graph takes."""
+"""The choice of the device that decodes, CPU or GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from settings import Config, DataConfig
 
 
 @pytest.fixture(autouse=True)
-def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh_probe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pretends that libnvcuvid is installed, and clears the cached result of the probe."""
     monkeypatch.setattr(dali_probe.ctypes, "CDLL", lambda name: None)
     dali_probe._nvdec_works.cache_clear()
     yield
@@ -33,7 +34,7 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("cuda", "vp9", "nvdec", "mixed"),
     ],
 )
-def test_jpeg_is_decoded_where_the_batches_go_and_vp9_where_the_setting_says(
+def test_jpeg_is_decoded_on_the_device_of_the_batches_and_vp9_as_configured(
     monkeypatch: pytest.MonkeyPatch, device: str, codec: str, vp9_decoder: Literal["cpu", "nvdec"], expected: str
 ) -> None:
     monkeypatch.setattr(dali_probe, "decode_with_dali", lambda codec, *, gpu: None)
@@ -43,14 +44,14 @@ def test_jpeg_is_decoded_where_the_batches_go_and_vp9_where_the_setting_says(
 
 
 @pytest.mark.parametrize(("side", "takes"), [(144, True), (128, True), (112, False)])
-def test_nvdec_is_taken_where_it_decodes(monkeypatch: pytest.MonkeyPatch, side: int, takes: bool) -> None:
+def test_nvdec_is_used_for_frames_that_it_can_decode(monkeypatch: pytest.MonkeyPatch, side: int, takes: bool) -> None:
     tried = []
     monkeypatch.setattr(dali_probe, "decode_with_dali", lambda codec, *, gpu: tried.append((codec, gpu)))
     assert dali_probe.nvdec_takes(side) == dali_probe.nvdec_takes(side) == takes
     assert tried == [("vp9", True)]
 
 
-def test_a_gpu_whose_decoder_does_not_work_decodes_on_the_cpu(
+def test_frames_are_decoded_on_the_cpu_if_nvdec_does_not_work(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def decode(codec: str, *, gpu: bool) -> None:

@@ -1,4 +1,4 @@
-"""What comes out of a DALI graph stays as it is; what does not come out is put down to the right cause."""
+"""Results of a DALI graph are never overwritten, and failures are attributed to the right cause."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_arrays_outlive_later_batches_and_the_graph() -> None:
 
 
 class SmallDevice:
-    """A pipeline with memory for `room` samples at a time, that cannot decode the number 7."""
+    """A fake pipeline that has memory for `room` samples at a time and cannot decode the number 7."""
 
     device_id = None
 
@@ -60,7 +60,7 @@ class SmallDevice:
         return (batch,)
 
 
-def test_too_little_memory_is_no_samples_fault() -> None:
+def test_lack_of_memory_is_not_attributed_to_a_sample() -> None:
     runner = GraphRunner(lambda: SmallDevice(room=3), depth=2, convert=list)
     with pytest.raises(RuntimeError, match="Can't allocate") as caught:
         runner.result(runner.submit({"numbers": [1, 2, 3, 4]}))
@@ -68,7 +68,7 @@ def test_too_little_memory_is_no_samples_fault() -> None:
     assert runner.result(runner.submit({"numbers": [1, 2]})) == [1, 2]
 
 
-def test_a_sample_that_fails_alone_is_found() -> None:
+def test_samples_that_fail_alone_are_found() -> None:
     runner = GraphRunner(lambda: SmallDevice(room=8), depth=2, convert=list)
     with pytest.raises(DecodeError) as caught:
         runner.result(runner.submit({"numbers": [1, 2, 7, 4, 7]}))

@@ -1,4 +1,4 @@
-"""The two decoders carry out the same plan; the one for GPUs is tried here with DALI's operators for a CPU."""
+"""Both decoders give the same batches for a plan; `GpuDecoder` runs here with DALI's CPU operators."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.shards.codecs.vp9 import Vp9
 
 
 class OnCpu(Vp9):
-    """VP9 that is decoded on the CPU, whatever device is asked for."""
+    """VP9 that is always decoded on the CPU, regardless of the requested device."""
 
     def decode(self, *, device: str, frames: int, stride: int) -> object:
         return super().decode(device="cpu", frames=frames, stride=stride)
 
 
-def test_the_gpu_decoder_gives_what_the_loader_gives_on_a_cpu(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_decoder_agrees_with_the_cpu_loader(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CODECS, "vp9", OnCpu())
     monkeypatch.setattr(gpu_decoder, "decoder_device", lambda **_: "mixed")
     loader = make_loader(corpus.config("dali-vp9"))

@@ -1,4 +1,4 @@
-"""The graphs on a GPU against those on a CPU. Skipped without one."""
+"""Compares batches decoded on a GPU with those decoded on a CPU; skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 CODECS = ["vp9", "jpeg"]
 PATHS = [("vp9", "cpu"), ("vp9", "nvdec"), ("jpeg", "cpu")]
-"""codec, data.vp9_decoder"""
+"""Tuples of codec and data.vp9_decoder."""
 
 
 @pytest.fixture(scope="module")
 def settings(corpus, prepared: Callable[..., Path]) -> Callable[[str, str], Config]:
-    """Settings for the corpus, prepared as large as NVDEC wants it."""
+    """Returns the settings for a codec and data.vp9_decoder; the corpus is prepared large enough for NVDEC."""
     storage = {"fps": 10.0, "short_side": 144, "gop": 8}
     paths = {codec: prepared(corpus.raw, corpus.labels, storage={**storage, "codec": codec}) for codec in CODECS}
     return lambda codec, decoder: corpus.config(
@@ -38,20 +38,20 @@ def assert_same_on_both(config: Config, ids: np.ndarray) -> None:
         assert gpu.video.stride() == cpu.video.stride()
         assert torch.equal(gpu.ids, cpu.ids)
         levels = 255 * (gpu.video.cpu() - cpu.video).abs() * torch.tensor(VIDEO_STD).view(3, 1, 1, 1)
-        # Each clip by itself: a flip, a crop or a colour that is wrong is off by tens.
+        # Compare the mean of each clip: a wrong flip, crop or colour would be off by tens of levels.
         assert levels.mean(dim=(1, 2, 3, 4)).max() < 3
         assert config.audio.std_db * (gpu.audio.cpu() - cpu.audio).abs().mean() < 0.01
 
 
 @pytest.mark.parametrize(("codec", "decoder"), PATHS)
-def test_a_gpu_gives_what_a_cpu_gives(settings: Callable[[str, str], Config], codec: str, decoder: str) -> None:
+def test_gpu_and_cpu_agree(settings: Callable[[str, str], Config], codec: str, decoder: str) -> None:
     assert_same_on_both(settings(codec, decoder), np.arange(10))
 
 
 def test_frames_that_nvdec_pads_to_one_size_are_not_mixed_up(
     corpus, prepared: Callable[..., Path], video_writer: Callable[..., None], tmp_path: Path
 ) -> None:
-    # DALI keeps decoders by the size that is shown and looks for them by the size that is coded.
+    # DALI caches decoders by display size but looks them up by coded size.
     x, y = np.meshgrid(np.linspace(0, 255, 72), np.linspace(0, 255, 104))
     picture = np.stack([x, y, 255 - x], axis=-1).astype(np.uint8)
     for number, height in enumerate((104, 102, 100)):
@@ -64,7 +64,7 @@ def test_frames_that_nvdec_pads_to_one_size_are_not_mixed_up(
 
 
 @pytest.mark.parametrize(("codec", "decoder"), PATHS)
-def test_a_batch_that_was_let_go_is_not_overwritten_while_torch_reads_it(
+def test_a_freed_batch_is_not_overwritten_while_torch_reads_it(
     settings: Callable[[str, str], Config], codec: str, decoder: str
 ) -> None:
     loader, ids = make_loader(settings(codec, decoder), device="cuda"), np.arange(80) % 10
@@ -72,7 +72,9 @@ def test_a_batch_that_was_let_go_is_not_overwritten_while_torch_reads_it(
     for late in sums:
         for batch in loader.clips(ids, epoch=0, purpose="train"):
             if late:
-                torch.cuda._sleep(100_000_000)  # torch-private: for these cycles the host is batches ahead of the GPU
+                torch.cuda._sleep(
+                    100_000_000
+                )  # private API of torch: delays the GPU, so that the host runs batches ahead
             sums[late].append(torch.stack([batch.video.double().sum(), batch.audio.double().sum()]))
             if not late:
                 torch.cuda.synchronize()

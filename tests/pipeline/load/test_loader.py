@@ -1,4 +1,4 @@
-"""The loaders' contract, which both backends keep."""
+"""The contract of the loaders, tested for both backends."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def assert_same_batches(a: list[Batch], b: list[Batch]) -> None:
         assert all(torch.equal(s, t) for s, t in zip(x[:4], y[:4], strict=True))
 
 
-def test_batches_have_the_promised_form(loader: ClipLoader) -> None:
+def test_batches_have_the_documented_shapes_and_types(loader: ClipLoader) -> None:
     config = loader.config
     batches = list(loader.epoch(0))
     assert len(loader) == len(batches) == 2
@@ -77,19 +77,19 @@ def test_an_epoch_repeats_exactly_and_the_next_one_differs(corpus, backend) -> N
     assert not any(torch.equal(later[i][0], before[i][0]) for i in shared)
 
 
-def test_starting_at_a_step_equals_coming_to_it(loader: ClipLoader) -> None:
+def test_starting_at_a_step_equals_advancing_to_it(loader: ClipLoader) -> None:
     assert_same_batches(list(loader.epoch(3))[1:], list(loader.epoch(3, start_step=1)))
     assert list(loader.epoch(3, start_step=2)) == []
 
 
-def test_steps_go_from_epoch_to_epoch(loader: ClipLoader) -> None:
+def test_steps_continue_across_epochs(loader: ClipLoader) -> None:
     expected = [*loader.epoch(0, start_step=1), *loader.epoch(1), *loader.epoch(2, start_step=0)][:4]
     assert len(loader) == 2
     assert_same_batches(expected, list(loader.steps(1, 5)))
     assert list(loader.steps(5, 5)) == []
 
 
-def test_an_iterator_left_midway_when_python_ends_says_nothing(corpus, backend, tmp_path) -> None:
+def test_an_iterator_abandoned_at_exit_prints_nothing(corpus, backend, tmp_path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(corpus.config(backend)))
     script = """
 import sys
@@ -124,7 +124,7 @@ def test_ranks_share_the_global_batches_of_one_process(corpus, backend) -> None:
         assert torch.equal(torch.cat([share[step].audio for share in shares]), batch.audio)
 
 
-def test_tensors_are_the_receivers(loader: ClipLoader) -> None:
+def test_the_receiver_may_modify_the_tensors(loader: ClipLoader) -> None:
     ids = np.tile(np.arange(10), 3)
     kept, copies = [], []
     for batch in loader.clips(ids, epoch=0, purpose="pool"):
@@ -139,16 +139,16 @@ def test_tensors_are_the_receivers(loader: ClipLoader) -> None:
     assert_same_batches([Batch(batch.video.zero_(), *batch[1:]) for batch in copies], kept)
 
 
-def test_an_iterator_may_be_left_midway(loader: ClipLoader) -> None:
-    whole = list(loader.clips(np.arange(10), epoch=0, purpose="pool"))
+def test_an_iterator_may_be_abandoned_midway(loader: ClipLoader) -> None:
+    expected = list(loader.clips(np.arange(10), epoch=0, purpose="pool"))
     for _ in range(3):
         iterator = loader.clips(np.arange(10), epoch=5, purpose="pool")
         next(iterator)
         del iterator
-    assert_same_batches(whole, list(loader.clips(np.arange(10), epoch=0, purpose="pool")))
+    assert_same_batches(expected, list(loader.clips(np.arange(10), epoch=0, purpose="pool")))
 
 
-def test_iterators_may_take_turns(loader: ClipLoader) -> None:
+def test_iterators_may_be_interleaved(loader: ClipLoader) -> None:
     training, test = loader.epoch(0), loader.uniform_clips(np.arange(10), clips=1)
     expected = list(loader.epoch(0)), list(loader.uniform_clips(np.arange(10), clips=1))
     turns = [next(training), next(test), next(test), next(training), next(test)]
@@ -156,7 +156,7 @@ def test_iterators_may_take_turns(loader: ClipLoader) -> None:
     assert_same_batches([turns[1], turns[2], turns[4]], expected[1])
 
 
-def test_two_loaders_may_live_at_once(corpus, backend) -> None:
+def test_two_loaders_may_be_used_at_once(corpus, backend) -> None:
     loaders = [make_loader(corpus.config(backend)), make_loader(corpus.config(backend, train={"batch_size": 2}))]
     expected = [list(loader.epoch(0)) for loader in loaders]
     iterators = [loader.epoch(0) for loader in loaders]
@@ -167,7 +167,7 @@ def test_two_loaders_may_live_at_once(corpus, backend) -> None:
     assert_same_batches(mixed[1], expected[1][:4])
 
 
-def test_clips_keep_the_order_of_the_ids_and_purposes_draw_apart(loader: ClipLoader) -> None:
+def test_clips_keep_the_order_of_the_ids_and_differ_between_purposes(loader: ClipLoader) -> None:
     ids = torch.tensor([9, 2, 2, 5, 1, 3])
     pool = list(loader.clips(ids, epoch=0, purpose="pool"))
     assert [len(batch.ids) for batch in pool] == [4, 2]
@@ -178,7 +178,7 @@ def test_clips_keep_the_order_of_the_ids_and_purposes_draw_apart(loader: ClipLoa
     assert list(loader.clips(ids[:0], epoch=0, purpose="pool")) == []
 
 
-def test_uniform_clips_come_sample_after_sample_from_first_to_last(loader: ClipLoader) -> None:
+def test_uniform_clips_are_ordered_by_sample_and_then_by_time(loader: ClipLoader) -> None:
     ids = [4, 0, 7]
     batches = list(loader.uniform_clips(ids, clips=3))
     assert [len(batch.ids) for batch in batches] == [4, 4, 1]
@@ -191,7 +191,7 @@ def test_uniform_clips_come_sample_after_sample_from_first_to_last(loader: ClipL
         loader.uniform_clips(ids, clips=0)
 
 
-def test_a_sample_shorter_than_the_clip_repeats_its_last_frame_and_ends_in_silence(loader: ClipLoader) -> None:
+def test_a_clip_of_a_short_sample_repeats_its_last_frame_and_ends_in_silence(loader: ClipLoader) -> None:
     (batch,) = loader.uniform_clips([0], clips=1)
     frames = int(loader.dataset.frames[0])
     assert frames == 6
@@ -203,7 +203,7 @@ def test_a_sample_shorter_than_the_clip_repeats_its_last_frame_and_ends_in_silen
     assert (batch.audio[0, 0, :, :50] > silence + 1).any()
 
 
-def test_training_takes_the_asked_split_only(corpus, backend) -> None:
+def test_training_uses_only_the_selected_split(corpus, backend) -> None:
     loader = make_loader(corpus.config(backend, data={"split": "test"}, train={"batch_size": 2}))
     assert loader.ids.tolist() == [8, 9]
     assert sorted(torch.cat([batch.ids for batch in loader.epoch(0)]).tolist()) == [8, 9]
@@ -213,7 +213,7 @@ def test_training_takes_the_asked_split_only(corpus, backend) -> None:
         make_loader(corpus.config(backend, data={"split": "tset"}))
 
 
-def test_shuffled_pairs_show_a_video_with_anothers_audio(corpus, backend) -> None:
+def test_shuffled_pairs_combine_a_video_with_another_samples_audio(corpus, backend) -> None:
     plain = by_id(list(make_loader(corpus.config(backend)).clips(range(10), epoch=0, purpose="train")))
     config = corpus.config(backend, data={"shuffle_pairs": True})
     loader = make_loader(config)
@@ -237,7 +237,7 @@ def test_order_shards_visits_each_sample_once(corpus, backend) -> None:
         assert np.count_nonzero(np.diff(shards)) <= 6
 
 
-def test_settings_that_cannot_work_are_refused(corpus, backend) -> None:
+def test_impossible_settings_are_refused(corpus, backend) -> None:
     with pytest.raises(ConfigError, match=r"train.batch_size=11 is larger than the data set, which has 10 samples"):
         make_loader(corpus.config(backend, train={"batch_size": 11})).epoch(0)
     with pytest.raises(ConfigError, match=r"train.batch_size=4 must be a multiple of the number of processes"):
@@ -248,7 +248,7 @@ def test_settings_that_cannot_work_are_refused(corpus, backend) -> None:
         make_loader(corpus.config(backend, data={"loader": "dally"}))
 
 
-def test_a_batch_size_takes_the_place_of_the_training_steps(corpus, backend) -> None:
+def test_the_batch_size_argument_overrides_the_setting(corpus, backend) -> None:
     config = corpus.config(backend)
     loader = make_loader(config, batch_size=1)
     assert (loader.batch_size, len(loader)) == (1, 10)

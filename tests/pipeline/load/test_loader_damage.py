@@ -1,4 +1,4 @@
-"""What is wrong with shards or videos is said by name, and what is not is still served."""
+"""Damaged shards and videos are named in errors, and the others can still be loaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def codec(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def damaged(corpus, codec, tmp_path: Path):
-    """A loader over a copy of the shards, the path of the shard that holds SAMPLE, and that sample's row."""
+    """A loader over a copy of the shards, the path of the shard that holds SAMPLE, and the manifest."""
     folder = tmp_path / "shards"
     shutil.copytree(getattr(corpus, codec), folder)
     loader = make_loader(corpus.config(f"dali-{codec}", data={"path": str(folder)}))
@@ -44,11 +44,11 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 def clips_of(loader, ids: list[int]) -> list:
-    """Test clips: training replaces what cannot be read (test_bad_samples.py)."""
+    """Loads test clips, because training would replace bad samples (see test_bad_samples.py)."""
     return list(loader.uniform_clips(ids, clips=1))
 
 
-def test_a_shard_that_vanishes_is_named(damaged) -> None:
+def test_a_missing_shard_is_named(damaged) -> None:
     loader, shard, _ = damaged
     shard.unlink()
     with pytest.raises(
@@ -57,7 +57,7 @@ def test_a_shard_that_vanishes_is_named(damaged) -> None:
         clips_of(loader, [SAMPLE])
 
 
-def test_a_shard_that_was_cut_is_named_and_other_samples_are_served(damaged) -> None:
+def test_a_truncated_shard_is_named_and_other_samples_can_be_loaded(damaged) -> None:
     loader, shard, manifest = damaged
     with shard.open("r+b") as file:
         file.truncate(int(manifest.video_offset[SAMPLE]) + 100)
@@ -66,7 +66,7 @@ def test_a_shard_that_was_cut_is_named_and_other_samples_are_served(damaged) -> 
     assert clips_of(loader, [4])[0].ids.tolist() == [4]
 
 
-def test_frames_that_are_not_where_the_manifest_says_are_noticed(damaged, codec) -> None:
+def test_frames_that_are_not_where_the_manifest_says_are_detected(damaged, codec) -> None:
     loader, shard, manifest = damaged
     begin, end = manifest.frame_start[SAMPLE : SAMPLE + 2]
     for offset in manifest.frame_offsets[begin : end - 1]:
@@ -77,13 +77,13 @@ def test_frames_that_are_not_where_the_manifest_says_are_noticed(damaged, codec)
 
 
 @pytest.mark.parametrize("ids", [[3, 4, SAMPLE, 6], [SAMPLE, 3], [0, 1, 2, 3, SAMPLE, 4, 6, 7]])
-def test_a_picture_that_does_not_decode_is_named_and_the_loader_goes_on(damaged, corpus, codec, ids) -> None:
+def test_a_sample_that_cannot_be_decoded_is_named_and_other_iterators_continue(damaged, corpus, codec, ids) -> None:
     loader, shard, manifest = damaged
     begin, end = manifest.frame_start[SAMPLE : SAMPLE + 2]
     for offset in manifest.frame_offsets[begin : end - 1 : 8].tolist():
         place = int(manifest.video_offset[SAMPLE]) + offset
         if codec == "vp9":
-            # Behind the sync code, where the size and the coding of the frame follow.
+            # Overwrite the frame header after the sync code: frame size and coding parameters.
             overwrite(shard, place + 16, b"\xff" * 20)
         else:
             data = shard.read_bytes()
@@ -139,7 +139,7 @@ def test_a_stride_skips_stored_frames(corpus, prepared, codec) -> None:
     assert torch.equal(sparse.video, full.video[:, :, ::2])
 
 
-def test_training_on_silent_data_is_refused_and_test_clips_are_served(corpus, prepared) -> None:
+def test_data_with_one_stream_gives_test_clips_but_cannot_be_trained_on(corpus, prepared) -> None:
     storage = {"fps": 10.0, "short_side": 72, "gop": 8}
     for streams, missing in (("video", "audio"), ("audio", "video")):
         path = prepared(corpus.raw, streams=streams, storage=storage)
@@ -156,12 +156,12 @@ def test_a_sample_rate_other_than_the_stored_one_is_refused(corpus) -> None:
         make_loader(corpus.config("dali-vp9", audio={"sample_rate": 22050}))
 
 
-def test_a_clip_rate_that_is_not_stored_is_refused(corpus) -> None:
+def test_a_clip_rate_that_does_not_divide_the_stored_one_is_refused(corpus) -> None:
     with pytest.raises(ConfigError, match=r"clip.fps=8 must be the stored frame rate 10"):
         make_loader(corpus.config("dali-vp9", clip={"fps": 8.0}))
 
 
-def test_threads_are_shared_among_the_machines_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cores_are_divided_among_the_processes_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     assert decode_threads(3) == 3
     assert decode_threads(0) == 16
@@ -171,7 +171,7 @@ def test_threads_are_shared_among_the_machines_processes(monkeypatch: pytest.Mon
     assert decode_threads(0) == 1
 
 
-def test_the_reference_names_raw_files_that_it_leaves_out(corpus, tmp_path: Path, caplog) -> None:
+def test_the_reference_loader_names_the_raw_files_that_it_leaves_out(corpus, tmp_path: Path, caplog) -> None:
     shutil.copy(corpus.raw / "video1.mp4", tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_bytes(b"no video at all")
     config = corpus.config("decord", data={"path": str(tmp_path), "labels": ""}, train={"batch_size": 2})
@@ -186,7 +186,7 @@ def test_the_reference_names_raw_files_that_it_leaves_out(corpus, tmp_path: Path
         make_loader(config)
 
 
-def test_the_reference_names_a_raw_video_that_does_not_decode(corpus, tmp_path: Path) -> None:
+def test_the_reference_loader_names_a_raw_video_that_cannot_be_decoded(corpus, tmp_path: Path) -> None:
     shutil.copy(corpus.raw / "video1.mp4", tmp_path / "a.mp4")
     loader = make_loader(corpus.config("decord", data={"path": str(tmp_path), "labels": ""}))
     (tmp_path / "a.mp4").write_bytes(b"replaced after the scan")
@@ -197,17 +197,19 @@ def test_the_reference_names_a_raw_video_that_does_not_decode(corpus, tmp_path: 
 @pytest.mark.parametrize(
     ("codec", "error", "message"), [(b"avc1", ConfigError, "no usable"), (b"mp4a", RawVideoError, "no decoder")]
 )
-def test_the_reference_refuses_a_track_of_an_unknown_codec(corpus, tmp_path: Path, codec, error, message) -> None:
-    """PyAV 17 crashes the process when asked to decode it."""
+def test_the_reference_loader_refuses_a_track_of_an_unknown_codec(
+    corpus, tmp_path: Path, codec, error, message
+) -> None:
+    """PyAV 17 would crash the process if it decoded such a track."""
     data = (corpus.raw / "video1.mp4").read_bytes().replace(codec, b"zzzz")
-    # The box esds would tell the sound's codec once more.
+    # The esds box also names the audio codec, so hide it too.
     (tmp_path / "a.mp4").write_bytes(data.replace(b"esds", b"zzzz"))
     config = corpus.config("decord", data={"path": str(tmp_path), "labels": ""})
     with pytest.raises(error, match=message):
         clips_of(make_loader(config), [0])
 
 
-def test_label_names_of_several_lines_make_messages_of_one(corpus, tmp_path: Path) -> None:
+def test_a_label_name_with_line_breaks_gives_a_message_of_one_line(corpus, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text('path,"a\nb"\nvideo1,x\n')
     shutil.copy(corpus.raw / "video1.mp4", tmp_path / "video1.mp4")
     data = {"path": str(tmp_path), "labels": str(tmp_path / "labels.csv"), "split": "train"}
@@ -228,32 +230,32 @@ def test_both_backends_agree_on_ids_and_labels(corpus) -> None:
 
 @pytest.fixture
 def aborting_loader(corpus, monkeypatch):
-    """The decord loader, whose decoder aborts on SAMPLE."""
+    """A decord loader whose decoder aborts on SAMPLE."""
     monkeypatch.setattr("pipeline.load.reference.decord_loader.decode_frames", decode_or_abort)
     return make_loader(corpus.config("decord", data={"max_bad_fraction": 0.2}))
 
 
-def test_a_video_that_makes_the_decoder_abort_is_named_and_others_are_served(aborting_loader) -> None:
+def test_a_video_that_makes_the_decoder_abort_is_named_and_others_can_be_loaded(aborting_loader) -> None:
     with pytest.raises(RawVideoError, match=r"cannot decode the video of .*video5\.mp4: .*SIGABRT"):
         clips_of(aborting_loader, [SAMPLE])
     (batch,) = clips_of(aborting_loader, [SAMPLE - 1])
     assert batch.ids.tolist() == [SAMPLE - 1]
 
 
-def test_training_goes_on_without_a_video_that_makes_the_decoder_abort(aborting_loader) -> None:
+def test_training_continues_without_a_video_that_makes_the_decoder_abort(aborting_loader) -> None:
     batches = list(aborting_loader.clips(aborting_loader.ids, epoch=0, purpose="pool"))
-    served = torch.cat([batch.ids for batch in batches])
-    assert len(served) == len(aborting_loader.ids)
-    assert SAMPLE not in served.tolist()
+    loaded = torch.cat([batch.ids for batch in batches])
+    assert len(loaded) == len(aborting_loader.ids)
+    assert SAMPLE not in loaded.tolist()
     assert [bad.sample for bad in aborting_loader.bad_samples] == [SAMPLE]
 
 
-def test_a_decoder_that_is_told_to_end_with_the_job_is_no_fault_of_the_file(corpus, tmp_path, monkeypatch) -> None:
+def test_a_decoder_ended_by_sigterm_is_not_blamed_on_the_file(corpus, tmp_path, monkeypatch) -> None:
     raw = tmp_path / "raw"
     shutil.copytree(corpus.raw, raw)
     loader = make_loader(corpus.config("decord", data={"path": str(raw)}))
     (wanted,) = clips_of(loader, [SAMPLE])
     monkeypatch.setattr("pipeline.load.reference.decord_loader.decode_frames", decode_or_terminate)
     (batch,) = clips_of(loader, [SAMPLE])
-    assert (raw / "told").exists()
+    assert (raw / "terminated").exists()
     assert torch.equal(batch.video, wanted.video)

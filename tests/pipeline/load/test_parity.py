@@ -1,4 +1,4 @@
-"""The DALI loader against independent implementations: torchaudio, PyAV with torch, and the decord loader."""
+"""Compares the DALI loader with independent implementations: torchaudio, PyAV with torch, and the decord loader."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from settings import AudioConfig, Config
 
 
 def assert_log_mel_agrees_with_torchaudio(loader: ClipLoader, ids: np.ndarray) -> None:
-    """0.01 dB wherever single precision can tell: bands 80 dB below a clip's loudest are rounding of its FFT.
+    """Asserts agreement to 0.01 dB, except in bands 80 dB below a clip's loudest, which hold FFT rounding errors.
 
-    There torchaudio's own results move by 0.03 dB when it computes in double precision.
+    There it asserts 0.1 dB: torchaudio's own results change by 0.03 dB if it computes in double precision.
     """
     config, manifest = loader.config, loader.dataset
     audio = config.audio
@@ -98,20 +98,20 @@ def test_log_mel_agrees_with_torchaudio(corpus, window: int) -> None:
 
 
 def both_ways(config: Config, pcm: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """The spectrograms of what computes them on a GPU, here on a CPU, and of what does there."""
+    """Spectrograms from the graph for GPUs (run here on a CPU) and from `LogMelRunner`."""
     dali = GraphRunner(
         lambda: dali_graph.audio_graph(config=config, device=torch.device("cpu"), threads=1, batch=len(pcm)),
         depth=2,
         convert=as_tensor,
     )
-    torchs = LogMelRunner(audio=config.audio, threads=SingleThreadTorchPool(2))
-    return dali.result(dali.submit({"pcm": pcm})), torchs.result(torchs.submit({"pcm": pcm}))
+    runner = LogMelRunner(audio=config.audio, threads=SingleThreadTorchPool(2))
+    return dali.result(dali.submit({"pcm": pcm})), runner.result(runner.submit({"pcm": pcm}))
 
 
 @pytest.mark.parametrize("window", [400, 512])
-def test_what_computes_log_mel_on_a_gpu_agrees_with_it_on_a_cpu(corpus, window: int) -> None:
+def test_the_log_mel_graph_for_gpus_agrees_with_the_runner_for_cpus(corpus, window: int) -> None:
     config = corpus.config("dali-vp9", audio={"window": window, "seconds": 1.0})
-    # A quiet tone in noise, and silence.
+    # Three quiet tones in noise, and silence.
     tone = 600 * np.sin(np.arange(16000) / 9) + np.random.default_rng(0).normal(0, 30, (3, 16000))
     pcm = np.concatenate([tone, np.zeros((1, 16000))]).astype("<i2")
     on_gpu, on_cpu = both_ways(config, pcm)
@@ -122,7 +122,7 @@ def test_what_computes_log_mel_on_a_gpu_agrees_with_it_on_a_cpu(corpus, window: 
 
 
 @pytest.mark.parametrize(("samples", "n_fft"), [(100, 512), (160, 512), (256, 512), (4000, 511)])
-def test_log_mel_of_short_sounds_and_odd_transforms_is_the_same_on_both(corpus, samples: int, n_fft: int) -> None:
+def test_log_mel_of_short_audio_and_odd_fft_sizes_agrees_too(corpus, samples: int, n_fft: int) -> None:
     config = corpus.config("dali-vp9", audio={"n_fft": n_fft})
     pcm = np.random.default_rng(0).normal(0, 3000, (2, samples)).astype("<i2")
     on_gpu, on_cpu = both_ways(config, pcm)
@@ -155,15 +155,15 @@ def test_real_clips_agree_too(corpus, prepared, real_data: Path, codec: str, tmp
     assert_video_agrees_with_pyav(loader, np.arange(8))
 
 
-@pytest.mark.parametrize("spared", [-1, 10_000], ids=["crops", "whole rows"])
-def test_jpegs_decoded_in_part_agree_with_pyav(corpus, monkeypatch: pytest.MonkeyPatch, spared: int) -> None:
+@pytest.mark.parametrize("spared", [-1, 10_000], ids=["crops", "complete rows"])
+def test_partially_decoded_jpegs_agree_with_pyav(corpus, monkeypatch: pytest.MonkeyPatch, spared: int) -> None:
     monkeypatch.setattr(jpeg, "_SPARED_PIXELS", spared)
     loader = make_loader(corpus.config("dali-jpeg", augment={"crop_area": [0.1, 0.5]}))
     assert_video_agrees_with_pyav(loader, loader.ids)
 
 
 @pytest.mark.parametrize("backend", ["dali-vp9", "dali-jpeg"])
-def test_the_reference_loader_shows_the_same_clips(corpus, backend: str) -> None:
+def test_the_reference_loader_yields_the_same_clips(corpus, backend: str) -> None:
     ids = np.arange(1, 10)
     ours = make_loader(corpus.config(backend)).uniform_clips(ids, clips=2)
     theirs = make_loader(corpus.config("decord")).uniform_clips(ids, clips=2)
@@ -200,7 +200,7 @@ def flash_and_beep(tmp_path_factory: pytest.TempPathFactory, video_writer) -> Pa
 
 
 def event_times(batch: Batch, b: int, *, audio_start: float, hop_seconds: float) -> tuple[list[float], list[float]]:
-    """Times within the sample at which the picture turns bright and the sound loud."""
+    """Times within the sample, in seconds, at which the frames turn bright and the audio turns loud."""
     bright = batch.video[b].mean(dim=(0, 2, 3)) > 0
     loud = batch.audio[b, 0].amax(dim=0) > batch.audio[b].max() - 1.0
     flashes = torch.nonzero(bright[1:] & ~bright[:-1])[:, 0] + 1

@@ -1,4 +1,4 @@
-"""Crop, resize, flip and colour on the CPU, against DALI's operators, which do the same on a GPU."""
+"""Compares resize, flip and colour on the CPU with the DALI operators that do the same on a GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.plan.clips import ClipPlan
 
 
 def smooth_frames(count: int, height: int, width: int, *, seed: int) -> np.ndarray:
-    """uint8 [count, height, width, 3], noise without its highest frequencies, as pictures are."""
+    """uint8 [count, height, width, 3], noise without its highest frequencies, to resemble natural images."""
     noise = np.random.default_rng(seed).integers(0, 256, (count, height // 4, width // 4, 3), dtype=np.uint8)
     pictures = torch.from_numpy(noise).permute(0, 3, 1, 2).float()
     large = torch.nn.functional.interpolate(pictures, size=(height, width), mode="bicubic").clamp(0, 255)
@@ -53,7 +53,7 @@ def windows(frames: np.ndarray, plan: ClipPlan) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("size", [32, 48, 112])
-def test_resampling_is_what_dali_does_on_a_gpu(corpus, size: int) -> None:
+def test_the_resampler_agrees_with_the_dali_operators(corpus, size: int) -> None:
     plan = training_plan(corpus, 8)
     assert 0 < plan.flip.sum() < len(plan)
     height, width = (plan.window[:, :2] + plan.window[:, 2:]).max(axis=0) + 4
@@ -63,7 +63,7 @@ def test_resampling_is_what_dali_does_on_a_gpu(corpus, size: int) -> None:
     assert ours.shape == expected.shape == (len(plan), 4, size, size, 3)
     levels = (ours - expected).abs() * 255 * torch.tensor(VIDEO_STD)
     assert float(levels.mean()) < 0.5
-    # At the edges DALI's filter takes pixels from outside the crop.
+    # Ignore the edges, where DALI's filter reads pixels outside the crop.
     assert float(levels[:, :, 4:-4, 4:-4].max()) < 5
 
 
@@ -78,7 +78,9 @@ def test_a_clip_does_not_depend_on_its_batch(corpus) -> None:
         assert torch.equal(alone[0], together[b])
 
 
-def test_its_threads_take_one_core_each_and_others_are_as_they_were(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pool_threads_use_one_core_each_and_other_threads_are_unaffected(
+    corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = set()
     interpolate = resampling.interpolate
 

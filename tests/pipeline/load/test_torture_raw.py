@@ -1,4 +1,4 @@
-"""Every file of the torture set gives a clip or an error in the decord loader, as its manifest expects."""
+"""The decord loader gives a clip or an error for each file of the torture set, as its manifest expects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG = Config(
 
 
 def load(video: Path, folder: Path) -> str:
-    """Loads a clip of the file; returns the tracks that it has, both or video, or refused."""
+    """Loads a clip of the file; returns its tracks (both or video), or refused."""
     try:
         read_header(video)
     except ValueError:
@@ -44,7 +44,7 @@ ALLOWED = {
 }
 
 
-def test_each_file_ends_as_expected(real_data, tmp_path):
+def test_each_file_gives_the_expected_result(real_data, tmp_path):
     files = json.loads((real_data / "torture_open/manifest.json").read_text(encoding="utf-8"))["files"]
     wrong = {}
     for number, entry in enumerate(files):

@@ -1,4 +1,4 @@
-"""Clip plans: functions of (seed, epoch, id, purpose) alone, with the laws that are documented."""
+"""Clip plans: pure functions of (seed, epoch, id, purpose) that follow the documented distributions."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def test_a_samples_plan_does_not_depend_on_its_batch() -> None:
         assert same(alone, together[row : row + 1])
 
 
-def test_plans_are_fixed_for_ever() -> None:
-    """A change of these numbers silently changes every run that is resumed."""
+def test_plans_never_change() -> None:
+    """A change of these numbers would silently change every resumed run."""
     plan = planner().train(np.array([0, 1, 2]), epoch=0, purpose="train")
     assert plan.start_frame.tolist() == [20, 76, 53]
     assert plan.window.tolist() == [[2, 43, 123, 101], [15, 13, 127, 117], [26, 19, 117, 140]]
     assert plan.flip.tolist() == [True, False, True]
 
 
-def test_starts_are_uniform_over_all_whole_clips() -> None:
+def test_starts_are_uniform_over_all_complete_clips() -> None:
     plan = planner(dataset(frames=20)).train(np.arange(N), epoch=0, purpose="train")
     counts = np.bincount(plan.start_frame)
     assert len(counts) == 20 - 16 + 1
@@ -94,14 +94,14 @@ def test_starts_leave_room_for_the_stride() -> None:
     assert np.allclose(plan.start, plan.start_frame / 20)
 
 
-def test_a_frame_rate_that_is_no_fraction_of_the_stored_one_is_refused() -> None:
+def test_a_frame_rate_that_does_not_divide_the_stored_one_is_refused() -> None:
     assert frame_stride(stored_fps=29.97, clip_fps=29.97 / 3) == 3
     for clip_fps in (20.0, 4.0, 3.3):
         with pytest.raises(ConfigError, match=r"clip.fps=.* integer fraction"):
             frame_stride(stored_fps=10, clip_fps=clip_fps)
 
 
-def test_a_sample_shorter_than_the_clip_starts_at_its_start() -> None:
+def test_a_clip_of_a_short_sample_starts_with_the_sample() -> None:
     plan = planner(dataset(frames=5)).train(np.arange(50), epoch=0, purpose="train")
     assert not plan.start_frame.any()
     assert not plan.audio_start.any()
@@ -119,7 +119,7 @@ def test_test_clips_are_evenly_spaced_centre_crops() -> None:
     assert p.uniform(np.array([4]), clips=1).start_frame.tolist() == [round(last / 2 + 0.1)]
 
 
-def test_the_audio_window_shares_the_videos_centre() -> None:
+def test_the_audio_window_is_centred_on_the_video() -> None:
     for seconds in (0.0, 1.0, 3.0):
         plan = planner(audio={"seconds": seconds}).train(np.arange(N), epoch=0, purpose="train")
         length = seconds or 1.6
@@ -131,7 +131,7 @@ def test_the_audio_window_shares_the_videos_centre() -> None:
         assert (plan.audio_start + round(16000 * length)).max() <= 160_000
 
 
-def test_shuffled_pairs_take_anothers_audio_from_anywhere() -> None:
+def test_shuffled_pairs_take_another_samples_audio_at_a_random_time() -> None:
     plain = planner().train(np.arange(N), epoch=2, purpose="train")
     for enabled in (True, False):
         pairs = mismatched(augment={"enabled": enabled})
@@ -169,7 +169,7 @@ def draw_windows(width: int, height: int, area: tuple[float, float], ratio: tupl
     ("width", "height", "area", "ratio"),
     [(192, 144, (0.3, 1.0), (0.75, 1.333)), (144, 256, (0.08, 1.0), (0.75, 1.333)), (60, 20, (0.9, 1.0), (0.5, 2.0))],
 )
-def test_crop_windows_follow_torchvisions_law(
+def test_crop_windows_follow_torchvisions_distribution(
     width: int, height: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
     ours = draw_windows(width, height, area, ratio)
@@ -185,14 +185,14 @@ def test_crop_windows_follow_torchvisions_law(
         assert distance < 1.95 * np.sqrt(2 / N)  # Kolmogorov-Smirnov at 0.1 %
 
 
-def test_gray_clips_have_equal_channels_in_the_share_that_was_asked_for() -> None:
+def test_the_configured_fraction_of_clips_is_grey() -> None:
     plan = planner(augment={"gray": 0.2}).train(np.arange(N), epoch=0, purpose="train")
     gray = np.ptp(plan.color, axis=1).max(axis=1) < 1e-9
     assert abs(gray.mean() - 0.2) < 0.03
     assert abs(plan.flip.mean() - 0.5) < 0.04
 
 
-def test_color_maps_are_those_that_are_documented() -> None:
+def test_color_maps_do_what_is_documented() -> None:
     rng = np.random.default_rng(0)
     rgb = rng.random(3)
     one, zero = np.ones(1), np.zeros(1)
@@ -213,14 +213,14 @@ def test_color_maps_are_those_that_are_documented() -> None:
     assert np.abs(turned - rgb).max() > 0.05
 
 
-def test_no_augmentation_factor_means_no_change() -> None:
+def test_augmentation_of_strength_zero_changes_no_colour() -> None:
     still = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "gray": 0.0, "flip": 0.0}
     plan = planner(augment=still).train(np.arange(100), epoch=0, purpose="train")
     assert np.allclose(plan.color, np.eye(3, 4), atol=1e-12)
     assert not plan.flip.any()
 
 
-def test_three_crops_are_the_ends_and_the_middle_of_the_longer_side() -> None:
+def test_three_crops_lie_at_the_ends_and_the_middle_of_the_longer_side() -> None:
     plan = planner().uniform(np.arange(2), clips=2, crops=3)
     assert plan.ids.tolist() == [0] * 6 + [1] * 6
     assert plan.window[:6].tolist() == [[0, 0, 144, 144], [0, 24, 144, 144], [0, 48, 144, 144]] * 2
@@ -229,7 +229,7 @@ def test_three_crops_are_the_ends_and_the_middle_of_the_longer_side() -> None:
     assert upright.tolist() == [[[0, 0, 100, 100], [30, 0, 100, 100], [60, 0, 100, 100]]]
 
 
-def test_samples_without_a_picture_are_heard_from_end_to_end() -> None:
+def test_audio_windows_of_samples_without_video_span_the_whole_sample() -> None:
     config = from_dict(Config, {"clip": {"frames": 40, "fps": 25}})
     table = SimpleNamespace(
         frames=np.zeros(N, int),
@@ -237,11 +237,11 @@ def test_samples_without_a_picture_are_heard_from_end_to_end() -> None:
         height=np.zeros(N, int),
         audio_samples=np.full(N, 80_000),
     )
-    silent = ClipPlanner(config=config, dataset=table, fps=10.0)
-    plan = silent.uniform([3], clips=5)
+    audio_only = ClipPlanner(config=config, dataset=table, fps=10.0)
+    plan = audio_only.uniform([3], clips=5)
     assert plan.audio_start.tolist() == [0, 13_600, 27_200, 40_800, 54_400]
     assert np.allclose(plan.start, plan.audio_start / 16000)
-    starts = silent.train(np.arange(N), epoch=0, purpose="train").audio_start
+    starts = audio_only.train(np.arange(N), epoch=0, purpose="train").audio_start
     assert starts.min() < 1000
     assert 53_000 < starts.max() <= 54_400
     short = ClipPlanner(

@@ -1,4 +1,4 @@
-"""The order of samples: deterministic, a permutation, the same for every world size."""
+"""The order of samples: a deterministic permutation, the same for every world size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_shard_order_reads_few_shards_at_a_time() -> None:
     assert len(np.unique(shards[global_order(10_000, seed=0, epoch=0)][:100])) > 50
 
 
-def test_shard_order_shuffles_shards_and_within_them() -> None:
+def test_shard_order_shuffles_the_shards_and_the_samples_within_them() -> None:
     shards = shards_of(1000, 100)
     order = shard_order(shards, window=100, seed=0, epoch=0)
     assert np.any(np.diff(order) < 0)
@@ -58,7 +58,7 @@ def test_derangement_pairs_no_sample_with_itself_and_uses_each_once() -> None:
         derangement(np.array([4]), seed=0, epoch=0)
 
 
-def test_the_ranks_shares_make_the_global_batch_whatever_the_world_size() -> None:
+def test_the_shares_of_all_ranks_make_up_the_global_batch() -> None:
     batch = np.arange(24)
     for world_size in (1, 2, 3, 4, 24):
         shares = [batch[rank_slice(24, rank=rank, world_size=world_size)] for rank in range(world_size)]
@@ -66,7 +66,7 @@ def test_the_ranks_shares_make_the_global_batch_whatever_the_world_size() -> Non
         assert len({len(share) for share in shares}) == 1
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+def test_a_batch_that_cannot_be_divided_evenly_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train.batch_size=10 must be a multiple .* 4"):
         rank_slice(10, rank=0, world_size=4)
     with pytest.raises(ConfigError, match=r"rank must be in \[0, 2\)"):

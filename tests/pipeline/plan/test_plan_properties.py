@@ -1,4 +1,4 @@
-"""What every clip plan obeys, whatever the data set and the settings."""
+"""Properties of every clip plan, for any data set and settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUICK = settings(max_examples=40, deadline=None, derandomize=True)
 
 @st.composite
 def planners(draw: st.DrawFn) -> ClipPlanner:
-    """A planner of up to eight samples of any length and size, with sound of their length, of another, or none."""
+    """A planner for up to eight samples of any length and size; their audio may have another length, or be missing."""
     count, stride = draw(st.integers(1, 8)), draw(st.integers(1, 4))
     fps = draw(st.sampled_from([2.0, 7.5, 10.0, 25.0]))
 
@@ -41,7 +41,7 @@ def planners(draw: st.DrawFn) -> ClipPlanner:
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[ClipPlanner, np.ndarray, int]:
-    """A planner, ids of its samples in any order and number, and an epoch."""
+    """A planner, some ids of its samples in any order, and an epoch."""
     planner = draw(planners())
     known = st.integers(0, len(planner.dataset.frames) - 1)
     return planner, np.array(draw(st.lists(known, min_size=1, max_size=12))), draw(st.integers(0, 1000))
@@ -104,7 +104,7 @@ def test_a_row_depends_on_its_own_sample_only(batch, other):
     together = planner.train(ids, epoch=epoch, purpose="train")
     alone = planner.train(ids[:1], epoch=epoch, purpose="train")
     assert rows_of(alone, np.array([0])) == rows_of(together, np.array([0]))
-    # Nor on what the other samples of the data set are like.
+    # It does not depend on the other samples of the data set either.
     rng = np.random.default_rng(other)
     for column in vars(planner.dataset).values():
         others = np.flatnonzero(np.arange(len(column)) != ids[0])

@@ -1,4 +1,4 @@
-"""The preview shows what training gets, and says what is wrong in one line."""
+"""The preview shows the clips that training receives, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = ["clip.frames=8", "clip.size=48", "data.threads=1"]
 
 
 def _clip(**changes) -> ShownClip:
-    """A clip of 4 frames (0.4 s) whose sound begins 0.1 s earlier and ends 0.1 s later."""
+    """A clip of 4 frames (0.4 s) whose audio begins 0.1 s earlier and ends 0.1 s later."""
     rng = np.random.default_rng(0)
     view = View(
         loader="dali",
@@ -56,7 +56,7 @@ def test_the_clips_shown_are_the_first_of_the_epoch(corpus):
         np.testing.assert_allclose(normalised, trained.audio[b, 0].numpy(), atol=1e-4)
 
 
-def test_titles_tell_what_augmentation_did(corpus):
+def test_titles_name_the_augmentation(corpus):
     certain = {"flip": 1.0, "gray": 1.0, "crop_area": [1.0, 1.0]}
     (clip,) = collect(corpus.config("dali-vp9", augment=certain), [2], count=1, epoch=0, compare=None)
     assert clip.title.startswith("#2 video2.mp4   kind=k2   split=train   crop ")
@@ -67,13 +67,13 @@ def test_titles_tell_what_augmentation_did(corpus):
     assert "grey" not in plain.title
 
 
-def test_shuffled_pairs_name_whose_sound_it_is(corpus):
+def test_titles_of_shuffled_pairs_name_the_sample_of_the_audio(corpus):
     config = corpus.config("dali-vp9", data={"shuffle_pairs": True})
     (clip,) = collect(config, [4], count=1, epoch=0, compare=None)
-    assert re.search(r"sound of #(?!4\b)\d", clip.title)
+    assert re.search(r"audio of #(?!4\b)\d", clip.title)
 
 
-def test_the_decord_loader_gives_nearly_the_same(corpus):
+def test_the_decord_loader_gives_nearly_the_same_clips(corpus):
     config = corpus.config("dali-vp9", data={"shuffle_pairs": True})
     for clip in collect(config, [5, 1, 8], count=1, epoch=0, compare=corpus.raw):
         dali, decord = clip.views
@@ -89,19 +89,19 @@ def test_the_picture_has_a_row_for_each_stream_of_each_clip(tmp_path):
     assert abs(two.shape[0] - 2 * one.shape[0]) <= 2
 
 
-def test_frames_stand_over_their_moment_of_the_sound(tmp_path):
+def test_frames_are_aligned_with_the_audio_in_time(tmp_path):
     red = np.zeros((4, 8, 8, 3), dtype=np.uint8)
     red[:, :, :, 0] = 255
     view = View(loader="dali", frames=red, decibels=None)
     picture = imread(write_picture([_clip(views=[view])], tmp_path / "red.png"))[..., :3]
     columns = np.flatnonzero(((picture[..., 0] > 0.9) & (picture[..., 1:].max(axis=2) < 0.1)).any(axis=0))
     left, right = (1600 * edge for edge in (contact_sheet.LEFT, contact_sheet.RIGHT))
-    # Sound from 0.9 s to 1.5 s, frames from 1.0 s to 1.4 s.
+    # Audio from 0.9 s to 1.5 s, frames from 1.0 s to 1.4 s.
     assert columns[0] == pytest.approx(left + (right - left) / 6, abs=4)
     assert columns[-1] == pytest.approx(left + (right - left) * 5 / 6, abs=4)
 
 
-def test_long_clips_are_thinned_out():
+def test_only_every_nth_frame_of_a_long_clip_is_drawn():
     assert contact_sheet._step(np.zeros((64, 2, 2, 3), np.uint8)) == 4
 
 
@@ -122,7 +122,7 @@ class _Sources(HTMLParser):
         self.found += [(tag, value) for name, value in attrs if name in ("src", "href")]
 
 
-def test_the_page_holds_all_it_needs_and_plays_what_the_model_hears(tmp_path):
+def test_the_page_is_self_contained_and_plays_the_models_audio(tmp_path):
     clip = _clip()
     page = write_page([clip], tmp_path / "page.html").read_text(encoding="utf-8")
     parser = _Sources()
@@ -153,7 +153,7 @@ def test_the_command_writes_what_it_prints(corpus, tmp_path, capsys):
     assert "#7 video7.mp4" in out.with_suffix(".html").read_text()
 
 
-def test_a_page_asked_for_by_its_name_comes_with_its_picture(corpus, tmp_path, capsys):
+def test_an_html_suffix_writes_both_page_and_picture(corpus, tmp_path, capsys):
     out = tmp_path / "sheet.html"
     assert preview.main([str(corpus.jpeg), "--out", str(out), "--ids", "3", *SETTINGS]) == 0
     assert capsys.readouterr().out.splitlines() == [str(out.with_suffix(".png")), str(out)]
@@ -170,7 +170,7 @@ def test_a_page_asked_for_by_its_name_comes_with_its_picture(corpus, tmp_path, c
         (["--compare", "nowhere"], "holds no video"),
     ],
 )
-def test_mistakes_are_told_in_one_line(corpus, monkeypatch, tmp_path, capsys, arguments, message):
+def test_mistakes_are_reported_in_one_line(corpus, monkeypatch, tmp_path, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert preview.main([str(corpus.vp9), "--count", "2", *SETTINGS, *arguments]) == 2
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A codec is one object: what it writes comes back, and another one needs only an entry in CODECS."""
+"""A codec is one object: what it writes can be read back, and a new codec needs only an entry in CODECS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Coarse(Jpeg):
 
 
 @pytest.mark.parametrize("codec", ["vp9", "jpeg", "coarse"])
-def test_a_codec_in_the_table_is_encoded_and_found_in_the_shard(monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
+def test_a_blob_of_each_codec_is_found_in_its_shard(monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
     monkeypatch.setitem(CODECS, "coarse", Coarse())
     storage = StorageConfig(codec=codec)  # type: ignore[arg-type]
     encoder = BlobEncoder(storage=storage, width=64, height=48)
@@ -42,7 +42,7 @@ def test_a_codec_in_the_table_is_encoded_and_found_in_the_shard(monkeypatch: pyt
     assert tar[row["video_offset"] :][: len(blob.data)] == blob.data
 
 
-def test_an_ivf_header_promises_no_frames() -> None:
+def test_an_ivf_header_has_a_frame_count_of_zero() -> None:
     header = ivf.header(b"VP90", width=192, height=144, rate=Fraction(2997, 100))
     assert len(header) == ivf.HEADER_BYTES == 32
     assert header == b"DKIF\0\0\x20\0VP90\xc0\0\x90\0\xb5\x0b\0\0\x64\0\0\0" + bytes(8)

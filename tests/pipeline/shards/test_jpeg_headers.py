@@ -1,4 +1,4 @@
-"""Recognising JPEG images."""
+"""The reader's check of JPEG headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.pipeline.shards.test_round_trips import jpeg
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(data=st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\xff\xd8\xff" + tail))
-def test_a_jpeg_is_recognised_whatever_other_rows_hold(data):
+def test_a_jpeg_is_recognised_regardless_of_the_other_rows(data):
     image = jpeg(64, 48, b"picture")
     rows = [data, image, image[:-9], jpeg(48, 64, b"picture")]
     images = np.zeros((len(rows), 300), np.uint8)

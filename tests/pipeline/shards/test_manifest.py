@@ -1,4 +1,4 @@
-"""The manifest: ragged offsets, labels, order, and the damage that it detects."""
+"""The manifest: ragged offsets, labels and order, and the detection of damage."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_publishing_again_replaces_the_version_but_open_readers_keep_theirs(tmp_
     assert len([path for path in (tmp_path / "manifest").iterdir() if path.is_dir()]) == 1
 
 
-def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path):
+def test_an_unknown_column_is_refused_with_a_list_of_the_known_ones(tmp_path):
     with pytest.raises(ManifestError, match="no label column 'colour'; it has: word"):
         write(tmp_path, [row("a", [1], word="x")]).labels("colour")
 
@@ -98,8 +98,8 @@ def damage_meta(root: Path, **changes: object) -> None:
         (lambda root: damage_meta(root, samples=7), r"has shape \(1,\), not \(7,\)"),
         (lambda root: damage_meta(root, storage={"fps": "fast"}), "fps must be a number"),
         (lambda root: damage_meta(root, storage={"fps": -1}), "is damaged"),
-        (lambda root: damage_meta(root, shards=["../../x.tar"]), "which is no name of a file beside"),
-        (lambda root: damage_meta(root, shards=["/etc/passwd"]), "which is no name of a file beside"),
+        (lambda root: damage_meta(root, shards=["../../x.tar"]), "which is not the name of a file next to"),
+        (lambda root: damage_meta(root, shards=["/etc/passwd"]), "which is not the name of a file next to"),
         (lambda root: damage_meta(root, version=".."), r"version is '\.\.'"),
         (lambda root: damage_meta(root, sample_rate="fast"), "sample_rate is 'fast'"),
         (lambda root: damage_meta(root, label_columns="word"), "label_columns is 'word'"),
@@ -137,7 +137,7 @@ def test_label_codes_without_a_name_are_refused(tmp_path):
         Manifest.open(manifest.root).labels("word")
 
 
-def test_no_pickle_is_ever_loaded(tmp_path):
+def test_pickled_arrays_are_refused(tmp_path):
     write(tmp_path, [row("a", [1], word="x")])
     np.save(next(tmp_path.glob("manifest/*/frames.npy")), np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ManifestError, match="damaged"):

@@ -1,4 +1,4 @@
-"""The dataset-scaling benchmark opens a larger manifest over the same bytes."""
+"""The dataset-scaling benchmark makes a larger manifest that refers to the same shards."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Round trips: manifests, a sample's tar members and WAV, slices of IVF and JPEG blobs are read back as written."""
+"""Round trips: manifests, tar members, WAV files and parts of IVF and JPEG blobs are read back as written."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ QUICK = settings(
 )
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 KEY = "0123456789abcdef0123"
-# The part of a key frame that the reader checks: frame marker and sync code.
 VP9_KEY_FRAME = b"\x82\x49\x83\x42"
+"""The part of a key frame that the reader checks: frame marker and sync code."""
 
 
 @st.composite
@@ -110,7 +110,7 @@ def test_a_sample_is_read_back_from_its_tar_members(sample, source, labels, rate
 
 @QUICK
 @given(data=st.binary(max_size=1200) | st.binary(max_size=600).map(lambda tail: tarred("k.json", tail)))
-def test_any_bytes_are_a_sample_or_are_refused_as_damaged(data):
+def test_any_bytes_are_read_as_a_sample_or_refused_as_damaged(data):
     refusal = None
     try:
         assert isinstance(sample_row(io.BytesIO(data))["source"], str)
@@ -135,7 +135,7 @@ def jpeg(width: int, height: int, tail: bytes) -> bytes:
 
 
 def shard_of(root: Path, codec: str, packets: list[bytes], pcm: np.ndarray, gop: int) -> Manifest:
-    """A prepared folder with one sample, which starts at byte 100 of its shard."""
+    """Prepares a folder with one sample, whose video starts at byte 100 of its shard."""
     blob, sizes, first = b"".join(packets), [len(packet) for packet in packets], 0
     if codec == "vp9":
         frames = [struct.pack("<IQ", len(packet), index) + packet for index, packet in enumerate(packets)]
