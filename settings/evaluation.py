@@ -10,23 +10,23 @@ from settings import AugmentConfig, require
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """The recipe of finetune, esc50_finetune and kinetics_linear: AdamW, linear warm-up, cosine to zero.
+    """The recipe of finetune, esc50_finetune and kinetics_linear: AdamW with a linear warm-up, then a cosine to zero.
 
-    The same for every row of a table.
+    All rows of a table use the same recipe.
     """
 
     epochs: int = 30
-    """Passes over the training part; what is tested is the last one."""
+    """Number of passes over the training part; the model after the last one is tested."""
     lr: float = 1e-4
-    """Learning rate of the encoder after warm-up."""
+    """Learning rate of the encoder after the warm-up."""
     head_lr: float = 1e-3
-    """Learning rate of the new last layer, which is all that the linear rows train."""
+    """Learning rate of the new last layer, the only layer that the linear rows train."""
     weight_decay: float = 1e-2
-    """Decay of the weights; vectors (biases, BatchNorm) are left alone."""
+    """Weight decay; biases and BatchNorm parameters are not decayed."""
     warmup_epochs: float = 1.0
-    """Epochs in which the learning rates rise from 0."""
+    """Number of epochs in which the learning rates rise from 0."""
     dropout: float = 0.5
-    """Share of the features dropped before the last layer."""
+    """Dropout probability of the features before the last layer."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation of the training clips."""
 
@@ -41,48 +41,48 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How test clips are taken and probes fitted; encoders and clip sizes come from the checkpoint."""
+    """How test clips are taken and probes are fitted. Encoders and, by default, clip sizes are the checkpoint's."""
 
     clips: int = 4
-    """Evenly spaced test clips of a sample."""
+    """Number of evenly spaced test clips per sample."""
     crops: int = 1
-    """Squares of each test clip, from one end of the frame's longer side to the other; 1 is the centre."""
+    """Number of square crops per test clip, evenly spaced along the frame's longer side; 1 means the centre crop."""
     pooling: Literal["mean", "concat"] = "mean"
-    """mean averages the clips' features. concat puts them one after the other: for labels that are tied to a place in
-    time, as words in a sentence."""
+    """How the features of a sample's clips are combined. mean: averaged. concat: concatenated in order of time, for
+    labels that are tied to a position in time, such as words in a sentence."""
     batch_size: int = 32
-    """Clips that are decoded and encoded together, and a step's clips in fine-tuning."""
+    """Number of clips that are decoded and encoded together, and number of clips per step in fine-tuning."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU, if there is one."""
+    """auto: the GPU if there is one, else the CPU."""
     loader: str = ""
-    """dali or decord; empty takes the checkpoint's."""
+    """Loader: dali or decord; empty means the loader of the checkpoint."""
     labels: str = ""
-    """labels.csv of raw videos (loader decord only)."""
+    """CSV file with the labels of raw videos (only for loader decord)."""
     splits: str = ""
-    """Folder of the official lists of UCF101 (trainlist01.txt, ...) or HMDB51 (..._test_split1.txt); empty takes the
-    label column split (finetune also split2, split3, ...)."""
+    """Folder of the official lists of UCF101 (trainlist01.txt, ...) or HMDB51 (..._test_split1.txt); empty means the
+    label column split (for finetune also split2, split3, ...)."""
     frames: int = 0
-    """Frames of a clip; 0 takes the checkpoint's."""
+    """Number of frames per clip; 0 means that of the checkpoint."""
     size: int = 0
-    """Pixels of a clip's side; 0 takes the checkpoint's."""
+    """Height and width of a clip in pixels; 0 means those of the checkpoint."""
     reference: str = ""
-    """Adds rows of torchvision's Kinetics-400 weights for the checkpoint's video architecture: `torchvision` downloads
-    them, or the path of a file of them (.pth as torchvision publishes it, or .safetensors)."""
+    """Adds rows for torchvision's Kinetics-400 weights of the checkpoint's video architecture. `torchvision` downloads
+    the weights; a path reads them from a file (.pth as published by torchvision, or .safetensors)."""
     k: int = 10
-    """Neighbours of the knn protocol."""
+    """Number of neighbours in the knn protocol."""
     folds: int = 5
-    """Folds of the cross-validation that chooses the linear probe's C, within the training part."""
+    """Number of folds of the cross-validation within the training part that chooses the linear probe's C."""
     seed: int = 0
-    """Of the split by hash, the folds and fine-tuning."""
+    """Seed of the split by hash, of the folds and of fine-tuning."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """Read by finetune, esc50_finetune and kinetics_linear."""
+    """Recipe of the protocols finetune, esc50_finetune and kinetics_linear."""
 
     def __post_init__(self) -> None:
-        leasts = {"clips": 1, "crops": 1, "batch_size": 1, "k": 1, "folds": 2, "seed": 0, "frames": 0, "size": 0}
-        for name, least in leasts.items():
+        minima = {"clips": 1, "crops": 1, "batch_size": 1, "k": 1, "folds": 2, "seed": 0, "frames": 0, "size": 0}
+        for name, minimum in minima.items():
             value = getattr(self, name)
-            require(value >= least, f"{name} must be at least {least}, not {value}")
+            require(value >= minimum, f"{name} must be at least {minimum}, not {value}")
         require(
             self.pooling == "mean" or self.crops == 1,
-            f"pooling=concat keeps the clips of a sample apart in time; it takes crops=1, not {self.crops}",
+            f"pooling=concat keeps the clips of a sample apart in time, so crops must be 1, not {self.crops}",
         )
