@@ -1,4 +1,4 @@
-"""The command: what it writes, reports and refuses, and how it resumes after an interruption."""
+"""The command `pipeline.prepare`: what it writes, reports and refuses, and how it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rejected(out: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(clip, tmp_path):
-    """Eight files in two folders; one has no audio, one is not a video."""
+    """Eight media files in two folders, of which one has no audio and one is HTML, and a text file."""
     for index, name in enumerate(["a/1.mp4", "a/2.MP4", "a/3.mkv", "b/4.mp4", "b/5.mp4", "b/6.mkv"]):
         clip(name, shade=20 * index)
     clip("b/silent.mp4", silent=True)
