@@ -1,4 +1,4 @@
-"""Which threads run first when cores are scarce."""
+"""CPU priority of a loader's threads, which share the cores with a training step on the CPU."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ import time
 from contextlib import suppress
 
 _YIELD_SECONDS = 2e-4
-"""Minimum interval between two yields of a thread; each yield costs the thread its caches."""
-
+"""Minimum interval in seconds between two yields of a thread; each yield costs the thread its caches."""
 
 _this_thread = threading.local()
 
 
 def use_idle_priority() -> None:
-    """Lets this thread, and those that it will start, run on cores that nothing else wants at the moment.
+    """Gives this thread, and those that it starts later, idle priority: they run only on cores that are otherwise idle.
 
-    For loaders on a CPU, where the training step computes on all cores and stalls as a whole when one of its threads is
-    held up. It cannot starve a loader: a step that waits for its batch leaves it the cores. Linux's SCHED_IDLE; it is
-    below every niceness and, unlike one, never preempts.
+    It is meant for loaders in training on a CPU, where the training step computes on all cores and stalls if one of its
+    threads is delayed. The loader does not starve, because a step that waits for its batch leaves the cores idle. The
+    policy is Linux's SCHED_IDLE, which ranks below every nice level and never preempts other threads.
     """
-    with suppress(OSError):  # where a sandbox forbids it, loaders compete with the step
+    with suppress(OSError):  # if a sandbox forbids the policy, the loader competes with the step
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         _this_thread.yields_at = 0.0
 
 
 def yield_cpu() -> None:
-    """Leaves the core to a training step that waits for it; for a thread of idle priority, between its tasks.
+    """Yields the core to a training step that waits for it; a thread of idle priority calls this between its tasks.
 
-    The scheduler gives such a thread a turn now and then though the step wants the core, and looks again only at its
-    next tick, up to 4 ms later. In other threads, and soon after the last yield, nothing happens.
+    The scheduler sometimes runs an idle-priority thread although the step needs the core, and does not reconsider until
+    its next tick, up to 4 ms later. The call has no effect in other threads, or within `_YIELD_SECONDS` of a yield.
     """
     now = time.perf_counter()
     if now >= getattr(_this_thread, "yields_at", math.inf):

@@ -1,4 +1,4 @@
-"""The environment of a process: versions, commit, processor, and the cores it may use."""
+"""The environment of a process: package versions, git commit, processor, and the cores that the process may use."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PACKAGES = ("torch", "torchvision", "torchaudio", "nvidia-dali-cuda130", "faiss-
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """Records command, commit, hardware and versions, with the same keys for every kind of result.
+    """Returns command, commit, hardware and versions, to be saved with a result; the keys are always the same.
 
     Args:
-        packages: packages whose versions are recorded besides those of Python and torch (default: `PACKAGES`).
+        packages: packages whose versions are recorded, in addition to Python and torch (default: `PACKAGES`).
     """
     import torch
 
@@ -47,7 +47,7 @@ def environment(*packages: str) -> dict[str, Any]:
 
 
 def installed_version(package: str) -> str | None:
-    """Version of a package; None if it is not installed."""
+    """Returns the version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -55,7 +55,7 @@ def installed_version(package: str) -> str | None:
 
 
 def git(*arguments: str) -> str:
-    """Output of a git command in this repository; empty without git or outside a repository."""
+    """Returns the output of a git command in this repository; empty without git or outside a repository."""
     try:
         result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -64,7 +64,7 @@ def git(*arguments: str) -> str:
 
 
 def processor() -> str:
-    """Name of the CPU."""
+    """Returns the name of the CPU."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -75,7 +75,7 @@ def processor() -> str:
 
 
 def available_cores(*, processes: int = 1) -> int:
-    """Number of CPU cores that this process may keep busy, at least 1.
+    """Returns the number of CPU cores that this process may use, at least 1.
 
     It is the number of cores in the affinity mask (set by taskset, cpusets or bound SLURM tasks), or the CPU quota of
     the control group (set by containers) if that is lower.
@@ -91,9 +91,9 @@ def available_cores(*, processes: int = 1) -> int:
 
 
 def cpu_quota() -> float | None:
-    """CPU quota of this process's control groups, in cores (CPU seconds per second); None without a quota.
+    """Returns the CPU quota of this process in cores (CPU seconds per second); None without a quota.
 
-    Every level up to the root may set a quota, so the smallest applies. Both versions of control groups are read:
+    Each control group from the process's own to the root may set a quota; the smallest applies. Both versions are read:
     `cpu.max` (v2), and `cpu.cfs_quota_us` with `cpu.cfs_period_us` (v1).
     """
     quotas = [quota for folder in _cgroup_folders() if (quota := _quota(folder)) is not None]

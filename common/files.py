@@ -10,16 +10,16 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which replaces `path` when the block ends without an error.
+    """Yields a temporary path beside `path`; the file written there replaces `path` if the block ends without an error.
 
-    A reader sees the old content or the new content, never a part. After an error the old content stays and the
+    A reader sees either the complete old or the complete new content. After an error the old content stays and the
     temporary file is removed.
 
     Args:
-        durable: whether the new content must survive a power cut: the file is flushed to disk before it replaces the
-            old one, and the folder afterwards.
+        durable: whether the new content must survive a power failure: the file is flushed to disk before it replaces
+            the old one, and the folder is flushed afterwards.
     """
-    # The process id keeps several writers of one file apart; the dot hides the file from searches for data.
+    # With the process id, several writers of one file do not collide; with the dot, `shard-*` does not match.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield unfinished
@@ -34,7 +34,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: str | bytes, *, durable: bool = False) -> None:
-    """Replaces the content of `path` atomically by text (as UTF-8) or bytes; see `replacing`.
+    """Replaces the content of `path` atomically with text (as UTF-8) or bytes; see `replacing`.
 
     Raises:
         OSError: the disk is full or not writable; the old content stays.

@@ -15,7 +15,7 @@ _LOG_SECONDS = 10.0
 
 
 def show_progress(items: Iterable[Item], *, total: int) -> Iterator[Item]:
-    """Yields `items` and shows on stderr their count, rate and estimated time left; `total` is their number."""
+    """Yields `items` and shows their count, rate and estimated time left on stderr; `total` is the number of items."""
     console = Console(stderr=True)
     if total == 0:
         yield from items

@@ -1,7 +1,7 @@
 """Random numbers as pure functions of (seed, epoch, purpose, id).
 
-Every draw of this project comes from here: it depends neither on earlier draws nor on the batch, the process or the
-machine. The streams define a run's results, so `tests/common/test_randomness.py` compares their first numbers.
+A draw depends neither on earlier draws nor on the batch, the process or the machine. A change of the streams would
+change the results of all runs, so `tests/common/test_randomness.py` fixes their first numbers.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 def random_key(seed: int, epoch: int, purpose: str) -> int:
     """Returns the 128-bit key of one stream of random numbers.
 
-    It is a cryptographic hash: Python's own hash is salted per process, and neighbouring seeds or epochs must not give
-    neighbouring keys.
+    The key is a cryptographic hash, because Python's own hash is salted per process and because neighbouring seeds or
+    epochs must not give similar keys.
     """
     return int.from_bytes(_digest(f"{seed}/{epoch}/{purpose}", 16), "little")
 
 
 def numpy_generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
-    """Returns a NumPy generator for the stream (seed, epoch, purpose): Philox, whose keys give independent streams."""
+    """Returns a NumPy generator for the stream (seed, epoch, purpose); Philox gives each key an independent stream."""
     return np.random.Generator(np.random.Philox(key=random_key(seed, epoch, purpose)))
 
 
 def torch_generator(name: str) -> torch.Generator:
     """Returns a torch generator on the CPU for the stream called `name`, such as "seed/dictionary/purpose/step"."""
-    import torch  # here, because planning needs NumPy alone, and preparation's workers have little memory
+    import torch  # not at the top: planning needs only NumPy, and the workers of preparation have little memory
 
     return torch.Generator().manual_seed(int.from_bytes(_digest(name, 7), "little"))
 
 
 def torch_seed(seed: int, epoch: int, purpose: str) -> int:
-    """Returns a 63-bit seed, because torch accepts only seeds that fit a signed 64-bit integer."""
+    """Returns a 63-bit seed for torch, which accepts only seeds that fit a signed 64-bit integer."""
     return random_key(seed, epoch, purpose) % 2**63
 
 
 def weight_seed(seed: int, encoder: str) -> int:
-    """Returns the 63-bit seed of an encoder's initial weights."""
+    """Returns the 63-bit seed of an encoder's initial weights; `encoder` is its name, such as "video tiny"."""
     return int(np.random.SeedSequence([seed, zlib.crc32(encoder.encode())]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def uniform_of_text(text: str) -> float:
-    """Returns a number in [0, 1) that depends only on the text, for splits by file name."""
+    """Returns a pseudo-random number in [0, 1) that depends only on the text; used for splits by file name."""
     return int.from_bytes(_digest(text, 8), "big") / 2**64
 
 
@@ -56,7 +56,7 @@ def uniforms(ids: np.ndarray, draws: int, *, seed: int, epoch: int, purpose: str
     """Draws uniform numbers in [0, 1), float64 [len(ids), draws]; each row depends only on its own id.
 
     The generator is counter-based: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) hashes (key, id, draw).
-    NumPy runs it on complete arrays, while a NumPy generator per sample would cost 20 microseconds per sample.
+    It is vectorised over the ids, whereas creating a NumPy generator per sample would cost 20 microseconds per sample.
     """
     key = random_key(seed, epoch, purpose)
     low, high = np.uint64(key & (2**64 - 1)), np.uint64(key >> 64)

@@ -14,7 +14,7 @@ class StorageConfig:
 
     codec: Literal["vp9", "jpeg"] = "vp9"
     """Codec of the stored video. vp9 is small; jpeg takes about four times the bytes but half the CPU time to decode,
-    and a GPU helps to decode it."""
+    or a quarter with a GPU."""
     fps: float = 10.0
     """Frames per second of the stored video; clips are read at this rate or an integer fraction of it."""
     short_side: int = 144
@@ -22,8 +22,8 @@ class StorageConfig:
     gop: int = 16
     """Frames per group of pictures with vp9; decoding a clip costs at most this many extra frames."""
     quality: int = 0
-    """Quality of the stored video; lower is better. For vp9 it is the CRF, 1 to 63 (0 takes 30); for jpeg it is
-    FFmpeg's qscale, 1 to 31 (0 takes 4)."""
+    """Quality of the stored video; lower is better. For vp9 it is the CRF, 1 to 63 (0 means 30); for jpeg it is
+    FFmpeg's qscale, 1 to 31 (0 means 4)."""
 
     def __post_init__(self) -> None:
         require(0.01 <= self.fps <= 240, f"storage.fps must be in [0.01, 240], not {self.fps}")
@@ -54,9 +54,9 @@ class PrepareConfig:
     shard_samples: int = 256
     """Largest number of samples per tar shard."""
     timeout_seconds: float = 120.0
-    """Longest time in seconds for one source; after it the source is rejected and its worker replaced."""
+    """Time limit per source in seconds; a source that exceeds it is rejected, and its worker is replaced."""
     memory_mb: int = 4096
-    """Address space in MiB that a worker may use beyond what it has at its start."""
+    """Address space in MiB that a worker may use in addition to what it occupies at startup."""
 
     def __post_init__(self) -> None:
         require(
@@ -65,7 +65,7 @@ class PrepareConfig:
         )
         require(
             0 < self.min_seconds < self.max_seconds,
-            f"0 < min_seconds < max_seconds must hold, not {self.min_seconds} and {self.max_seconds}",
+            f"0 < min_seconds < max_seconds must hold, but they are {self.min_seconds} and {self.max_seconds}",
         )
         require(self.shard_samples >= 1, f"shard_samples must be at least 1, not {self.shard_samples}")
         require(self.timeout_seconds > 0, f"timeout_seconds must be positive, not {self.timeout_seconds}")
@@ -96,16 +96,16 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """The audio window of a clip and its log-mel spectrogram, as torchaudio's MelSpectrogram and AmplitudeToDB."""
+    """The audio window of a clip and its log-mel spectrogram, as by torchaudio's MelSpectrogram and AmplitudeToDB."""
 
     seconds: float = 0.0
-    """Length in seconds of the audio window, centred on the video window; 0 takes the video window's length."""
+    """Length in seconds of the audio window, centred on the video window; 0 means the length of the video window."""
     sample_rate: int = 16000
-    """Sample rate in Hz; it must be that of the prepared data."""
+    """Sample rate in Hz; it must equal that of the prepared data."""
     n_mels: int = 80
     """Number of mel bands (M)."""
     n_fft: int = 512
-    """Length of the Fourier transform in samples; the window is padded to it with zeros."""
+    """Length of the Fourier transform in samples; the window is zero-padded to this length."""
     window: int = 400
     """Length of the Hann window in samples (25 ms at 16 kHz)."""
     hop: int = 160
@@ -117,17 +117,18 @@ class AudioConfig:
     mean_db: float = -35.0
     """Level in decibels (reference 1.0, floor -100 dB) that is subtracted from the spectrogram."""
     std_db: float = 25.0
-    """Level in decibels by which the spectrogram is then divided."""
+    """Scale in decibels by which the spectrogram is divided after audio.mean_db is subtracted."""
 
     def __post_init__(self) -> None:
         require(0 <= self.seconds <= 3600, f"audio.seconds must be in [0, 3600], not {self.seconds}")
         require(
             0 < self.hop <= self.window <= self.n_fft,
-            f"audio: 0 < hop <= window <= n_fft must hold, not {self.hop}, {self.window}, {self.n_fft}",
+            f"audio: 0 < hop <= window <= n_fft must hold, but they are {self.hop}, {self.window}, {self.n_fft}",
         )
         require(
             0 <= self.f_min < self.f_max <= self.sample_rate / 2,
-            f"audio: 0 <= f_min < f_max <= sample_rate/2 must hold, not {self.f_min}, {self.f_max}, {self.sample_rate}",
+            "audio: 0 <= f_min < f_max <= sample_rate/2 must hold, but f_min, f_max and sample_rate are "
+            f"{self.f_min}, {self.f_max}, {self.sample_rate}",
         )
         require(self.n_mels >= 8, f"audio.n_mels must be at least 8, not {self.n_mels}")
         require(self.std_db > 0, f"audio.std_db must be positive, not {self.std_db}")
@@ -138,9 +139,9 @@ class AugmentConfig:
     """Video augmentation; every factor is a function of (seed, epoch, sample id)."""
 
     enabled: bool = True
-    """Whether training clips are augmented. Other clips, and all test clips, are the centre crop without changes."""
+    """Whether training clips are augmented. All other clips, test clips included, are unmodified centre crops."""
     crop_area: tuple[float, float] = (0.3, 1.0)
-    """Smallest and largest area of the crop, as a fraction of the frame's."""
+    """Smallest and largest area of the crop, as a fraction of the frame's area."""
     crop_ratio: tuple[float, float] = (0.75, 1.333)
     """Smallest and largest ratio of the crop's width to its height."""
     flip: float = 0.5
@@ -152,15 +153,18 @@ class AugmentConfig:
     saturation: float = 0.4
     """Strength x; the saturation factor is drawn from [1 - x, 1 + x]."""
     hue: float = 0.0
-    """Largest rotation of the hue in degrees, in either direction."""
+    """Largest rotation of the hue in degrees; the angle is drawn from [-hue, hue]."""
     gray: float = 0.2
     """Probability of converting a clip to grey."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_area
-        require(0 < low <= high <= 1, f"augment.crop_area must hold 0 < low <= high <= 1, not {self.crop_area}")
+        require(
+            0 < low <= high <= 1,
+            f"augment.crop_area must be [low, high] with 0 < low <= high <= 1, not {self.crop_area}",
+        )
         low, high = self.crop_ratio
-        require(0 < low <= high, f"augment.crop_ratio must hold 0 < low <= high, not {self.crop_ratio}")
+        require(0 < low <= high, f"augment.crop_ratio must be [low, high] with 0 < low <= high, not {self.crop_ratio}")
         for name in ("flip", "gray", "brightness", "contrast", "saturation"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"augment.{name} must be in [0, 1], not {value}")
@@ -178,28 +182,28 @@ class DataConfig:
     labels: str = ""
     """CSV file with the labels of raw videos; only for loader decord, as shards carry their labels."""
     split: str = ""
-    """Value of the label column `split` that selects the samples to train on; empty takes all samples."""
+    """Value of the label column `split` that selects the samples to train on; empty means all samples."""
     order: Literal["global", "shards"] = "global"
-    """Order of samples: global shuffles all of them (for fast disks); shards shuffles the shards, and the samples
+    """Order of samples. global: shuffle all samples (for fast disks). shards: shuffle the shards, then the samples
     within a window (for network disks)."""
     window: int = 4096
     """Size of the shuffle window in samples, with order=shards."""
     shuffle_pairs: bool = False
-    """Control experiment: each video gets the audio of another sample, at an independent position, drawn again each
-    epoch."""
+    """Control experiment: pair each video with the audio of another sample, at an independent position. The pairs are
+    drawn again each epoch."""
     threads: int = 0
     """Decode threads per process; 0 divides the machine's cores among its processes."""
     vp9_decoder: Literal["cpu", "nvdec"] = "cpu"
-    """Decoder of VP9 in a run on a GPU, which decodes JPEG itself. nvdec is the GPU's video decoder; with DALI 2.4 it
-    is slower than two CPU cores and takes more CPU time (docs/performance.md)."""
+    """Decoder for VP9 in training on a GPU (JPEG is always decoded on the GPU). nvdec is the GPU's video decoder; with
+    DALI 2.4 it is slower than two CPU cores and takes more CPU time (docs/performance.md)."""
     idle_priority: bool = True
-    """Whether, in training on a CPU, the loader's threads run only on cores that nothing else wants (SCHED_IDLE). On a
-    machine shared with other work such a loader waits for everybody: turn it off there."""
+    """Whether the loader's threads run at idle priority (SCHED_IDLE) when training on a CPU, so that they take no CPU
+    time from the model. Turn it off on a machine shared with other work, for which the loader would also wait."""
     prefetch: int = 2
     """Number of batches loaded ahead."""
     max_bad_fraction: float = 0.001
     """Largest fraction of samples that may fail to decode. Each is replaced by another sample; beyond this fraction the
-    run stops and lists them. 0 stops at the first."""
+    run stops and lists them. 0 means that the first failure stops the run."""
 
     def __post_init__(self) -> None:
         require(
@@ -210,5 +214,5 @@ class DataConfig:
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")
 
     def without_split(self, **changes: Any) -> DataConfig:
-        """Returns these settings for all samples, each video with its own audio, at normal priority, with `changes`."""
+        """Returns these settings with `changes`, for all samples with their own audio, loaded at normal priority."""
         return replace(self, split="", shuffle_pairs=False, **{"idle_priority": False, **changes})

@@ -18,7 +18,7 @@ class FinetuneConfig:
     epochs: int = 30
     """Passes over the training part. The classifier of the last one is tested."""
     lr: float = 1e-4
-    """Learning rate of the encoder after warm-up."""
+    """Learning rate of the encoder after the warm-up."""
     head_lr: float = 1e-3
     """Learning rate of the new last layer, the only one that the linear rows train."""
     weight_decay: float = 1e-2
@@ -78,10 +78,10 @@ class EvaluationConfig:
     """Recipe of finetune, esc50_finetune and kinetics_linear."""
 
     def __post_init__(self) -> None:
-        leasts = {"clips": 1, "crops": 1, "batch_size": 1, "k": 1, "folds": 2, "seed": 0, "frames": 0, "size": 0}
-        for name, least in leasts.items():
+        minima = {"clips": 1, "crops": 1, "batch_size": 1, "k": 1, "folds": 2, "seed": 0, "frames": 0, "size": 0}
+        for name, minimum in minima.items():
             value = getattr(self, name)
-            require(value >= least, f"{name} must be at least {least}, not {value}")
+            require(value >= minimum, f"{name} must be at least {minimum}, not {value}")
         require(
             self.pooling == "mean" or self.crops == 1,
             f"pooling=concat keeps the clips of a sample apart in time and needs crops=1, not crops={self.crops}",

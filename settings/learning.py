@@ -23,9 +23,9 @@ class ModelConfig:
     hidden: int = 512
     """Hidden width of an mlp head."""
     head_batchnorm: bool = True
-    """Apply BatchNorm without affine parameters before the L2 norm, which keeps keys from drifting together."""
+    """Apply BatchNorm without affine parameters before the L2 norm, so that keys do not all drift in one direction."""
     momentum: float = 0.999
-    """m in the momentum update h <- m h + (1 - m) f."""
+    """m in the update h <- m h + (1 - m) f of the momentum encoders h from the query encoders f."""
     cross_modal_fc: bool = False
     """The momentum head follows the query head of the other modality (the paper's extra FC)."""
 
@@ -39,7 +39,7 @@ class LossConfig:
     """Symmetric InfoNCE."""
 
     temperature: float = 0.1
-    """Divides the cosine similarities in the loss and in the sampler's scores."""
+    """Temperature that divides the cosine similarities in the loss and in the sampler's scores."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"loss.temperature must be positive, not {self.temperature}")
@@ -56,7 +56,7 @@ class SamplerConfig:
     condition_on_dictionary: bool = False
     """Whether keys that remain in the dictionary count as already chosen, so that distances start from them."""
     every_n_steps: int = 1
-    """n: select at every n-th step, n times as many keys."""
+    """n: select at every n-th step only, but n times as many keys."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the chosen selection rule (see docs/samplers.md)."""
 
@@ -71,9 +71,9 @@ class PoolConfig:
     source: Literal["stream", "epoch"] = "stream"
     """stream: the most recent keys. epoch: random clips, encoded again at the start of an epoch (not for fifo)."""
     size: int = 38400
-    """N, the number of candidates; for source epoch at most the number of samples of the data set."""
+    """N, the number of candidates; with source epoch, at most the number of samples of the data set."""
     refresh_every: int = 1
-    """Number of epochs between two draws of a pool of source epoch."""
+    """Number of epochs after which a pool with source epoch is drawn again."""
     remove_selected: bool = False
     """Whether a selected key is removed from the pool (in the paper it is not)."""
 
@@ -82,7 +82,7 @@ class PoolConfig:
         require(self.refresh_every >= 1, f"pool.refresh_every must be at least 1, not {self.refresh_every}")
         require(
             self.source == "epoch" or self.refresh_every == 1,
-            "pool.refresh_every is for pool.source=epoch; a stream pool is refreshed by every batch",
+            "pool.refresh_every applies only to pool.source=epoch; a stream pool is refreshed by every batch",
         )
 
 
@@ -91,7 +91,7 @@ class DictionaryConfig:
     """The negatives of each modality."""
 
     size: int = 3840
-    """K, the number of negatives."""
+    """K, the number of negatives per modality."""
 
     def __post_init__(self) -> None:
         require(self.size >= 1, f"dictionary.size must be at least 1, not {self.size}")
@@ -110,9 +110,9 @@ class OptimConfig:
     sgd_momentum: float = 0.9
     """Momentum of SGD."""
     warmup_steps: int = 500
-    """Steps in which the learning rate rises to optim.lr."""
+    """Number of steps in which the learning rate rises linearly to optim.lr."""
     clip_grad_norm: float = 0.0
-    """Maximum norm of the gradient; 0 does not clip."""
+    """Maximum norm of the gradient; 0 means no clipping."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr must be positive, not {self.lr}")

@@ -20,7 +20,7 @@ _MAX_VALUES = 10_000
 
 
 class ConfigError(ValueError):
-    """A mistake in the configuration; the message is meant for the person who wrote it."""
+    """A mistake in the configuration; the message is meant for the user who wrote it."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -45,8 +45,8 @@ def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = 
     """Builds the dataclass `cls` from nested mappings and checks every key and type.
 
     Args:
-        source: where the values come from, for the messages.
-        prefix: dotted path of `cls` within the settings, for the messages.
+        source: where the values come from, such as a file name; used in messages.
+        prefix: dotted path of `cls` within the settings, ending in a dot; used in messages.
 
     Raises:
         ConfigError: a key is unknown or missing, or a type or value is wrong.
@@ -59,7 +59,7 @@ def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = 
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
-            raise ConfigError(f"{source}: unknown key {format_key(prefix, key)}; {_nearest(str(key), fields)}")
+            raise ConfigError(f"{source}: unknown key {format_key(prefix, key)}; {_suggest(str(key), fields)}")
     values = {key: _convert(hints[key], value, source=source, key=prefix + key) for key, value in tree.items()}
     missing = [
         prefix + name
@@ -81,7 +81,7 @@ def pick(table: Mapping[str, T], name: str, key: str) -> T:
         ConfigError: `table` has no such name; the message names the setting `key` and the allowed names.
     """
     if name not in table:
-        raise ConfigError(f"{key}={format_value(name)} is not known; {_nearest(name, table)}")
+        raise ConfigError(f"{key}={format_value(name)} is not known; {_suggest(name, table)}")
     return table[name]
 
 
@@ -95,13 +95,13 @@ def format_value(value: Any) -> str:
 
 
 def format_key(prefix: str, key: Any) -> str:
-    """Formats a key for a message: unchanged if it is printable and short, else as a Python literal."""
+    """Formats `prefix` and a key for a message: unchanged if printable and short, else as a Python literal."""
     text = prefix + str(key)
     return text if text.isprintable() and len(text) <= 100 else format_value(text)
 
 
 def format_names(names: Iterable[str]) -> str:
-    """Formats names for a message; a data set's label names may be any text."""
+    """Formats names for a message; the label names of a data set may contain any characters."""
     return ", ".join(format_key("", name) for name in names) or "none"
 
 
@@ -137,20 +137,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parse(text: str, what: str) -> Any:
-    """Parses YAML of bounded size; `what` names it in messages."""
+    """Parses YAML with a bounded number of values; `what` describes the text in messages."""
     try:
         value = yaml.safe_load(text)
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply") from None
     except Exception as error:  # PyYAML raises many types where a scalar does not fit its tag
         raise ConfigError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
-    waiting, seen = [value], 0
+    waiting, visited = [value], 0
     while waiting:
         node = waiting.pop()
-        below = [*node.keys(), *node.values()] if isinstance(node, dict) else node
-        waiting += below if isinstance(below, list | tuple | set) else []
-        seen += 1
-        if seen + len(waiting) > _MAX_VALUES:
+        children = [*node.keys(), *node.values()] if isinstance(node, dict) else node
+        waiting += children if isinstance(children, list | tuple | set) else []
+        visited += 1
+        if visited + len(waiting) > _MAX_VALUES:
             raise ConfigError(f"{what} holds more than {_MAX_VALUES:,} values, or a value that contains itself")
     return value
 
@@ -168,12 +168,13 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(
-                f"{format_value(override)}: {format_key('', parent)} is a value, so there are no keys below it"
+                f"{format_value(override)}: {format_key('', parent)} is a single value, so it has no nested keys"
             )
     node[leaf] = value
 
 
-def _nearest(name: str, allowed: Iterable[str]) -> str:
+def _suggest(name: str, allowed: Iterable[str]) -> str:
+    """Lists the allowed names for a message, after the most similar one if there is one."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(name, allowed, n=1)
     listing = f"allowed: {', '.join(allowed)}"
@@ -212,7 +213,7 @@ def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
 
 def _convert_scalar(hint: Any, value: Any, wrong: Any) -> Any:
     if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3, the usual way to write a learning rate, as a string.
+        # PyYAML follows YAML 1.1, in which 1e-3 (without a decimal point) is a string.
         try:
             value = float(value)
         except ValueError:
@@ -235,7 +236,7 @@ def _convert_scalar(hint: Any, value: Any, wrong: Any) -> Any:
 def _text(value: str | int | float, wrong: Any) -> str:
     try:
         text = str(value)
-        # Paths are text too, and the system accepts neither NUL nor lone surrogates that stand for no byte.
+        # The text may be a path: those contain no NUL, and a lone surrogate only for a byte that is not UTF-8.
         encoded = os.fsencode(text)
     except ValueError:
         raise wrong("text") from None

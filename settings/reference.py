@@ -24,20 +24,20 @@ HEAD = """\
 
 Generated from the dataclasses in `settings/` by `python -m settings.reference > docs/configuration.md`; do not edit.
 
-A run takes a YAML file, then `key=value` pairs, whose keys are the dotted paths of settings:
+A run reads a YAML file, then `key=value` pairs, whose keys are dotted paths:
 
 ```sh
 python train.py --config configs/quickstart.yaml optim.lr=3e-4 sampler.name=fifo run_dir=runs/fifo
 ```
 
 A setting that you leave out keeps its default. An unknown key, a wrong type or a value that is not allowed is an error,
-whose message names the key, the value and what is allowed. The run folder holds the resolved configuration as
+and the message names the key, the value and what is allowed. The run folder holds the resolved configuration as
 `config.yaml`, which `--config` reads again.
 """
 
 
 def trees() -> list[tuple[str, type, str]]:
-    """Title, dataclass and introduction of the settings of each command."""
+    """Returns (title, dataclass, introduction) for the settings of each command."""
     return [
         ("Training", Config, "Settings of `train.py`."),
         ("Preparation", PrepareConfig, "Settings of `python -m pipeline.prepare SRC OUT`, set by `key=value`."),

@@ -15,20 +15,20 @@ class TrainConfig:
     epochs: int = 100
     """Passes over the data; the learning rate reaches zero at the end of the last one, or at train.steps."""
     steps: int = 0
-    """Stop after this many steps; 0 runs all epochs."""
+    """Number of steps after which training stops; 0 means all epochs."""
     batch_size: int = 128
-    """M, clips per step over all processes."""
+    """M, the number of clips per step over all processes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU that has instructions for it, else fp32. On a CPU without such instructions
     (AVX-512 BF16 or AMX) bf16 is many times slower than fp32."""
     batchnorm: Literal["sync", "shuffle", "local"] = "sync"
-    """BatchNorm statistics with several processes. sync: of the global batch, so the number of processes does not
-    matter. local: of each process's share, through which a key and its query may recognise each other. shuffle: as
-    local, but keys are encoded on other processes than their queries (MoCo)."""
+    """Scope of the BatchNorm statistics with several processes. sync: the global batch, so that the number of processes
+    does not matter. local: the part of each process, whose statistics may reveal which key belongs to a query.
+    shuffle: as local, but each key is encoded by another process than its query, as in MoCo."""
     accumulate: int = 1
-    """Number of parts that a step is computed in; more need less memory and one more forward pass without gradient."""
+    """Number of parts in which a batch is computed; more parts take less memory, but an extra forward pass."""
     recompute: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass, which saves memory but takes about a third more time."""
     channels_last: bool = True
     """Use the channels-last memory format for weights and activations."""
     compile: bool = False
@@ -36,9 +36,9 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPUs if there are any, else the CPU."""
     threads: int = 0
-    """Threads torch computes with on a CPU; 0 divides the available cores among this machine's processes."""
+    """Number of torch threads per process on a CPU; 0 divides the available cores among this machine's processes."""
     log_every: int = 10
-    """Steps between two lines of metrics.jsonl."""
+    """Number of steps between two lines of metrics.jsonl."""
     max_nonfinite_steps: int = 5
     """A step whose gradient is not finite is skipped on all processes; after this many in a row the run stops."""
 
@@ -60,11 +60,11 @@ class CheckpointConfig:
     """Checkpoints on disk."""
 
     every_steps: int = 500
-    """Steps between checkpoints; the end of the run is always saved."""
+    """Number of steps between checkpoints; the end of the run is always saved."""
     keep: int = 2
     """Number of newest checkpoints to keep."""
     milestone_every: int = 0
-    """Checkpoints at multiples of this many steps are never deleted; 0 for none."""
+    """Checkpoints at multiples of this many steps are never deleted; 0 means none."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"checkpoint.every_steps must be at least 1, not {self.every_steps}")
@@ -93,20 +93,20 @@ class MonitorConfig:
     """Measurements of the query encoders' features and of the dictionaries during training; they do not affect it."""
 
     every_epochs: int = 0
-    """Epochs between two measurements of the features; 0 for none."""
+    """Number of epochs between two measurements of the features; 0 means none."""
     data: str = ""
     """Folder of prepared shards with labels (raw videos for data.loader=decord); empty means data.path."""
     label: str = ""
-    """Label column: its classes are predicted by nearest neighbours and counted in the dictionaries."""
+    """Label column whose classes are predicted by nearest neighbours and counted in the dictionaries."""
     samples: int = 2000
-    """Labelled samples to measure, always the same; each is classified by its neighbours among the others."""
+    """Number of labelled samples to measure, always the same; each is classified by its neighbours among the others."""
     neighbours: int = 20
     """k of the kNN classifier."""
     min_rank: float = 0.05
-    """Warn if the embeddings' effective rank is below this share of model.dim (or of the samples if they are fewer)."""
+    """Warn if the embeddings' effective rank is below this fraction of model.dim (or of the samples if fewer)."""
     dictionary_every: int = 200
-    """Steps between two measurements of the dictionaries (phi, near-duplicates, classes; see docs/samplers.md); each
-    costs about as much as one selection. 0 for none."""
+    """Steps between two measurements of the dictionaries (phi, near-duplicates, classes; see docs/samplers.md). Each
+    costs about as much as one selection. 0 means none."""
 
     def __post_init__(self) -> None:
         require(self.every_epochs >= 0, f"monitor.every_epochs must be at least 0, not {self.every_epochs}")

@@ -1,4 +1,4 @@
-"""The complete settings of a training run; the imported files define each part, with units and allowed values."""
+"""The complete settings of a training run; the imported modules define each section, with units and allowed values."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Config:
 
     @property
     def pool_in_use(self) -> PoolConfig:
-        """The pool settings in effect: fifo always uses a stream, because it takes the keys of the latest batches."""
+        """The pool settings in effect: fifo always has source stream, as it takes the keys of the latest batches."""
         if self.sampler.name == "fifo":
             return replace(self.pool, source="stream", refresh_every=1)
         return self.pool
 
     def draws_pool(self, epoch: int) -> bool:
-        """Whether random clips are encoded for the pool at the start of this epoch."""
+        """Whether the pool is filled with newly encoded random clips at the start of this epoch (counted from 0)."""
         pool = self.pool_in_use
         return epoch == 0 or (pool.source == "epoch" and epoch % pool.refresh_every == 0)

@@ -1,1 +1,1 @@
-"""Makes a demo corpus of short videos with sound."""
+"""Makes a demo corpus of short videos with audio."""

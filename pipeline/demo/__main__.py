@@ -1,8 +1,8 @@
-"""Makes a demo corpus of short videos with sound: `python -m pipeline.demo OUT [--videos 400] [--seed 0]`.
+"""Makes a demo corpus of short videos with audio: `python -m pipeline.demo OUT [--videos 400] [--seed 0]`.
 
-OUT gets `00000.mp4`, ... (H.264 and AAC) and `labels.csv` (path, kind, speed, split). Kinds and speeds are balanced
-over the corpus and over its train and test parts; pipeline/demo/scene.py describes the scenes. Each file depends only
-on the seed and its number. The same command resumes an interrupted run and leaves a finished corpus unchanged.
+The command writes `00000.mp4`, ... (H.264 and AAC) and `labels.csv` (path, kind, speed, split) to OUT. Kinds and speeds
+are balanced over the corpus and over its train and test parts; pipeline/demo/scene.py describes the scenes. Each file
+depends only on the seed and its number. The same command resumes an interrupted run and leaves a finished corpus as is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.demo.corpus import DemoError, make_demo
 
 
 def main() -> int:
-    """Makes the corpus. Exit status: 0, or 2 if it cannot be made there."""
+    """Makes the corpus. Returns the exit status: 0, or 2 if the corpus cannot be made in OUT."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="new or empty folder, or one with an unfinished corpus")
     parser.add_argument("--videos", type=int, default=400, help="number of videos (default 400)")

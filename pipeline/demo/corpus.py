@@ -1,4 +1,4 @@
-"""Makes the demo corpus: short videos whose images and sound have a common cause."""
+"""Makes the demo corpus: short videos whose images and audio have a common cause (see pipeline/demo/scene.py)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from common.progress import show_progress
 from pipeline.demo.scene import FPS, HEIGHT, KINDS, SAMPLE_RATE, SPEEDS, WIDTH, render
 
 RECIPE = "demo.json"
-"""Name of the file that records how a corpus was made."""
+"""Name of the file in the corpus folder that records how the corpus was made."""
 VERSION = 1
-"""Raise this number when a change makes the same seed give other videos."""
+"""Version of the generator; increase it when a change makes the same seed give different videos."""
 
 
 class DemoError(RuntimeError):
@@ -33,17 +33,17 @@ def make_demo(out: Path, *, videos: int, seed: int) -> int:
     """Makes the missing videos of the corpus and returns their number.
 
     Raises:
-        DemoError: `videos` or `seed` is too small, or `out` holds something else.
+        DemoError: `videos` or `seed` is too small, or `out` holds another corpus or other files.
         OSError: the disk is full or not writable.
     """
     if videos < 1 or seed < 0:
         raise DemoError(f"--videos must be at least 1 and --seed at least 0, not {videos} and {seed}")
-    _claim(out, {"version": VERSION, "videos": videos, "seed": seed})
+    _claim_folder(out, {"version": VERSION, "videos": videos, "seed": seed})
     for unfinished in out.glob(".*.tmp"):
         unfinished.unlink()  # left by a run that was killed
     missing = [number for number in range(videos) if not (out / _name(number)).exists()]
     if missing:
-        # Not fork: a child of a process with threads of FFmpeg or NumPy can deadlock.
+        # Not fork: if FFmpeg or NumPy have started threads, a forked child can deadlock.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(available_cores(), len(missing)), mp_context=context) as pool:
             done = pool.map(partial(_make_video, out, seed), missing, chunksize=4)
@@ -54,14 +54,14 @@ def make_demo(out: Path, *, videos: int, seed: int) -> int:
 
 
 def causes(number: int) -> tuple[int, int, str]:
-    """Returns the kind, speed and split of a video.
+    """Returns (index into KINDS, index into SPEEDS, split) of the video with this number.
 
-    Every fifth is a test video: 5 shares no factor with the number of kinds or speeds, so the parts are balanced.
+    Every fifth video is for testing: 5 shares no factor with the number of kinds or speeds, so the splits are balanced.
     """
     return number % len(KINDS), number // len(KINDS) % len(SPEEDS), "test" if number % 5 == 4 else "train"
 
 
-def _claim(out: Path, recipe: dict[str, int]) -> None:
+def _claim_folder(out: Path, recipe: dict[str, int]) -> None:
     """Marks the folder as belonging to this corpus, so that two corpora are never mixed."""
     path = out / RECIPE
     if path.exists():
@@ -95,7 +95,7 @@ def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray) -> None:
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "20"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        video.thread_count = 1  # every core runs a process already
+        video.thread_count = 1  # each core already runs a worker process
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         for image in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -114,7 +114,7 @@ def _write_labels(out: Path, videos: int) -> None:
         kind, speed, split = causes(number)
         writer.writerow([_name(number), KINDS[kind], SPEEDS[speed], split])
     path = out / "labels.csv"
-    # An unchanged file keeps its modification time, because `make` prepares the videos again after a newer one.
+    # An unchanged file keeps its modification time; otherwise `make` would prepare the videos again.
     if not path.exists() or path.read_text(encoding="utf-8") != text.getvalue():
         write_atomically(path, text.getvalue())
 

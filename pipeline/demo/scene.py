@@ -1,8 +1,8 @@
-"""The scene of a demo video: its images and its sound follow from the same causes.
+"""The scene of a demo video, whose images and audio follow from the same causes.
 
 A shape flies straight through a room and bounces off its walls. Its kind (outline and pattern) decides the timbre of
-its hum, its speed decides the pitch, and each bounce is heard as a stroke. Everything else (colours, size, rotation,
-background, motionless silent shapes, loudness, noise) is drawn independently of kind and speed.
+its hum, its speed decides the pitch, and each bounce is audible as a short stroke. Everything else (colours, size,
+rotation, background, motionless silent shapes, loudness, noise) is drawn independently of kind and speed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Flight:
     start: np.ndarray
     """[2] position (x, y) at t = 0, in pixels from the leftmost and topmost position of the centre."""
     velocity: np.ndarray
-    """[2] velocity (x, y) before the first bounce, in pixels per second."""
+    """[2] velocity (x, y) at t = 0, in pixels per second."""
     room: np.ndarray
     """[2] distance that the centre can move along each axis, in pixels."""
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, pixels_per_second: float, radius: float) -> Flight:
-        """Draws a flight at random; `radius` is the size of the shape in pixels."""
+        """Draws a random flight; `radius` is the size of the shape in pixels."""
         # The angles avoid the axes, along which the shape would meet only one pair of walls.
         angle = rng.uniform(0.3, np.pi / 2 - 0.3) + rng.integers(4) * np.pi / 2
         room = np.array([WIDTH, HEIGHT]) - 2 * radius
@@ -43,12 +43,12 @@ class Flight:
         return cls(start=rng.uniform(0, room), velocity=velocity, room=room)
 
     def positions(self, times: np.ndarray) -> np.ndarray:
-        """Positions [n, 2] at n times in seconds: the straight path in a room mirrored at its walls."""
+        """Returns the positions [n, 2] at `times` [n] in seconds: a straight path, reflected at the walls."""
         unfolded = np.mod(self.start + times[:, None] * self.velocity, 2 * self.room)
         return self.room - np.abs(self.room - unfolded)
 
     def impacts(self) -> np.ndarray:
-        """Times in seconds, ascending, at which the shape touches a wall."""
+        """Returns the times in seconds, in ascending order, at which the shape touches a wall."""
         times = []
         for start, velocity, room in zip(self.start, self.velocity, self.room, strict=True):
             walls = np.arange(-np.ceil(abs(velocity) * SECONDS / room) - 1, abs(velocity) * SECONDS / room + 2)
@@ -58,11 +58,11 @@ class Flight:
 
 
 def render(kind: int, speed: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Renders one video.
+    """Renders one video; `kind` and `speed` are indices into KINDS and SPEEDS.
 
     Returns:
-        Frames uint8 [FPS·SECONDS, HEIGHT, WIDTH, 3], sound float32 [SAMPLE_RATE·SECONDS] within [-1, 1], and the times
-        of the impacts in seconds.
+        (frames, sound, impacts): uint8 RGB [FPS·SECONDS, HEIGHT, WIDTH, 3], float32 mono [SAMPLE_RATE·SECONDS] within
+        [-1, 1], and the times in seconds at which the shape hits a wall.
     """
     rng = np.random.default_rng(seed)
     radius = rng.uniform(20, 28)
@@ -85,7 +85,7 @@ def _images(rng: np.random.Generator, kind: int, radius: float, flight: Flight) 
 
 
 def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the background, float32 [HEIGHT, WIDTH, 3] from 0 to 255, and a shape colour of other brightness."""
+    """Returns a random background, float32 [HEIGHT, WIDTH, 3] in [0, 255], and a contrasting shape colour [3]."""
     colour, base = _two_colours(rng)
     rows, columns = np.linspace(0, 1, HEIGHT)[:, None], np.linspace(0, 1, WIDTH)[None, :]
     wave = np.zeros((HEIGHT, WIDTH))
@@ -101,7 +101,7 @@ def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws two RGB colours that also differ in brightness."""
+    """Returns two random RGB colours [3] that differ in brightness."""
     while True:
         first, second = rng.uniform(20, 235, (2, 3))
         if abs((first - second) @ (0.299, 0.587, 0.114)) > 60:
@@ -117,7 +117,7 @@ def _draw(canvas: np.ndarray, kind: int, centre: np.ndarray, radius: float, angl
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     shape, pattern = LOOKS[KINDS[kind]]
     coverage = np.clip(0.5 - radius * shape(u, v), 0, 1)[..., None]
-    # The pattern only darkens the shape's own colour: an extra hue would reveal the kind.
+    # The pattern only darkens the colour of the shape; a colour of its own would reveal the kind.
     shade = 1 - 0.7 * pattern(u, v)[..., None]
     patch = canvas[top:bottom, left:right]
     patch += coverage * (shade * colour - patch)
@@ -165,7 +165,7 @@ LOOKS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = 
 }
 """Outline and pattern of each kind, as functions of points (u, v) in units of the radius.
 
-The outline is the approximate signed distance, negative inside; the pattern is the shade, from 0 to 1.
+The outline is the approximate signed distance, negative inside; the pattern is the darkening, from 0 to 1.
 """
 
 
@@ -191,7 +191,7 @@ def _partials(*ratios_and_levels: tuple[float, float]) -> Callable[..., np.ndarr
 
 
 def _noise_band(rng: np.random.Generator, phase: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Makes narrow-band noise around three times the pitch: carriers in quadrature whose amplitudes vary slowly."""
+    """Returns narrow-band noise around three times the pitch: carriers in quadrature with slowly varying amplitudes."""
     spectrum = np.fft.rfft(rng.normal(0, 1, (2, len(time))))
     spectrum[:, int(80 * SECONDS) :] = 0
     inphase, quadrature = np.fft.irfft(spectrum, len(time))

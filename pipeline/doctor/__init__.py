@@ -1,1 +1,1 @@
-"""Checks what this machine can do."""
+"""Checks whether this machine can train, and with what."""

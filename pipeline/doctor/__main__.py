@@ -1,6 +1,6 @@
-"""Checks what this machine can do and shows what training will use: `python -m pipeline.doctor`.
+"""Checks whether this machine can train and shows what training will use: `python -m pipeline.doctor`.
 
-Exit status: 0 if everything that training needs works here (it needs no GPU), 1 if something is missing.
+Exit status: 0 if everything that training needs works here (a GPU is optional), 1 if something is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MARKS = {"ok": ("✓", "green"), "warning": ("–", "yellow"), "error": ("✗", 
 
 
 def examine(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding]:
-    """Runs the checks; a check that raises, as for a package that does not import, gives a finding with state error."""
+    """Runs the checks; a check that raises (such as for a package that cannot be imported) gives an error finding."""
     findings = []
     for check in checks:
         try:
@@ -28,7 +28,7 @@ def examine(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding]:
 
 
 def choices(findings: Sequence[Finding]) -> list[tuple[str, str]]:
-    """Returns (part, choice) pairs: what a run with default settings uses on this machine."""
+    """Returns (component, choice) pairs: what a run with default settings uses on this machine."""
     working = {finding.name for finding in findings if finding.state == "ok"}
     gpu = "GPU" in working
     processes = next((f.found.partition(" ")[0] for f in findings if f.name == "GPU" and gpu), "1")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_table(findings: Sequence[Finding], *, ready: bool) -> None:
-    # Imported here, so that the doctor can report that rich is missing.
+    # Imported here so that the doctor can report that rich is missing.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -71,8 +71,8 @@ def _print_table(findings: Sequence[Finding], *, ready: bool) -> None:
     console.print(table)
     if ready:
         used = Table.grid(padding=(0, 2))
-        for part, choice in choices(findings):
-            used.add_row("", Text(part, style="bold"), Text(choice))
+        for component, choice in choices(findings):
+            used.add_row("", Text(component, style="bold"), Text(choice))
         console.print("\nTraining will use")
         console.print(used)
 

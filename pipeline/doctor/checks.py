@@ -20,7 +20,7 @@ INSTALL = "pip install -r requirements.txt (or: make setup)"
 PYTHONS = ((3, 11), (3, 13))
 """Oldest and newest supported version of Python."""
 SMALLEST_MEMORY, SMALLEST_DISK = 2 * 2**30, 2**30
-"""Bytes of memory and of disk that a small run needs."""
+"""Memory and disk space that a small run needs, in bytes."""
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 """File in which the NVIDIA driver states its version while it is loaded."""
 
@@ -57,7 +57,7 @@ def check_packages() -> Finding:
     wanted = dict(re.findall(r"^([\w.-]+)==(\S+)", listed.read_text(), re.MULTILINE))
     missing, other = [], []
     for name, pinned in wanted.items():
-        # On a machine without a GPU faiss-cpu does as well.
+        # faiss-cpu is a valid substitute on a machine without a GPU.
         installed = installed_version(name) or (installed_version("faiss-cpu") if name == "faiss-gpu" else None)
         if installed is None:
             missing.append(name)
@@ -66,12 +66,12 @@ def check_packages() -> Finding:
     if missing:
         return Finding("packages", "error", f"missing: {', '.join(missing)}", INSTALL)
     if other:
-        return Finding("packages", "warning", f"other versions than tested: {', '.join(other)}", INSTALL)
+        return Finding("packages", "warning", f"versions differ from the tested ones: {', '.join(other)}", INSTALL)
     return Finding("packages", "ok", f"all {len(wanted)} have the versions in {listed.name}")
 
 
 def check_gpu() -> Finding:
-    """Whether PyTorch can use a GPU; explains why not if a driver is loaded."""
+    """Whether PyTorch can use a GPU; if not although a driver is loaded, the finding says why."""
     torch = importlib.import_module("torch")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -84,7 +84,7 @@ def check_gpu() -> Finding:
         return Finding("GPU", "warning", f"this PyTorch ({torch.__version__}) is built for CPUs only", INSTALL)
     if not driver_release():
         return Finding("GPU", "warning", "none: everything runs on the CPU")
-    reason = str(caught[0].message).splitlines()[0] if caught else "CUDA does not start"
+    reason = str(caught[0].message).splitlines()[0] if caught else "CUDA cannot be initialised"
     return Finding(
         "GPU",
         "warning",
@@ -95,7 +95,7 @@ def check_gpu() -> Finding:
 
 
 def check_driver() -> Finding:
-    """Whether an NVIDIA driver is loaded, and its release."""
+    """Whether an NVIDIA driver is loaded, and which release."""
     release = driver_release()
     if not release:
         return Finding(
@@ -128,7 +128,7 @@ def check_nvdec() -> Finding:
 
 
 def check_dali() -> Finding:
-    """Whether DALI decodes, on the CPU, a small video in each format that pipeline.prepare stores."""
+    """Whether DALI decodes a small video on the CPU in each format that pipeline.prepare stores."""
     dali = importlib.import_module("nvidia.dali")
     from pipeline.load.dali_probe import decode_with_dali
 
@@ -143,7 +143,7 @@ def check_dali() -> Finding:
 
 
 def check_faiss() -> Finding:
-    """Whether FAISS imports, and uses the GPU if there is one."""
+    """Whether FAISS can be imported, and uses the GPU if there is one."""
     # Only get_num_gpus is safe to call: faiss.StandardGpuResources() ends the process where there is no GPU.
     faiss = importlib.import_module("faiss")
     gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
@@ -158,14 +158,16 @@ def check_distributed() -> Finding:
     """Whether PyTorch has the communication backends of a run with several processes: gloo, and NCCL for GPUs."""
     dist = importlib.import_module("torch.distributed")
     if not (dist.is_available() and dist.is_gloo_available()):
-        return Finding("processes", "error", "this PyTorch has no gloo", INSTALL)
+        return Finding("processes", "error", "this PyTorch has no gloo backend", INSTALL)
     if _cuda_works() and not dist.is_nccl_available():
-        return Finding("processes", "warning", "gloo but no NCCL: one GPU works, several do not", INSTALL)
+        return Finding(
+            "processes", "warning", "gloo but no NCCL: training works on one GPU, but not on several", INSTALL
+        )
     return Finding("processes", "ok", f"gloo{' and NCCL' if dist.is_nccl_available() else ''}")
 
 
 def check_decord() -> Finding:
-    """Whether decord imports, which data.loader=decord needs."""
+    """Whether decord can be imported, which only data.loader=decord needs."""
     decord = importlib.import_module("decord")
     return Finding("decord", "ok", f"{decord.__version__} (data.loader=decord, raw videos)")
 
@@ -180,14 +182,14 @@ def check_pyav() -> Finding:
 
 
 def check_cores() -> Finding:
-    """How many CPU cores this process may use."""
+    """How many CPU cores this process may use; never an error."""
     quota = cpu_quota()
     limit = "" if quota is None else f", because of the container's CPU limit of {quota:g}"
     return Finding("cores", "ok", f"{available_cores()} of {os.cpu_count()}{limit}")
 
 
 def check_memory() -> Finding:
-    """Whether a small run fits the free memory."""
+    """Whether the free memory is enough for a small run."""
     free = free_memory()
     if free < SMALLEST_MEMORY:
         return Finding("memory", "error", f"{gib(free)} free", f"a small run needs {gib(SMALLEST_MEMORY)}")
@@ -195,14 +197,14 @@ def check_memory() -> Finding:
 
 
 def check_disk() -> Finding:
-    """Whether a small run fits the disk of the current folder."""
+    """Whether the disk of the current folder has enough free space for a small run."""
     free = shutil.disk_usage(Path.cwd()).free
     if free < SMALLEST_DISK:
         return Finding(
             "disk",
             "error",
             f"{gib(free)} free in {Path.cwd()}",
-            f"a small run needs {gib(SMALLEST_DISK)}: free some, or set run_dir=... to another disk",
+            f"a small run needs {gib(SMALLEST_DISK)}: free some space, or set run_dir=... to a folder on another disk",
         )
     return Finding("disk", "ok", f"{gib(free)} free in {Path.cwd()}")
 
@@ -225,7 +227,7 @@ CHECKS: list[Callable[[], Finding]] = [
 
 
 def driver_release() -> str:
-    """Release of the loaded NVIDIA driver, such as 580.65.06; empty if no driver is loaded."""
+    """Returns the release of the loaded NVIDIA driver, such as 580.65.06; empty if no driver is loaded."""
     try:
         found = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", DRIVER_VERSION.read_text())
     except OSError:
@@ -234,7 +236,7 @@ def driver_release() -> str:
 
 
 def free_memory() -> int:
-    """Bytes of memory that the machine and the container's limit (cgroup v2) leave free."""
+    """Returns the free memory in bytes: that of the machine, or of the container (cgroup v2) if it is less."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     machine = int(found.group(1)) * 1024 if found else sys.maxsize
     try:
@@ -244,9 +246,9 @@ def free_memory() -> int:
         return machine
 
 
-def gib(count: int) -> str:
-    """Formats bytes, as in 139.8 GiB."""
-    return f"{count / 2**30:.1f} GiB"
+def gib(size: int) -> str:
+    """Formats a number of bytes as, for example, 139.8 GiB."""
+    return f"{size / 2**30:.1f} GiB"
 
 
 def _cuda_works() -> bool:

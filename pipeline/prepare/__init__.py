@@ -1,1 +1,1 @@
-"""Prepares a folder of videos as shards."""
+"""Prepares the videos of a folder as shards, which the loaders read."""

@@ -19,7 +19,7 @@ from settings import ConfigError, PrepareConfig, load_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 if no file was usable, 2 for a wrong argument, 130 if interrupted."""
+    """Returns the exit status: 0, 1 if no file was usable, 2 for a wrong argument, 130 if interrupted."""
     options = _parse(arguments)
     try:
         summary = prepare(
@@ -42,16 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.prepare", description=__doc__)
-    parser.add_argument("src", type=Path, help="folder tree of videos in any format FFmpeg reads")
+    parser.add_argument("src", type=Path, help="folder of videos in any format that FFmpeg reads, with sub-folders")
     parser.add_argument("out", type=Path, help="folder for shards, manifest and rejected.jsonl")
     parser.add_argument(
         "--labels", type=Path, help="CSV file with a column path and label columns (default: folder names)"
     )
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
     parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="prepare only part i (from 0) of n")
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings of preparation, such as storage.fps=12.5"
-    )
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings to change, such as storage.fps=12.5")
     return parser.parse_intermixed_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Places decoded audio on a sample's time line, by its time stamps, as mono 16-bit PCM."""
+"""Places the decoded audio of a sample on its time line, according to the time stamps, as mono 16-bit PCM."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 _STAMP_TOLERANCE = 0.02
-"""Largest difference, in seconds, between a time stamp and the sample count that is ignored: half a frame at 25 fps.
+"""Largest ignored difference, in seconds, between a time stamp and the end of the audio so far; half a frame at 25 fps.
 
-Smaller ones are rounding (1 ms in Matroska and FLV) or jitter. A larger one is a gap, an overlap or drift, and the
-audio is placed where its time stamp says.
+Smaller differences are rounding (1 ms in Matroska and FLV) or jitter. A larger one is a gap, an overlap or drift, and
+the audio is placed where its time stamp says.
 """
 _FLAGGED_SILENCE = 0.1
 """Shortest added silence, in seconds, that is flagged: audio often ends a few hundredths before the video."""
@@ -23,13 +23,14 @@ _FLAGGED_SILENCE = 0.1
 
 @dataclass
 class _Segment:
-    """Audio without a gap; one resampler converts all of it.
+    """A piece of audio without gaps, which one resampler converts.
 
     Attributes:
         start: presentation time of the first sample, in seconds.
-        rate: Hz of the source.
+        rate: sample rate of the source in Hz.
+        resampler: converts the source to mono 16-bit PCM at the stored sample rate.
         samples_in: number of samples per channel received from the source.
-        chunks: int16 [n] each, the resampled audio.
+        chunks: the resampled audio, int16 [n] each.
     """
 
     start: float
@@ -44,7 +45,7 @@ class _Segment:
 
 
 class AudioTrack:
-    """Collects the audio of one stream; once `stop_at` is set, memory is bounded."""
+    """Collects the audio of one stream; set `stop_at` to bound the memory that it takes."""
 
     def __init__(self, *, sample_rate: int) -> None:
         self._rate = sample_rate
@@ -80,7 +81,7 @@ class AudioTrack:
         if self._open and (setup != self._setup or abs(time - self._open.end) > _STAMP_TOLERANCE):
             self._close()
         if self._open is None:
-            # Straight to mono 16-bit: PyAV crashes when it reads eight planar channels as an array.
+            # FFmpeg mixes down to mono here, because PyAV crashes when it converts eight planar channels to an array.
             resampler = av.AudioResampler(format="s16", layout="mono", rate=self._rate)
             self._open = _Segment(start=time, rate=frame.sample_rate, resampler=resampler)
             self._segments.append(self._open)
@@ -89,7 +90,7 @@ class AudioTrack:
         self._open.samples_in += frame.samples
 
     def finish(self, *, start: float, samples: int) -> NDArray[np.int16]:
-        """Returns int16 [samples], the audio from presentation time `start` (seconds) on.
+        """Returns the audio that begins at presentation time `start` (in seconds), int16 [samples].
 
         Gaps become silence; where segments overlap, the earlier one is kept.
         """

@@ -11,7 +11,7 @@ from settings.load import format_value
 
 
 class LabelError(ValueError):
-    """A labels file that cannot be used; the message names the file and the line."""
+    """The labels file cannot be used; the message names the file and, if possible, the line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class Labels:
 
 
 def folder_labels(names: Sequence[str]) -> Labels:
-    """Makes a column `label` of the name of each source's folder.
+    """Returns labels with one column, `label`: the name of the folder that holds each source.
 
-    Sources directly in the source folder get no label; if all lie there, there is no column.
+    Sources directly in the source folder have no label; if all are there, the column is omitted.
     """
     by_source = {name: {"label": parent} for name in names if (parent := PurePosixPath(name).parent.name)}
     return Labels(columns=["label"] if by_source else [], by_source=by_source)
@@ -90,7 +90,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 class _Finder:
-    """Finds sources by their path, then by looser spellings; a spelling that several sources share finds none."""
+    """Finds sources by path or by a shorter spelling; a spelling that fits several sources matches none of them."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._tables: list[dict[str, str | None]] = [{}, {}, {}, {}]
@@ -106,7 +106,7 @@ class _Finder:
     def find(self, text: str) -> str | None:
         if not text:
             return None
-        # Lists made on Windows separate folders by backslashes; on Linux a name may contain one.
+        # Files from Windows separate folders with backslashes; on Linux a name may contain a backslash.
         path = PurePosixPath(text if text in self._tables[0] else text.replace("\\", "/"))
         exact, bare, file_name, stem = self._tables
         for table, spelling in ((exact, str(path)), (bare, str(path)), (file_name, path.name), (stem, path.name)):

@@ -1,4 +1,4 @@
-"""Decodes one media file to normalised tracks on one time line; runs in a worker, as a decoder may crash or hang."""
+"""Decodes a media file to normalised tracks on one time line; runs in a worker, because a decoder may crash or hang."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
     """Decodes the file once and encodes its tracks as configured.
 
     Raises:
-        RejectedSource: the file cannot be used; the reason is meant for its owner.
+        RejectedSource: the file cannot be used; the exception tells its owner why.
         MemoryError: decoding needs more memory than the process may use.
     """
     path = Path(path)
@@ -42,8 +42,8 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
 
 
 def _open(path: Path, config: PrepareConfig) -> InputContainer:
-    # FFmpeg enforces max_pixels also where a header understates the frame size. The protocol list prevents a disguised
-    # playlist from reaching the network.
+    # FFmpeg enforces max_pixels even if a header understates the frame size. The protocol whitelist prevents a
+    # disguised playlist from reaching the network.
     options = {"max_pixels": str(config.max_pixels)}
     try:
         return av.open(
@@ -59,6 +59,8 @@ def _open(path: Path, config: PrepareConfig) -> InputContainer:
 
 
 class _Normaliser:
+    """Decodes the tracks of one open container and counts the packets that fail."""
+
     def __init__(self, container: InputContainer, config: PrepareConfig) -> None:
         self._container = container
         self._config = config
@@ -96,7 +98,7 @@ class _Normaliser:
         rate = stream.average_rate or stream.guessed_rate or frame_rate(self._config.storage.fps)
         return VideoTrack(
             storage=self._config.storage,
-            # No camera has pixels more elongated than this; damaged headers do.
+            # No camera has more elongated pixels; such a value comes from a damaged header.
             pixel_aspect=Fraction(aspect) if 1 / 4 <= aspect <= 4 else Fraction(1),
             frame_seconds=float(1 / rate),
             max_seconds=self._config.max_seconds,
@@ -113,7 +115,7 @@ class _Normaliser:
         context = stream.codec_context
         if context is None:
             raise RejectedSource("unknown codec", f"FFmpeg has no decoder for the {kind} track")
-        # One thread per worker: every core has a worker already, and frame threads multiply the memory.
+        # Each core already has a worker, and threads for frames would multiply the memory.
         context.thread_count = 1
         self._streams.append(stream)
         return context
@@ -147,7 +149,7 @@ class _Normaliser:
             return
         for frame in frames:
             if isinstance(frame, av.VideoFrame) and frame.width * frame.height > self._config.max_pixels:
-                raise RejectedSource("too many pixels", f"a frame of {frame.width} x {frame.height}")
+                raise RejectedSource("too many pixels", f"a frame has {frame.width} x {frame.height}")
             try:
                 if isinstance(frame, av.VideoFrame):
                     assert self._video is not None
@@ -206,9 +208,9 @@ class _Normaliser:
                 continue
             packets, errors = self._packets[kind], self._errors[kind]
             if track.start is None:
-                raise RejectedSource("truncated or damaged", f"none of the {packets} {kind} packets decodes")
+                raise RejectedSource("truncated or damaged", f"none of the {packets} {kind} packets can be decoded")
             if errors > _MAX_ERROR_SHARE * packets:
-                raise RejectedSource("truncated or damaged", f"{errors} of {packets} {kind} packets do not decode")
+                raise RejectedSource("truncated or damaged", f"{errors} of {packets} {kind} packets cannot be decoded")
 
     def _reject_short(self, seconds: float) -> None:
         if seconds < self._config.min_seconds:
@@ -233,13 +235,13 @@ class _Normaliser:
         return flags
 
     def _missing(self, seconds: float) -> float:
-        """Seconds by which the file is shorter than its header says."""
+        """Returns by how many seconds the file is shorter than its header says."""
         stream, container = self._streams[0], self._container
         if stream.duration is not None:
             return float(stream.duration * stream.time_base) - seconds
         if container.duration is None:
             return 0.0
-        # Matroska states one end for all tracks together.
+        # Matroska states a single duration for all tracks together.
         ends = [self._audio.end] if self._audio is not None else []
         if self._video is not None and self._video.start is not None:
             ends.append(self._video.start + seconds)

@@ -1,4 +1,4 @@
-"""Makes the manifest and rejected.jsonl, which readers open, from the indexes of all shards."""
+"""Writes the manifest and rejected.jsonl from the indexes of all shards and the rejections of all parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from settings import PrepareConfig
 
 @dataclass(kw_only=True)
 class Totals:
-    """Totals of OUT over all parts and runs.
+    """Totals of the output folder over all parts and runs.
 
     Attributes:
         seconds: total duration of the samples.
@@ -41,12 +41,13 @@ def publish(out: Path, *, config: PrepareConfig, labels: Labels) -> Totals:
     while True:
         before = _state(out)
         totals = _publish_once(out, config, labels)
-        # Another machine may have finished a shard meanwhile and published before this one.
+        # If another machine has finished a shard meanwhile, what was just written may lack it.
         if _state(out) == before:
             return totals
 
 
 def _state(out: Path) -> list[tuple[str, int]]:
+    """Returns the names and sizes of the index files, which change when any part records a sample or a rejection."""
     return sorted((path.name, path.stat().st_size) for path in (out / "index").iterdir() if path.suffix != ".tmp")
 
 
@@ -70,9 +71,10 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
 
 
 def _rows(out: Path, shards: list[str], labels: Labels, totals: Totals, sources: set[str]) -> Iterator[dict[str, Any]]:
-    number = {name: index for index, name in enumerate(shards)}
+    """Yields the manifest rows with the current labels, and adds them to `totals` and `sources`."""
+    numbers = {name: number for number, name in enumerate(shards)}
     for name, row in index_rows(out):
-        if row["source"] in sources or name not in number:
+        if row["source"] in sources or name not in numbers:
             continue
         sources.add(row["source"])
         row["labels"] = labels.by_source.get(row["source"], row["labels"])
@@ -80,7 +82,7 @@ def _rows(out: Path, shards: list[str], labels: Labels, totals: Totals, sources:
         totals.seconds += row["seconds"]
         totals.unlabelled += bool(labels.columns) and not any(row["labels"].values())
         totals.flagged.update(row["flags"].keys())
-        yield row | {"shard": number[name]}
+        yield row | {"shard": numbers[name]}
 
 
 def _publish_rejected(out: Path, usable: set[str], totals: Totals) -> None:

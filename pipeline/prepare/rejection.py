@@ -1,4 +1,4 @@
-"""Reasons why a source is rejected, in words for its owner."""
+"""Detects sources that cannot be prepared, and explains why to their owner."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 _MAGIC = [
     (b"version https://git-lfs", "a git-LFS pointer whose file was never fetched; run git lfs pull"),
-    # FFmpeg would open the files that these lists name, which may be any files of the user.
+    # FFmpeg would open the files that these lists name, which may be any file that the user can read.
     (b"ffconcat", "a list of files (FFmpeg concat script)"),
     (b"#EXTM3U", "a playlist (m3u8)"),
     (b"<?xml", "XML text"),
@@ -19,14 +19,16 @@ _MAGIC = [
     (b"Rar!", "a RAR archive"),
     (b'{"', "JSON text"),
 ]
+"""First bytes of other kinds of files, and what the files are."""
 _HEAD_BYTES = 65536
+"""Number of bytes at the start of a file that are inspected."""
 
 
 class RejectedSource(Exception):
     """A source that cannot be prepared.
 
     Attributes:
-        reason: one of a few short phrases, which the summary counts.
+        reason: one of a fixed set of short phrases, by which the summary counts rejections.
         detail: what was found in this file; may be empty.
     """
 
@@ -40,7 +42,7 @@ class RejectedSource(Exception):
 
 
 def file_problem(path: Path) -> RejectedSource | None:
-    """Why `path` cannot be read as a file; None if it is a regular file."""
+    """Returns why `path` cannot be read as a file; None if it is a regular file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -56,7 +58,7 @@ def file_problem(path: Path) -> RejectedSource | None:
 
 
 def content_problem(path: Path) -> RejectedSource | None:
-    """Recognises other content that often has a media suffix; None if nothing is recognised."""
+    """Recognises files that are not media despite their suffix; None if nothing is recognised."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -74,14 +76,14 @@ def content_problem(path: Path) -> RejectedSource | None:
 
 
 def open_problem(path: Path, error: Exception) -> RejectedSource:
-    """Why FFmpeg could not open a file that is not empty."""
+    """Returns why FFmpeg could not open a file that is not empty; `error` is what FFmpeg raised."""
     with path.open("rb") as file:
         if not any(file.read(_HEAD_BYTES)):
-            return RejectedSource("not a media file", "it begins with zero bytes, as an unfinished download does")
+            return RejectedSource("not a media file", "it begins with zero bytes, probably an unfinished download")
     boxes = _top_level_boxes(path)
     if "ftyp" in boxes and "moov" not in boxes and "moof" not in boxes:
         return RejectedSource(
-            "truncated or damaged", "an MP4 file without its index (moov), as an unfinished download is"
+            "truncated or damaged", "an MP4 file without its index (moov), probably an unfinished download"
         )
     return RejectedSource(
         "not a media file", f"FFmpeg does not recognise it ({getattr(error, 'strerror', None) or error})"
@@ -89,6 +91,7 @@ def open_problem(path: Path, error: Exception) -> RejectedSource:
 
 
 def _top_level_boxes(path: Path) -> list[str]:
+    """Returns the names of the first 64 top-level boxes of an MP4 file; empty for other files."""
     names: list[str] = []
     with path.open("rb") as file:
         while len(names) < 64:

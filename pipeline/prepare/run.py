@@ -24,6 +24,8 @@ from settings import PrepareConfig
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
+    """A source to prepare; the worker writes the sample to `fragment`."""
+
     source: Source
     fragment: Path
     labels: dict[str, str]
@@ -44,10 +46,10 @@ def prepare(
 
     Args:
         labels_path: CSV file of labels; without it the folder names are labels.
-        workers: number of worker processes; default: all cores that this process may use.
+        workers: number of worker processes; by default one per core that this process may use.
 
     Raises:
-        PrepareError: wrong arguments, a full disk, or another run on the same part.
+        PrepareError: an argument is wrong, the disk is full, or another run works on the same part.
         LabelError: the labels file cannot be used.
     """
     src, out = src.resolve(), out.resolve()
@@ -61,8 +63,8 @@ def prepare(
     summary = Summary(skipped=skipped, rows_without_file=labels.rows_without_file)
     staging = Staging(out, part=part, config=config, labels="file" if labels_path is not None else "folders")
     try:
-        mine = [source for source in sources if int(source.key, 16) % part[1] == part[0]]
-        _work(mine, staging, labels, config=config, workers=workers or available_cores(), summary=summary)
+        assigned = [source for source in sources if int(source.key, 16) % part[1] == part[0]]
+        _prepare_part(assigned, staging, labels, config=config, workers=workers or available_cores(), summary=summary)
         summary.totals = publish(out, config=config, labels=labels)
     except OSError as error:
         raise PrepareError(f"cannot continue in {out}: {error}") from None
@@ -77,12 +79,12 @@ def _check_folders(src: Path, out: Path) -> None:
             f"SRC must be a folder of videos, but {src} {'is a file' if src.exists() else 'does not exist'}"
         )
     if out == src or out in src.parents:
-        raise PrepareError(f"OUT ({out}) must be another folder than SRC ({src}), and must not contain it")
+        raise PrepareError(f"OUT ({out}) must not be SRC ({src}), and must not contain it")
     if out.exists() and not out.is_dir():
         raise PrepareError(f"OUT must be a folder, but {out} is a file")
 
 
-def _work(
+def _prepare_part(
     sources: Sequence[Source],
     staging: Staging,
     labels: Labels,
@@ -92,10 +94,10 @@ def _work(
     summary: Summary,
 ) -> None:
     summary.changed = sum(staging.is_changed(source) for source in sources)
-    open_sources = [source for source in sources if not staging.is_packed(source)]
-    summary.already_prepared = len(sources) - len(open_sources)
-    packer = _Packer(open_sources, staging, config.shard_samples)
-    todo = [source for source in open_sources if not (staging.is_staged(source) or staging.is_rejected(source))]
+    unpacked = [source for source in sources if not staging.is_packed(source)]
+    summary.already_prepared = len(sources) - len(unpacked)
+    packer = _Packer(unpacked, staging, config.shard_samples)
+    todo = [source for source in unpacked if not (staging.is_staged(source) or staging.is_rejected(source))]
     for source in todo:
         if source.problem is not None:
             staging.reject(source, source.problem)
@@ -131,7 +133,7 @@ def _work(
 
 
 class _Packer:
-    """Fills shards in the order of the sources, in whatever order the samples are finished."""
+    """Fills shards in the order of the sources, although samples are finished in any order."""
 
     def __init__(self, sources: Iterable[Source], staging: Staging, shard_samples: int) -> None:
         self._sources = list(sources)
@@ -141,7 +143,7 @@ class _Packer:
         self._group: list[Source] = []
 
     def advance(self) -> None:
-        """Writes each shard whose samples, and all before them, are finished or rejected."""
+        """Writes each full shard whose sources, and all sources before them, are finished or rejected."""
         while self._position < len(self._sources):
             source = self._sources[self._position]
             if self._staging.is_staged(source):
@@ -153,14 +155,14 @@ class _Packer:
                 self.finish()
 
     def finish(self) -> None:
-        """Writes the gathered samples, even if they do not fill a shard."""
+        """Writes the samples gathered so far as a shard, even if it is not full."""
         if self._group:
             self._staging.pack(self._group)
             self._group = []
 
 
 def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
-    """Writes the fragment of one source; runs in a worker.
+    """Writes the fragment (the sample as a tar file) of one source; runs in a worker.
 
     Raises:
         RejectedSource: the source cannot be used, and nothing was written.

@@ -21,13 +21,14 @@ MEDIA_SUFFIXES = frozenset(f".{name}" for name in (_VIDEO + _AUDIO).split())
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A candidate file.
+    """A file from which a sample may be prepared.
 
     Attributes:
         name: path relative to the source folder, separated by /; bytes that are not UTF-8 are written as \\xNN.
-        key: 20 hexadecimal digits of a hash of the name; the sample's members in a shard are named after it.
+        key: 20 hexadecimal digits of a hash of the name; it names the sample's members in a shard.
         path: path of the file.
-        size, mtime_ns: bytes and modification time, which identify a version of the file; -1 if it cannot be read.
+        size, mtime_ns: size in bytes and modification time in nanoseconds, which identify a version of the file; -1 if
+            it cannot be read.
         problem: why it cannot be read; None for a readable file.
     """
 
@@ -42,7 +43,7 @@ class Source:
 def find_sources(folder: Path, *, exclude: Path | None = None) -> tuple[list[Source], Counter[str]]:
     """Finds all files of `folder` with a media suffix (upper or lower case).
 
-    Links are followed; each folder is entered once, and `exclude` never.
+    Symbolic links are followed. Each folder is visited once, and `exclude` is skipped.
 
     Returns:
         The sources, sorted by the bytes of their relative path, and the number of skipped files per other suffix.

@@ -1,10 +1,10 @@
 """Crash-safe state of preparation: every sample, rejection and shard is durable before it is referenced.
 
 OUT/recipe.json             the settings that all samples share
-OUT/.staging/PART/          samples (KEY.SIZE-MTIME.tar) that wait for their shard; each file appears complete
+OUT/.staging/PART/          samples (KEY.SIZE-MTIME.tar) that wait for their shard; each is written atomically
 OUT/shard-*.tar             shards; a shard is valid once its index exists
 OUT/index/SHARD.jsonl       one row per sample of that shard: source, offsets, lengths, labels
-OUT/index/PART.rejected     rejections, one JSON object per line, in the order they happened
+OUT/index/PART.rejected     journal of rejections, one JSON object per line
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from settings import PrepareConfig
 from settings.load import format_key, format_value, to_dict
 
 _LIMITS = ("timeout_seconds", "memory_mb")
-"""Settings that say when to give up on a source; they do not change a sample, so they may differ between runs."""
+"""Settings that limit the work on a source. They do not affect the samples, so they may differ between runs."""
 
 
 class PrepareError(Exception):
@@ -35,7 +35,7 @@ class Staging:
     """The state of OUT for one part (i of n) of the sources.
 
     Args:
-        labels: where labels come from, `file` or `folders`; part of the recipe.
+        labels: where labels come from, `file` or `folders`; it is part of the recipe.
 
     Raises:
         PrepareError: OUT cannot be written or was prepared with other settings, or another process works on this part.
@@ -65,7 +65,7 @@ class Staging:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            message = f"another pipeline.prepare works on {out} ({self._part}); wait for it, or stop it"
+            message = f"another pipeline.prepare is working on {out} ({self._part}); wait for it, or stop it"
             raise PrepareError(message) from None
         _check_recipe(out, config, labels)
         self._packed = {row["key"]: (row["size"], row["mtime_ns"]) for _, row in index_rows(out)}
@@ -76,12 +76,12 @@ class Staging:
         }
         self._staged = self._tidy()
         if self._journal.exists() and not self._journal.read_bytes().endswith(b"\n"):
-            # A killed run left half a line; the next entry must not continue it.
+            # A killed run left an incomplete line; end it, so that the next entry starts on a line of its own.
             with self._journal.open("a", encoding="utf-8") as journal:
                 journal.write("\n")
 
     def close(self) -> None:
-        """Releases the part, and removes its folder if no sample waits there."""
+        """Releases the lock on this part, and removes its folder if no sample waits there."""
         self._lock.close()
         if not self._staged:
             (self._folder / "lock").unlink(missing_ok=True)
@@ -92,11 +92,11 @@ class Staging:
                     return
 
     def fragment(self, source: Source) -> Path:
-        """Path where the finished sample of `source` waits for its shard."""
+        """Returns the path at which the finished sample of `source` waits for its shard."""
         return self._folder / f"{source.key}.{source.size}-{source.mtime_ns}.tar"
 
     def is_packed(self, source: Source) -> bool:
-        """Whether the source, in any version of its file, is in a shard."""
+        """Whether any version of the source is in a shard."""
         return source.key in self._packed
 
     def is_changed(self, source: Source) -> bool:
@@ -104,7 +104,7 @@ class Staging:
         return self._packed.get(source.key, (source.size, source.mtime_ns)) != (source.size, source.mtime_ns)
 
     def is_staged(self, source: Source) -> bool:
-        """Whether the finished sample waits for its shard."""
+        """Whether the sample is finished and waits for its shard."""
         return self.fragment(source).name in self._staged
 
     def is_rejected(self, source: Source) -> bool:
@@ -112,7 +112,7 @@ class Staging:
         return self._rejected.get(source.key) == (source.size, source.mtime_ns)
 
     def stage(self, source: Source) -> None:
-        """Records that the fragment of `source` is on disk."""
+        """Records that the sample of `source` is on disk as `fragment(source)`."""
         self._staged.add(self.fragment(source).name)
 
     def reject(self, source: Source, problem: RejectedSource) -> None:
@@ -188,7 +188,7 @@ def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rejections in `path`; skips lines cut short by a kill, whose sources are then tried again."""
+    """Yields the rejections in `path`. Incomplete lines are skipped, so that their sources are tried again."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -228,7 +228,7 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
         raise PrepareError(f"cannot read {path}: {error}") from None
     new = flatten(recipe)
     differing = [
-        f"{format_key('', key)}={_setting(old, key)} then, {_setting(new, key)} now"
+        f"{format_key('', key)} was {_setting(old, key)} and is now {_setting(new, key)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]

@@ -1,4 +1,4 @@
-"""What a run of preparation did, and its table for a terminal or a log file."""
+"""Counts of what a run of preparation did, and their table for a terminal or a log file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.prepare.publish import Totals
 
 @dataclass(kw_only=True)
 class Summary:
-    """What a run did, and what OUT holds now.
+    """What a run did, and what the output folder holds now.
 
     Attributes:
         prepared: number of sources prepared by this run.
@@ -23,6 +23,7 @@ class Summary:
         rejected: number of sources rejected by this run, per reason.
         skipped: number of files of other kinds, per suffix.
         rows_without_file: number of rows of the labels file that match no source.
+        totals: what the output folder holds now.
     """
 
     prepared: int = 0

@@ -1,4 +1,4 @@
-"""Converts decoded frames to a constant frame rate, upright, small, with square pixels, in 8-bit BT.601."""
+"""Converts decoded frames to a constant rate and a small size: upright, with square pixels, in 8-bit BT.601."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pipeline.shards.encoder import BlobEncoder
 from settings import StorageConfig
 
 MAX_ASPECT = 4
-"""Largest ratio of long side to short side; a frame beyond it is cropped around its centre."""
+"""Largest ratio of long side to short side; a frame that exceeds it is cropped around its centre."""
 _TIME_TOLERANCE = 0.001
-"""Delay in seconds by which a frame may miss its tick: Matroska and FLV round time stamps to a millisecond."""
+"""Delay in seconds with which a frame still counts for its tick: Matroska and FLV round time stamps to 1 ms."""
 _LOOKAHEAD = 4
-"""Number of frames buffered to sort their time stamps, because AVI stamps frames in decoding order."""
+"""Number of frames that are buffered to sort their time stamps, because AVI numbers frames in decoding order."""
 _FLAGGED_HOLD = 2.0
-"""Shortest time in seconds for which one frame is shown that is flagged, as with lecture slides or damaged files."""
+"""Time in seconds; a frame that is shown for longer sets a flag (as in lecture slides or damaged files)."""
 _MATRIX = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
-"""Names in FFmpeg's scale filter of AVColorSpace values; all other values are read as BT.601, the default."""
+"""AVColorSpace value -> name of the colour matrix in FFmpeg's scale filter; other values are treated as BT.601."""
 _FULL_RANGE = 2
 """Value of FFmpeg's AVColorRange for full-range (JPEG) colours."""
 
@@ -34,7 +34,7 @@ class Geometry:
     """How a decoded frame becomes a stored one.
 
     Attributes:
-        crop: width and height, in source pixels, that are kept around the centre.
+        crop: width and height of the central part that is kept, in source pixels.
         scale: width and height to which the crop is resized, in pixels.
         turns: quarter turns clockwise after scaling.
     """
@@ -45,7 +45,7 @@ class Geometry:
 
 
 def plan_geometry(*, width: int, height: int, pixel_aspect: Fraction, rotation: int, short_side: int) -> Geometry:
-    """Plans a frame with square pixels, even sides, and a long side of at most MAX_ASPECT times the short side.
+    """Plans stored frames with square pixels, even sides, and a long side of at most MAX_ASPECT times the short side.
 
     Args:
         width, height: size of the decoded frame in pixels.
@@ -72,12 +72,12 @@ def _even(value: float | Fraction) -> int:
 class VideoTrack:
     """Samples a stream of frames at storage.fps and encodes the result.
 
-    Tick i lies i / fps seconds after the first frame; its frame is the last one that began at or before it.
+    Tick i is i / fps seconds after the first frame; it stores the last source frame that began at or before it.
 
     Args:
         pixel_aspect: width over height of one source pixel.
-        frame_seconds: duration in seconds of a frame that states none.
-        max_seconds: length at which the track is cut.
+        frame_seconds: duration in seconds of a frame without a stated duration.
+        max_seconds: length in seconds at which the track is cut.
     """
 
     def __init__(
@@ -100,19 +100,19 @@ class VideoTrack:
         self._held_scaled: VideoFrame | None = None
         self._ticks = 0
         self.start: float | None = None
-        """Presentation time in seconds of the first frame, t = 0 of the sample; None while the track is empty."""
+        """Presentation time in seconds of the first frame (t = 0 of the sample); None while the track is empty."""
         self.frames = 0
-        """Number of source frames so far."""
+        """Number of source frames processed so far."""
         self.flags: dict[str, Any] = {}
 
     @property
     def full(self) -> bool:
-        """Whether max_seconds are stored."""
+        """Whether the track has reached max_seconds."""
         return self._ticks >= self._max_ticks
 
     @property
     def end(self) -> float:
-        """Seconds from the first frame to the end of the last one so far."""
+        """Time in seconds from the first frame to the end of the latest one."""
         duration = self._frame_seconds
         if self._held is not None and self._held.duration and self._held.time_base:
             duration = float(self._held.duration * self._held.time_base)
@@ -130,11 +130,12 @@ class VideoTrack:
             self._take(self._waiting.popleft(), heapq.heappop(self._stamps))
 
     def flush(self) -> None:
-        """Processes the frames that still wait for their time stamps; call it after the last `add`."""
+        """Processes the frames that are still buffered; call it after the last `add`."""
         while self._waiting:
             self._take(self._waiting.popleft(), heapq.heappop(self._stamps))
 
     def _take(self, frame: VideoFrame, stamp: float) -> None:
+        """Emits the previous frame up to the time stamp of this one, then holds this one."""
         if self.start is None:
             self.start = stamp
         time = stamp - self.start
@@ -148,17 +149,17 @@ class VideoTrack:
         try:
             self._emit_until(time - _TIME_TOLERANCE)
         finally:
-            # A frame that cannot be converted must not block the following ones.
+            # Done even after an error: a frame that cannot be converted must not block the following ones.
             self._held, self._held_time, self._held_scaled = frame, time, None
         self.frames += 1
         if frame.interlaced_frame:
             self.flags["interlaced"] = True
 
     def finish(self, *, hold_until: float | None = None) -> VideoBlob:
-        """Stores the last frame for its duration and returns the encoded track.
+        """Emits the last frame for its duration and returns the encoded track.
 
         Args:
-            hold_until: time in seconds until which the last frame is held at least (for a still image with audio).
+            hold_until: time in seconds up to which the last frame lasts at least (for a still image with audio).
         """
         end = max(self.end, hold_until or 0.0)
         begun = int((self._held_time + _TIME_TOLERANCE) * self._rate) + 1
@@ -199,7 +200,7 @@ class VideoTrack:
             if plan.crop != size:
                 self.flags["cropped_to_aspect"] = MAX_ASPECT
             if self._geometry is not None:
-                # A track has one size: later frames of another size are scaled to that of the first.
+                # All frames of a track are stored at the size of the first one.
                 self.flags["size_changes"] = True
                 plan = Geometry(crop=plan.crop, scale=self._geometry.scale, turns=self._geometry.turns)
             self._geometry, self._coded_size = plan, size
@@ -237,7 +238,7 @@ class _Scaler:
         )
         steps = [f"crop={geometry.crop[0]}:{geometry.crop[1]}:exact=1"]
         if frame.interlaced_frame:
-            # Keeping one of the two fields avoids combing; half the lines are still more than are stored.
+            # Keeping one of the two fields avoids combing; it usually still has more lines than the stored frame.
             steps.append("field=type=top")
         source = "" if is_rgb else f":in_color_matrix={matrix}:in_range={'pc' if full else 'tv'}"
         width, height = geometry.scale

@@ -1,4 +1,4 @@
-"""Worker processes that a damaged file may crash, hang or exhaust without harm to the run."""
+"""Worker processes: a damaged file may crash, hang or exhaust one of them without harm to the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
-from concurrent.futures import TimeoutError as TaskTimeoutError  # not the builtin one before Python 3.11
+from concurrent.futures import TimeoutError as TaskTimeoutError
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -19,23 +19,23 @@ from pipeline.prepare.rejection import RejectedSource
 
 Task = TypeVar("Task")
 _FILES_PER_WORKER = 500
-"""Number of files after which a worker is replaced, which returns the memory that decoders leak."""
+"""Number of files after which a worker is replaced, to free the memory that decoders leak."""
 _TASKS_AHEAD = 3
-"""Number of tasks scheduled per worker: enough that no worker waits, few enough that an interruption is quick."""
+"""Number of tasks scheduled per worker: enough to keep it busy, few enough for a quick interruption."""
 
 
 def worker_pool(workers: int, *, memory_mb: int) -> ProcessPool:
-    """Makes a pool whose processes lose only their own task when they die; they end whenever this process ends.
+    """Makes a pool of processes. One that dies loses only its own task, and all end when this process ends.
 
     Args:
-        memory_mb: address space in MiB that a worker may use beyond what it has at its start.
+        memory_mb: address space in MiB that a worker may use in addition to what it occupies at startup.
     """
     return ProcessPool(
         max_workers=workers,
         max_tasks=_FILES_PER_WORKER,
         initializer=_limit,
         initargs=(memory_mb, os.getpid()),
-        # Not fork: a child would inherit locks that the parent's library threads hold, and wait for them forever.
+        # Not fork: a child would inherit locks held by library threads of the parent, and wait for them forever.
         context=multiprocessing.get_context("spawn"),
     )
 

@@ -1,4 +1,4 @@
-"""The number of cores a process may use, by affinity and by the CPU quota of its control groups."""
+"""The number of cores that a process may use, from its affinity mask and the CPU quota of its control groups."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ V1 = "5:cpu,cpuacct:/job\n2:memory:/job\n"
         ("0::/\n", {"cpu.max": "max 100000\n"}, None),
         ("0::/user/job\n", {"user/job/cpu.max": "max 100000\n", "user/cpu.max": "400000 100000\n"}, 4.0),
         ("0::/user/job\n", {"user/job/cpu.max": "200000 100000\n", "user/cpu.max": "400000 100000\n"}, 2.0),
-        # A container that sees the host's path: the mount point is its own group.
+        # In a container that sees the host's path, the mount point is the container's own group.
         ("0::/kubepods/pod1\n", {"cpu.max": "300000 100000\n"}, 3.0),
         (V1, {"cpu,cpuacct/job/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/job/cpu.cfs_period_us": "100000\n"}, 2.5),
         (V1, {"cpu/job/cpu.cfs_quota_us": "-1\n", "cpu/job/cpu.cfs_period_us": "100000\n"}, None),

@@ -1,4 +1,4 @@
-"""The streams of random numbers define the results of a run, so their numbers must not change."""
+"""The streams of random numbers determine the results of a run, so their numbers must not change."""
 
 from __future__ import annotations
 

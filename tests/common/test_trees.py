@@ -1,4 +1,4 @@
-"""Joining nested keys by dots."""
+"""Joining nested keys with dots."""
 
 from common.trees import flatten
 

@@ -1,10 +1,10 @@
-"""Fuzzes all code that reads input from users; the exit status is 1 if there are findings.
+"""Fuzzes all code that reads user input; the exit status is 1 if there are findings.
 
     python -m tests.fuzz --cases 100000 --seed 0 [--only yaml,labels]
     python -m tests.fuzz --seed 0 --case 1234      # repeat one case
 
-Each case must end in a correct result or in one of this project's errors, in one line. It must not write outside its
-folder, start a program or load a pickle.
+Each case must end with a correct result or with one of this project's exceptions, whose message is one line. It must
+not write outside its folder, start a program or load a pickle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.fuzz.campaign import SHARES, Report, kind_of, run
 
 
 def main() -> int:
-    """Runs the cases that the command line selects."""
+    """Runs the cases that the command line selects. Returns the exit status: 1 if there are findings, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", type=int, default=1000, help="number of cases (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first case (default 0)")

@@ -1,6 +1,6 @@
-"""Runs cases in a process that may crash, hang or exhaust memory, and collects the findings.
+"""Runs cases in processes that may crash, hang or exhaust memory, and collects the findings.
 
-A case depends only on (seed, number), so each can be repeated alone.
+A case depends only on (seed, number), so that each case can be repeated on its own.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ SHARES = {
 """Number of cases of each kind per hundred."""
 _SCHEDULE = [kind for kind, share in SHARES.items() for _ in range(share)]
 _CASE_CPU_SECONDS = 20
-"""CPU time in seconds after which a case counts as hanging; other processes may slow the machine down."""
+"""CPU time in seconds after which a case counts as hanging; it does not depend on the load of the machine."""
 _CASE_SECONDS = 200
 """Wall-clock time in seconds after which a case counts as hanging, even if it only waits."""
 _STARTUP_SECONDS = 300
 """Wall-clock time in seconds within which a process must start."""
 _MEMORY = 2 * 2**30
-"""Address space in bytes that a process may use beyond what it has at its start."""
+"""Address space in bytes that a process may use in addition to what it occupies at startup."""
 _CASES_PER_PROCESS = 10_000
-"""Number of cases after which a process is replaced, which returns the memory that libraries leak."""
+"""Number of cases after which a process is replaced, to free the memory that libraries leak."""
 
 
 def kind_of(case: int) -> str:
-    """Kind of the case with this number."""
+    """Returns the kind of the case with this number."""
     return _SCHEDULE[case % 100]
 
 
@@ -54,7 +54,7 @@ class Report:
     Attributes:
         outcomes: number of cases per kind and result.
         seconds: time spent per kind.
-        findings: number and description of each case that did not end as it must.
+        findings: number and description of each case that did not end as required.
     """
 
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class _Progress:
     """State shared with the parent process, which reads it if the process dies.
 
     Attributes:
-        stage: the step that the case has announced.
+        stage: name of the step that the case is in; empty if it has announced none.
         running: number of the case; -1 before the first.
     """
 
@@ -86,7 +86,7 @@ class _Progress:
 
 
 def run(cases: Sequence[int], *, seed: int, announce: bool = False) -> Report:
-    """Runs the cases one after the other, in a new process whenever one has died."""
+    """Runs the cases one after the other, and starts a new process whenever one has died."""
     report, folder = Report(), working_folder()
     try:
         left = list(cases)
@@ -164,7 +164,7 @@ def _death(code: int | None) -> str:
 def _work(cases: Iterable[int], seed: int, folder: Path, sender: Connection, progress: _Progress) -> None:
     kinds = _kinds()
     world = World(folder=folder, stage=lambda stage: setattr(progress.stage, "value", stage.encode()))
-    # These are made before the guard is installed, because preparation starts processes.
+    # The originals are made before the guard is installed, because preparation starts processes.
     _ = world.media, world.prepared, world.checkpoint
     guard = _restrict(folder)
     for case in cases:
@@ -173,7 +173,7 @@ def _work(cases: Iterable[int], seed: int, folder: Path, sender: Connection, pro
         started = time.monotonic()
         result, finding = _decide(kinds[kind_of(case)], random.Random(f"{seed}/{case}"), world, guard)
         sender.send((case, result, finding, time.monotonic() - started))
-    os._exit(0)  # skips the threads and destructors of libraries, which are not tested
+    os._exit(0)  # without waiting for the threads and destructors of libraries
 
 
 def _decide(case: Case, rng: random.Random, world: World, guard: Any) -> tuple[str, str]:

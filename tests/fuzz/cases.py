@@ -1,4 +1,4 @@
-"""Shared by all kinds of cases: their folder, their originals, and the checks of how they end."""
+"""What all kinds of cases share: the working folder, the originals, and the checks of how a case ends."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from typing import Any
 from tests.fuzz import originals
 
 LONGEST_MESSAGE = 2000
+"""Largest allowed number of characters in an error message."""
 
 
 class Finding(Exception):
-    """A case that did not end as it must."""
+    """A case did not end as required."""
 
 
 @dataclass
 class World:
-    """The working folder, and the originals that cases damage, which are made at first use."""
+    """The working folder, and the valid originals that cases damage; the originals are made at first use."""
 
     folder: Path
     stage: Callable[[str], None] = field(default=lambda stage: None)
@@ -52,7 +53,7 @@ Case = Callable[[random.Random, World], str]
 
 
 def attempt(call: Callable[[], Any], errors: type[Exception] | tuple[type[Exception], ...], *names: str) -> Any:
-    """Returns the result of `call`, or the error that it raised, if that is one of `errors`.
+    """Returns the result of `call`, or the exception that it raised if it is one of `errors`.
 
     Raises:
         Finding: the message of the error is not one short line that contains all of `names`.
@@ -70,17 +71,17 @@ def attempt(call: Callable[[], Any], errors: type[Exception] | tuple[type[Except
 
 
 def outcome(result: object) -> str:
-    """Names a result of `attempt` for the report."""
+    """Returns the name of a result of `attempt` for the report."""
     return f"refused: {type(result).__name__}" if isinstance(result, Exception) else "accepted"
 
 
-def check(holds: bool, what: str) -> None:
-    """Raises Finding(what) unless `holds`: accepted input must be read correctly."""
-    if not holds:
-        raise Finding(what)
+def check(condition: bool, problem: str) -> None:
+    """Raises Finding(problem) unless `condition` holds, because accepted input must be read correctly."""
+    if not condition:
+        raise Finding(problem)
 
 
 def working_folder() -> Path:
-    """Makes a new folder, in memory if the machine has a file system there."""
+    """Makes a new temporary folder, in memory (/dev/shm) if the machine has such a file system."""
     memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))

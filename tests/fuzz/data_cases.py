@@ -61,7 +61,7 @@ def shard(rng: random.Random, world: World) -> str:
     path = rng.choice(sorted(root.glob("*.tar")))
     data = path.read_bytes()
     changed = damaged(data, rng, other=b"\xff\xd8\xff\xc0\0\x11")
-    # Usually of the same length: a different length is detected at once.
+    # Usually the length is kept, because a different length is detected immediately.
     path.write_bytes(changed[: len(data)].ljust(len(data), b"\0") if rng.random() < 0.9 else changed)
     return _read(root, rng)
 
@@ -102,7 +102,7 @@ def _read_tracks(reader: ShardReader, plan: ClipPlan) -> str:
 
 
 def index(rng: random.Random, world: World) -> str:
-    """Damages the files from which preparation resumes: index lines, rejections, the recipe, an old manifest."""
+    """Damages the files from which preparation resumes: index lines, the journal, the recipe, an old manifest."""
     root = _copy(rng, world)
     choice = rng.choice(("index", "index", "index", "journal", "recipe", "meta"))
     if choice == "journal":
@@ -137,7 +137,7 @@ def staged_sample(rng: random.Random, world: World) -> str:
     folder = world.scratch()
     fragment = folder / "fragment.tar"
     row = json.loads(sorted(root.glob("index/*.jsonl"))[0].read_text().splitlines()[0])
-    # The first sample of the shard, up to the end of its last member, which holds its facts.
+    # The first sample of the shard, up to the end of its last member, the JSON file.
     data = sorted(root.glob("*.tar"))[0].read_bytes()
     data = data[: data.index(row["key"].encode() + b".json") + 512 + 2048] + bytes(1024)
     fragment.write_bytes(damaged(data, rng) if rng.random() < 0.5 else _hostile_tar(rng))
@@ -187,7 +187,7 @@ def _odd_facts(rng: random.Random) -> dict[str, Any]:
 
 
 def checkpoint(rng: random.Random, world: World) -> str:
-    """Damages a checkpoint or its content, with and without a matching checksum."""
+    """Damages a checkpoint or its content, with or without a matching checksum."""
     path = world.scratch() / "step-000000003.pt"
     if rng.random() < 0.3:
         buffer = io.BytesIO()

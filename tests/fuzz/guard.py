@@ -1,4 +1,4 @@
-"""Watches that a case writes no file outside its folder, starts no program and loads no pickle."""
+"""Detects a case that writes files outside its folder, starts a program, opens a connection or loads a pickle."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _CHANGES = {
     "shutil.rmtree": ((0, None),),
     "shutil.move": ((0, None), (1, None)),
 }
-"""Positions, in the arguments of each audit event, of the paths that it changes and of the folders they start from."""
+"""Audit event -> positions, in its arguments, of (path, folder descriptor) for each path that it changes."""
 
 
 class Forbidden(BaseException):
-    """A forbidden action; derived from BaseException, so that no `except Exception` of the product catches it."""
+    """A forbidden action; a BaseException, so that no `except Exception` in the tested code catches it."""
 
 
 class Guard:
-    """An audit hook that acts while `active`, on this thread and on threads started later.
+    """An audit hook that works while `active` is set, in this thread and in threads that start later.
 
     Python cannot remove audit hooks, so make one guard per process.
 

@@ -1,4 +1,4 @@
-"""Damaged media files, prepared and read by the decord loader."""
+"""Damaged media files: preparation, and the decord loader."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
 
 CONTAINED = "prepare"
-"""The stage in which crashes, hangs and too little memory are allowed: preparation runs in worker processes."""
+"""The stage that may crash, hang or run out of memory, because preparation runs it in worker processes."""
 
 
 def container(rng: random.Random, world: World) -> str:
-    """Prepares a damaged file as a worker does, and reads it with the decord loader."""
+    """Prepares a damaged file as a worker would, then reads it with the decord loader."""
     suffix = rng.choice(list(world.media))
     data = damaged(world.media[suffix], rng, other=world.media[rng.choice(list(world.media))])
     name = f"clip.{suffix if rng.random() < 0.9 else rng.choice(list(world.media))}"
@@ -76,7 +76,7 @@ def _decord(folder: Path) -> str:
     loader = attempt(lambda: DecordLoader(config=config), ConfigError, str(folder))
     if isinstance(loader, Exception):
         return outcome(loader)
-    # Shut down at once, or its threads would stay until the process ends.
+    # Without a shutdown, the threads of the loader would run until the process ends.
     try:
         batches = attempt(lambda: list(loader.uniform_clips([0], clips=1)), RawVideoError, str(folder))
     finally:

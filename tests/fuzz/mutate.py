@@ -1,4 +1,4 @@
-"""Damages bytes as disks, broken downloads, other programs and people with editors do."""
+"""Damages bytes in the ways that disks, broken downloads, other programs and manual edits do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 # Boundary values of sizes, counts and offsets.
 _SIZES = (0, 1, 7, 8, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
-# Names next to which containers store sizes, counts, rates and offsets.
+# Field names near which media containers store sizes, counts, rates and offsets.
 _FIELDS = re.compile(
     rb"ftyp|moov|mvhd|tkhd|mdhd|hdlr|stsd|stts|ctts|stsc|stsz|stco|stss|elst|mdat|avc1|avcC|mp4a|esds"
     rb"|RIFF|WAVE|fmt |data|AVI |LIST|avih|strh|strf|idx1|\x1a\x45\xdf\xa3|\x16\x54\xae\x6b|\x1f\x43\xb6\x75|DKIF"
@@ -16,7 +16,7 @@ _FIELDS = re.compile(
 
 
 def damaged(data: bytes, rng: random.Random, *, other: bytes = b"") -> bytes:
-    """Returns `data` after one to three kinds of damage; parts of `other` may be spliced in."""
+    """Returns `data` with one to three kinds of damage; parts of `other` may be spliced in."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = rng.choice(_DAMAGES)(data, rng, other)
     return data
@@ -55,7 +55,7 @@ def _splice(data: bytes, rng: random.Random, other: bytes) -> bytes:
 
 
 def _resize(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    """Overwrites a number of two, four or eight bytes, usually next to the name of a field."""
+    """Overwrites two, four or eight bytes with a number, usually next to the name of a field."""
     fields = [match.start() for match in _FIELDS.finditer(data)]
     offset = rng.choice(fields) + rng.randrange(-8, 48) if fields and rng.random() < 0.8 else _offset(data, rng)
     width = rng.choice((2, 4, 4, 8))
@@ -71,7 +71,7 @@ _DAMAGES: tuple[Callable[[bytes, random.Random, bytes], bytes], ...] = (
 
 
 def _offset(data: bytes, rng: random.Random) -> int:
-    """A random offset, half of the time in the first kilobyte, where headers are."""
+    """Returns a random offset, in half of the cases within the first kilobyte, where headers are."""
     size = len(data) if rng.random() < 0.5 else min(len(data), 1024)
     return rng.randrange(size) if size else 0
 

@@ -1,4 +1,4 @@
-"""Texts, values and YAML documents that break parsers."""
+"""Unusual texts, values and YAML documents that tend to break parsers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def _laughs() -> list[str]:
-    """Lines of a YAML bomb: each name repeats the one before nine times, which gives 9 ** 9 values."""
+    """Returns the lines of a YAML bomb ("billion laughs"): each name repeats the one before 9 times (9 ** 9 values)."""
     letters = string.ascii_lowercase[:9]
     nine = (f"{b}: &{b} [{','.join(['*' + a] * 9)}]" for a, b in itertools.pairwise(letters))
     return ["a: &a [x,x,x,x,x,x,x,x,x]", *nine]

@@ -1,4 +1,4 @@
-"""The originals that are damaged: small videos in many containers, prepared data sets, a checkpoint."""
+"""Valid originals for the cases to damage: small videos in many containers, prepared data sets, a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _CONTAINERS: dict[str, tuple[str, str, int]] = {
     "flac": ("", "flac", 16000),
 }
 SETTINGS = {"storage": {"short_side": 32, "gop": 4}, "shard_samples": 3}
-"""Settings of preparation of the prepared data sets."""
+"""PrepareConfig settings of the prepared data sets, without the codec."""
 MODEL = {"video": "tiny", "audio": "tiny", "dim": 4, "hidden": 8}
 
 
 def media(folder: Path) -> dict[str, bytes]:
-    """Returns suffix -> bytes of a short file with moving noise and a tone."""
+    """Returns suffix -> bytes of a short media file with moving noise and a tone."""
     folder.mkdir(exist_ok=True)
     result = {}
     for suffix, (video_codec, audio_codec, rate) in _CONTAINERS.items():

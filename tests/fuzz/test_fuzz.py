@@ -1,4 +1,4 @@
-"""A small part of the campaign of `python -m tests.fuzz`, and tests of its guard."""
+"""A small part of what `python -m tests.fuzz` runs, and tests of its guard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fuzz.mutate import damaged
 CASES = range(200)
 
 
-def test_two_hundred_cases_end_in_a_result_or_in_an_error_of_one_line():
+def test_two_hundred_cases_end_with_a_result_or_a_one_line_error():
     report = campaign.run(CASES, seed=1)
     assert report.findings == []
     assert report.outcomes.keys() == campaign.SHARES.keys()

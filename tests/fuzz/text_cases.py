@@ -1,4 +1,4 @@
-"""Settings, labels and file names as people may write them: YAML, key=value, labels.csv."""
+"""Odd or damaged settings (YAML, key=value), labels files and file names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.fuzz.odd import ODD_TEXTS, ODD_VALUES, ODD_YAML
 
 
 def yaml_file(rng: random.Random, world: World) -> str:
-    """A config file with odd values and keys, with damaged bytes, or one that breaks YAML readers."""
+    """Loads a YAML file with odd values and keys, with damaged bytes, or with constructs that break YAML readers."""
     cls = rng.choice((Config, PrepareConfig))
     path = world.scratch() / "config.yaml"
     way = rng.random()
@@ -41,7 +41,7 @@ def yaml_file(rng: random.Random, world: World) -> str:
 
 
 def override(rng: random.Random, world: World) -> str:
-    """Settings on the command line."""
+    """Loads odd settings from key=value overrides."""
     cls = rng.choice((Config, PrepareConfig))
     texts = [_override(cls, rng) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
     config = attempt(lambda: load_config(cls, None, texts), ConfigError)
@@ -80,7 +80,7 @@ def _override(cls: type, rng: random.Random) -> str:
 
 
 def _near(value: Any, rng: random.Random) -> str:
-    """A value similar to `value`, so that some settings are accepted."""
+    """Returns a value similar to `value`, so that some settings are accepted."""
     if isinstance(value, bool):
         return rng.choice(("true", "false", "yes", "0"))
     if isinstance(value, int | float):
@@ -96,7 +96,7 @@ def _text(value: Any) -> str:
 
 
 def _odd_tree(tree: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """A part of `tree` in which up to three values or keys are odd."""
+    """Returns a part of `tree` in which up to three values or keys are odd."""
     kept = {key: value for key, value in tree.items() if rng.random() < 0.4}
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         node: dict[Any, Any] = kept
@@ -133,7 +133,7 @@ _NAMES = [
 
 
 def labels_csv(rng: random.Random, world: World) -> str:
-    """A labels file with gaps, quotes, other encodings, many classes, repeated rows, missing columns."""
+    """Reads a labels file with gaps, quotes, other encodings, many classes, repeated rows or missing columns."""
     folder = world.scratch()
     path = folder / rng.choice(("labels.csv", "labels.tsv", "la bels.csv", "-l.csv", "\U0001f600.csv"))
     columns = rng.sample(["path", "kind", "split", "word", "speed", *rng.sample(ODD_TEXTS, k=1)], k=rng.randrange(1, 5))
@@ -177,7 +177,7 @@ def _quoted(rng: random.Random) -> Any:
 
 
 def names(rng: random.Random, world: World) -> str:
-    """Files, links and folders with unusual names."""
+    """Finds and stages files, links and folders with unusual names."""
     folder = world.scratch() / "src"
     folder.mkdir()
     out = folder.parent / "out"

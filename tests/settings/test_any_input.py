@@ -1,4 +1,4 @@
-"""Settings from any text are accepted and read back equal, or refused with a ConfigError."""
+"""Any text given as settings is either accepted, and then read back equal, or refused with a ConfigError."""
 
 from __future__ import annotations
 

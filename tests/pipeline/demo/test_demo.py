@@ -1,4 +1,4 @@
-"""The demo corpus: images and sound follow from the labels; files are complete, balanced and repeatable."""
+"""The demo corpus: images and audio follow from the labels; the files are complete, balanced and reproducible."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_speed_decides_the_pitch(speed):
 
 
 def test_colour_histograms_do_not_reveal_the_kind():
-    """Nearest-neighbour accuracy over joint colour histograms stays near one in eight."""
+    """Nearest-neighbour accuracy on joint colour histograms stays below 35% (chance is 12.5%)."""
     histograms, kinds = [], []
     for number in range(80):
         kind, speed, _ = causes(number)

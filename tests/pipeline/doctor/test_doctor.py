@@ -1,4 +1,4 @@
-"""The doctor, on simulated machines that lack something."""
+"""The doctor on simulated machines, most of which lack something."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _torch(*, gpus=0, cuda="13.0", gloo=True, nccl=True):
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Replaces this machine's modules, driver and libraries by others."""
+    """Returns a function that simulates a machine with the given driver release and modules."""
 
     def build(*, driver="", **modules):
         real_import = checks.importlib.import_module

@@ -56,12 +56,12 @@ def write_media(
 
 
 def tone(seconds: float, frequency: float = 1000.0) -> NDArray[np.float32]:
-    """A sine wave at half of full scale, sampled at 44.1 kHz."""
+    """Returns a sine wave at half of full scale, float32 [n], sampled at 44.1 kHz."""
     return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 
 
 def flat(value: int | tuple[int, int, int], *, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
-    """An RGB image of one colour."""
+    """Returns an RGB image of one colour, uint8 [height, width, 3]."""
     return np.broadcast_to(np.array(value, dtype=np.uint8), (height, width, 3)).copy()
 
 
@@ -73,7 +73,7 @@ def decode_blob(data: bytes, form: str = "rgb24") -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def media() -> type:
-    """The helpers of this file, because tests cannot import from a conftest."""
+    """The helpers of this file as a fixture, because tests cannot import from a conftest."""
 
     class Media:
         write = staticmethod(write_media)
@@ -86,7 +86,7 @@ def media() -> type:
 
 @pytest.fixture
 def clip(media: type, tmp_path: Path) -> Callable[..., Path]:
-    """Writes an ordinary video of one second at 10 fps, with audio unless `silent`, under a name."""
+    """Returns a function that writes an ordinary video at 10 fps to src/NAME, with audio unless `silent`."""
 
     def make(name: str, *, seconds: float = 1.0, shade: int = 100, silent: bool = False) -> Path:
         frames = [(index / 10, media.flat(shade + index)) for index in range(round(10 * seconds))]

@@ -1,4 +1,4 @@
-"""Audio placed by its time stamps: segments, resampling, mixing down."""
+"""Placing audio by its time stamps: segments, resampling, down-mixing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State on disk that was edited, truncated or written by others is refused with one line."""
+"""State on disk that was edited, truncated or written by another program is refused with a one-line message."""
 
 from __future__ import annotations
 

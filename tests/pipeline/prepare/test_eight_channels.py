@@ -1,4 +1,4 @@
-"""Sound of eight channels, from the file on: to read its planar frames as arrays before mixing ends the process."""
+"""Files with eight audio channels: PyAV crashes when it converts a planar frame of them to an array before mixing."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 RATE, SECONDS = 48000, 1
-# The way of prepare, and that of the decord loader and ESC-50.
+# Programs that read `path`: the reader of preparation, and the reader of the decord loader.
 READERS = {
-    "normalise": "from config import PrepareConfig, StorageConfig; from pipeline.media import normalise; "
+    "normalise": "from settings import PrepareConfig, StorageConfig; from pipeline.prepare.media import normalise; "
     "pcm = normalise(path, PrepareConfig(storage=StorageConfig(fps=25, short_side=48))).pcm",
-    "decode_pcm": "from pipeline.raw_decoding import decode_pcm; "
+    "decode_pcm": "from pipeline.load.reference.raw_decoding import decode_pcm; "
     "pcm = decode_pcm(path, origin=0.0, rate=16000, start=0, length=16000)",
 }
 
 
 def write_surround(path: Path, codec: str) -> Path:
-    """A clip of one second, 25 fps, with a tone in each of eight channels."""
+    """Writes one second of video at 25 fps with a 1 kHz tone in each of eight audio channels."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         audio = container.add_stream(codec, rate=RATE, layout="7.1")
         for index in range(25 * SECONDS):
-            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index * 5, np.uint8), format="rgb24")
-            picture.pts, picture.time_base = index, Fraction(1, 25)
-            container.mux(video.encode(picture))
+            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index * 5, np.uint8), format="rgb24")
+            image.pts, image.time_base = index, Fraction(1, 25)
+            container.mux(video.encode(image))
         wave = np.sin(2 * np.pi * 1000 * np.arange(RATE * SECONDS) / RATE)
         packed = np.repeat((wave * 8000).astype(np.int16), 8)[None]
         sound = av.AudioFrame.from_ndarray(packed, format="s16", layout="7.1")
@@ -51,7 +51,7 @@ def test_eight_channels_are_read_from_a_file(tmp_path, reader, name, codec, plan
     with av.open(str(path)) as container:
         frame = next(container.decode(audio=0))
         assert (frame.format.is_planar, frame.layout.nb_channels) == (planar, 8)
-    # In a process of its own: a crash is then a failure of this test alone.
+    # In a separate process, so that a crash fails only this test.
     program = f"path = {str(path)!r}; {READERS[reader]}; import numpy; numpy.save({str(tmp_path / 'pcm.npy')!r}, pcm)"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Normalising one file: time line, geometry, encoding, rejections."""
+"""`normalise` on single files: time line, geometry, encoding, rejections."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_display_matrix_turns_frames_upright(media, tmp_path):
     path = media.write(tmp_path / "phone.mp4", frames=[(t, image) for t in constant_rate(0, 1, 25)])
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44
-    # This matrix turns by 90 degrees clockwise, as phones write it: the left side is shown on top.
+    # The matrix that phones write for a clockwise turn by 90 degrees: the left side is shown at the top.
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
     path.write_bytes(data)
     frames = media.decode(normalise(path, PrepareConfig(storage=SMALL.storage, streams="video")).video.data, "gray")

@@ -1,4 +1,4 @@
-"""The command: what it writes, reports and refuses, and how it resumes after an interruption."""
+"""The command `pipeline.prepare`: what it writes, reports and refuses, and how it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rejected(out: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(clip, tmp_path):
-    """Eight files in two folders; one has no audio, one is not a video."""
+    """Eight media files in two folders, of which one has no audio and one is HTML, and a text file."""
     for index, name in enumerate(["a/1.mp4", "a/2.MP4", "a/3.mkv", "b/4.mp4", "b/5.mp4", "b/6.mkv"]):
         clip(name, shade=20 * index)
     clip("b/silent.mp4", silent=True)
@@ -190,7 +190,7 @@ def test_other_settings_for_the_same_folder_are_refused(folder, tmp_path, capsys
     capsys.readouterr()
     assert main([str(folder), str(out), "storage.fps=20", "storage.short_side=16"]) == 2
     message = capsys.readouterr().err
-    assert "storage.fps=10.0 then, 20.0 now" in message
+    assert "storage.fps was 10.0 and is now 20.0" in message
     assert message.count("\n") == 1
 
 
@@ -294,7 +294,7 @@ def test_without_any_usable_file_the_status_is_one(tmp_path, capsys):
     [
         (["absent", "out"], "does not exist"),
         (["src/one.mkv", "out"], "is a file"),
-        (["src", "src"], "another folder than SRC"),
+        (["src", "src"], "must not be SRC"),
         (["src", "src/one.mkv"], "is a file"),
         (["src", "out", "--labels", "absent.csv"], "cannot read the labels"),
         (["src", "out", "storage.fp=3"], "did you mean fps"),
@@ -315,7 +315,7 @@ def test_wrong_arguments_end_with_one_line(clip, tmp_path, monkeypatch, capsys, 
 def test_a_second_run_on_the_same_part_is_refused(folder, tmp_path):
     out = tmp_path / "out"
     first = Staging(out, part=(0, 1), config=CONFIG, labels="folders")
-    with pytest.raises(PrepareError, match="works on"):
+    with pytest.raises(PrepareError, match="is working on"):
         prepare(folder, out, config=CONFIG, workers=1)
     first.close()
     assert prepare(folder, out, config=CONFIG, workers=1).prepared == 6

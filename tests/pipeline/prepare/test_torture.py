@@ -1,4 +1,4 @@
-"""Every file of the torture set ends as its manifest expects."""
+"""Every file of the torture set (unusual and damaged media files) is prepared or rejected as its manifest expects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.prepare.run import prepare
 from pipeline.shards.manifest import Manifest
 from settings import PrepareConfig, StorageConfig
 
-# Results that each expectation allows with streams=both, video and audio.
+# Expectation in the manifest -> allowed results with streams=both, streams=video and streams=audio.
 ALLOWED = {
     "decode": ({"ok"}, {"ok"}, {"ok"}),
     "no_audio": ({"no audio track"}, {"ok"}, {"no audio track"}),
@@ -28,7 +28,7 @@ def expectations(real_data: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("streams", ["both", "video", "audio"])
-def test_each_file_ends_as_expected(real_data, expectations, tmp_path, streams):
+def test_each_file_is_prepared_or_rejected_as_expected(real_data, expectations, tmp_path, streams):
     config = PrepareConfig(streams=streams, min_seconds=0.01, storage=StorageConfig(fps=10, short_side=32))
     prepare(real_data / "torture_open/files", tmp_path, config=config, workers=2)
     rows = [json.loads(line) for path in tmp_path.glob("index/*.jsonl") for line in path.read_text().split("\n")[:-1]]

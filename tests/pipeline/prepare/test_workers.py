@@ -1,4 +1,4 @@
-"""A task that crashes, hangs or exhausts memory fails alone."""
+"""A task that crashes, hangs or exhausts memory does not affect other tasks."""
 
 from __future__ import annotations
 
