@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process and the group it belongs to: `rank` of `size`, its place on this machine, and its device."""
+    """This process and its group: `rank` of `size`, `local_rank` of `local_size` on this machine, and the device."""
 
     rank: int
     size: int
@@ -40,7 +40,8 @@ def start(device: str = "auto", threads: int = 0) -> World:
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        threads: threads torch computes with on a CPU; 0 divides the available cores among this machine's processes.
+        threads: number of threads that torch computes with on a CPU; 0 divides the available cores among this
+            machine's processes.
 
     Raises:
         ConfigError: device is "cuda" and this process has no GPU.
@@ -75,11 +76,11 @@ def _join(backend: str, *, size: int, local_size: int) -> None:
     timeout = timedelta(minutes=10)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
     if restarts is None or size > local_size:
-        # Each machine counts its own restarts, so the count cannot name the attempt: docs/running.md says what to set.
+        # Each machine counts its own restarts, so the counts may differ; docs/running.md says what to set instead.
         dist.init_process_group(backend, timeout=timeout)
         return
-    # torchrun serves one store to all its restarts: without a prefix per attempt, a process that starts early finds
-    # the addresses of processes that died ("Gloo connectFullMesh failed ... Connection refused").
+    # torchrun keeps one store across restarts: without a prefix per attempt, a process that starts early finds the
+    # addresses of processes that died ("Gloo connectFullMesh failed ... Connection refused").
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     store = dist.PrefixStore(f"attempt {restarts}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
@@ -103,7 +104,7 @@ def gather_rows(columns: Sequence[torch.Tensor], ids: torch.Tensor) -> tuple[lis
     """
     if not dist.is_initialized():
         return [column.detach().float() for column in columns], ids
-    # Each int64 id travels as the bits of two float32 numbers: a gather copies and never computes.
+    # The bits of each int64 id are sent as two float32 numbers, which is safe because a gather only copies.
     parts = [column.detach().float() for column in columns] + [ids.view(-1, 1).view(torch.float32)]
     local = torch.cat(parts, dim=1).contiguous()
     everyone = local.new_empty(dist.get_world_size() * local.shape[0], local.shape[1])
