@@ -3,8 +3,8 @@
     python export.py RUN OUT [--format torchvision|safetensors]
 
 Writes video.pth and audio.pth (for torch.load with weights_only=True), or video.safetensors and audio.safetensors, to
-the folder OUT, and encoders.json, which gives the architecture and the input format of each. Names and shapes are those
-of torchvision's networks without `fc`; `python export.py --help` shows how to load them.
+the folder OUT, and encoders.json, which gives the architecture and the input format of each. Tensors of
+torchvision's architectures have torchvision's names, without `fc`; `python export.py --help` shows how to load them.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ FORMATS: dict[str, tuple[str, Callable[[dict[str, torch.Tensor], Path], None]]] 
 }
 """Maps each value of --format to the files' suffix and the function that writes them."""
 
-VIDEO_INPUT = "float32 [B, 3, frames, size, size]: RGB in [0, 1], less mean, over std"
+VIDEO_INPUT = "float32 [B, 3, frames, size, size]: (RGB in [0, 1] - mean) / std"
 AUDIO_INPUT = (
-    "float32 [B, 1, n_mels, time]: torchaudio MelSpectrogram(sample_rate, n_fft, win_length=window, hop_length=hop, "
-    "f_min, f_max, n_mels), AmplitudeToDB(), less mean_db, over std_db"
+    "float32 [B, 1, n_mels, time]: (dB - mean_db) / std_db, where dB comes from torchaudio's MelSpectrogram("
+    "sample_rate, n_fft, win_length=window, hop_length=hop, f_min, f_max, n_mels) and AmplitudeToDB()"
 )
 
 
@@ -106,7 +106,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="run folder, or a checkpoint file")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--format", choices=sorted(FORMATS), default="torchvision")
+    parser.add_argument(
+        "--format",
+        choices=sorted(FORMATS),
+        default="torchvision",
+        help="torchvision: .pth files for torch.load (default); safetensors: files for the safetensors library",
+    )
     args = parser.parse_args(arguments)
     try:
         config, model = load_model(args.run)

@@ -1,6 +1,6 @@
 """Pre-trains an audio-visual model: python train.py --config configs/quickstart.yaml [key=value ...]
 
-Started directly, it trains in one process, on a GPU if there is one and else on the CPU; torchrun starts several.
+Started directly, it trains in one process, on a GPU if there is one and otherwise on the CPU; torchrun starts several.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training.tracking.profiling import DEFAULT_STEPS, parse_steps
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="YAML file with settings; without it, the defaults")
+    parser.add_argument("--config", type=Path, help="YAML file with settings; without it, the defaults apply")
     parser.add_argument(
         "--resume",
         default="never",
@@ -44,7 +44,7 @@ def main() -> int:
         nargs="?",
         const=DEFAULT_STEPS,
         metavar="FIRST:LAST",
-        help=f"write a trace of these steps (by default {DEFAULT_STEPS})",
+        help=f"write a trace of these steps, counted from the start or resumption (by default {DEFAULT_STEPS})",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="run two steps to report memory and throughput; write nothing"
@@ -68,7 +68,7 @@ def main() -> int:
             raise
         print(f"train.py: {explain_out_of_memory(config, error)}", file=sys.stderr)
         return 2
-    # Not after an error in one process: NCCL would wait for the other processes, which wait for this one.
+    # Not reached after an error: NCCL would then wait for the other processes, which wait for this one.
     distributed.stop()
     return 0 if finished else EXIT_PREEMPTED
 

@@ -87,7 +87,7 @@ def _init_convolutions(module: nn.Module) -> None:
 
 
 def _resnet18(n_mels: int) -> tuple[nn.Module, int]:
-    del n_mels  # 2-D convolutions accept any number of bands
+    del n_mels  # 2-D convolutions accept any number of mel bands
     network = resnet18(weights=None)
     network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -10,12 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class o
 class FoldedTimeBatchNorm(_BatchNorm):
     """Mixin that normalises channels-last clips [B, C, T, H, W] as images [B, C, T * H, W], with identical results.
 
-    torch 2.11 has fast CUDA kernels for BatchNorm of channels-last images. It copies clips to float32 instead and uses
-    kernels for arbitrary strides (`batch_norm_choose_impl` in aten/native/cuda/Normalization.cpp).
+    torch 2.11 has fast CUDA kernels for BatchNorm of channels-last images, but not of clips: those it copies to float32
+    and normalises with kernels for arbitrary strides (`batch_norm_choose_impl` in aten/native/cuda/Normalization.cpp).
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[B, C, T, H, W] -> [B, C, T, H, W] of the same memory format."""
+        """Normalises [B, C, T, H, W] per channel and keeps the memory format."""
         if input.dim() == 5 and input.is_contiguous(memory_format=torch.channels_last_3d):
             normalised = super().forward(input.flatten(2, 3))
             # After a view, the backward pass of an in-place ReLU would copy the activations.
@@ -27,7 +27,7 @@ class ClipBatchNorm(FoldedTimeBatchNorm, nn.BatchNorm3d):
     """nn.BatchNorm3d that normalises as `FoldedTimeBatchNorm` does."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:  # torch-private: called by _BatchNorm.forward
-        if input.dim() not in (4, 5):
+        if input.dim() not in (4, 5):  # 4: forward passes channels-last clips on as images
             raise ValueError(f"expected clips of 5 dimensions, got {input.dim()}")
 
 

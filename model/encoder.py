@@ -87,7 +87,7 @@ class CrossModalModel(nn.Module):
             for followed, follower in self._followed()
             for pair in zip(_tensors(followed), _tensors(follower), strict=True)
         ]
-        # All tensors of a kind in one call: on a GPU a handful of kernels instead of one per tensor.
+        # One call updates all tensors: on a GPU that is a handful of kernels instead of one per tensor.
         sources, targets = zip(*(pair for pair in pairs if pair[1].is_floating_point()), strict=True)
         torch._foreach_lerp_(targets, sources, 1 - self.momentum)  # torch-private: few kernels for all tensors
         counts = [pair for pair in pairs if not pair[1].is_floating_point()]

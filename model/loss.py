@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 ROUNDING = 1e-6
-"""Cosines closer than this count as equal; float32 sums in a different order differ by about as much."""
+"""Cosines that differ by less count as equal; summing in a different order changes a float32 sum by about as much."""
 
 
 def info_nce(

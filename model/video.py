@@ -21,12 +21,12 @@ TINY_FEATURES = 256
 class TinyVideo(nn.Module):
     """A (2+1)-D network for CPUs: about 70 million multiply-adds for 8 frames of 64 x 64 pixels.
 
-    Its input is each frame both unchanged and minus the clip's mean image. The difference makes motion visible from
-    the first step on; a network of this size would need most of a short run to learn it.
+    Its input has each frame twice: unchanged and minus the clip's mean image. The difference makes motion visible from
+    the first step; a network of this size would need most of a short run to learn to compute it.
 
     Each stage is a spatial and then a temporal convolution, as in R(2+1)D (Tran et al. 2018). Four stages are shallow
-    enough to train without residual connections. The stem reduces the resolution by four, because convolutions at full
-    resolution would take most of a CPU's time.
+    enough to train without residual connections. The stem reduces the resolution by a factor of four, because
+    convolutions at full resolution would take most of a CPU's time.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class TinyVideo(nn.Module):
 
 
 class MotionStem(nn.Conv3d):
-    """Convolves each frame of clips [B, C, T, H, W], stacked with its difference to the clip's mean image.
+    """Convolves each frame of clips [B, C, T, H, W], stacked with its difference from the clip's mean image.
 
     The convolution has 2C input channels, and its kernel spans a single frame. By linearity
     w * x + v * (x - m) = (w + v) * x - v * m, which needs half the products and no concatenation.

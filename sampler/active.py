@@ -100,7 +100,7 @@ class ActiveDictionary(nn.Module):
         step: int,
         positives: Tensor | None = None,
     ) -> dict[str, float | Tensor]:
-        """Selects M keys from the pool and enqueues them; call it before the step's loss.
+        """Selects M keys from the pool and enqueues them in the dictionary; call it before the step's loss.
 
         Clips of the batch, and clips that remain in the dictionary, are not eligible. With `every_n_steps` = n, n·M
         keys are selected at every n-th step and none at the others.
@@ -119,7 +119,7 @@ class ActiveDictionary(nn.Module):
         if step % self.config.every_n_steps:
             return {}
         if self.ids.is_cuda:
-            # Otherwise the time of the encoders' pending kernels would count as selection, which waits for them anyway.
+            # So that `seconds` excludes the encoders' pending kernels; the selection would wait for them anyway.
             torch.cuda.current_stream(self.ids.device).synchronize()
         started = time.perf_counter()
         k = min(len(queries) * self.config.every_n_steps, len(self.dictionary))
@@ -162,8 +162,8 @@ class ActiveDictionary(nn.Module):
             labels: [n] int64 class of each sample id, -1 = unknown; if None, no classes are counted.
 
         Returns:
-            distinct_ids and, with labels, distinct_classes of the dictionary. After the first selection also its phi
-            (as a share of the pool's sum of squared norms) and near_duplicates (as a share of its picks).
+            distinct_ids and, with labels, distinct_classes of the dictionary. Once there has been a selection, also phi
+            of the last one (divided by the pool's sum of squared norms) and near_duplicates (as a share of its picks).
         """
         ids = self.ids[self.ids >= 0]
         found = {"distinct_ids": float(len(ids))}
@@ -193,7 +193,7 @@ class ActiveDictionary(nn.Module):
     def _embed(
         self, ring: KeyRing, valid: Tensor, *, queries: Tensor, hidden: Tensor | None, positives: Tensor | None
     ) -> Candidates:
-        competing = self.config.embedding == "negative_gradient"
+        needs_negatives = self.config.embedding == "negative_gradient"
         factors = gradient_factors(
             ring.keys,
             queries.float(),
@@ -201,8 +201,8 @@ class ActiveDictionary(nn.Module):
             embedding=self.config.embedding,
             temperature=self.temperature,
             positives=None if positives is None else positives.float(),
-            # Only this embedding needs them, and selecting them waits for the GPU.
-            negatives=self.dictionary.keys[self.dictionary.ids >= 0] if competing else None,
+            # Left out where they are not needed, because the indexing makes the host wait for the GPU.
+            negatives=self.dictionary.keys[self.dictionary.ids >= 0] if needs_negatives else None,
         )
         return Candidates(**vars(factors), ids=ring.ids, valid=valid, write_index=ring.write_index)
 
@@ -211,13 +211,13 @@ class ActiveDictionary(nn.Module):
 
 
 def allowed_rows(ids: Tensor, *excluded: Tensor) -> Tensor:
-    """Returns which candidates a sampler may pick, [N] bool; decided once, before any sampler runs.
+    """Returns which candidates a sampler may pick, [N] bool.
 
-    A clip of the batch among the negatives would be a positive treated as a negative, and a clip that is twice in the
-    dictionary would count double.
+    A clip of the batch among the negatives would be a positive treated as a negative, and a clip that is in the
+    dictionary twice would be counted twice.
 
     Args:
         ids: [N] int64 sample ids of the candidates; -1 marks an empty row, which is not allowed.
-        excluded: int64 sample ids that are not allowed, in lists of any length.
+        excluded: int64 sample ids that are not allowed, in 1-D tensors of any length.
     """
     return (ids >= 0) & ~torch.isin(ids, torch.cat(excluded))

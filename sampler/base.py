@@ -19,26 +19,28 @@ class Candidates:
     a: Tensor
     """[N, D] float32 keys."""
     b: Tensor | None = None
-    """[N, H] float32 second factors; None if the embedding is the key itself (g_n = a_n)."""
+    """[N, C] float32 second factors, of a length C that depends on the embedding (sampler/gradient.py); None if the
+    embedding is the key itself (g_n = a_n)."""
     ids: Tensor
     """[N] int64 sample ids; -1 marks an empty row."""
     valid: Tensor
     """[N] bool, the rows that may be picked."""
     write_index: Tensor
-    """[N] int64 position in the sequence of writes to the pool: larger is newer, and equal means an unchanged row."""
+    """[N] int64 position in the sequence of writes to the pool: larger is newer. A row whose position is the
+    same as before has not changed."""
     loss: Tensor | None = None
     """[N] float32 cross-entropy against the pseudo-label; None if it was not computed."""
     similarity: Tensor | None = None
-    """[N] float32 log-sum-exp of the similarity to the batch's queries; None if it was not computed."""
+    """[N] float32 smooth maximum of the similarity to the batch's queries (log-sum-exp); None if not computed."""
     outrank_fraction: Tensor | None = None
-    """[N] float32 share of the batch's queries to which the row is more similar than their own positive key is; None if
+    """[N] float32 share of the batch's queries that are more similar to the row than to their own positive key; None if
     the positives are not known."""
 
     def __len__(self) -> int:
         return len(self.a)
 
     def rows(self, index: Tensor | slice) -> Candidates:
-        """Returns a table of only these rows (int64 row numbers, a bool mask or a slice)."""
+        """Returns only these rows (given as int64 row numbers, a bool mask or a slice)."""
         return replace(
             self,
             a=self.a[index],
@@ -57,12 +59,13 @@ class Selection:
     """The picks of a sampler, in the order of picking."""
 
     indices: Tensor
-    """[n] int64 rows of the candidates, all different and valid; n is the number requested, or all there were."""
+    """[n] int64 rows of the candidates, all different and valid; n is the number requested or available."""
     distances: Tensor
-    """[n] float32 D² of each pick when it was picked (inf for the first pick, 0 where D² was not used)."""
+    """[n] float32 D² of each pick when it was picked: its squared distance to the nearest row chosen before (inf for
+    the first pick, 0 where D² was not used)."""
     stats: dict[str, float]
-    """Plain numbers for the metrics. There are always `selected`, `missing` (requested but not available) and `invalid`
-    (valid rows that are not finite)."""
+    """Plain numbers for the metrics. They always include `selected`, `missing` (requested but not available) and
+    `invalid` (valid rows that are not finite)."""
 
 
 class Sampler(Protocol):

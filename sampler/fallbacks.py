@@ -35,7 +35,7 @@ def fill_uniformly(usable: Tensor, chosen: Tensor, k: int, generator: torch.Gene
 
 
 def top_rows(score: Tensor, usable: Tensor, k: int) -> Tensor:
-    """Returns the k usable rows with the largest score [N], largest first, int64; all usable rows if they are fewer."""
+    """Returns the k usable rows with the largest score [N], largest first, int64; all of them if there are fewer."""
     k = min(k, int(usable.sum()))
     score = torch.where(usable, score.nan_to_num(neginf=torch.finfo(score.dtype).min), -torch.inf)
     return score.topk(k).indices

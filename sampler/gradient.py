@@ -1,13 +1,13 @@
 """The embedding of a candidate: the gradient that it would cause, as a pair of factors (a_n, b_n).
 
-Note [Why rank one]
-With logits z_nj = k_n·q_j / τ and queries q_j = W x_j, the cross-entropy of candidate n against its own pseudo-label
-ŷ = argmax_j z_nj has dL/dW = k_n (Xᵀ(p_n - e_ŷ))ᵀ / τ. With L2-normalised queries this is the gradient up to the
-Jacobian of the normalisation, which is left out (it would cost the rank-one form); `query_gradient`, the gradient with
-respect to the queries themselves, is exact either way.
+The embedding has rank one. Let q_j = W x_j be the M queries of the batch, where W is the query head's last layer and
+x_j its input (row j of X [M, H]). Candidate n has the logits z_nj = k_n·q_j / τ and the posterior p_n = softmax(z_n).
+Its cross-entropy against its own pseudo-label ŷ = argmax_j z_nj has the gradient dL/dW = k_n (Xᵀ(p_n - e_ŷ))ᵀ / τ. With
+L2-normalised queries this leaves out the Jacobian of the normalisation, with which the gradient would not have rank
+one; `query_gradient`, the gradient with respect to the queries themselves, is exact in both cases.
 
-Samplers use only inner products, so b_n = Xᵀ r_n may be replaced by any b'_n with the same inner products. Xᵀ = QR
-gives b'_n = R r_n, which has M numbers instead of H: see `_short_basis`.
+Samplers use only inner products, so b_n = Xᵀ r_n with r_n = (p_n - e_ŷ) / τ may be replaced by any b'_n with the same
+inner products. Xᵀ = QR gives b'_n = R r_n, which has M numbers instead of H: see `_short_basis`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """Gradient embeddings g_n = a_n b_nᵀ and the scores that come with them."""
+    """Gradient embeddings g_n = a_n b_nᵀ and the scores that are computed with them."""
 
     a: Tensor
     """[N, D] keys."""
@@ -35,7 +35,7 @@ class Factors:
     loss: Tensor
     """[N] cross-entropy of the posterior over the queries against its own argmax."""
     similarity: Tensor
-    """[N] τ log-sum-exp over the queries of k_n·q_j / τ: a smooth maximum of the similarity."""
+    """[N] τ times the log-sum-exp over the queries of k_n·q_j / τ: a smooth maximum of the similarity."""
     outrank_fraction: Tensor | None
     """[N] share of the queries j with k_n·q_j > k⁺_j·q_j (k⁺_j: the query's positive); None without positives."""
 
@@ -55,7 +55,7 @@ def gradient_factors(
 
     Args:
         keys: [N, D]; all tensors have the same floating dtype.
-        queries: [M, D], the rows the candidates are classified into.
+        queries: [M, D], the classes of each candidate's posterior.
         hidden: [M, H], input of the query head's last layer (gradient, negative_gradient).
         embedding: one of `EMBEDDINGS`. gradient: the gradient of the loss against the candidate's pseudo-label with
             respect to the last layer (the paper's). query_gradient: the same with respect to the queries.
@@ -63,16 +63,16 @@ def gradient_factors(
             feature: the key itself.
         temperature: τ of the loss.
         positives: [M, D] keys of the queries' own clips, for outrank_fraction and the softmax of negative_gradient.
-        negatives: [K, D] present dictionary, for the softmax of negative_gradient.
+        negatives: [K, D] current keys of the dictionary, for the softmax of negative_gradient.
 
     Raises:
         ValueError: the embedding needs `hidden` and it is None.
     """
     scaled = queries.T / temperature
     positive_logits = None if positives is None else (queries * positives).sum(1) / temperature
-    present = None
+    log_denominator = None
     if embedding == "negative_gradient":
-        present = _present_logsumexp(queries, positive_logits, negatives, temperature)
+        log_denominator = _log_denominator(queries, positive_logits, negatives, temperature)
     basis = _basis(embedding, hidden, temperature)
     width = len(queries) if basis is None else basis.shape[1]
     b = None if embedding == "feature" else keys.new_empty(len(keys), width)
@@ -91,32 +91,32 @@ def gradient_factors(
             outranks = torch.gt(logits, positive_logits, out=torch.empty_like(logits))
             outrank_fraction[rows] = outranks.sum(1) / len(queries)
         if b is not None:
-            if present is None:
+            if log_denominator is None:
                 residual = posterior.scatter_add_(1, label[:, None], -torch.ones_like(top)[:, None])
             else:
-                residual = torch.sigmoid(logits - present)
-            _push_back(residual, basis, temperature, out=b[rows])
+                residual = torch.sigmoid(logits - log_denominator)
+            _write_second_factors(residual, basis, temperature, out=b[rows])
     return Factors(a=keys, b=b, loss=loss, similarity=similarity, outrank_fraction=outrank_fraction)
 
 
-def _push_back(residual: Tensor, basis: Tensor | None, temperature: float, *, out: Tensor) -> None:
-    """Writes the second factors of residuals [n, M] with respect to the logits into `out`."""
+def _write_second_factors(residual: Tensor, basis: Tensor | None, temperature: float, *, out: Tensor) -> None:
+    """Computes b from the loss's gradient with respect to the logits, `residual` [n, M], and writes it into `out`."""
     if basis is None:
         torch.div(residual, temperature, out=out)
     else:
         torch.mm(residual, basis, out=out)
 
 
-def _present_logsumexp(
+def _log_denominator(
     queries: Tensor, positive_logits: Tensor | None, negatives: Tensor | None, temperature: float
 ) -> Tensor:
     """Returns the log of each query's softmax denominator without the candidate, [M]."""
-    present = torch.full((len(queries),), -math.inf, device=queries.device, dtype=queries.dtype)
+    total = torch.full((len(queries),), -math.inf, device=queries.device, dtype=queries.dtype)
     if negatives is not None and len(negatives):
-        present = (queries @ negatives.T / temperature).logsumexp(1)
+        total = (queries @ negatives.T / temperature).logsumexp(1)
     if positive_logits is not None:
-        present = torch.logaddexp(present, positive_logits)
-    return present
+        total = torch.logaddexp(total, positive_logits)
+    return total
 
 
 def _basis(embedding: str, hidden: Tensor | None, temperature: float) -> Tensor | None:

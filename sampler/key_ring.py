@@ -12,7 +12,8 @@ class KeyRing(nn.Module):
     """Holds the newest `size` rows written; a clip is held once, by its newest key.
 
     Buffers: keys [size, D] float32; ids [size] int64, -1 = empty; write_index [size] int64, the number of rows written
-    before this one, -1 = empty. `state_dict` holds all of them and the position of the next write.
+    before this one, -1 = empty. `written` counts all rows written; `cursor` is the row that the next write starts at.
+    `state_dict` holds all of them.
     """
 
     keys: Tensor
@@ -76,11 +77,11 @@ class Pool(KeyRing):
     """The candidates of one modality: N keys that the sampler may put into the dictionary."""
 
     def add(self, keys: Tensor, ids: Tensor) -> None:
-        """Writes n new keys over the oldest (source stream). keys [n, D], ids [n] int64, all different."""
+        """Writes n new keys over the oldest (pool.source=stream). keys [n, D], ids [n] int64, all different."""
         self.write(keys, ids)
 
     def replace(self, keys: Tensor, ids: Tensor) -> None:
-        """Empties the pool and fills it with n <= N keys (source epoch). keys [n, D], ids [n] int64, all different."""
+        """Empties the pool and fills it with n <= N keys of random clips. keys [n, D], ids [n] int64, all different."""
         self.evict(self.ids >= 0)
         self.cursor = 0
         self.write(keys, ids)

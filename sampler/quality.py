@@ -15,7 +15,7 @@ NEAR_DUPLICATE = 0.01
 
 
 def phi(candidates: Candidates, indices: Tensor) -> float:
-    """Returns the sum over the usable rows of D² to the nearest pick; lower is a better covering."""
+    """Returns the sum over the usable rows of D² to the nearest pick; lower means a better covering."""
     norms = squared_norms(candidates)
     d2 = starting_distances(norms, candidates.valid & torch.isfinite(norms))
     bounds = DenseBounds(candidates, norms)

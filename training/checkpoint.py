@@ -17,7 +17,8 @@ from settings import Config, ConfigError, from_dict, to_dict
 from settings.load import format_value
 
 FORMAT = 1
-# A resumed run may change these settings: they affect where and how fast it computes, not the result.
+# Settings that may differ when a run is resumed: they affect where and how fast it computes and what it records, but
+# not what it trains, except for rounding. An entry that ends in a dot stands for a whole section.
 FREE_KEYS = (
     "run_dir",
     "data.path",
@@ -44,7 +45,7 @@ class CheckpointStore:
     """The folder `run/checkpoints`: `step-N.pt` with `step-N.pt.sha256` (as sha256sum writes it).
 
     Args:
-        folder: is created if missing.
+        folder: the folder; it is created if missing.
         keep: number of newest checkpoints to keep.
         milestone_every: checkpoints at multiples of this many steps are never deleted; 0 for none.
     """
@@ -57,7 +58,7 @@ class CheckpointStore:
     def save(self, state: dict[str, Any], *, step: int) -> None:
         """Copies `state` now and writes it in the background, after any pending write has finished.
 
-        A failing disk (full, missing) is logged and leaves the last good checkpoint untouched.
+        A disk error (full, missing) is logged and leaves the last good checkpoint untouched.
         """
         snapshot = _copy_to_cpu({"format": FORMAT, "step": step, **state})
         self.wait()
@@ -98,7 +99,7 @@ class CheckpointStore:
         self._prune()
 
     def _prune(self) -> None:
-        # Only this writer creates such files, and it has just finished: a killed run left any that are still here.
+        # Only this writer creates such files, and it has just finished, so any that remain are from a killed run.
         for unfinished in self.folder.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
         paths = sorted(self.folder.glob("step-*.pt"))
@@ -169,7 +170,7 @@ def load_model(path: str | Path) -> tuple[Config, CrossModalModel]:
 
 
 def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalModel]:
-    """Builds the configuration and the model from a state that `read` returned; errors call it `source`.
+    """Builds the configuration and the model from a state that `read` returned; error messages name `source`.
 
     Raises:
         CheckpointError, ConfigError: the state does not hold a configuration and a model that fits it.
@@ -219,7 +220,7 @@ def _copy_to_cpu(value: Any) -> Any:
 
 
 class _HashingFile:
-    """A file that computes the SHA-256 of the data while writing them."""
+    """A file that computes the SHA-256 of its data while writing."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()

@@ -23,7 +23,7 @@ ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all
 
 @dataclass(frozen=True)
 class World:
-    """This process and the group it belongs to: `rank` of `size`, its place on this machine, and its device."""
+    """This process and its group: `rank` of `size`, `local_rank` of `local_size` on this machine, and the device."""
 
     rank: int
     size: int
@@ -43,7 +43,8 @@ def start(device: str = "auto", threads: int = 0) -> World:
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        threads: threads torch computes with on a CPU; 0 divides the available cores among this machine's processes.
+        threads: number of threads that torch computes with on a CPU; 0 divides the available cores among this
+            machine's processes.
 
     Raises:
         ConfigError: device is "cuda" and this process has no GPU.
@@ -78,11 +79,11 @@ def _join(backend: str, *, size: int, local_size: int) -> None:
     timeout = timedelta(minutes=10)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
     if restarts is None or size > local_size:
-        # Each machine counts its own restarts, so the count cannot name the attempt: docs/running.md says what to set.
+        # Each machine counts its own restarts, so the counts may differ; docs/running.md says what to set instead.
         dist.init_process_group(backend, timeout=timeout)
         return
-    # torchrun serves one store to all its restarts: without a prefix per attempt, a process that starts early finds
-    # the addresses of processes that died ("Gloo connectFullMesh failed ... Connection refused").
+    # torchrun keeps one store across restarts: without a prefix per attempt, a process that starts early finds the
+    # addresses of processes that died ("Gloo connectFullMesh failed ... Connection refused").
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     store = dist.PrefixStore(f"attempt {restarts}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
@@ -113,7 +114,7 @@ def gather_rows(columns: Sequence[torch.Tensor], ids: torch.Tensor) -> tuple[lis
     """
     if not dist.is_initialized():
         return [column.detach().float() for column in columns], ids
-    # Each int64 id travels as the bits of two float32 numbers: a gather copies and never computes.
+    # The bits of each int64 id are sent as two float32 numbers, which is safe because a gather only copies.
     parts = [column.detach().float() for column in columns] + [ids.view(-1, 1).view(torch.float32)]
     *gathered, id_bits = gather_tensor(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
     return [part.contiguous() for part in gathered], id_bits.contiguous().view(torch.int64).view(-1)

@@ -16,8 +16,8 @@ from training.step import MODALITIES, Learner
 
 STEPS = 2
 FIRST_ID = 2**40
-"""The pool is filled with random keys under ids from here on, which no data set has: as full as later in the run,
-without encoding a clip for each key."""
+"""First id of the random keys that fill the pools; no data set has ids this large. Random keys make the pools as full
+as later in a run without encoding a clip per key."""
 
 
 def dry_run(config: Config, world: World, *, loader: ClipLoader, learner: Learner) -> None:

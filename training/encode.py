@@ -25,7 +25,7 @@ class PairOutput(NamedTuple):
 
 
 class EncoderPair(nn.Module):
-    """Both modalities' encoders as one module, for one gradient average and one compiled graph."""
+    """The encoders of both modalities as one module, so that DDP and torch.compile see a single one."""
 
     def __init__(self, encoders: Encoders) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class EncoderPair(nn.Module):
 
 
 def use_channels_last(model: CrossModalModel) -> None:
-    """Stores convolution weights channels-last, as the loaders deliver the pixels: the fastest for convolutions."""
+    """Stores convolution weights channels-last, the fastest layout for convolutions and that of the loader's frames."""
     for encoders in (model.query, model.key):
         encoders["video"].to(memory_format=torch.channels_last_3d)
         encoders["audio"].to(memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ def recompute_activations(model: CrossModalModel) -> None:
 
 
 def _contexts_of(stage: nn.Module):
-    """Returns what makes the contexts of a stage's forward pass and of its recomputation."""
+    """Returns a function that creates the context managers of a stage's forward pass and of its recomputation."""
 
     @contextmanager
     def without_statistics() -> Iterator[None]:

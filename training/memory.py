@@ -62,13 +62,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def explain_out_of_memory(config: Config, error: BaseException) -> str:
     """Describes the peak memory and lists the settings that reduce it, in the order to try them."""
-    # Found out here, because the error may occur before the process group is set up.
+    # torch is asked here because the error may occur before the process group exists.
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_initialized() else torch.device("cpu")
     processes = dist.get_world_size() if dist.is_initialized() else 1
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     advice = "".join(f"\n  {line}" for line in _advice(config, processes))
     return (
-        f"out of memory (peak {peak_memory(device)}): {reason}\nsettings that need less, in the order to try:{advice}"
+        f"out of memory (peak {peak_memory(device)}): {reason}\n"
+        f"settings that reduce memory use, in the order to try:{advice}"
     )
 
 

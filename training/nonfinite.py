@@ -39,7 +39,7 @@ class NonFiniteGuard(nn.Module):
 
         Args:
             finite: bool, 0-d, equal on all ranks: whether the step's gradient was finite.
-            ids: int64 [m], this rank's share of the batch.
+            ids: int64 [m], sample ids of this rank's share of the batch.
         """
         self.in_a_row.copy_(torch.where(finite, 0, self.in_a_row + 1))
         self.total.add_(~finite)
@@ -63,10 +63,10 @@ def flatten_buffers(buffers: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.empty(0)
 
 
-def restore_buffers(buffers: list[torch.Tensor], numbers: torch.Tensor) -> None:
+def restore_buffers(buffers: list[torch.Tensor], flat: torch.Tensor) -> None:
     """Restores the buffers from the tensor that `flatten_buffers` returned."""
     if buffers:
-        parts = numbers.split([buffer.numel() for buffer in buffers])
+        parts = flat.split([buffer.numel() for buffer in buffers])
         sources = [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
         torch._foreach_copy_(buffers, sources)  # torch-private: one kernel for all buffers
 

@@ -13,7 +13,7 @@ from settings import OptimConfig
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, total: int) -> float:
-    """Returns the rate of a step: linear warm-up to `peak` in `warmup` steps, then a cosine to zero at `total`."""
+    """Returns the learning rate of a step: linear warm-up to `peak` in `warmup` steps, then cosine to 0 at `total`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
@@ -43,7 +43,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
     if config.sgd_momentum:
-        # torch's fused SGD allocates these in its first step and leaves them uninitialised if that step is skipped.
+        # torch's fused SGD allocates the buffers in its first step but does not initialise them if that is skipped.
         for group in groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -65,8 +65,8 @@ def update(optimizer: torch.optim.Optimizer, *, rate: float, clip_norm: float) -
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-    # As torch's GradScaler does, this makes a fused optimiser skip the step: the GPU decides and the host does not
-    # wait. The gradients are already averaged over the ranks, so a NaN on one rank is on all, and all skip together.
+    # A fused optimiser skips the step if found_inf is set (GradScaler uses the same mechanism): the GPU decides and the
+    # host does not wait. Gradients are already averaged over the ranks, so a NaN on one rank is on all, and all skip.
     finite = torch.isfinite(norm)
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # torch-private: how a fused step is skipped
     optimizer.step()

@@ -16,13 +16,14 @@ def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: World) -> np.nd
     The clips are drawn without replacement and split among the ranks as training batches are.
 
     Args:
-        ids: int64 [n], the samples to draw from.
-        world: this process; all ranks together get as many complete global batches as the pool needs.
+        ids: int64 [n], ids of the samples to draw from.
+        world: this process and its group; all ranks together get complete global batches, as many as the pool needs.
 
     Returns:
-        int64 [clips of this rank].
+        int64 [clips of this rank] sample ids.
     """
     batch, stream = config.train.batch_size, config.pool_in_use.source == "stream"
+    # A stream pool needs only enough to fill the dictionary and leave as many eligible candidates in the first step.
     needed = 2 * config.dictionary.size + batch if stream else config.pool.size
     count = min(-(-needed // batch), config.pool.size // batch, len(ids) // batch) * batch
     chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[:count]]

@@ -8,7 +8,7 @@ from types import FrameType
 from training.distributed import any_rank
 
 EXIT_PREEMPTED = 75
-"""Exit status (EX_TEMPFAIL) of a run that stopped on request and saved; the same command resumes it."""
+"""Exit status (EX_TEMPFAIL) of a run that saved and stopped on request; --resume auto resumes it."""
 
 
 class Preemption:

@@ -1,4 +1,4 @@
-"""Settings of the process as a whole: threads, freed memory, and how often Python changes threads."""
+"""Settings of the whole process: torch's threads, the memory allocator, and Python's thread switch interval."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from common.environment import available_cores
 
 SWITCH_INTERVAL = 2e-4
-"""Seconds that a thread running Python may keep another one waiting; Python's default is 5e-3. The training step
-releases the interpreter with each call into torch, and the loader's threads take it."""
+"""Seconds for which a thread may keep the GIL while another waits for it; Python's default is 5e-3. The training step
+releases the GIL at each call into torch, and may wait that long to get it back from a thread of the loader."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, from malloc.h."""
 
@@ -20,8 +20,8 @@ def set_up_process(device: torch.device, *, threads: int, processes: int) -> Non
     """Sets up this process for training on `device`.
 
     Args:
-        threads: threads torch computes with on a CPU; 0 divides the available cores among the processes.
-        processes: processes of this run on this machine.
+        threads: number of threads that torch computes with on a CPU; 0 divides the available cores among the processes.
+        processes: number of processes of this run on this machine.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
     if device.type == "cuda":
@@ -36,8 +36,8 @@ def set_up_process(device: torch.device, *, threads: int, processes: int) -> Non
 def keep_freed_memory() -> None:
     """Makes glibc's allocator keep the memory that a step frees for the next one; other C libraries are left alone.
 
-    By default it may return the end of the heap to the system after each tensor: a quickstart step then takes 5,000
-    page faults and 15 ms of CPU time more.
+    By default it may return the end of the heap to the system whenever a tensor is freed, which costs a quickstart step
+    5,000 more page faults and 15 ms more CPU time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

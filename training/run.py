@@ -34,8 +34,8 @@ class Run:
     Args:
         config: settings of the run.
         world: this process and its group.
-        learner: is trained, saved and restored.
-        fingerprint: identifies the data set.
+        learner: the state that is trained, saved and restored.
+        fingerprint: hash that identifies the data set.
         bad_samples: the loader's record of samples it could not read.
         total_steps: number of steps at which the run ends.
         profile: steps to profile, counted from this process's first.
@@ -70,7 +70,7 @@ class Run:
         self._metrics: MetricsWriter | None = None
 
     def resume(self, resume: str) -> None:
-        """Restores the state of a checkpoint if `find_resume_checkpoint` chooses one."""
+        """Restores the checkpoint that `find_resume_checkpoint` chooses for `resume`, if any."""
         path = find_resume_checkpoint(self.config, resume=resume, store=self.store, world=self.world)
         if path is not None:
             state = load_resume_state(path, self.config, fingerprint=self.fingerprint, device=self.world.device)
@@ -96,7 +96,7 @@ class Run:
         if kind is TooManyBadSamples:
             self.bad_samples.write(self.folder / BAD_SAMPLES)
         if kind is None:
-            # No rank may exit before rank 0 has saved: the launcher could then end all of them.
+            # A barrier: no rank may exit before rank 0 has saved, because the launcher might then end all of them.
             any_rank(False)
         self._preemption.__exit__()
         self._display.close()
@@ -114,7 +114,7 @@ class Run:
         return self.finished or self._preemption.requested
 
     def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yields the batches until the run stops and measures how long each is waited for."""
+        """Yields the batches until the run stops and measures the wait for each."""
         while not self.stopping:
             self._profiler.step()
             self._timer.batch_requested()
@@ -167,7 +167,7 @@ class Run:
             self._metrics.write(self.step - 1, numbers)
 
     def exclude(self, seconds: float) -> None:
-        """Excludes seconds just spent from the step times, for example those of a measurement."""
+        """Excludes time that was just spent on something else, such as a measurement, from the step times."""
         self._timer.exclude(seconds)
 
     def _print(self, text: str) -> None:
@@ -214,7 +214,7 @@ def load_resume_state(path: Path, config: Config, *, fingerprint: str, device: t
     require_same_config(state["config"], config, path)
     if state["data"] != fingerprint:
         raise ConfigError(
-            f"{path} was trained on other data than {config.data.path} now holds (the manifests differ): "
+            f"{path} was trained on different data than {config.data.path} now holds (the manifests differ): "
             "set data.path to the same shards, or start a new run with a different run_dir"
         )
     return state

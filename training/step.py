@@ -30,7 +30,7 @@ Metrics = dict[str, torch.Tensor | float]
 
 
 class BatchRows(NamedTuple):
-    """One row per clip of a batch, for each modality: what the pools and dictionaries are updated with."""
+    """Tensors by modality with one row per clip: this rank's clips, or those of the global batch after `gather`."""
 
     queries: dict[str, torch.Tensor]
     """[B, D] query embeddings."""
@@ -52,7 +52,7 @@ class Learner:
     Args:
         model: query and momentum encoders.
         config: settings of the run.
-        world: this process and its group; gradients (and BatchNorm statistics, by default) are those of all processes.
+        world: this process and its group; gradients (and by default BatchNorm statistics) cover all processes.
         total_steps: length of the run, for the learning-rate schedule.
     """
 
@@ -105,6 +105,7 @@ class Learner:
 
         Args:
             batches: this rank's shares of global batches.
+            epoch: selects the permutations of the shuffling BatchNorm.
 
         Returns:
             The number of clips encoded by all ranks together.
@@ -126,7 +127,11 @@ class Learner:
         return len(every_id)
 
     def step(self, batch: Batch, step: int) -> Metrics:
-        """Trains on this rank's share of a global batch and returns metrics: 0-d tensors and plain numbers."""
+        """Makes training step number `step` (from 0) on this rank's share of a global batch.
+
+        Returns:
+            Metrics as 0-d tensors and plain numbers.
+        """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         buffers_before = flatten_buffers(self._float_buffers)
@@ -179,11 +184,11 @@ class Learner:
         select: bool,
         share: float = 1.0,
     ) -> Metrics:
-        """Runs forward, loss and backward.
+        """Computes the loss and adds its gradient.
 
         Args:
             select: update the dictionaries between forward and loss.
-            share: weight of the loss, for parts of a batch.
+            share: weight of the loss: the share of the batch's clips that are in this part of it.
         """
         with self._autocast():
             outputs = self._encode_queries(batch.video, batch.audio)._asdict()
@@ -210,7 +215,7 @@ class Learner:
     def _accumulate(
         self, batch: Batch, keys: dict[str, torch.Tensor], ids: torch.Tensor, *, parts: int, step: int
     ) -> Metrics:
-        """Computes the step in `parts` parts.
+        """Splits the batch into up to `parts` parts and adds up their gradients.
 
         Selection needs the queries of all parts, so these are first encoded once without gradient.
         """
@@ -222,6 +227,7 @@ class Learner:
         buffers = flatten_buffers(self._float_buffers)
         with torch.no_grad(), self._autocast():
             outputs = [self._encode_queries(piece.video, piece.audio)._asdict() for piece in pieces]
+        # The parts are encoded again below, and running statistics must not count a clip twice.
         restore_buffers(self._float_buffers, buffers)
         metrics = self._select(self._rows(outputs, keys), ids, step)
         for number, (r, piece) in enumerate(zip(rows, pieces, strict=True)):
@@ -237,7 +243,7 @@ class Learner:
         return metrics
 
     def _rows(self, parts: list[dict[str, EncoderOutput]], keys: dict[str, torch.Tensor]) -> BatchRows:
-        """Joins the encoders' outputs of the parts of a batch and its keys."""
+        """Builds the rows of a batch from the encoders' outputs for its parts and from its keys."""
         hidden = {m: _join([part[m].hidden for part in parts]) for m in MODALITIES} if self._needs_hidden else {}
         return BatchRows({m: _join([part[m].embedding for part in parts]) for m in MODALITIES}, keys, hidden)
 
@@ -291,7 +297,7 @@ class Learner:
 
 @torch.no_grad()
 def batch_retrieval(queries: dict[str, torch.Tensor], keys: dict[str, torch.Tensor]) -> Metrics:
-    """Computes the share of queries whose own key is the nearest of the batch's keys, in both directions.
+    """Computes the share of queries whose positive key is the nearest of the batch's keys, in both directions.
 
     Args:
         queries, keys: [B, D] rows of unit length, per modality.

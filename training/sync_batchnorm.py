@@ -38,7 +38,7 @@ class GlooSyncBatchNorm(_BatchNorm):
             raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[B, C, ...] -> [B, C, ...]."""
+        """Normalises [B, C, ...] per channel; in training over the samples of all ranks."""
         if not (self.training and dist.is_initialized()):
             return super().forward(input)
         dims = [0, *range(2, input.dim())]

@@ -1,8 +1,8 @@
 """Exact D² sampling in blocks: propose from a stale distribution, reject, and only then update the pool's distances.
 
 One round draws a block of proposals from upper bounds U >= D², accepts or rejects them (sampler/d2/accept.py), and
-lowers U once for all accepted centres. How U is kept, and how close it stays to D², affects only the speed: where U is
-not D² itself, the true D² of each proposal is computed before the decision.
+lowers U once for all accepted rows, which become centres. How U is kept, and how close it stays to D², affects only the
+speed: where U is not D² itself, the true D² of each proposal is computed before the decision.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class BlockedSampling:
         self.rounds = self.proposed = self.pairs = 0
 
     def run(self, k: int, *, first_pick: FirstPick, dictionary: Candidates | None) -> tuple[Tensor, Tensor]:
-        """Picks up to k rows; returns their indices [n] int64 and D² [n]. n < k only when no mass is left."""
+        """Picks up to k rows; returns their indices [n] int64 and D² [n]. n < k only when every D² left is 0."""
         held = dictionary_rows(dictionary)
         start = 0 if held is None else len(held)
         self.centres = Centres(self.candidates, start + k)
@@ -125,7 +125,7 @@ class BlockedSampling:
         self.u[pick] = 0.0
 
     def _round(self, target: int) -> bool:
-        """Proposes and decides on one block; returns False when no mass is left."""
+        """Proposes and decides on one block; returns False when every D² left is 0."""
         centres = self.centres
         left = target - centres.count
         block = min(max(GROWTH * centres.count, SMALLEST_BLOCK), LARGEST_BLOCK, left + left // 4 + SMALLEST_BLOCK)

@@ -26,7 +26,7 @@ class Centres:
         self._a = like.a.new_empty(capacity, like.a.shape[1])
         self._b = None if like.b is None else like.b.new_empty(capacity, like.b.shape[1])
         screened = fast_bf16(like.a.device)
-        self._short = [f.to(torch.bfloat16) for f in (self._a, self._b) if f is not None] if screened else []
+        self._bf16 = [f.to(torch.bfloat16) for f in (self._a, self._b) if f is not None] if screened else []
 
     def append(self, index: Tensor, rows: Candidates, norms: Tensor) -> None:
         """Adds n centres: row numbers [n] int64 (-1 for a row of the dictionary), the rows and their |g|² [n]."""
@@ -34,13 +34,13 @@ class Centres:
         self.index[new], self.norms[new], self._a[new] = index, norms, rows.a
         if self._b is not None:
             self._b[new] = required(rows.b, "b")
-        for short, factor in zip(self._short, (self._a, self._b), strict=False):
+        for rounded, factor in zip(self._bf16, (self._a, self._b), strict=False):
             if factor is not None:
-                short[new] = factor[new]
+                rounded[new] = factor[new]
         self.count = new.stop
 
     def factors(self, which: slice) -> Candidates:
-        """Returns these centres as candidates, of which only a and b have a meaning."""
+        """Returns these centres as candidates, of which only a and b are meaningful."""
         index = self.index[which]
         b = None if self._b is None else self._b[which]
         return Candidates(a=self._a[which], b=b, ids=index, valid=index >= 0, write_index=index)
@@ -50,7 +50,7 @@ class Centres:
         best = proposals.bound.clone()
         for start in range(0, self.count, _CHUNK):
             chunk = slice(start, min(start + _CHUNK, self.count))
-            screen = self._screen(proposals, chunk, best) if self._short else None
+            screen = self._screen(proposals, chunk, best) if self._bf16 else None
             if screen is not None and len(screen[0]) * _PAIR_COST < len(best) * (chunk.stop - start):
                 self._exact_pairs(proposals, screen[0], screen[1] + start, best)
             else:
@@ -59,10 +59,10 @@ class Centres:
         return best.masked_fill_(best < RELATIVE_FLOOR * proposals.norms, 0.0)
 
     def _screen(self, proposals: Proposals, chunk: slice, best: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the (proposal, centre) pairs that may be nearest; others are farther by more than bf16's error."""
-        inner = proposals.rows.a.bfloat16() @ self._short[0][chunk].T
+        """Returns the pairs (proposal, centre) that may be nearest; others are farther by more than bf16's error."""
+        inner = proposals.rows.a.bfloat16() @ self._bf16[0][chunk].T
         if self._b is not None:
-            inner.mul_(required(proposals.rows.b, "b").bfloat16() @ self._short[1][chunk].T)
+            inner.mul_(required(proposals.rows.b, "b").bfloat16() @ self._bf16[1][chunk].T)
         error = rounding_error(1 if self._b is None else 2)
         # D² = p + c - 2 inner, up to an error of error * (p + c), with p and c the squared norms.
         rough = inner.float().mul_(-2).add_(self.norms[chunk])

@@ -21,7 +21,7 @@ _ROUNDING = 2.0**-9
 
 
 def rounding_error(factors: int) -> float:
-    """Largest error of 2 <g_n, g_m> from bf16 products of one or two factors, as a share of |g_n|² + |g_m|².
+    """Returns the largest error of 2 <g_n, g_m> with one or two factors in bf16, as a share of |g_n|² + |g_m|².
 
     The inner product of each factor is rounded three times (row, centre, product), and the product of both once more.
     By Cauchy-Schwarz, |<g_n, g_m>| <= |g_n||g_m| <= (|g_n|² + |g_m|²) / 2.
@@ -30,12 +30,12 @@ def rounding_error(factors: int) -> float:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether this CPU multiplies bf16 faster than float32; False for other devices."""
+    """Returns whether this CPU multiplies bf16 faster than float32; False for other devices."""
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()  # torch-private: there is no public query
 
 
 class DenseBounds:
-    """Keeps D² of every row itself, in float32."""
+    """Bounds that are D² of every row itself, in float32."""
 
     exact = True
 
@@ -68,22 +68,22 @@ class DenseBounds:
 
 
 class RoughBounds(DenseBounds):
-    """Keeps an upper bound on D² of every row, from products in bf16 and their largest possible error.
+    """Upper bounds on D² of every row, from products in bf16 and their largest possible error.
 
     A CPU with AVX-512 BF16 multiplies bf16 two to three times as fast as float32, but rounds the products, so that a
-    duplicate of a centre would keep some D². As bounds they are safe: proposals are verified in float32.
+    duplicate of a centre would keep some D². Used as bounds they are safe: proposals are verified in float32.
     """
 
     exact = False
 
     def __init__(self, rows: Candidates, norms: Tensor) -> None:
         self.inflate = 1 + rounding_error(1 if rows.b is None else 2)
-        short = replace(rows, a=rows.a.bfloat16(), b=None if rows.b is None else rows.b.bfloat16())
-        super().__init__(short, norms * self.inflate)
+        rounded = replace(rows, a=rows.a.bfloat16(), b=None if rows.b is None else rows.b.bfloat16())
+        super().__init__(rounded, norms * self.inflate)
 
     def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
-        short = replace(centres, a=centres.a.bfloat16(), b=None if centres.b is None else centres.b.bfloat16())
-        return super().lower(d2, short, centre_norms * self.inflate)
+        rounded = replace(centres, a=centres.a.bfloat16(), b=None if centres.b is None else centres.b.bfloat16())
+        return super().lower(d2, rounded, centre_norms * self.inflate)
 
     @staticmethod
     def _product(rows: Tensor, centres: Tensor) -> Tensor:

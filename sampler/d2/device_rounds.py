@@ -22,8 +22,8 @@ from sampler.fallbacks import fill_uniformly, make_selection, usable_rows
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 512
 _PASSES = 16
-"""Number of passes in which a block's conflicts settle. A longer chain of conflicts is detected, and the selection is
-repeated with enough passes for any chain."""
+"""Number of passes in which the conflicts of a block are settled. A longer chain of conflicts is detected, and the
+selection is repeated with enough passes for any chain."""
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class Rounds:
     indices: Tensor
     """[K + 1] int64 picks; rejected proposals are written to the last place."""
     distances: Tensor
-    """[K + 1] float32 D² of each pick when it was picked; the last place is as in `indices`."""
+    """[K + 1] float32 D² of each pick when it was picked; as in `indices`, the last place is for rejected proposals."""
     count: Tensor
     """[1] int64, the number of picks so far."""
     unsettled: Tensor

@@ -11,7 +11,7 @@ from torch import Tensor
 from sampler.base import Candidates, required
 
 RELATIVE_FLOOR = 4e-6
-"""D² below this share of |g_n|² is rounding noise of the difference above and counts as 0, so that an exact duplicate
+"""D² below this share of |g_n|² is rounding noise of the formula above and counts as 0, so that an exact duplicate
 of a pick is never picked. The share corresponds to two embeddings within 0.2 % of each other."""
 
 _CACHE_LINE = 16
@@ -37,7 +37,7 @@ def product(rows: Tensor, centres: Tensor) -> Tensor:
 
 
 def _aligned_product(rows: Tensor, centres: Tensor) -> Tensor:
-    # Rows of complete cache lines: with any other row length MKL multiplies at two thirds of its speed.
+    # The result's rows are padded to whole cache lines: with other row lengths MKL has two thirds of the speed.
     width = -(-len(centres) // _CACHE_LINE) * _CACHE_LINE
     if width == len(centres) or len(centres) == 1 or rows.is_cuda:
         return rows @ centres.T

@@ -1,4 +1,4 @@
-"""The D² distribution: its start, with or without a dictionary, and drawing rows from it."""
+"""The D² distribution: its initial state, with or without a dictionary, and drawing rows from it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ FirstPick = Literal["uniform", "norm", "argmax"]
 |g|, as in BADGE's code)."""
 
 _DICTIONARY_CHUNK = 256
+"""Number of dictionary rows that the candidates are compared with at a time."""
 _SUMMED_TOGETHER = 2048
+"""Number of weights in a segment of `draw_rows`."""
 
 
 def starting_distances(norms: Tensor, usable: Tensor) -> Tensor:
-    """Returns D² before anything is chosen, [N]: inf for usable rows, 0 for the others, which never get any mass."""
+    """Returns D² before anything is chosen, [N]: inf for usable rows, 0 for the others, which are never drawn."""
     return torch.zeros_like(norms).masked_fill_(usable, torch.inf)
 
 
@@ -43,7 +45,7 @@ def dictionary_rows(dictionary: Candidates | None) -> Candidates | None:
 
 
 def condition(d2: Tensor, candidates: Candidates, norms: Tensor, dictionary: Candidates | None) -> Tensor:
-    """Returns D² after the dictionary's valid and finite rows count as chosen too, [N]."""
+    """Returns D² with the dictionary's valid and finite rows counted as chosen, [N]."""
     held = dictionary_rows(dictionary)
     if held is None:
         return d2
@@ -59,8 +61,8 @@ def condition(d2: Tensor, candidates: Candidates, norms: Tensor, dictionary: Can
 def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
     """Draws rows with probability proportional to weight, by inversion; rows of weight 0 are never drawn.
 
-    Sums are taken in rows of `_SUMMED_TOGETHER` and then over these: a GPU's scan of one long vector of floats is not
-    deterministic, and all ranks must draw the same rows. Nothing waits for the host.
+    Weights are summed within segments of `_SUMMED_TOGETHER` and then over the segments: a GPU's scan of one long vector
+    of floats is not deterministic, and all ranks must draw the same rows. There is no synchronisation with the host.
 
     Args:
         weight: [N], at least 0. If all are 0, the rows drawn are arbitrary.
@@ -74,9 +76,9 @@ def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
     within = padded.cumsum(1, dtype=torch.float64)
     sums = within[:, -1]
     ends = sums.cumsum(0)
-    # Just below the total, so that rounding cannot reach past the last row with mass; likewise within a part.
+    # Just below the total, so that rounding cannot reach past the last row of positive weight; also in a segment.
     targets = uniforms * (ends[-1] * (1 - 1e-12))
-    part = torch.searchsorted(ends, targets, right=True).clamp_(max=len(sums) - 1)
-    inside = torch.minimum(targets - (ends[part] - sums[part]), sums[part] * (1 - 1e-12))
-    offset = torch.searchsorted(within[part], inside[:, None], right=True).squeeze(1)
-    return (part * _SUMMED_TOGETHER + offset).clamp_(max=len(weight) - 1)
+    segment = torch.searchsorted(ends, targets, right=True).clamp_(max=len(sums) - 1)
+    inside = torch.minimum(targets - (ends[segment] - sums[segment]), sums[segment] * (1 - 1e-12))
+    offset = torch.searchsorted(within[segment], inside[:, None], right=True).squeeze(1)
+    return (segment * _SUMMED_TOGETHER + offset).clamp_(max=len(weight) - 1)

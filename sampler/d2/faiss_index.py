@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 _ITERATIONS = 5
-"""Number of Lloyd iterations of a training."""
+"""Number of Lloyd iterations (k-means) when the quantiser is trained."""
 _TRAINING_ROWS_PER_CELL = 40
 _RETRAIN_SHARE = 1.0
-"""The quantiser is trained again once more than this share of the pool's rows was written since the last training."""
+"""Number of rows written since the last training, as a share of the pool, beyond which the quantiser is retrained."""
 
 
 class PersistentIndex:
@@ -38,7 +38,7 @@ class PersistentIndex:
             embeddings: [N, d] float32; rows that are not usable may hold anything.
             write_index: [N] int64; a row with the same write_index as before must have the same embedding.
             usable: [N] bool, the rows that the quantiser may be trained on.
-            cells: number of cells of a newly trained quantiser, at most the number of usable rows.
+            cells: number of cells of a quantiser that is trained in this call, at most the number of usable rows.
         """
         if len(write_index) != len(self._write_index):
             self._write_index = torch.full_like(write_index, -2)
@@ -104,7 +104,7 @@ def _on_device_of(index: faiss.Index, embeddings: Tensor) -> faiss.Index:
 
 @functools.cache
 def _gpu_resources() -> faiss.StandardGpuResources:
-    """Returns the process's resources, with bounded temporary memory. Without a GPU FAISS aborts the process here."""
+    """Returns this process's GPU resources. Needs a GPU: without one, FAISS aborts the process."""
     resources = faiss.StandardGpuResources()
     resources.setTempMemory(256 << 20)
     return resources

@@ -1,8 +1,8 @@
 """Upper bounds on D² that are lowered only where a new centre is likely to matter.
 
-The rows are partitioned into cells, and one row of each cell represents it. A new centre is compared with the
+The rows are partitioned into cells, each represented by one of its rows. A new centre is compared with the
 representatives. A cell is evaluated only if the centre is nearer to its representative than all earlier centres, and
-then only in the rows that still carry mass. A row that is left out keeps too high a bound, which may waste a proposal
+then only in rows whose bound is not small. A row that is left out keeps too high a bound, which may waste a proposal
 but never changes the distribution.
 """
 
@@ -16,13 +16,13 @@ from sampler.d2.dense_bounds import DenseBounds
 from sampler.d2.distance import RELATIVE_FLOOR, squared_distances
 
 _MASS_SHARE = 0.5
-"""Rows with a bound below this share of the mean bound are not evaluated: together they hold little of the mass."""
+"""Rows with a bound below this share of the mean bound are not evaluated: together they are seldom proposed."""
 _DENSE_SHARE = 0.5
 """If more than this share of all pairs would be evaluated, one dense pass is faster than many small ones."""
 
 
 class IndexedBounds:
-    """Bounds over the cells of an index; any partition gives valid bounds, a good one gives them fast."""
+    """Bounds over the cells of an index. Any partition gives valid bounds; a good one makes them cheap."""
 
     exact = False
 
@@ -43,7 +43,7 @@ class IndexedBounds:
         listed = self.order[alive[self.order]]
         sizes = torch.bincount(self.cell[listed])
         sizes = sizes[sizes > 0]
-        # The representative is chosen again each time: no centre could be nearer to one that was itself picked.
+        # Representatives are chosen in each call: if one was picked itself, its cell would never be probed again.
         representative = listed[sizes.cumsum(0) - (sizes + 1) // 2]
         near = squared_distances(self.rows.rows(representative), self.norms[representative], centres, centre_norms)
         probed = near < u[representative][:, None]

@@ -25,7 +25,7 @@ class Proposals:
 
 
 def propose(weight: Tensor, uniforms: Tensor, table: Candidates, norms: Tensor) -> Proposals:
-    """Draws rows with probability proportional to weight, without a synchronisation with the host.
+    """Draws rows with probability proportional to weight, without synchronising with the host.
 
     Args:
         weight: [N] float32, at least 0. If all are 0, the rows drawn are arbitrary, and their bounds are 0.

@@ -14,11 +14,11 @@ from settings.load import ConfigError
 
 @dataclass(kw_only=True)
 class Adaptive:
-    """Takes `hard` or `kcenter`, whichever fits the batch and the pool; decides at each selection, without labels.
+    """Selects by `hard` or by `kcenter`, decided at each selection from the batch and the pool, without labels.
 
-    A false negative outranks the positive of its query (is more similar to the query) about half of the time; any other
-    candidate does so more rarely the more the encoders have learnt. So false negatives differ from hard negatives not
-    in how similar they are but in how often they outrank. Where a few classes make up most of the data, the hardest
+    A false negative outranks the positive of its query (is more similar to the query) about half of the time; the more
+    the encoders have learnt, the more rarely any other candidate does. So false negatives differ from hard negatives
+    not in how similar they are but in how often they outrank. Where a few classes make up most of the data, the hardest
     rows belong to them and outrank far more positives than the rows of the pool do on average. The comparison is with
     this average because early in training every row outranks many positives.
     """

@@ -13,17 +13,17 @@ from sampler.rules.kmeanspp_faiss import KMeansPPFaiss
 
 INDEX_FROM = (512, 16_384)
 """(picks, candidates) from which the index is faster on a CPU, measured in benchmarks/results/sampling_crossover.json.
-It is never used on a GPU, where it visits its cells one by one and waits in each: 1,024 of 32,768 take 5,335 calls
-into torch and 479 waits, but 692 and 6 in the dense rounds (sampler/d2/device_rounds.py)."""
+It is never used on a GPU, because it visits its cells one by one and waits for the GPU in each: 1,024 picks of 32,768
+rows take 5,335 calls into torch and 479 waits, against 692 and 6 with dense rounds (sampler/d2/device_rounds.py)."""
 CANDIDATES_PER_PICK = 128
 """The largest number of candidates per pick for which the index is used. Its build time grows with the candidates, its
-gain with the picks: for 1,024 of 200,000 it is slower (benchmarks/results/sampling_grid.json), for 8,192 of 1,000,000
-faster."""
+gain with the picks: it is slower for 1,024 picks of 200,000 candidates (benchmarks/results/sampling_grid.json) and
+faster for 8,192 of 1,000,000."""
 
 
 @dataclass(kw_only=True)
 class Auto:
-    """Takes `kmeanspp` or `kmeanspp_faiss`: both sample from the same distribution, only the time differs."""
+    """Selects by `kmeanspp` or `kmeanspp_faiss`: both sample from the same distribution, only the time differs."""
 
     first_pick: FirstPick = "uniform"
     """The distribution of the first pick."""
@@ -35,7 +35,7 @@ class Auto:
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
-        """Uses the index on a CPU from `INDEX_FROM` on, up to `CANDIDATES_PER_PICK`."""
+        """Uses the index only on a CPU, from `INDEX_FROM` up to `CANDIDATES_PER_PICK`."""
         picks, rows = INDEX_FROM
         use_index = not candidates.a.is_cuda and k >= picks and rows <= len(candidates) <= k * CANDIDATES_PER_PICK
         sampler = self._indexed if use_index else self._dense

@@ -69,12 +69,12 @@ class KCenter:
 
 
 def _farthest(candidates: Candidates, norms: Tensor, d2: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Returns up to k rows in farthest-first order and their D², as many as one block decides; none if all D² are 0."""
+    """Returns up to k rows, farthest first, and their D²: as many as one block decides, none if all D² are 0."""
     bound, rows = d2.topk(min(_BLOCK + 1, len(d2)))
     outside = float(bound[-1]) if len(rows) < len(d2) else 0.0
     block, block_norms = candidates.rows(rows), norms[rows]
     between = floor_to_zero(squared_distances(block, block_norms, block, block_norms), block_norms)
-    # Each pick depends on the one before: that costs microseconds in NumPy on the host, but a round trip on a device.
+    # Each pick depends on the one before: a step takes microseconds in NumPy on the host, but a round trip on a GPU.
     current, to_pick = bound.cpu().numpy().copy(), between.cpu().numpy()
     picks: list[int] = []
     at_pick: list[float] = []

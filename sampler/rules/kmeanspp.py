@@ -14,9 +14,9 @@ from sampler.d2.device_rounds import select_on_device
 from sampler.d2.distribution import FirstPick
 
 ROUGH_FROM_ROWS = 4096
-"""Smallest pool for which precision auto takes bf16. In smaller pools verifying the bf16 bounds costs more than they
-save: 5.2 instead of 3.8 ms for 32 of 640 rows with D + H = 384; times are equal at 4,096 rows (one CPU core with
-AVX-512 BF16)."""
+"""Smallest pool, in rows, for which precision auto uses bf16 on a CPU. In smaller pools, verifying the bounds costs
+more than bf16 saves: 5.2 instead of 3.8 ms for 32 of 640 rows with D + H = 384; times are equal at 4,096 rows (one CPU
+core with AVX-512 BF16)."""
 
 
 @dataclass(kw_only=True)
@@ -26,9 +26,9 @@ class KMeansPP:
     first_pick: FirstPick = "uniform"
     """The distribution of the first pick."""
     precision: Precision = "auto"
-    """Precision of the dense products; auto takes bf16 where it is faster (large pools). On a CPU bf16 never changes
-    the distribution: it gives bounds that are verified in float32. On a GPU bf16 samples from the distribution of the
-    bf16-rounded factors."""
+    """Precision of the dense products; auto uses bf16 on every GPU, and on a CPU where it is faster (large pools,
+    AVX-512 BF16). On a CPU bf16 never changes the distribution: it gives bounds that are verified in float32. On a GPU
+    bf16 samples from the distribution of the bf16-rounded factors."""
 
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None

@@ -1,4 +1,4 @@
-"""Approximate D² sampling on a sketch of the gradient embeddings: cheaper by the ratio of the dimensions."""
+"""Approximate D² sampling: distances come from a sketch of the gradient embeddings, with fewer dimensions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BatchNorm of clips gives torch's numbers while normalising them as images."""
+"""BatchNorm that normalises clips as images gives the same numbers as torch's BatchNorm3d."""
 
 from __future__ import annotations
 

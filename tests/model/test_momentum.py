@@ -108,7 +108,7 @@ def test_momentum_update_does_not_change_the_query_encoders():
 
 
 def test_each_row_of_a_parameter_follows_its_own_row():
-    """The official code indexes the parameter and broadcasts one row over all."""
+    """The paper's official code does this wrongly: it indexes the parameter and broadcasts one row over all rows."""
     model = tiny(momentum=0.0)
     random_everywhere(model.query)
     model.update_momentum()

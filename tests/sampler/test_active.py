@@ -120,7 +120,7 @@ def test_a_pool_drawn_by_epoch_does_not_take_the_batchs_keys():
     assert 77 not in active.pool.ids.tolist()
 
 
-def test_gradient_embeddings_without_a_hidden_layer_are_refused_with_the_remedy():
+def test_gradient_embeddings_without_the_last_layers_input_are_refused_with_an_alternative():
     with pytest.raises(ConfigError, match="query_gradient"):
         ActiveDictionary(
             sampler=SamplerConfig(name="uniform", embedding="gradient"),

@@ -1,4 +1,4 @@
-"""The contract of every backend, on ordinary and on degenerate inputs."""
+"""What every sampler guarantees, on ordinary and on degenerate inputs."""
 
 from dataclasses import replace
 

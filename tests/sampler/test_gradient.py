@@ -114,7 +114,7 @@ def test_scores_are_the_pseudo_label_loss_and_the_smooth_largest_similarity(prob
     assert torch.all(factors.similarity <= (keys @ queries.T).amax(1) + TEMPERATURE * torch.tensor(4.0).log())
 
 
-def test_a_hidden_wider_than_the_batch_is_shortened_to_the_batch(problem):
+def test_second_factors_are_no_longer_than_the_batch(problem):
     keys, hidden, weight = problem
     factors = gradient_factors(keys, hidden @ weight.T, hidden, embedding="gradient", temperature=TEMPERATURE)
     assert factors.b.shape == (5, 4)

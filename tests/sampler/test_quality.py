@@ -1,4 +1,4 @@
-"""Measures of a selection's quality."""
+"""The quality measures of a selection."""
 
 import pytest
 import torch

@@ -2,8 +2,8 @@
 
     python -m tests.training.kill_and_resume --config configs/quickstart.yaml --kills 20 [--processes 2] [key=value ...]
 
-With several processes, one of them is killed at a time and torchrun restarts all of them (--max-restarts). Checkpoints
-are needed between the kills: with checkpoint.every_steps=20, a run of 500 steps has enough for twenty.
+With several processes, each kill hits one of them and torchrun restarts all (--max-restarts). A run needs checkpoints
+between the kills: with checkpoint.every_steps=20, a run of 500 steps has enough for 20 kills.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ def start(run_dir: Path, arguments: list[str], **kwargs: int) -> subprocess.Pope
 
 
 def saved(run_dir: Path) -> list[str]:
-    """Returns the names of the present checkpoints, which change whenever the run saves."""
+    """Returns the names of the existing checkpoints, which change whenever the run saves."""
     return sorted(path.name for path in (run_dir / "checkpoints").glob("step-*.pt"))
 
 
 def wait_for_moment(
     process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random, *, spread: float, starting: float
 ) -> str:
-    """Waits for a random moment and returns its kind, or "" if the run ended before.
+    """Waits for a random moment and returns its kind, or "" if the run ended first.
 
     One moment in five is within the first `starting` seconds, while the run starts or resumes. The others follow the
     next checkpoint: either while one is being written (for a small model, where that is too short to see, just after
-    it) or up to `spread` seconds later. So a run makes progress however often it is killed.
+    it) or up to `spread` seconds later. So a run makes progress even if it is killed often.
     """
     kind = rng.choices(["starting", "writing", "training"], weights=[1, 2, 2])[0]
     before, started, moved_at = saved(run_dir), time.monotonic(), None
@@ -169,7 +169,7 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments at which the run is killed")
     parser.add_argument("--out", type=Path, default=Path("runs/kill-and-resume"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()

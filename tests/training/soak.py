@@ -28,6 +28,7 @@ from training.tracking.metrics import read_metrics
 
 SMALL = [*OVERRIDES, "train.batch_size=4", "data.threads=1", "train.threads=1"]
 READINGS, WARM_UP, BLOCKS = 400, 0.25, 20
+"""Number of readings of memory, the share of them that is discarded as warm-up, and the number of blocks of the fit."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def slope(counts: np.ndarray, resident: np.ndarray) -> Slope:
 
     Neighbouring readings are correlated, so a fit to single readings would understate the error. The standard error is
     the larger of two: that of autoregressive residuals, which is wider by sqrt((1 + r) / (1 - r)), and that of a random
-    walk without drift, because an allocator keeps the memory it once took and a few steps up are not yet a leak. (For
+    walk without drift, because an allocator keeps the memory it once took, and a few increases are not yet a leak. (For
     a random walk whose steps between blocks have variance v, the differences of block means have variance 2/3 v and
     the slope over n blocks has variance 6/5 v / n.)
 
@@ -85,7 +86,7 @@ def resident_bytes(pid: int | str = "self") -> int:
 
 
 def read_batches(data: str, batches: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads epochs again and again; returns counts of batches [n] and the resident bytes [n] at each."""
+    """Reads epoch after epoch; returns counts of batches [n] and the resident bytes [n] at each."""
     loader = make_loader(load_config(Config, overrides=[*SMALL, f"data.path={data}"]))
     every, done, epoch, readings = max(batches // READINGS, 1), 0, 0, []
     while done < batches:

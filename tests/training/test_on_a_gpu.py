@@ -19,7 +19,7 @@ def there(batch):
 
 
 def learner_on_gpu(monkeypatch, *overrides):
-    # There is nothing to wait for, and autocast would warn that there is no GPU.
+    # No stream exists to wait for; fp32, because autocast would warn that there is no GPU.
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: torch.cpu.current_stream())
     monkeypatch.setattr(torch.cpu.Stream, "synchronize", lambda stream: None, raising=False)
     config = small_config("train.precision=fp32", *overrides)
@@ -61,5 +61,5 @@ def test_a_step_waits_only_for_values_that_the_sampler_needs(monkeypatch):
         batch = there(random_batch(config, 0))
         pretended.waits.clear()
         learner.step(batch, 0)
-    # The sampler needs the allowed rows, their number, and where the clips already are; nothing is moved.
+    # The sampler needs the allowed rows, their number, and which clips are held already; nothing is copied to the host.
     assert set(pretended.waits) == {"__getitem__", "isin", "__int__"}

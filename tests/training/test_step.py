@@ -108,7 +108,7 @@ def test_a_batch_with_nan_leaves_weights_statistics_and_optimiser_untouched(opti
     assert int(metrics["skipped_steps"]) == 1
     after = flat(learner.state_dict())
     for key in before:
-        # Nothing else may change but the pools, which took new keys, and counters of batches.
+        # Only the pools and dictionaries, which took new keys, and the counters may change.
         if not key.startswith(("/active", "/guard")) and "num_batches_tracked" not in key:
             assert torch.equal(before[key], after[key]), key
     assert all(torch.isfinite(active.keys).all() for active in learner.active.values())
@@ -124,7 +124,7 @@ def test_a_skipped_first_step_leaves_no_trace(optimizer):
         parameter = nn.Parameter(torch.ones(1000, 2))
         optimiser = build_optimizer([parameter], config)
         for gradient in gradients:
-            # Freed immediately, so that reused memory does not hold zeros by chance.
+            # Allocated and freed, so that memory that is reused uninitialised does not hold zeros by chance.
             torch.full_like(parameter, 7.0)
             parameter.grad = torch.full_like(parameter, gradient)
             update(optimiser, rate=0.1, clip_norm=0)

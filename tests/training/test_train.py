@@ -31,7 +31,7 @@ SMALL = [
     "pool.size=20",
 ]
 
-# The runs are so short that on a fast machine a later moment might never come.
+# Early moments, because the runs are so short that on a fast machine they would end before a later one.
 MOMENTS = {"spread": 0.05, "starting": 2.0}
 
 
@@ -71,8 +71,8 @@ def test_every_sampler_trains(demo_shards, tmp_path, name):
 
 
 def test_the_dictionaries_are_measured_regularly(demo_shards, tmp_path):
-    # At the learning rate of the other tests, so few clips train erratically: a selection of which later batches have
-    # overwritten a part might then cover nothing.
+    # A low learning rate: at that of the other tests, training on so few clips is erratic, and what later batches have
+    # left of a selection might cover nothing.
     more = ("optim.lr=1e-6", "monitor.dictionary_every=3", "monitor.label=kind", f"run_dir={tmp_path / 'run'}")
     more = arguments(demo_shards, *more)
     assert train.train(load_config(Config, overrides=more), alone(), resume="never")

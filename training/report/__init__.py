@@ -1,1 +1,1 @@
-"""One page about runs, side by side."""
+"""A one-page report that compares runs."""

@@ -1,4 +1,4 @@
-"""The figure of a report: one panel per question, one colour per run."""
+"""The figure of a report: one panel per group of metrics, one colour per run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from training.report.runs import Run
 
 COLUMNS = 3
 RAW_POINTS = 1500
+"""Largest number of points of a thin line of logged values; longer curves are subsampled."""
 LineStyle = Literal["-"] | tuple[float, Sequence[float]]
 STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-"""Okabe and Ito's colours, which colour-blind readers can distinguish; more runs take theirs from a colour map."""
+"""Okabe and Ito's colours, which colour-blind readers can distinguish; if there are more runs, all colours come from a
+colour map."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A group of curves that answer one question; curves that no run has are omitted."""
+    """A group of related curves; curves that no run has are omitted."""
 
     title: str
     curves: tuple[tuple[str, str], ...]

@@ -63,7 +63,7 @@ class MetricsWriter:
             for name, value in metrics.items():
                 self._tensorboard.add_scalar(name, value, step)
         except OSError as error:
-            # Its writing thread has died and cannot be restarted.
+            # TensorBoard's writer thread has died and cannot be restarted.
             log.warning("cannot write TensorBoard's file (%s); the run continues without TensorBoard", error)
             self._tensorboard = None
 
@@ -88,7 +88,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Returns the lines of a metrics.jsonl, without a last line that a kill cut short."""
+    """Returns the lines of a metrics.jsonl up to the first broken one: a kill may leave a partial last line."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -101,9 +101,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 class StepTimer:
     """Measures seconds per step since the last reading, and the share of them spent waiting for data.
 
-    On a CPU the wait is the host's. On a GPU it is the GPU's: the host may wait for a batch while the GPU still
-    computes, and may receive a batch that the GPU has yet to decode. There the wait is the time between two events in
-    the GPU's queue.
+    On a CPU the wait is the host's. On a GPU it is the GPU's, measured between two events in its queue: the host may
+    wait for a batch while the GPU still computes, and may receive a batch that the GPU has yet to decode.
     """
 
     def __init__(self, device: torch.device) -> None:

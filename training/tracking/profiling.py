@@ -20,7 +20,7 @@ def parse_steps(text: str | None) -> range:
     """Parses `FIRST:LAST` into a range that excludes LAST; None (no profile) gives an empty range.
 
     Raises:
-        ConfigError: the text has another form.
+        ConfigError: the text has a different form.
     """
     if text is None:
         return range(0)
@@ -31,7 +31,7 @@ def parse_steps(text: str | None) -> range:
 
 
 class StepProfiler:
-    """Profiles some steps of this process and has no cost in the others; the results do not change.
+    """Profiles some steps of this process; other steps cost nothing, and the results do not change.
 
     Writes the trace `profile/steps-FIRST-LAST-rankR.json.gz` (open it at https://ui.perfetto.dev) and a `.txt` file
     with a table of operators by time.

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 class WandbSink:
     """One W&B run per run folder, however often the run is stopped and resumed.
 
-    wandb sends from its own process: a write here puts the numbers into its queue. After a failure, which is logged
-    once, nothing more is sent; metrics.jsonl has all numbers anyway.
+    wandb sends from its own process, so `write` only queues the numbers. After a failure, which is logged once, nothing
+    more is sent; metrics.jsonl has all numbers in any case.
 
     Args:
         run_dir: holds `wandb_run_id` and wandb's own files.
@@ -54,7 +54,7 @@ class WandbSink:
             ) from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        # After a resume W&B ignores steps that it already has, which is right: their numbers are the same.
+        # After a resume W&B ignores steps that it already has, which is correct: their numbers are the same.
         if self._run is None:
             return
         try:

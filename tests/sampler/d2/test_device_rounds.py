@@ -1,4 +1,4 @@
-"""The layout for GPUs, run on a CPU; its distribution is tested in test_distribution.py."""
+"""Blocked sampling as it is done on GPUs, run on a CPU; test_distribution.py tests its distribution."""
 
 import pytest
 import torch

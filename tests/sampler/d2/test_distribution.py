@@ -39,7 +39,7 @@ class RandomIndex:
 
 
 class OnDevice:
-    """The layout for GPUs, which makes the same selections on a CPU."""
+    """Blocked sampling as it is done on GPUs, run on a CPU."""
 
     def select(self, candidates, k, *, generator, dictionary=None):
         return select_on_device(
@@ -48,7 +48,7 @@ class OnDevice:
 
 
 class NaiveBatch:
-    """The control: after the first pick, all others are drawn at once from the stale distribution, without repeats."""
+    """A wrong sampler: it draws all picks but the first at once from the stale distribution, without repeats."""
 
     def select(self, candidates, k, *, generator, dictionary=None):
         first = torch.randint(len(candidates), (1,), generator=generator)
@@ -87,7 +87,7 @@ def test_the_distribution_does_not_depend_on_the_block_size(largest, monkeypatch
     assert chi_square(ordered_draws(EXACT["blocked fp32"](), pool, 3, 1500), enumerated_distribution(pool, 3)) > 0.01
 
 
-def test_the_features_alone_are_sampled_from_the_same_distribution():
+def test_candidates_without_second_factors_are_sampled_from_their_distribution():
     pool = make_candidates(tiny_pool().a)
     draws = ordered_draws(EXACT["blocked fp32"](), pool, 3, 1500)
     assert chi_square(draws, enumerated_distribution(pool, 3)) > 0.01

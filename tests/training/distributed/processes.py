@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# All processes are forked from one that has imported these; importing torch and DALI takes seconds each time.
+# All processes are forked from one that has imported these modules, because importing torch and DALI takes seconds.
 multiprocessing.set_forkserver_preload(["torch", "nvidia.dali", "train"])
 
 

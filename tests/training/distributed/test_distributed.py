@@ -13,7 +13,7 @@ from tests.training.small_run import alone, new_learner, random_batch, small_con
 from training.distributed import World, any_rank, from_main, gather_rows, mean_over_ranks, start
 from training.sync_batchnorm import synchronise_batchnorm
 
-# Few: random clips make training chaotic, and rounding grows a thousandfold in three more steps.
+# Only a few, because random clips make training chaotic: in three more steps, rounding errors grow a thousandfold.
 STEPS = 4
 
 
@@ -45,7 +45,7 @@ def train_some_steps(rank, size, overrides):
 @pytest.mark.parametrize("sampler", ["fifo", "kmeanspp_sequential"])
 def test_two_processes_train_the_same_model_as_one(tmp_path, sampler):
     overrides = [f"sampler.name={sampler}"]
-    # In a separate process too: this one may compute with more threads, which changes rounding.
+    # The run on one process is in a separate process too, because this one may use more threads and round differently.
     (one,) = processes.run(train_some_steps, 1, tmp_path, overrides)
     two = processes.run(train_some_steps, 2, tmp_path, overrides)
     torch.testing.assert_close(two[0]["losses"], one["losses"], rtol=1e-5, atol=1e-5)
@@ -84,7 +84,7 @@ def test_synchronised_batchnorm_equals_batchnorm_on_the_global_batch(tmp_path):
             torch.testing.assert_close(part["buffers"][name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def say_and_gather(rank, size):
+def results_of_collectives(rank, size):
     ids = torch.tensor([2**40 + rank, -1])
     rows, every_id = gather_rows([torch.full((2, 3), float(rank)), torch.arange(2.0)[:, None] + rank], ids)
     return {
@@ -97,7 +97,7 @@ def say_and_gather(rank, size):
 
 
 def test_a_gather_keeps_rank_order_and_every_bit_of_the_ids(tmp_path):
-    for result in processes.run(say_and_gather, 2, tmp_path):
+    for result in processes.run(results_of_collectives, 2, tmp_path):
         assert result["ids"].tolist() == [2**40, -1, 2**40 + 1, -1]
         assert result["rows"][0][:, 0].tolist() == [0, 0, 1, 1]
         assert result["rows"][1][:, 0].tolist() == [0, 1, 1, 2]
@@ -120,7 +120,7 @@ def test_gradients_are_averaged_if_a_share_does_not_divide_into_the_parts(tmp_pa
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def companions(rank, size, batchnorm):
+def clips_that_matter(rank, size, batchnorm):
     """Returns which clips change the query and which the key of this rank's first clip, as positions in the batch."""
     config = small_config(f"train.batchnorm={batchnorm}", "train.batch_size=16")
     learner = new_learner(config, World(rank, size, rank, size, torch.device("cpu")))
@@ -145,7 +145,7 @@ def companions(rank, size, batchnorm):
 def test_shuffling_normalises_keys_with_other_clips_than_their_queries(tmp_path):
     for name, folder in (("local", tmp_path / "a"), ("shuffle", tmp_path / "b")):
         folder.mkdir()
-        for rank, (of_query, of_key) in enumerate(processes.run(companions, 2, folder, name)):
+        for rank, (of_query, of_key) in enumerate(processes.run(clips_that_matter, 2, folder, name)):
             own_share = set(range(8 * rank, 8 * rank + 8))
             assert of_query == own_share
             if name == "local":

@@ -41,7 +41,7 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_the_last_good_one_is_kep
 
 
 def test_metrics_that_do_not_fit_are_dropped_and_later_ones_are_written(tmp_path, caplog, monkeypatch):
-    # TensorBoard's thread dies of it, which is expected here.
+    # TensorBoard's writer thread dies of the failed write, which is expected here.
     monkeypatch.setattr(threading, "excepthook", lambda dead: None)
     before = set(threading.enumerate())
     writer = MetricsWriter(tmp_path, start_step=0)
