@@ -1,6 +1,6 @@
-# make train: the whole job on a demo corpus.  make test: the tests.  make help: this list.
+# make train: everything from a demo corpus to a linear probe.  make test: the tests.  make help: all targets.
 PYTHON ?= python3
-# requirements-cuda12.txt for a driver that is too old for CUDA 13.
+# The requirements to install: LIST=requirements-cuda12.txt for a driver that is too old for CUDA 13.
 LIST ?= requirements.lock
 DRIVER := /proc/driver/nvidia/version
 BIN := .venv/bin
@@ -13,7 +13,7 @@ RUN := runs/quickstart
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/'
 
-setup: .venv/installed ## make .venv and install requirements.txt, as requirements.lock pins it
+setup: .venv/installed ## create .venv and install the packages of requirements.lock
 
 train: $(DEMO)/shards/manifest/meta.json ## demo corpus, shards, training, linear probe (4 minutes on 2 cores)
 	$(BIN)/torchrun --standalone --nproc_per_node=1 train.py --config configs/quickstart.yaml --resume auto run_dir=$(RUN)
@@ -29,14 +29,14 @@ lint: .venv/installed-tests ## check style with ruff, types with mypy, imports w
 	$(BIN)/python -m mypy
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo --no-cache
 
-lock: .venv/installed ## pin everything that requirements.txt needs in requirements.lock, with hashes
+lock: .venv/installed ## pin requirements.txt and its dependencies in requirements.lock, with hashes
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: --emit-build-options requirements.txt -o requirements.lock
 
 docs: .venv/installed-docs ## build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-clean: ## remove the environment; data and runs stay
+clean: ## remove .venv; keep data and runs
 	rm -rf .venv
 
 .venv/installed: $(LIST)

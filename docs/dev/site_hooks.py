@@ -1,7 +1,7 @@
-"""What mkdocs.yml does not do by itself, so that the site is complete without a request to another host.
+"""Hooks of mkdocs that make the site self-contained: it loads nothing from another host.
 
-Links that leave docs/ (to README.md, to benchmarks/results/...) lead to copies under repository/ in the site; formulas
-become MathML, which browsers draw without a script.
+Links that leave docs/ (to README.md, to benchmarks/results/...) lead to copies under repository/ in the site. Formulas
+become MathML, which browsers render without a script.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 
 
 def site_uri(path: Path) -> str:
-    """Where a file of the repository is in the site."""
+    """Path of a file of the repository within the site."""
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS).as_posix()
     return f"repository/{path.relative_to(ROOT).as_posix()}"
 
 
 def linked(source: Path) -> set[Path]:
-    """The files of this repository that a page links to."""
+    """Files of this repository that a page links to, without those that code blocks name."""
     text = re.sub(r"^```.*?^```", "", source.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     targets = {(source.parent / match[2]).resolve() for match in LINK.finditer(text)}
     return {target for target in targets if target.is_file() and target.is_relative_to(ROOT)}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds what pages link to outside docs/, and what those pages link to in turn."""
+    """Adds the files outside docs/ that pages link to, and those that such pages link to in turn."""
     pages = {*DOCS.rglob("*.md"), ROOT / "README.md"}
     seen: set[Path] = set()
     while pages - seen:
@@ -53,7 +53,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Makes links to files of the repository relative within the site."""
+    """Replaces links to files of the repository by relative links within the site."""
     source = Path(page.file.abs_src_path)
     here = posixpath.dirname(page.file.src_uri)
 
@@ -67,7 +67,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Formulas from TeX to MathML."""
+    """Converts formulas from TeX to MathML."""
     unescape = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
 
     def formula(match: re.Match[str]) -> str:

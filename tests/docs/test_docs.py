@@ -171,7 +171,7 @@ def test_commands_exist_with_these_options(words):
     arguments = words[words.index(program[-1]) + 1 :]
     source = _source(program[-1]) if program[0] == "-m" else ROOT / program[0]
     assert source is not None
-    declared = source.read_text(encoding="utf-8")
+    declared = _with_imports(source)
     for option in arguments:
         if option.startswith("--") and option != "--help":
             assert f'"{option.partition("=")[0]}"' in declared, f"{source.name} has no {option}"
@@ -198,6 +198,17 @@ def _program(words: list[str]) -> tuple[str, ...] | None:
             assert (ROOT / word).is_file(), f"there is no {word}"
             return (word,)
     return None
+
+
+def _with_imports(source: Path) -> str:
+    """The text of a script and of the modules of this repository that it imports, which may add options to it."""
+    text = source.read_text(encoding="utf-8")
+    names = []
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    modules = [file for name in names if (file := _source(name))]
+    return "\n".join([text, *(module.read_text(encoding="utf-8") for module in modules)])
 
 
 def _source(module: str) -> Path | None:

@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("mkdocs", "material", "mkdocstrings", "latex2mathml")
 LOADING = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)")
 PUBLIC = {
-    "pipeline.html": ["pipeline.loader.make_loader", "pipeline.batch.Batch", "pipeline.plan.clips.ClipPlanner"],
+    "pipeline.html": [
+        "pipeline.loader.make_loader",
+        "pipeline.load.decoder.Decoder",
+        "pipeline.batch.Batch",
+        "pipeline.plan.clips.ClipPlanner",
+        "pipeline.shards.codecs.CODECS",
+        "pipeline.shards.codecs.base.Codec",
+    ],
     "sampler.html": ["sampler.SAMPLERS", "sampler.base.Selection"],
     "model.html": ["model.encoder.CrossModalModel", "model.loss.info_nce"],
     "training.html": ["training.step.Learner.step"],
