@@ -68,7 +68,7 @@ def test_the_figures_are_those_of_the_results():
     times = {record["backend"]: record["times_faster"] for record in result("sampling_38400x3840")["records"]}
     assert f"{times['kmeanspp_faiss_sketch']:.0f}× faster than one pick at a time" in words
     # The results of the samplers are Markdown tables, as the sweeps' report writes them.
-    pages = [*ROOT.glob("docs/results*.md"), *ROOT.glob("docs/results/*.md")]
+    pages = [*ROOT.glob("docs/results/*.md"), *ROOT.glob("experiments/results/*.md")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
     shares = re.findall(r"`adaptive` \*\*beats `fifo`\*\*[^\n]* (\d+) ?% of its CPU", text)
     claimed = re.search(r"in (\d+) % and (\d+) % of its CPU time", words).groups()

@@ -72,9 +72,8 @@ def test_a_freed_batch_is_not_overwritten_while_torch_reads_it(
     for late in sums:
         for batch in loader.clips(ids, epoch=0, purpose="train"):
             if late:
-                torch.cuda._sleep(
-                    100_000_000
-                )  # private API of torch: delays the GPU, so that the host runs batches ahead
+                # The GPU is delayed, so that the host runs batches ahead.
+                torch.cuda._sleep(100_000_000)  # torch-private: no public call delays a GPU
             sums[late].append(torch.stack([batch.video.double().sum(), batch.audio.double().sum()]))
             if not late:
                 torch.cuda.synchronize()
