@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), required=True)
     parser.add_argument("--data", required=True, help="folder of shards (of raw videos with loader=decord)")
     parser.add_argument("--label", help="label columns to predict, separated by commas (default: the only one)")
-    parser.add_argument("--config", type=Path, help="YAML file of settings, as in configs/eval")
+    parser.add_argument("--config", type=Path, help="YAML file of settings, for example from configs/eval")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, as clips=10 (docs/configuration.md)"
+        "overrides", nargs="*", metavar="key=value", help="settings such as clips=10 (docs/configuration.md)"
     )
     args = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -81,7 +81,11 @@ def evaluate(
 
 
 def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, trains: bool) -> tuple[Config, str]:
-    """The run's config with the complete data set to evaluate on, and the device."""
+    """The run's config with the settings of the evaluation and its complete data set, and the device.
+
+    Args:
+        trains: whether the protocol trains encoders.
+    """
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -89,7 +93,7 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, tra
         path=data,
         loader=settings.loader or config.data.loader,
         labels=settings.labels or config.data.labels,
-        # By default any sample, also one of the test part, may replace a bad one: no probe may train on those.
+        # A bad sample stops the evaluation: its replacement could be a test sample, on which no probe may train.
         max_bad_fraction=0.0,
         idle_priority=config.data.idle_priority and trains,
     )

@@ -1,1 +1,1 @@
-"""What the parts cost beside the alternatives: one command per question, `python -m benchmarks.NAME`."""
+"""Benchmarks of the parts against their alternatives: one command per question, `python -m benchmarks.NAME`."""

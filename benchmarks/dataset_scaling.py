@@ -28,7 +28,7 @@ from pipeline.shards.manifest import COLUMNS, Manifest
 from settings import Config, load_config
 
 CASES = [(1_000, 1), (10_000, 1), (100_000, 1), (100_000, 10), (100_000, 100), (100_000, 1_000), (1_000_000, 1_000)]
-"""The (samples, shards) of each case."""
+"""The numbers (samples, shards) of each case."""
 
 
 def synthesise(source: Path, target: Path, *, samples: int, shards: int) -> None:
@@ -62,7 +62,7 @@ def synthesise(source: Path, target: Path, *, samples: int, shards: int) -> None
 
 
 def measure(data: Path, clips: int) -> dict[str, float]:
-    """Measures one case in this process: seconds to the first batch, clips/s of random samples, CPU time, memory."""
+    """Measures one case in this process: seconds to the first batch, clips/s of random samples, CPU time and memory."""
     from pipeline.loader import make_loader
 
     config = load_config(
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         for samples, shards in CASES:
             synthesise(options.data, Path(work) / f"{samples}-{shards}", samples=samples, shards=shards)
         for number in range(options.rounds):
-            # Alternating order cancels a drift of the machine's speed.
+            # The order alternates to cancel drift of the machine's speed.
             for samples, shards in CASES if number % 2 == 0 else reversed(CASES):
                 runs[samples, shards].append(measure_in_subprocess(Path(work) / f"{samples}-{shards}", options.clips))
                 print(samples, shards, runs[samples, shards][-1], file=sys.stderr)

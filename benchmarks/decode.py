@@ -4,8 +4,8 @@
 
 Every row produces the same clips (16 frames at 10 frames/s, random crop to 112 pixels, colour jitter, normalisation,
 and the log-mel spectrogram of the audio) of the same source videos. A row runs in its own process; rounds are
-interleaved and figures are medians over rounds. Without --videos a demo corpus is made. With --device cuda, batches
-end on the GPU: our loader decodes there where the GPU can; batches of the peers are copied there.
+interleaved and figures are medians over rounds. Without --videos, a demo corpus is made. With --device cuda, batches
+end on the GPU: our loader decodes on the GPU what it supports; the batches of other libraries are copied there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROWS = [
     *((peer, "mjpeg_144") for peer in PEERS if peer != "torchcodec_exact"),
     *(("ours", storage) for storage in SHARDS),
 ]
-"""The measured (loader, storage). MJPEG has no GOPs, so that exact and approximate seeking are the same there."""
+"""The measured (loader, storage) pairs. MJPEG has no GOPs, so exact and approximate seeking are the same for it."""
 ALONE = "decoder_alone"
 """DALI decoding the same shards from memory and doing nothing else."""
 OURS_NVDEC = "ours_nvdec"
@@ -51,9 +51,9 @@ GPU_ROWS = [
 SETTINGS = ("frames", "batch_size", "clips", "rounds", "workers", "device")
 """The options that a result records."""
 WARM_UP_BATCHES = 3
-"""Batches before the timed ones."""
+"""Number of batches before the timed ones."""
 BATCHES_AHEAD = 8
-"""Batches after the timed ones, more than any loader here prefetches: a stream that ends empties the queues."""
+"""Number of batches after the timed ones, more than any loader here prefetches: none drains its queues while timed."""
 
 
 def config_of(options: argparse.Namespace, loader: str, storage: str) -> Config:
@@ -71,7 +71,7 @@ def config_of(options: argparse.Namespace, loader: str, storage: str) -> Config:
 
 
 def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> Iterator[Any]:
-    """Batches with `options.clips` clips of a loader over a storage, and those before and after the timed ones."""
+    """Batches of a loader over a storage: `options.clips` clips to time, and those before and after them."""
     config = config_of(options, loader, storage)
     wanted = options.clips + (WARM_UP_BATCHES + BATCHES_AHEAD) * options.batch_size
     if loader in OURS:
@@ -93,7 +93,7 @@ def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
 
 
 def measure(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
-    """Measures one row once, in this process."""
+    """Measures one row once, in this process: clips/s, CPU ms and kB read per clip, peak memory in MB."""
     torch.set_num_threads(1)
     source = batches(loader, storage, options=options, epoch=epoch)
     arrived = ([tensor.to(options.device) for tensor in batch[:2]] for batch in source)
@@ -188,10 +188,10 @@ def _quality(sources: list[Path], folder: Path, name: str) -> dict[str, float]:
 
 
 def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Ratios of clips/s: our loader on each of our storages over the fastest peer on its own, and over decoding alone.
+    """Ratios of clips/s: our loader on each of our storages to the fastest peer on its storage, and to decoding alone.
 
     Returns:
-        For each comparison `fastest_peer`, and `ratio` by our storage.
+        Comparison -> `fastest_peer`, and `ratio` (our storage -> ratio).
     """
     done = [record for record in records if "failed" not in record]
     ours = {record["storage"]: record["clips_per_second"] for record in done if record["loader"] == "ours"}
@@ -218,7 +218,9 @@ def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common_options(parser, per="row")
-    parser.add_argument("--rows", nargs="+", metavar="LOADER:STORAGE", help="only these rows, as ours:shards_vp9_144")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="LOADER:STORAGE", help="only these rows, e.g. ours:shards_vp9_144"
+    )
     parser.add_argument("--frames", type=int, default=16, help="frames per clip")
     parser.add_argument("--batch-size", type=int, default=16, help="clips per batch")
     parser.add_argument("--workers", type=int, default=available_cores(), help="decoding processes or threads")

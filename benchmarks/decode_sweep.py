@@ -1,4 +1,4 @@
-"""Measures how our loader's clips/s depend on the storage settings and on the clips.
+"""Measures how our loader's clips/s depend on the settings of storage, clips and loading.
 
     python -m benchmarks.decode_sweep --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
 
@@ -61,7 +61,7 @@ def curves() -> dict[tuple[str, str], list[Point]]:
 
 
 def measure(points: list[Point], *, work: Path, clips: int, rounds: int, device: str) -> dict[Point, dict[str, float]]:
-    """Measures every point once per round and returns its medians."""
+    """Measures every point once per round and returns the medians over the rounds."""
     found: dict[Point, list[dict[str, float]]] = {point: [] for point in points}
     for epoch, point in itertools.product(range(rounds), points):
         most = max(clips, 16 * point.batch_size)

@@ -188,7 +188,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
 
 
 def fill(text: str, folder: Path) -> str:
-    """`text` with every table remade whose result is in `folder`.
+    """`text` with new tables for all results in `folder`.
 
     Raises:
         SystemExit: the text names an unknown table.

@@ -37,7 +37,7 @@ STEP_GPU = (
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
-    """The benchmark and its arguments, by the name of the result."""
+    """Name of each result -> the benchmark that makes it, and its arguments."""
     videos = ["--videos", str(options.videos)] if options.videos else []
     step = ["step", "--rounds", "150", "--against", "sampler.name=fifo"]
     return {
@@ -53,7 +53,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def gpu_commands(options: argparse.Namespace) -> dict[str, list[str]]:
-    """The same as `commands` for the results that need a GPU."""
+    """Like `commands`, for the results that need a GPU."""
     videos = ["--videos", str(options.videos)] if options.videos else []
     on_gpu = ["--device", "cuda", "--batch-size", "128", "--clips", "4096", *videos]
     step = ["step", "--config", "configs/kinetics_sounds.yaml", "--against", "sampler.name=fifo", "--"]
@@ -65,7 +65,7 @@ def gpu_commands(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def prepare_for_gpu() -> None:
-    """Makes the demo corpus and its JPEG shards unless they exist. A failure shows when benchmarks.step runs."""
+    """Makes the demo corpus and its JPEG shards unless they exist. A failure becomes visible in benchmarks.step."""
     demo = ["pipeline.demo", str(VIDEOS), "--videos", "800"]
     for module in (demo, ["pipeline.prepare", str(VIDEOS), str(SHARDS), "storage.codec=jpeg"]):
         subprocess.run([sys.executable, "-m", *module], cwd=ROOT)
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON and charts")
     parser.add_argument("--videos", type=Path, help="folder of videos for decode (default: a generated demo corpus)")
     parser.add_argument(
-        "--data", type=Path, help="prepared demo corpus for step and dataset_scaling (default: that of `make train`)"
+        "--data", type=Path, help="prepared demo corpus for step and dataset_scaling (default: the one of `make train`)"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the results to make (default: all)")
     options = parser.parse_args(arguments)

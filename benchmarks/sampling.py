@@ -1,12 +1,12 @@
-"""Times every sampler and its published alternatives, side by side in one run.
+"""Times samplers and published alternatives side by side in one run.
 
     python -m benchmarks.sampling --sizes 38400x128 38400x3840 --json out.json --plot out.png
-    python -m benchmarks.sampling --step            # the complete selection as a training step does it
+    python -m benchmarks.sampling --step            # the complete selection of a training step
     python -m benchmarks.sampling --sizes 4096x256 --seeds 100 --backends kmeanspp_sequential kmeanspp --quality
 
 Repeats are interleaved and figures are medians. Time is CPU time on a CPU (with one thread, other work on the machine
-hardly disturbs it) and CUDA events on a GPU. The sequential oracle and BADGE's routine cost the same for every pick:
-with --sequential-picks n they are timed over n picks and extrapolated, which the output says.
+hardly affects it) and CUDA events on a GPU. The sequential oracle and BADGE's routine cost the same for every pick:
+with --sequential-picks n, they are timed over n picks and extrapolated, and the output states this.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def warm_up(sampler: Sampler, name: str, pool: Candidates, picks: int) -> None:
-    """Runs a selection untimed: libraries compile kernels at first, and a persistent index is built on all rows."""
+    """Runs one untimed selection, in which libraries compile kernels and a persistent index is built on all rows."""
     if name in (ORACLE, *BASELINES):
         return
     table = pool if name.endswith("_persistent") else pool.rows(slice(0, 8192))
@@ -162,9 +162,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=sorted(KINDS), help="synthetic pools")
     parser.add_argument("--backends", nargs="+", default=DEFAULT_BACKENDS, choices=known, metavar="NAME",
                         help=f"any of {', '.join(known)}")  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=3, help="interleaved repeats, each with a seed of its own")
+    parser.add_argument("--seeds", type=int, default=3, help="interleaved repeats, each with a different seed")
     parser.add_argument("--slow-repeats", type=int, default=sys.maxsize,
-                        help=f"most repeats of {ORACLE} and of the alternatives")  # fmt: skip
+                        help=f"maximum number of repeats of {ORACLE} and of the alternatives")  # fmt: skip
     parser.add_argument("--sequential-picks", type=int, default=0,
                         help=f"extrapolate {', '.join(LINEAR)} from this many picks; 0: run all")  # fmt: skip
     parser.add_argument("--quality", action="store_true", help="also report phi and near-duplicates of the selections")

@@ -1,4 +1,4 @@
-"""Times the complete selection as a training step does it."""
+"""Times the complete selection of a training step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sampler.base import Candidates
 from settings import DictionaryConfig, PoolConfig, SamplerConfig
 
 _ROWS, _BATCH, _DIM, _HIDDEN, _DICTIONARY = 38_400, 128, 128, 512, 3_840
-"""The paper's sizes."""
+"""The paper's sizes: pool, batch, embedding, hidden layer and dictionary."""
 
 
 def measure_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:

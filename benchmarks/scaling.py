@@ -3,7 +3,7 @@
     python -m benchmarks.scaling --processes 1 2 4 --json out.json [key=value ...]
 
 Every process trains on clips from memory with the same local batch (weak scaling: ideally the efficiency stays at
-100 % as long as each process has a core of its own). The bytes are counted where the collectives are called.
+100 % as long as every process has its own core). The bytes are counted where the collectives are called.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Counter:
         self.bytes[name] = self.bytes.get(name, 0) + tensor.numel() * tensor.element_size()
 
     def install(self) -> None:
-        """Wraps torch.distributed's collectives, for good."""
+        """Wraps torch.distributed's collectives until the process ends."""
         gather, reduce = getattr(dist, ALL_GATHER), dist.all_reduce
 
         def counted_gather(output: torch.Tensor, local: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -78,7 +78,7 @@ def random_batch(config: Config, first_id: int, device: torch.device) -> Batch:
 
 
 def worker(options: argparse.Namespace) -> None:
-    """One process of a run: trains; rank 0 prints the measured record as JSON."""
+    """Trains in one process of a run; rank 0 prints the measured record as JSON."""
     config = load_config(Config, options.config, options.overrides)
     world = distributed.start(config.train.device, options.threads)
     local = config.train.batch_size
@@ -122,7 +122,7 @@ def cluster(record: dict[str, Any]) -> dict[str, Any]:
 
     Assumptions: ring algorithms; an all-reduce moves 2 (n - 1) / n of its bytes through each GPU, an all-gather (n - 1)
     times the local bytes; reductions run over NVLink within a node and then over the network between nodes, where each
-    GPU has its own link; an all-gather is bound by the network; each call costs LATENCY; nothing overlaps with
+    GPU has its own link; an all-gather is limited by the network; each call costs LATENCY; nothing overlaps with
     computation (DDP hides most of the gradients' all-reduce, so this is an upper bound).
     """
     ranks = NODES * GPUS_PER_NODE
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads per process")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as to train.py")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
     options = parser.parse_intermixed_args(arguments)
     if options.worker:
         worker(options)

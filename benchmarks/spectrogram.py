@@ -134,7 +134,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def timed(compute: Compute, pcm: np.ndarray, options: argparse.Namespace) -> tuple[float, float]:
-    """Mean wall-clock and CPU seconds per batch, over `options.batches` batches."""
+    """Mean wall-clock and CPU seconds per batch over `options.batches` batches."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(options.batches):
         result = compute(pcm)

@@ -4,9 +4,9 @@
 
 One run measures three things. *Efficiency*: blocks of steps fed by the loader alternate with blocks fed from memory;
 the median ratio of neighbouring blocks, with its standard error, is the share of the attainable speed that the data
-pipeline reaches. *Parts*: the time of each part of a step (on a GPU with a synchronisation after each, so that they add
-up to more than an undisturbed step). *Against*: the step under other settings, alternating, both fed from memory.
-Settings are key=value, as to train.py.
+pipeline reaches. *Parts*: the time of each part of a step (on a GPU with a synchronisation after each, so their sum
+exceeds the time of a normal step). *Against*: alternating blocks of the step with and without other settings, all
+fed from memory. Settings are given as key=value, as for train.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from training.tracking.metrics import StepTimer
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
 """Peak TFLOP/s of dense bf16 products from NVIDIA's data sheets (SXM), by a substring of the GPU's name."""
 LEAD = 4
-"""Untimed steps before a timed block. After three of them the loader's queues are full and its threads idle."""
+"""Number of untimed steps before a timed block. After three, the loader's queues are full and its threads idle."""
 PARTS = {
     "key encoding": (Learner, "_keys"),
     "selection": (Learner, "_select"),
@@ -55,7 +55,7 @@ subtracted from it."""
 
 
 def make_learner(config: Config, world: World, loader: ClipLoader) -> Learner:
-    """A learner whose pool is filled."""
+    """A learner with a filled pool."""
     model = build_model(config.model, audio=config.audio, seed=config.seed)
     learner = Learner(model=model, config=config, world=world, total_steps=1_000_000)
     ids = pool_ids(config, loader.ids, 0, world)
@@ -91,7 +91,7 @@ def efficiency(
 
     def timed(source: Iterator[Batch]) -> tuple[float, float]:
         first = next(first_steps)
-        # After its last batch was taken, the loader still prefetches for some steps.
+        # For some steps after its last batch was taken, the loader still prefetches, which would disturb the timing.
         block(learner, source, steps=LEAD, first=first)
         return block(learner, source, steps=steps, first=first + LEAD)
 
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--peak-tflops", type=float, default=0.0,
                         help="the GPU's peak TFLOP/s, for model FLOP utilisation; 0: look it up by name")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as to train.py")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
     options = parser.parse_intermixed_args(arguments)
     result = measure(options)
     publish(result, options.json)

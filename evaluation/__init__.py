@@ -1,1 +1,1 @@
-"""What encoders know: protocols over the query encoders of a checkpoint."""
+"""Evaluation protocols for the query encoders of a checkpoint."""

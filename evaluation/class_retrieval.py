@@ -20,8 +20,8 @@ BLOCK = 1024
 
 
 def run_class_retrieval(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Recall of test samples among training samples, ranked by cosine, for each encoder and modality and by chance."""
-    del config  # protocols share one signature; retrieval has nothing to set
+    """Recall of test samples among training samples, for each encoder and modality and for a random order."""
+    del config  # protocols share one signature, but retrieval has no settings
     gallery, queries = task.codes[task.train], task.codes[task.test]
     rows = []
     for name, encoded in features.items():
@@ -35,7 +35,7 @@ def run_class_retrieval(features: Mapping[str, Features], task: Task, config: Ev
 def first_hits(
     queries: np.ndarray, query_codes: np.ndarray, gallery: np.ndarray, gallery_codes: np.ndarray
 ) -> np.ndarray:
-    """The rank of the nearest gallery row of each query's class, int64 [n].
+    """The rank, by cosine similarity, of the nearest gallery row of each query's class, int64 [n].
 
     Ranks start at 1; a query whose class is not in the gallery gets m + 1. On ties, rows of other classes come first,
     so that a collapsed encoder gains nothing.

@@ -27,7 +27,7 @@ BASELINE = "log-mel mean and deviation"
 
 
 class LogMelMoments(nn.Module):
-    """Features without anything learned: the first and second moment of each mel band over a window."""
+    """Features that are not learned: the first and second moment of each mel band over a window."""
 
     def forward(self, audio: torch.Tensor) -> EncoderOutput:
         """[B, 1, n_mels, F] to features [B, 2 n_mels]."""
@@ -37,7 +37,7 @@ class LogMelMoments(nn.Module):
 
 
 class Baseline(nn.Module):
-    """LogMelMoments with the interface of a model."""
+    """LogMelMoments as the audio encoder of a model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Baseline(nn.Module):
 
 
 def esc50_tasks(data: LabelledData) -> list[Task]:
-    """One task per fold, which is tested while the other folds are trained on.
+    """One task per fold, which is the test part; the other folds are the training part.
 
     Raises:
         ConfigError: the data set lacks the label column fold or category, or has only one fold.
@@ -106,8 +106,7 @@ def run_esc50(
 def fit_svm(x: np.ndarray, y: np.ndarray, *, groups: np.ndarray) -> tuple[Pipeline, float]:
     """Fits a linear SVM to standardised [n, F] features; C is chosen by leaving each group out (ties: the smallest).
 
-    Classes are separated one against one: with 40 clips per class this takes a twentieth of the time of one against
-    the rest.
+    The SVM is one-vs-one: with 40 clips per class, this takes a twentieth of the time of one-vs-rest.
     """
     pipeline = make_pipeline(StandardScaler(), SVC(kernel="linear", cache_size=500))
     # The matrix products are so small that BLAS threads would mostly wait for each other.

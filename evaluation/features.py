@@ -43,7 +43,7 @@ def extract(
         models: name -> model in eval mode, on the device of the batches.
         batches: `loader.uniform_clips(ids, clips=...)`.
         ids: int64 [n], distinct; row i of the features is sample ids[i].
-        slots: 1 averages the clips of a sample; the number of clips keeps them apart, in their order.
+        slots: 1 averages the clips of a sample; the number of clips concatenates them in temporal order instead.
     """
     order = np.argsort(ids)
     sums: dict[tuple[str, str, str], torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""Monitors the features during training: nearest-neighbour accuracy, and whether the embeddings collapse."""
+"""Monitors the encoders during training: nearest-neighbour accuracy, and whether the embeddings collapse."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Monitor:
     clips come from a separate loader, and no random number is drawn. Each rank encodes its part of the samples.
 
     Args:
-        config: its sections monitor, data, clip, audio and model and its seed are used.
+        config: the sections monitor, data, clip, audio and model and the seed are used.
         device: device of the encoders.
         rank, world_size: this process and the number of processes.
         gather: returns the list of all ranks' objects on every rank.
@@ -113,7 +113,7 @@ class Monitor:
 
 
 def knn_accuracy(features: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Share of the rows whose label is predicted by their k nearest other rows (cosine, one vote each).
+    """Share of the rows whose label is predicted correctly by their k nearest other rows (cosine, one vote each).
 
     Args:
         features: float32 [n, F], n > k. The result is NaN if any is not finite.
@@ -122,15 +122,15 @@ def knn_accuracy(features: np.ndarray, labels: np.ndarray, *, k: int) -> float:
     if not np.isfinite(features).all():
         return float("nan")
     neighbours = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute").fit(features, labels)
-    # With None, scikit-learn classifies each row by the others.
+    # With None, scikit-learn does not count a row among its own neighbours.
     return float(np.mean(neighbours.predict(None) == labels))
 
 
 def effective_rank(embedding: np.ndarray) -> float:
     """Exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); NaN for non-finite rows.
 
-    It is 1 if all rows of [n, D] lie on one line and min(n, D) if all directions carry the same. The mean is not
-    subtracted: identical rows would otherwise leave only their noise, which has full rank.
+    It is 1 if all rows of [n, D] lie on one line through 0, and min(n, D) if all singular values are equal. The mean is
+    not subtracted: identical rows would otherwise leave only their noise, which has full rank.
     """
     if not np.isfinite(embedding).all():
         return float("nan")

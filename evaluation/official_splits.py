@@ -93,9 +93,9 @@ def _number(path: Path) -> int:
 def official_tasks(
     official: OfficialSplits, data: LabelledData, *, rejected: Mapping[str, str]
 ) -> tuple[list[Task], list[dict[str, Any]]]:
-    """The splits as tasks over `data`, and how much of each list the data hold.
+    """The splits as tasks over `data`, and how many videos of each list are in `data`.
 
-    A video is found by class folder and file name, anywhere below the prepared folder and ignoring case (in some
+    A video is matched by class folder and file name, anywhere below the prepared folder and ignoring case (in some
     copies of UCF101, lists and folders disagree on HandstandPushups).
 
     Args:
@@ -106,7 +106,7 @@ def official_tasks(
         absent (the first 20 absent paths with the reason).
 
     Raises:
-        ConfigError: the data hold nothing of a part of a split.
+        ConfigError: no video of the train or test part of a split is in the data.
     """
     ids = {_key(data.source(index)): index for index in range(len(data))}
     unreadable = {_key(source): reason for source, reason in rejected.items()}
@@ -135,7 +135,7 @@ def official_tasks(
 
 
 def describe_coverage(coverage: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Coverage rows in words, one line per split."""
+    """Summarises coverage rows as text, one line per split."""
     lines = []
     for number in dict.fromkeys(row["split"] for row in coverage):
         count = {

@@ -1,4 +1,4 @@
-"""Retrieval between modalities: is a sample's own audio among the nearest to its video, and the reverse?"""
+"""Cross-modal retrieval: how high a sample's own audio ranks for its video, and the reverse."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_pair_retrieval(
     Raises:
         ConfigError: the data lack a modality, or fewer than two test samples.
     """
-    del config  # protocols share one signature; retrieval has nothing to set
+    del config  # protocols share one signature, but retrieval has no settings
     n = int(split.test.sum())
     if n < 2:
         raise ConfigError(f"retrieval needs at least two test samples, not {n}")
@@ -40,7 +40,7 @@ def run_pair_retrieval(
 
 
 def pair_ranks(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The rank, from 1, of key i among all keys by cosine similarity to query i, int64 [n].
+    """The rank of key i among all keys by cosine similarity to query i, starting at 1, int64 [n].
 
     On ties, other keys come first, so that a collapsed encoder ranks the right one last.
     """

@@ -1,4 +1,4 @@
-"""The evaluation protocols by name: functions from `EvaluationInputs` to the tables of a result."""
+"""The evaluation protocols by name: each is a function from `EvaluationInputs` to tables of results."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ def _finetuned(
     modality: str | None = None,
     **options: Any,
 ) -> Table:
-    """Fine-tunes and makes the table.
+    """Fine-tunes and returns the table of results.
 
     Args:
-        modality: None takes video or, if the data have none, audio.
+        modality: None selects video or, if the data have none, audio.
         options: passed to `run_finetune`.
     """
     loader, settings = inputs.loader, inputs.settings
@@ -130,7 +130,7 @@ def _finetuned(
 
 
 def _tasks(inputs: EvaluationInputs, *, first_only: bool = False) -> tuple[list[Task], list[dict[str, Any]]]:
-    """The tasks of each label and split, or those of the official lists; and the coverage of the lists."""
+    """The tasks of each label and split, or those of the official lists, and the coverage of these lists."""
     data, settings = inputs.loader.dataset, inputs.settings
     if settings.splits:
         if inputs.label is not None:
@@ -170,4 +170,4 @@ PROTOCOLS: dict[str, Callable[[EvaluationInputs], Iterator[Table]]] = {
     "esc50": _esc50,
     "esc50_finetune": _esc50_finetune,
 }
-"""Name of a protocol, as in --protocol -> the function that runs it."""
+"""Value of the option --protocol -> the function that runs the protocol."""

@@ -23,7 +23,7 @@ FORMATS = {
 }
 
 TEXT = ("encoder", "training", "modality")
-"""Columns of text, which are aligned to the left."""
+"""Columns that contain text and are left-aligned."""
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def print_table(result: dict[str, Any], console: Console) -> None:
 
 
 def run_folder(checkpoint: Path) -> Path:
-    """The run folder that a run folder or a checkpoint file within it belongs to."""
+    """The run folder of a checkpoint, which may be given as that folder or as a file within it."""
     if checkpoint.is_dir():
         return checkpoint
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent

@@ -41,7 +41,11 @@ def majority_row(task: Task) -> dict[str, Any]:
 
 
 def over_splits(each: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Mean and sample standard deviation of each figure over the splits; `each` lists the first figure per split."""
+    """The row of means and sample standard deviations over the splits.
+
+    Args:
+        each: for every split, its figures by name; the row's column `each` lists the values of the first figure.
+    """
     row: dict[str, Any] = {}
     for name in each[0]:
         values = [float(figures[name]) for figures in each]

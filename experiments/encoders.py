@@ -1,4 +1,4 @@
-"""A convolutional network that is small enough for hundreds of trials on a CPU, inside the product's own encoder."""
+"""The model of the experiments: the product's encoders around a network small enough for hundreds of CPU trials."""
 
 from __future__ import annotations
 

@@ -31,16 +31,17 @@ VERDICT = (
 )
 SETUP = """\
 All 2,000 clips, five official folds. An encoder is pre-trained without labels on four folds, whose sounds are paired
-with videos of their spectrum, as a spectrum analyser shows it; a linear SVM on its frozen features (averaged over 10
-windows of 0.98 s per clip, C chosen within the four folds) is tested on the fifth, which neither has heard. The sounds
-are real and the videos are made from them, because no large corpus of real videos was available. Pre-training takes 400
-steps, a minute and a half of one core; the settings were tried once, on an encoder that had heard all folds.
+with generated videos of their spectrum, like the display of a spectrum analyser. A linear SVM on its frozen features
+(averaged over 10 windows of 0.98 s per clip, C chosen within the four folds) is tested on the fifth fold, which neither
+the encoder nor the SVM was trained on. The sounds are real; the videos are made from them because no large corpus of
+real videos was available. Pre-training takes 400 steps, a minute and a half on one core. The settings were tried only
+once, on an encoder that was pre-trained on all folds.
 """
 SPEECH = """\
 The second table tests the audio encoders of the experiments with GRID (800 sentences of one speaker) and AV-MNIST
-(spoken digits, 90 % of them three digits, 1,000 steps; trained again for this, in fp32), which heard no sound of ESC-50
-in pre-training. It is the same SVM on the mean of 10 windows (0.64 and 0.75 s), the mean of the five folds, one encoder
-per seed. Those of GRID tend to be behind their own random weights.
+(spoken digits, 90 % of them three digits, 1,000 steps; trained again for this test, in fp32). They were pre-trained on
+no sound of ESC-50. The same SVM uses the mean of 10 windows (0.64 s for GRID, 0.75 s for AV-MNIST); accuracies are
+means over the five folds, with one encoder per seed. The encoders of GRID tend to be behind their own random weights.
 """
 COMPARED = (RANDOM, "fifo")
 """The rules that the others are compared with."""
@@ -75,7 +76,7 @@ def esc50_page(folder: Path, plots: Path) -> Page:
 
 
 def _speech_records(folder: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str, Planned]]]:
-    """The recorded results of experiments.esc50_speech, and the planned trials."""
+    """The recorded results of experiments.esc50_speech, and all its planned trials."""
     planned = list(esc50_speech.trials())
     wanted = {(corpus, rule, trial.seed, trial.digest) for corpus, rule, trial in planned}
     found = records.load(folder / esc50_speech.FILE)
@@ -99,7 +100,7 @@ def speech_table(folder: Path) -> str:
             against = compare(own, by_rule[other]) if rule not in (RANDOM, other) else None
             cells += [str(against.difference), f"{against.p:.1g}"] if against else ["", ""]
         rows.append(cells)
-    head = ["audio encoder of", "rule", "seeds", "accuracy", "less random weights", "p", "less `fifo`", "p"]
+    head = ["pre-trained on", "rule", "seeds", "accuracy", "− random weights", "p", "− `fifo`", "p"]
     return "## Pre-trained on speech\n\n" + markdown_table(head, rows)
 
 
@@ -116,7 +117,7 @@ def _table(table: dict[str, dict[int, float]], *, each: bool = False) -> str:
     """One row per rule; with `each` also the accuracy on each fold."""
     others = (RANDOM, LOG_MEL)
     head = ["audio features", *(f"fold {fold}" for fold in range(1, 6) if each), "mean ± s.d."]
-    head += [cell for other in others for cell in (f"less {other}", "p")]
+    head += [cell for other in others for cell in (f"− {other}", "p")]
     rows = []
     for rule, folds in table.items():
         cells = [rule if not RULES[rule] else f"pre-trained, `{rule}`"]
@@ -138,7 +139,9 @@ def _sentences(table: dict[str, dict[int, float]]) -> str:
             continue
         ahead = sum(table[rule][fold] > table[RANDOM][fold] for fold in table[rule])
         verdict = (
-            f"**is ahead of** the {RANDOM} encoder by {found.difference}" if found.p < 0.01 else "is not shown ahead"
+            f"**is ahead of** the {RANDOM} encoder by {found.difference}"
+            if found.p < 0.01
+            else "is not shown to be ahead"
         )
         lines.append(f"- pre-trained with `{rule}`: {verdict} (p = {found.p:.1g}; ahead in {ahead} of 5 folds).")
     lines.append(
@@ -147,7 +150,7 @@ def _sentences(table: dict[str, dict[int, float]]) -> str:
     for rule in (rule for rule in table if RULES[rule] and rule != "fifo"):
         found = compare(table[rule], table.get("fifo", {}))
         if found is not None and found.difference.n == 5:
-            lines.append(f"- `{rule}` less `fifo`: {found.difference} (p = {found.p:.2g}, one run per fold).")
+            lines.append(f"- `{rule}` minus `fifo`: {found.difference} (p = {found.p:.2g}, one run per fold).")
     return "\n".join(lines) + "\n"
 
 

@@ -1,12 +1,12 @@
-"""Do encoders that learned from speech help with other sounds? ESC-50's protocol with those of GRID and AV-MNIST.
+"""Tests encoders that were pre-trained on speech (GRID, AV-MNIST) on other sounds, with ESC-50's protocol.
 
     python -m experiments.run grid_words --data SHARDS --keep RUNS
     python -m experiments.esc50_speech --data DATA --runs RUNS
 
 DATA holds esc50/, mnist/ and spoken_digits/. Linear SVMs are fitted to frozen audio features, tested on each official
 fold and compared with the same encoder at random weights. Each result is appended to
-experiments/results/esc50_speech.jsonl: the command can be interrupted and restarted at any time. Without --runs only
-AV-MNIST is tested. With --quick, RUNS is the folder that grid_words --quick kept.
+experiments/results/esc50_speech.jsonl, so the command can be interrupted and restarted at any time. Without --runs,
+only AV-MNIST is tested. With --quick, RUNS is the folder that grid_words --quick kept.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def trials(*, quick: bool = False) -> Iterator[tuple[str, str, Planned]]:
-    """Yields (corpus, rule, the trial whose encoder is tested), seed by seed, with random weights first."""
+    """Yields (corpus, rule, trial whose encoder is tested), seed by seed, with random weights first."""
     seeds = range(1) if quick else SEEDS
     for corpus, (experiment, group) in CORPORA.items():
         planned = plan(load_sweep(experiment), None if quick else [group], quick=quick)

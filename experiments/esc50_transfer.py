@@ -1,11 +1,11 @@
-"""Does pre-training help on real sounds? ESC-50's protocol with encoders that were pre-trained on its training folds.
+"""Tests whether pre-training helps on real sounds: ESC-50's protocol with encoders pre-trained on its training folds.
 
     python -m experiments.esc50_transfer --data DATA
 
 DATA holds esc50/ (meta/, audio/). For each of the five folds, encoders are pre-trained without labels on pairs made
 from the other four (experiments/corpora/esc50.py); a linear SVM on frozen features is then fitted on the same four and
-tested on the fold. Each result is appended to experiments/results/esc50_transfer.jsonl: the command can be interrupted
-and restarted at any time.
+tested on the fold. Each result is appended to experiments/results/esc50_transfer.jsonl, so the command can be
+interrupted and restarted at any time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def belongs_to(record: dict[str, Any], fold: int, rule: str, settings: list[str]
 
 
 def run_fold(folder: Path, fold: int, rule: str, settings: Sequence[str]) -> dict[str, float]:
-    """Accuracy on the fold and CPU seconds of pre-training (0 for rules that learn nothing)."""
+    """Accuracy on the fold, and CPU seconds of pre-training (0 for RANDOM and LOG_MEL, which are not trained)."""
     config = load_config(Config, None, [*settings, f"seed={fold}"])
     torch.set_num_threads(1)
     sounds = read_sounds(folder, config.audio.sample_rate)

@@ -26,8 +26,8 @@ def measure(learner: Learner, corpus: Corpus, *, batch_size: int) -> dict[str, A
     Returns:
         probe (accuracy of a ridge classifier on frozen features, mean over attributes and both modalities),
         probe_video, probe_audio; retrieval (R@1 among 512 test pairs, mean of both directions); and, as means over both
-        dictionaries: distinct (distinct classes per key), false_negatives (share of (query, key) with the same class in
-        every attribute), mass (mean softmax probability of all negatives of a query together).
+        dictionaries: distinct (distinct classes per key), false_negatives (share of (query, key) pairs with the same
+        class in every attribute), mass (mean over queries of the total softmax probability of the negatives).
     """
     was_training = learner.model.training
     learner.model.eval()
@@ -76,7 +76,7 @@ def _half(pairs: Pairs, rows: np.ndarray, modality: str) -> torch.Tensor:
 
 @torch.no_grad()
 def _encode(learner: Learner, pairs: Pairs, batch_size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(features [P, F], embeddings [P, D]) of each modality's query encoder."""
+    """Modality -> (features [P, F], embeddings [P, D]) of its query encoder."""
     outputs: dict[str, list[Any]] = {m: [] for m in MODALITIES}
     for rows in np.array_split(np.arange(len(pairs)), -(-len(pairs) // batch_size)):
         batch = pairs.batch(rows)

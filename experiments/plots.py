@@ -19,7 +19,7 @@ Colours = Mapping[str, tuple[float, ...]]
 
 
 def plot_experiment(conditions: Mapping[str, Sequence[Row]], path: Path, *, metric: str = "probe") -> None:
-    """One panel per condition with the final values and their 95 % intervals, and one with the mean curves if any."""
+    """Plots the final values of each condition with 95 % intervals and, beside them, any mean curves."""
     curves = max(len(row.curve["step"]) for rows in conditions.values() for row in rows) > 2
     lines = len(conditions) if curves else math.ceil(len(conditions) / 2)
     figure, axes = plt.subplots(lines, 2, squeeze=False, figsize=(10, 2.6 * lines), constrained_layout=True)

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _page(name: str, options: argparse.Namespace) -> Page:
-    """The page about one experiment; its plot and its figures as JSON are written to their files."""
+    """The page about one experiment; also writes its plot and its figures as JSON."""
     sweep = load_sweep(name)
     planned = list(plan(sweep, [group for group in sweep.groups if not is_tuning(group)]))
     done = records.matching(records.load(options.results / f"{name}.jsonl"), planned)
@@ -80,7 +80,7 @@ def _page(name: str, options: argparse.Namespace) -> Page:
 
 
 def _details(sweep: Sweep, conditions: dict[str, list[Row]]) -> list[str]:
-    """For each condition the table with all figures, what is shown about each rule, and how it may be read."""
+    """For each condition: the table with all figures, one sentence per rule, and the interpretation."""
     lines = []
     for condition, rows in conditions.items():
         lines += [f"## {condition}\n", _table(rows, sweep.baseline)]
@@ -132,7 +132,7 @@ def _missing(sweep: Sweep, planned: Sequence[Planned], done: Sequence[tuple[Plan
         if there[condition, rule] < n:
             lacking.setdefault(condition, []).append(f"{rule} {n - there[condition, rule]} of {n}")
     if not lacking:
-        return f"All {len(planned)} planned trials were run (those for tuning not counted).\n"
+        return f"All {len(planned)} planned trials were run (not counting those for tuning).\n"
     begun = {condition for condition, _ in there}
     absent = [condition for condition in lacking if condition not in begun]
     parts = [f"{condition}: {', '.join(rules)}" for condition, rules in lacking.items() if condition in begun]

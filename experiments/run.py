@@ -2,9 +2,10 @@
 
     python -m experiments.run mutual_information --data DATA [--quick] [--group main]
 
-DATA holds those of omniglot/, mnist/ and spoken_digits/ that the experiment needs (or is the folder of shards). Each
+DATA holds whichever of omniglot/, mnist/ and spoken_digits/ the experiment needs, or is the folder of shards. Each
 trial's result is appended to experiments/results/NAME.jsonl when it ends: a run can be interrupted and restarted at any
-time, and --share 0/2 and --share 1/2 run in parallel. `python -m experiments.report` writes the pages.
+time, and two processes with --share 0/2 and --share 1/2 divide the trials between them. `python -m experiments.report`
+writes the pages.
 """
 
 from __future__ import annotations

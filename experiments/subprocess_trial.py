@@ -31,7 +31,7 @@ def run_in_subprocesses(
 
     Returns:
         final: probe (mean video accuracy over the labels), probe_LABEL, random_LABEL (the same for an encoder with
-        random weights), step, loss, cpu_seconds and wall_seconds (of train.py); curve: a list with only that.
+        random weights), step, loss, cpu_seconds and wall_seconds (of train.py); curve: a list that holds only `final`.
 
     Raises:
         ConfigError: train.py or evaluate.py failed; the message ends with the last lines of its output.

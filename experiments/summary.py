@@ -1,4 +1,4 @@
-"""Summarises recorded trials into the figures that tables, plots and sentences show."""
+"""Summarises recorded trials as the figures that the tables, plots and sentences of a page show."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Row:
     curve: dict[str, np.ndarray]
     """Means over the seeds of step, cpu_seconds, probe, ... at each measurement."""
     reaches: dict[str, float | None]
-    """step, cpu_seconds -> the share of the baseline's run after which this rule's mean curve first reaches the
-    baseline's mean final probe; None if it never does. It is empty without curves, and has cpu_seconds only if all
-    compared trials ran on one kind of machine and one commit."""
+    """Clock (step or cpu_seconds) -> share of the baseline's run after which this rule's mean curve first reaches the
+    baseline's mean final probe; None if it never does. The dictionary is empty without curves, and has cpu_seconds only
+    if all compared trials ran on one kind of machine and one commit."""
     adjusted_p: float = math.nan
     """The p of the comparison by `metric`, Holm-adjusted for all such comparisons of the experiment."""
 
@@ -107,7 +107,7 @@ def _reaches(
 
 
 def _machine(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Identifies the machines and commit whose seconds are comparable."""
+    """A key for machine and commit: seconds are comparable only between records with equal keys."""
     here = record["environment"]
     return tuple(here.get(name) for name in ("cpu", "cpu_capability", "gpu", "commit"))
 
@@ -126,9 +126,9 @@ def sentences(condition: str, rows: Sequence[Row], *, baseline: str, metric: str
             continue
         difference, n = comparison.difference, comparison.difference.n
         if n < 5:
-            verdict = f"{difference} against `{baseline}` with {n} seed{'s' * (n > 1)}: too few for a claim"
+            verdict = f"differs from `{baseline}` by {difference} with {n} seed{'s' * (n > 1)}: too few for a claim"
         elif comparison.p >= ALPHA:
-            verdict = f"no difference from `{baseline}` is shown ({difference}, p = {comparison.p:.2g}, {n} seeds)"
+            verdict = f"shows no difference from `{baseline}` ({difference}, p = {comparison.p:.2g}, {n} seeds)"
         else:
             word = "beats" if difference.mean > 0 else "is worse than"
             verdict = f"**{word} `{baseline}`** by {difference} (p = {comparison.p:.1g}, {n} seeds; "
@@ -143,4 +143,4 @@ def _speed(row: Row, baseline: str) -> str:
     if step is None:
         return ""
     seconds = "" if cpu is None else f" and {cpu:.0%} of its CPU seconds"
-    return f"; it is at `{baseline}`'s final probe after {step:.0%} of its steps{seconds}"
+    return f"; it reaches the final probe of `{baseline}` after {step:.0%} of its steps{seconds}"

@@ -21,12 +21,12 @@ from settings.load import ConfigError, load_config, require, to_dict
 SWEEPS = Path(__file__).parent / "sweeps"
 TUNING = "tuning"
 LATER_SETTINGS: dict[str, Any] = {"run.data.vp9_decoder": "cpu", "run.data.idle_priority": True}
-"""Settings that are newer than recorded results, with the value that behaves like the code before them. At this value a
-setting does not enter the digest of a trial, so that the results keep counting."""
+"""Settings that were added after some results had been recorded, with the value at which the code behaves as before. A
+setting with this value does not enter the digest of a trial, so that the older results remain valid."""
 
 
 def is_tuning(group: str) -> bool:
-    """Whether hyper-parameters were chosen on the group of this name."""
+    """Whether the group of this name is one that hyper-parameters were chosen on."""
     return group.split()[:1] == [TUNING]
 
 
@@ -45,15 +45,15 @@ class Sweep:
     conditions: dict[str, Any]
     """Name -> list of key=value overrides."""
     rules: dict[str, Any]
-    """Name -> list of key=value overrides; the first is what the others are compared with."""
+    """Name -> list of key=value overrides; the first rule is the baseline that the others are compared with."""
     groups: dict[str, Any]
     """Name -> {conditions: [...], rules: [...], seeds: [...], set: [overrides]}."""
     quick: dict[str, Any] = field(default_factory=dict)
     """The only group of --quick, in the same form."""
     reading: dict[str, Any] = field(default_factory=dict)
-    """Condition -> how its rows may be read; Markdown, for the page with all figures."""
+    """Condition -> interpretation of its rows; Markdown, for the page with all figures."""
     notes: str = ""
-    """What was learned on the tuning seeds, and why the experiment is as it is; Markdown, for the same page."""
+    """Findings on the tuning seeds, and reasons for the experiment's design; Markdown, for the same page."""
 
     def __post_init__(self) -> None:
         count = len(self.verdict.strip().splitlines())

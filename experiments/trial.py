@@ -40,7 +40,7 @@ class CorpusConfig:
     train: int = 16384
     """Number of training pairs."""
     held_out: int = 1000
-    """Number of pairs to fit the probe, and of pairs to test it."""
+    """Number of pairs that the probe is fitted to, and number of pairs that it is tested on."""
     skew: float = 0.0
     """Share of the training pairs that come from few classes (four characters, three digits); 0 draws all equally."""
 
@@ -52,7 +52,7 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """All settings of a trial. Trials with equal settings give equal figures except for times."""
+    """All settings of a trial. Trials with equal settings give equal figures, except for times."""
 
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     measure_every: int = 100
@@ -66,7 +66,7 @@ class TrialConfig:
 
 
 def make_corpus(config: CorpusConfig, *, data: Path, seed: int) -> Corpus:
-    """The corpus of a seed, from the folder `data` with omniglot/, or with mnist/ and spoken_digits/."""
+    """Makes the corpus of a seed; the folder `data` holds omniglot/, or mnist/ and spoken_digits/."""
     common = {"train": config.train, "held_out": config.held_out, "seed": seed, "skew": config.skew}
     if config.name == "av_mnist":
         return make_av_mnist(data, **common)

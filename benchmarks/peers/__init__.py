@@ -1,1 +1,1 @@
-"""Alternatives to our loader and samplers, made to do the same work: same videos, clips, crops, colours and log-mel."""
+"""Alternatives to our loader and samplers that do the same work: the same videos, clips, crops, colours and log-mel."""

@@ -1,4 +1,4 @@
-"""DALI decoding clips from memory and nothing else: an upper bound for the throughput of any loader here."""
+"""DALI decoding clips from memory, without any other work: an upper bound for the throughput of any loader here."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pipeline.shards.reader import ShardReader
 from settings import Config
 
 BATCHES = 8
-"""Number of encoded batches that are held in memory and decoded over and over."""
+"""Number of encoded batches that are kept in memory and decoded repeatedly."""
 
 
 def decoder_alone(config: Config, *, device: torch.device, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Decodes batches forever and yields each one's ids, twice: in place of video and audio.
+    """Decodes batches forever and yields the ids of each batch twice, in place of video and audio.
 
     Clips, threads and the number of batches in flight are those of our loader over the shards at data.path.
     """

@@ -1,4 +1,4 @@
-"""How each library decodes the frames of a clip: (file, times of the frames in seconds) -> uint8 [T, 3, H, W]."""
+"""Decodes the frames of a clip with each library: (file, times of the frames in seconds) -> uint8 [T, 3, H, W]."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def spdl(path: Path, seconds: np.ndarray) -> torch.Tensor:
     step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
     window = (float(seconds[0]), float(seconds[-1] + step))
     packets = library.demux_video(str(path), timestamp=window)
-    # The filter graph sets the frame rate, so that frames outside the clip's grid are never converted to RGB.
+    # The filter graph sets the frame rate, so frames outside the clip's grid are never converted to RGB.
     description = library.get_video_filter_desc(
         timestamp=window, frame_rate=(round(1 / step * 1000), 1000), num_frames=len(seconds), pix_fmt="rgb24"
     )

@@ -1,7 +1,7 @@
 """A torch DataLoader (or SPDL's threads) around one of the decoders, with everything else as cheap as possible.
 
-Audio is read from PCM files, and colour and normalisation are one affine map as in our own graph: the comparison is
-about decoding stored video, not about how carefully the rest was written.
+Audio is read from PCM files, and colour and normalisation are one affine map as in our own graph: the comparison should
+depend on the decoding of stored video, not on how carefully the rest is written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PeerClips(torch.utils.data.Dataset):
     """Clips of stored videos, made from the same plans as our loader's.
 
     Args:
-        config: its sections clip, audio and augment and its seed are used.
+        config: the sections clip, audio and augment and the seed are used.
         recordings: the videos, in the order of their ids.
         ids: int64 ids of the clips, in order.
         decoder: a key of DECODERS.

@@ -1,6 +1,6 @@
 """Published algorithms that choose k diverse rows, behind the samplers' interface.
 
-Each is written from its published description or calls the library that implements it.
+Each follows its published description or calls a library that implements it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SKETCH_DIM = 256
 
 @dataclass(kw_only=True)
 class Baseline:
-    """Adapts a function (candidates, k, seed) -> row numbers, which gets the candidates on the CPU."""
+    """Adapts a function (candidates, k, seed) -> row numbers; it receives the candidates on the CPU."""
 
     pick: Callable[[Candidates, int, int], np.ndarray | Tensor]
 
@@ -43,7 +43,7 @@ class Baseline:
 def badge(candidates: Candidates, k: int, seed: int) -> np.ndarray:
     """BADGE's published seeding (Ash et al., 2020): largest norm first, then D² draws through scipy, one pass per pick.
 
-    As published, minima and sums are computed number by number in the interpreter. In its favour, distances between
+    As published, minima and sums are computed number by number in Python. To BADGE's advantage, distances between
     full gradient embeddings (D·H numbers per row, 10 GB at the paper's sizes) are computed from the factors here.
     """
     return _badge(candidates, k, seed, nearer=_nearer_by_number, total=sum)

@@ -16,7 +16,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "kmeanspp_faiss_persistent": ("kmeanspp_faiss", {}),
     "kmeanspp_sketch64": ("kmeanspp_sketch", {"dim": 64}),
 }
-"""Names of samplers with options. A `_persistent` sampler is kept over all repeats; the warm-up builds its index."""
+"""Name -> (sampler, options). A `_persistent` sampler is kept for all repeats; the warm-up builds its index."""
 DEFAULT_BACKENDS = [ORACLE, "kmeanspp_fp32", "kmeanspp_bf16", "kmeanspp_faiss_sketch", "kmeanspp_sketch64"]
 LINEAR = (ORACLE, "badge", "badge_vectorised")
 """Backends that cost the same for every pick, so that a few picks can be extrapolated."""

@@ -1,4 +1,4 @@
-"""Stores the same source videos in every form that loaders read: ordinary video files and prepared shards."""
+"""Stores the same source videos in every form that the loaders read: ordinary video files and prepared shards."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def recordings(folder: Path) -> list[Recording]:
 
 
 def transcode(source: Path, target: Path, recipe: Recipe) -> None:
-    """Encodes the video by the recipe, and the audio next to it as 16 kHz mono PCM that starts with the first frame."""
+    """Encodes the video by the recipe; the audio goes into a WAV file beside it that starts with the first frame."""
     with av.open(str(source)) as container:
         stream = container.streams.video[0]
         rate = Fraction(recipe.fps or stream.average_rate).limit_denominator(1001)
@@ -138,7 +138,7 @@ def transcode(source: Path, target: Path, recipe: Recipe) -> None:
 
 
 def at_rate(container: av.container.InputContainer, rate: Fraction) -> Iterator[av.VideoFrame]:
-    """Frames of the first video stream at a constant rate: at each time the frame that a player shows."""
+    """Frames of the first video stream at a constant rate: at each time, the frame that a player would show."""
     number, origin, current = 0, None, None
     for frame in container.decode(video=0):
         origin = frame.time if origin is None else origin
@@ -177,7 +177,7 @@ def _recording(path: Path) -> Recording:
 
 
 def _prepare(sources: list[Path], out: Path, overrides: list[str]) -> None:
-    """Prepares shards from numbered links to the sources, so that ids follow the order of the sources."""
+    """Prepares shards from numbered links to the sources, so that the ids follow the order of the sources."""
     links = out / "links"
     links.mkdir()
     for i, source in enumerate(sources):

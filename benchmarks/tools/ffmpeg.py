@@ -16,8 +16,8 @@ LIBRARIES = ("avcodec", "avdevice", "avfilter", "avformat", "avutil", "swresampl
 def with_ffmpeg_libraries() -> None:
     """Restarts this program with PyAV's FFmpeg libraries on LD_LIBRARY_PATH if the system has none.
 
-    torchcodec and SPDL load the libraries by their usual names; PyAV bundles the same ones under names of its own, so
-    that links with the usual names are made in a temporary folder.
+    torchcodec and SPDL load the libraries by their usual names; PyAV bundles them under different names, so a
+    temporary folder gets links with the usual names.
     """
     bundled = Path(av.__file__).resolve().parents[1] / "av.libs"
     if os.environ.get("CMACC_FFMPEG") or ctypes.util.find_library("avcodec") or not bundled.is_dir():

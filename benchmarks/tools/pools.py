@@ -22,8 +22,8 @@ def make_pool(kind: str, count: int, *, seed: int = 0) -> Candidates:
     """A pool of `count` candidates.
 
     heavy: 90 % in 10 clusters, half of the rows near-duplicates of the other half, lognormal gradient norms.
-    pareto: the same with Pareto-distributed norms whose squares have no mean: a few rows hold most of the mass.
-    real: keys are patches of two photographs, and gradients those against 128 queries.
+    pareto: the same with Pareto-distributed norms whose squares have no mean, so a few rows hold most of the mass.
+    real: keys are patches of two photographs, and gradients are computed with 128 such queries.
     iso: isotropic directions of norm 1, the hardest case for any index.
 
     The factors have D = 128 and H = 512 columns.

@@ -30,7 +30,7 @@ def psnr_to_source(source: Path, stored: list[np.ndarray], *, fps: float) -> flo
 
 
 def shard_frames(folder: Path, *, count: int) -> tuple[list[list[np.ndarray]], float, int]:
-    """The first `count` frames of every sample in prepared shards, and their total seconds and video bytes."""
+    """The first `count` frames of every sample in prepared shards, and the samples' total seconds and video bytes."""
     manifest = Manifest.open(folder)
     videos = []
     total = 0

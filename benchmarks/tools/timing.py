@@ -20,7 +20,7 @@ def timed(work: Callable[[], Any], *, device: str, threads: int) -> tuple[float,
     """Runs `work` on `threads` threads of the CPU, or on the GPU.
 
     Returns:
-        Seconds (CPU time of this process on a CPU, CUDA events on a GPU); peak memory in GiB (of the process with its
+        Seconds (CPU time of this process, or from CUDA events on a GPU); peak memory in GiB (of the process including
         inputs and libraries, None where the system does not report it; on a GPU, allocated by torch); the result.
     """
     if device == "cuda":
@@ -43,7 +43,7 @@ def _timed_on_gpu(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 
 def hold_threads(threads: int) -> None:
-    """Limits the threads of all libraries. Call it before every measurement: numba, once loaded, undoes it."""
+    """Limits the threads of all libraries. Call it before every measurement, because loading numba undoes it."""
     os.environ["NUMBA_NUM_THREADS"] = str(threads)
     threadpool_limits(threads)
     torch.set_num_threads(threads)

@@ -21,12 +21,12 @@ class Usage:
     """Sum of the processes' peak resident sets; shared pages count once per process."""
 
     def since(self, before: Usage) -> Usage:
-        """Usage since `before`; the peak is that of the process's lifetime."""
+        """Usage since `before`; the peak is still that of the processes' whole lifetime."""
         return Usage(self.cpu_seconds - before.cpu_seconds, self.bytes_read - before.bytes_read, self.peak_bytes)
 
 
 def usage(pid: int | None = None) -> Usage:
-    """Usage of process `pid` (default: this one) and its descendants; ended descendants count with CPU time only."""
+    """Usage of process `pid` (default: this one) and its descendants; of ended descendants, only CPU time counts."""
     cpu, read, peak = 0.0, 0, 0
     for process in _tree(pid or os.getpid()):
         folder = Path(f"/proc/{process}")

@@ -1,1 +1,1 @@
-"""A page with a map of the embeddings."""
+"""An HTML page to explore the embeddings of a run."""

@@ -1,7 +1,7 @@
-"""A page to look through a run's embeddings: `python -m evaluation.explore RUN --data SHARDS [--out explore.html]`.
+"""Makes a page to explore a run's embeddings: `python -m evaluation.explore RUN --data SHARDS [--out explore.html]`.
 
-One HTML file that needs nothing else: a map of the embeddings, each clip's nearest sounds and videos with picture and
-sound, and the items of the run's dictionaries beside as many that are drawn at random.
+The page is one self-contained HTML file. It shows a map of the embeddings, the audio and videos nearest to each clip,
+and the content of the run's dictionaries compared with as many samples drawn at random.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
     parser.add_argument("--data", required=True, metavar="SHARDS", help="folder that pipeline.prepare made")
     parser.add_argument("--out", type=Path, default=Path("explore.html"), help="page to write (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=300, help="most samples on the page (default: %(default)s)")
-    parser.add_argument("--map", choices=("tsne", "pca"), default="tsne", help="how to lay out (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=300, help="maximum number of samples (default: %(default)s)")
+    parser.add_argument(
+        "--map", choices=("tsne", "pca"), default="tsne", help="projection to 2D (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -1,4 +1,4 @@
-"""Collects what the page shows: embeddings, their map, neighbours, and what the dictionaries hold."""
+"""Collects the content of the page: embeddings, their map, nearest neighbours, and the dictionaries."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ Method = Literal["tsne", "pca"]
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Which samples are shown, and why."""
+    """The samples that the page shows."""
 
     ids: np.ndarray
     """int64 [n], ascending."""
     active: dict[str, np.ndarray]
-    """Modality -> int64 ids that its dictionary holds, no more than are shown of them."""
+    """Modality -> int64 ids in its dictionary, limited to those that the page shows."""
     random: dict[str, np.ndarray]
-    """Modality -> as many ids, drawn uniformly from the samples trained on."""
+    """Modality -> as many ids, drawn uniformly from the training samples, for comparison."""
     held: dict[str, int]
     """Modality -> how many clips its dictionary holds."""
 
 
 def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
-    """What the page shows of `run` on the shards `data`.
+    """The page for `run` on the shards `data`.
 
     Raises:
-        CheckpointError, ConfigError, ManifestError, SampleError: each with what is wrong.
+        CheckpointError, ConfigError, ManifestError, SampleError: the run, an argument or the data cannot be used.
     """
     if samples < 8:
         raise ConfigError(f"--samples must be at least 8, not {samples}")
@@ -76,12 +76,12 @@ def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
 def choose(
     held: dict[str, np.ndarray], trained_on: np.ndarray, *, everything: np.ndarray, samples: int, seed: int
 ) -> Chosen:
-    """At most `samples` ids: a fifth of them for each dictionary, as many random ones, and others drawn uniformly.
+    """Chooses at most `samples` ids: up to a fifth from each dictionary, as many random ones, and others at random.
 
     Args:
-        held: modality -> ids its dictionary holds, -1 for empty rows.
-        trained_on: ids that the run drew its clips from.
-        everything: all ids there are.
+        held: modality -> ids in its dictionary, -1 for empty rows.
+        trained_on: ids that the run was trained on.
+        everything: all ids of the data set.
     """
 
     def draw(ids: np.ndarray, count: int, purpose: str) -> np.ndarray:
@@ -98,11 +98,11 @@ def choose(
 
 
 def project(embedding: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
-    """float64 [n, 2] in [0, 1] of float32 [n, D] embeddings."""
+    """Projects embeddings, float32 [n, D], to a map with coordinates in [0, 1], float64 [n, 2]."""
     if method == "pca":
         flat = PCA(n_components=2, random_state=seed).fit_transform(embedding)
     else:
-        # t-SNE wants fewer neighbours than points.
+        # t-SNE requires a perplexity below the number of points.
         perplexity = min(30.0, (len(embedding) - 1) / 3)
         flat = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=seed).fit_transform(embedding)
     low, high = flat.min(axis=0), flat.max(axis=0)
@@ -110,7 +110,10 @@ def project(embedding: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
 
 
 def nearest(queries: np.ndarray, keys: np.ndarray) -> list[list[tuple[int, float]]]:
-    """For each row of `queries` [n, D] the NEIGHBOURS rows of `keys` [n, D] of highest cosine, with that cosine."""
+    """For each row of `queries` [n, D], the NEIGHBOURS nearest rows of `keys` [n, D] as (row, cosine similarity).
+
+    If both are the same array, a row is not its own neighbour.
+    """
     cosines = unit_rows(queries) @ unit_rows(keys).T
     if queries is keys:
         np.fill_diagonal(cosines, -np.inf)
@@ -119,10 +122,10 @@ def nearest(queries: np.ndarray, keys: np.ndarray) -> list[list[tuple[int, float
 
 
 def _embed(loader: DaliLoader, model: CrossModalModel, ids: np.ndarray) -> tuple[dict[str, np.ndarray], list[Clip]]:
-    """Embeddings of the middle clips by modality, and of each clip its middle frame and its audio."""
+    """Embeddings of the samples' middle clips, by modality, and the clips themselves (middle frame and audio)."""
     clips: list[Clip] = []
 
-    def watched() -> Iterator[Batch]:
+    def collected() -> Iterator[Batch]:
         for batch in loader.uniform_clips(ids, clips=1):
             assert batch.video is not None
             assert batch.plan is not None
@@ -132,7 +135,7 @@ def _embed(loader: DaliLoader, model: CrossModalModel, ids: np.ndarray) -> tuple
                 clips.append(Clip(sample=i, source=loader.dataset.source(i), picture=picture, pcm=pcm))
             yield batch
 
-    features = extract({"": model}, watched(), ids)[""]
+    features = extract({"": model}, collected(), ids)[""]
     return features.embedding, clips
 
 
@@ -151,11 +154,11 @@ def _notes(chosen: Chosen, loader: DaliLoader, method: Method, same_data: bool) 
     notes = [f"{shown}, the middle clip of each; {'t-SNE' if method == 'tsne' else 'PCA'} of the embeddings."]
     for modality, ids in chosen.active.items():
         notes.append(
-            f"{modality} dictionary: {len(ids)} of the {chosen.held[modality]} clips it holds, beside "
-            f"{len(chosen.random[modality])} drawn at random from what was trained on."
+            f"{modality} dictionary: {len(ids)} of the {chosen.held[modality]} clips it holds, compared with "
+            f"{len(chosen.random[modality])} drawn at random from the training samples."
         )
     if not same_data:
-        notes.append("The dictionaries are not shown: the run was trained on other data than these.")
+        notes.append("The dictionaries are not shown: the run was trained on different data.")
     elif not chosen.active:
         notes.append("The dictionaries are not shown: they are still empty at this step.")
     return notes

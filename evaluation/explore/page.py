@@ -1,4 +1,4 @@
-"""Writes the page of evaluation.explore: one HTML file with its pictures and sounds in it."""
+"""Writes the page of evaluation.explore: one HTML file with embedded images and audio."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """All that is shown; rows are positions in `clips`."""
+    """The content of the page; rows are positions in `clips`."""
 
     title: str
     notes: list[str]
@@ -43,11 +43,13 @@ class Page:
     clips: list[Clip]
     sample_rate: int
     maps: Mapping[str, np.ndarray]
-    """Modality -> [n, 2] places in [0, 1]."""
+    """Modality -> coordinates in [0, 1], [n, 2]."""
     nearest: Mapping[tuple[str, str], list[list[tuple[int, float]]]]
-    """(modality of the query, modality found) -> for each clip the nearest ones and their cosines."""
+    """(modality of the query, modality found) -> for each clip, its nearest ones as (row, cosine similarity)."""
     active: Mapping[str, np.ndarray]
+    """Modality -> rows that its dictionary holds."""
     random: Mapping[str, np.ndarray]
+    """Modality -> as many random rows."""
 
 
 def write_page(page: Page, path: Path) -> int:
@@ -85,14 +87,14 @@ def build_page(page: Page) -> str:
             for modality, rows in page.active.items()
         },
     }
-    # The data come in last: names may hold the placeholders.
+    # The data are inserted last, because names may contain the placeholders.
     before, after = TEMPLATE.read_text(encoding="utf-8").split("{{data}}")
     before = before.replace("{{title}}", html.escape(page.title))
     return before + _json_in_html(data) + after
 
 
 def jpeg(picture: np.ndarray) -> bytes:
-    """A JPEG of at most PICTURE_PIXELS a side."""
+    """A JPEG of at most PICTURE_PIXELS per side."""
     image = Image.fromarray(picture)
     image.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
     buffer = io.BytesIO()
@@ -101,7 +103,7 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 
 def opus(pcm: np.ndarray, sample_rate: int) -> bytes:
-    """Mono int16 PCM as Ogg Opus of 24 kbit/s."""
+    """Encodes mono int16 PCM as Ogg Opus at 24 kbit/s."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="ogg") as container:
         stream = container.add_stream("libopus", rate=48000, layout="mono")
@@ -116,5 +118,5 @@ def opus(pcm: np.ndarray, sample_rate: int) -> bytes:
 
 
 def _json_in_html(data: Any) -> str:
-    # ASCII alone, and no "<": names like </script> or <!-- end no script element.
+    # Without any "<", names like </script> or <!-- cannot end the script element.
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")

@@ -1,7 +1,8 @@
 """AV-MNIST: a video of a digit that moves over a canvas, paired with a recording of the same digit.
 
-Training uses the images of MNIST's training part, the test those of its test part; the speakers of the test are in no
-training pair. A share of the training pairs can be limited to three digits, which makes a random dictionary redundant.
+Training pairs use the images of MNIST's training part, test pairs those of its test part; the speakers of test pairs
+are in no training pair. A share of the training pairs can be limited to three digits, which makes a dictionary of
+random keys redundant.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def make_av_mnist(folder: Path, *, train: int, held_out: int, seed: int, skew: f
 
 
 def to_log_mel(folder: Path, waves: torch.Tensor) -> torch.Tensor:
-    """Other sounds as input for an encoder of this corpus: float32 [n, 6000] at RATE to log-mel [n, 32, 49].
+    """Converts other sounds to input for an encoder of this corpus: float32 [n, 6000] at RATE to log-mel [n, 32, 49].
 
     Args:
         folder: as for make_av_mnist; the spectra are standardised with the mean and deviation of its spoken digits.
@@ -117,7 +118,7 @@ def _mnist(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Spoken:
-    """The recordings, each cut or padded to 0.75 s."""
+    """All recordings, each cut or padded to 0.75 s."""
 
     spectra: np.ndarray
     """Log-mel float32 [3000, 32, 49], standardised."""

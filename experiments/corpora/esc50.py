@@ -1,4 +1,4 @@
-"""ESC-50's sounds, each paired with a video of its spectrum for pre-training, and windows of them for testing.
+"""ESC-50's sounds: pairs with a video of their spectrum for pre-training, and evenly spaced windows for testing.
 
 The sounds are real but have no video. A spectrum analyser's display of a sound is a video that can be generated and
 that a video encoder must read to find the sound.
@@ -63,7 +63,7 @@ def read_sounds(folder: Path, rate: int) -> Sounds:
 
 
 def make_pairs(sounds: Sounds, rows: np.ndarray, *, audio: AudioConfig, windows: int, seed: int) -> Pairs:
-    """`windows` random windows of each of the clips `rows`: video [8, 32, 32], audio [n_mels, F]."""
+    """Pairs from `windows` random windows of each of the clips `rows`: video [8, 32, 32], audio [n_mels, F]."""
     rng, length = numpy_generator(seed, 0, "esc50 windows"), round(audio.seconds * audio.sample_rate)
     log_mel, video, spectra = LogMel(audio), [], []
     for _ in range(windows):

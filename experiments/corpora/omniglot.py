@@ -1,6 +1,6 @@
 """Spatial-MultiOmniglot (Ozair et al. 2019): strips of characters paired with the next characters of their alphabets.
 
-Cell c of a strip always holds a character of alphabet c, so that a pair shares Σ_c log|alphabet c| of information.
+Cell c of a strip always holds a character of alphabet c, so a pair shares Σ_c log|alphabet c| nats of information.
 """
 
 from __future__ import annotations

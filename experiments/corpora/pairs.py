@@ -21,7 +21,7 @@ class Pairs:
     audio: torch.Tensor
     """Spectrograms, float32 [P, n_mels, F], with about zero mean and unit variance."""
     classes: torch.Tensor
-    """The C attributes that both halves of a pair share, int64 [P, C]."""
+    """Values of the C attributes that both halves of a pair share, int64 [P, C]."""
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -58,7 +58,7 @@ class Pairs:
 class Corpus:
     """The training pairs of a trial, and the pairs that its probe is fitted to and tested on.
 
-    `probe` has the drawings and speakers of `train`; `test` has others.
+    `probe` uses the same drawings and speakers as `train`; `test` uses others.
     """
 
     train: Pairs
