@@ -218,9 +218,7 @@ def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common_options(parser, per="row")
-    parser.add_argument(
-        "--rows", nargs="+", metavar="LOADER:STORAGE", help="only these rows, e.g. ours:shards_vp9_144"
-    )
+    parser.add_argument("--rows", nargs="+", metavar="LOADER:STORAGE", help="only these rows, e.g. ours:shards_vp9_144")
     parser.add_argument("--frames", type=int, default=16, help="frames per clip")
     parser.add_argument("--batch-size", type=int, default=16, help="clips per batch")
     parser.add_argument("--workers", type=int, default=available_cores(), help="decoding processes or threads")
