@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from evaluation.official_splits import describe_coverage
-from evaluation.protocols import PROTOCOLS, EvaluationInputs
+from evaluation.protocols import PROTOCOLS, TRAINING, EvaluationInputs
 from evaluation.reference import reference_model
 from evaluation.report import print_table, run_folder, write_json
 from model.encoder import CrossModalModel, build_model
@@ -58,7 +58,7 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Runs a protocol, writes evaluation-*.json to the run folder and prints one table per label."""
     config, model = load_model(checkpoint)
-    loader_config, device = _loader_config(config, data, settings, trains=protocol == "finetune")
+    loader_config, device = _loader_config(config, data, settings, trains=protocol in TRAINING)
     loader = make_loader(loader_config, device=device, batch_size=settings.batch_size)
     models = {name: m.to(device).eval() for name, m in _encoders(config, model, settings).items()}
     inputs = EvaluationInputs(models=models, loader=loader, settings=settings, label=label)
@@ -84,7 +84,7 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, tra
     """The run's config with the settings of the evaluation and its complete data set, and the device.
 
     Args:
-        trains: whether the protocol trains encoders.
+        trains: whether the protocol trains by gradient descent.
     """
     device = settings.device
     if device == "auto":

@@ -171,3 +171,6 @@ PROTOCOLS: dict[str, Callable[[EvaluationInputs], Iterator[Table]]] = {
     "esc50_finetune": _esc50_finetune,
 }
 """Value of the option --protocol -> the function that runs the protocol."""
+
+TRAINING = ("finetune", "kinetics_linear", "esc50_finetune")
+"""The protocols that train by gradient descent: on a CPU the loader's threads leave the cores to them."""

@@ -154,3 +154,17 @@ def test_a_stream_that_the_data_lack_is_left_out():
     batch = Batch(torch.randn(1, 3, 4, 32, 32), None, torch.tensor([0]), torch.zeros(1, dtype=torch.float64))
     features = extract({"m": model}, [batch], np.array([0]))["m"]
     assert list(features.pooled) == ["video"]
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_the_loader_has_idle_priority_where_a_protocol_trains(run, shards, monkeypatch, protocol):
+    class SeenError(Exception):
+        pass
+
+    def make_loader(config, **_):
+        raise SeenError(config.data.idle_priority)
+
+    monkeypatch.setattr(evaluate, "make_loader", make_loader)
+    with pytest.raises(SeenError) as seen:
+        call(run, shards, "--protocol", protocol)
+    assert seen.value.args == (protocol in ("finetune", "kinetics_linear", "esc50_finetune"),)
