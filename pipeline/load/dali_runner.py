@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,8 +15,7 @@ from nvidia.dali import Pipeline
 from nvidia.dali.backend import TensorCPU
 from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
 
-Inputs = Mapping[str, Sequence[Any] | np.ndarray]
-"""Maps the name of an external source to its batch: an array with the batch as first axis, or a list of arrays."""
+from pipeline.shards.codecs import Inputs
 
 OUT_OF_MEMORY = ("Can't allocate", "CUDA allocation failed", "out of memory", "cudaErrorMemoryAllocation")
 """Substrings of DALI's out-of-memory messages."""
