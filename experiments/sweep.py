@@ -85,7 +85,9 @@ class Planned:
     @property
     def digest(self) -> str:
         """Identifies the settings: a result counts for a trial only if their digests are equal."""
-        text = json.dumps(_without_later_settings(to_dict(self.settings)), sort_keys=True)
+        settings = to_dict(self.settings)
+        _remove_later_settings(settings)
+        text = json.dumps(settings, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -125,8 +127,8 @@ def _settings(base: dict[str, Any], overrides: list[str], seed: int) -> TrialCon
     return load_config(TrialConfig, None, [*flat, *overrides, f"run.seed={seed}"])
 
 
-def _without_later_settings(tree: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the settings without those of LATER_SETTINGS that have the value given there."""
+def _remove_later_settings(tree: dict[str, Any]) -> None:
+    """Removes those of LATER_SETTINGS that have the value given there."""
     for dotted, value in LATER_SETTINGS.items():
         *sections, key = dotted.split(".")
         branch = tree
@@ -134,7 +136,6 @@ def _without_later_settings(tree: dict[str, Any]) -> dict[str, Any]:
             branch = branch[section]
         if branch.get(key) == value:
             del branch[key]
-    return tree
 
 
 def parse_share(text: str) -> tuple[int, int]:
