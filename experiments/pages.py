@@ -109,4 +109,4 @@ def _short(page: Page) -> str:
 
 
 def _long(page: Page) -> str:
-    return "\n".join([f"{GENERATED}# All figures: {page.question}\n", LEGEND, page.details])
+    return "\n".join([f"{GENERATED}# All figures: {page.question}\n", page.details])

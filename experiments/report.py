@@ -19,7 +19,7 @@ from common.environment import ROOT
 from common.markdown import markdown_table
 from experiments import records
 from experiments.esc50_page import esc50_page
-from experiments.pages import Page, describe_machines, write_pages
+from experiments.pages import LEGEND, Page, describe_machines, write_pages
 from experiments.plots import plot_experiment
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
@@ -75,19 +75,19 @@ def _page(name: str, options: argparse.Namespace) -> Page:
             f"python -m experiments.run {name} --data DATA --quick    # a small version",
         ],
         plot=f"{name}.png" if done else "",
-        details="\n".join([*_details(sweep, conditions), *([sweep.notes.strip() + "\n"] if sweep.notes else [])]),
+        details="\n".join([LEGEND, *_details(sweep, conditions)]),
     )
 
 
 def _details(sweep: Sweep, conditions: dict[str, list[Row]]) -> list[str]:
-    """For each condition: the table with all figures, one sentence per rule, and the interpretation."""
+    """For each condition: the table with all figures, one sentence per rule, and the interpretation; then the notes."""
     lines = []
     for condition, rows in conditions.items():
         lines += [f"## {condition}\n", _table(rows, sweep.baseline)]
         lines += [f"- {s}" for s in sentences(condition, rows, baseline=sweep.baseline)] + [""]
         if condition in sweep.reading:
             lines.append(str(sweep.reading[condition]).strip() + "\n")
-    return lines
+    return [*lines, *([sweep.notes.strip() + "\n"] if sweep.notes else [])]
 
 
 def _summary_table(rows: Sequence[Row], baseline: str) -> str:
