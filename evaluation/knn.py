@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sklearn.neighbors import KNeighborsClassifier
-
 from evaluation.features import Features
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
@@ -15,6 +13,9 @@ from settings.evaluation import EvaluationConfig
 
 def run_knn(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
     """Test accuracy of each modality and encoder and of the majority class; k is limited to the training samples."""
+    # Imported where it is used, because it takes seconds to load.
+    from sklearn.neighbors import KNeighborsClassifier
+
     k = min(config.k, int(task.train.sum()))
     rows = []
     for name, encoded in features.items():

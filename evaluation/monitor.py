@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from evaluation.features import extract
@@ -121,6 +120,9 @@ def knn_accuracy(features: np.ndarray, labels: np.ndarray, *, k: int) -> float:
     """
     if not np.isfinite(features).all():
         return float("nan")
+    # Imported where it is used, because it takes seconds to load.
+    from sklearn.neighbors import KNeighborsClassifier
+
     neighbours = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute").fit(features, labels)
     # With None, scikit-learn does not count a row among its own neighbours.
     return float(np.mean(neighbours.predict(None) == labels))

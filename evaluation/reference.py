@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torchvision.models import get_model_weights
 
 from model.encoder import CrossModalModel
 from settings import ConfigError
@@ -45,6 +44,9 @@ def reference_model(model: CrossModalModel, *, architecture: str, weights: str) 
 
 
 def _download(architecture: str) -> dict[str, Any]:
+    # Imported where it is used, because it takes seconds to load.
+    from torchvision.models import get_model_weights
+
     weights = get_model_weights(architecture).DEFAULT
     try:
         return weights.get_state_dict(progress=True, check_hash=True)

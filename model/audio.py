@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
 TINY_FEATURES = 256
 
@@ -87,6 +86,9 @@ def _init_convolutions(module: nn.Module) -> None:
 
 
 def _resnet18(n_mels: int) -> tuple[nn.Module, int]:
+    # Imported where it is used, because it takes seconds to load.
+    from torchvision.models import resnet18
+
     del n_mels  # 2-D convolutions accept any number of mel bands
     network = resnet18(weights=None)
     network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)

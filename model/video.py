@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models import video as torchvision_video
 
 from model.batchnorm import ClipBatchNorm, replace_batchnorm
 
@@ -77,9 +76,12 @@ def _spatial_temporal(
     )
 
 
-def _torchvision(build: Callable[..., Any]) -> Callable[[], tuple[nn.Module, int]]:
+def _torchvision(name: str) -> Callable[[], tuple[nn.Module, int]]:
     def factory() -> tuple[nn.Module, int]:
-        network = build(weights=None)
+        # Imported where it is used, because it takes seconds to load.
+        from torchvision.models import video
+
+        network: Any = getattr(video, name)(weights=None)
         features = network.fc.in_features
         network.fc = nn.Identity()
         replace_batchnorm(network, ClipBatchNorm)
@@ -89,9 +91,9 @@ def _torchvision(build: Callable[..., Any]) -> Callable[[], tuple[nn.Module, int
 
 
 VIDEO_ENCODERS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
-    "r2plus1d_18": _torchvision(torchvision_video.r2plus1d_18),
-    "r3d_18": _torchvision(torchvision_video.r3d_18),
-    "mc3_18": _torchvision(torchvision_video.mc3_18),
+    "r2plus1d_18": _torchvision("r2plus1d_18"),
+    "r3d_18": _torchvision("r3d_18"),
+    "mc3_18": _torchvision("mc3_18"),
     "tiny": lambda: (TinyVideo(), TINY_FEATURES),
 }
 """Maps each value of model.video to a function that builds (backbone, F)."""
