@@ -10,6 +10,7 @@ torchvision's architectures have torchvision's names, without `fc`; `python expo
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_safetensors
 
+from common.files import write_atomically
+from common.terminal import command, print_error, printable
 from model.encoder import CrossModalModel
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from settings import Config, ConfigError, to_dict
@@ -42,16 +45,18 @@ The architectures resnet1d_18 and tiny are defined in this project (model/audio.
 """
 
 
-def _save_safetensors(state: dict[str, torch.Tensor], path: Path) -> None:
-    # safetensors' own save_file creates files that only their owner can read.
-    path.write_bytes(to_safetensors(state))
+def _to_torch(state: dict[str, torch.Tensor]) -> bytes:
+    # Not straight into the file: on a full disk torch.save raises an error of its own that names no file.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
-FORMATS: dict[str, tuple[str, Callable[[dict[str, torch.Tensor], Path], None]]] = {
-    "torchvision": (".pth", torch.save),
-    "safetensors": (".safetensors", _save_safetensors),
+FORMATS: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], bytes]]] = {
+    "torchvision": (".pth", _to_torch),
+    "safetensors": (".safetensors", to_safetensors),
 }
-"""Maps each value of --format to the files' suffix and the function that writes them."""
+"""Maps each value of --format to the files' suffix and the function that makes their content."""
 
 VIDEO_INPUT = "float32 [B, 3, frames, size, size]: (RGB in [0, 1] - mean) / std"
 AUDIO_INPUT = (
@@ -81,7 +86,7 @@ def export(
     Raises:
         OSError: the folder or a file cannot be written.
     """
-    suffix, save = FORMATS[file_format]
+    suffix, serialise = FORMATS[file_format]
     audio = to_dict(config.audio) | {"seconds": config.audio_seconds}
     clip = to_dict(config.clip) | {"mean": list(video_mean), "std": list(video_std)}
     out.mkdir(parents=True, exist_ok=True)
@@ -90,12 +95,13 @@ def export(
         path = out / f"{modality}{suffix}"
         # contiguous: training stores weights channels-last, which safetensors does not support.
         backbone = model.query[modality].backbone
-        save({name: value.contiguous() for name, value in backbone.state_dict().items()}, path)
+        write_atomically(path, serialise({name: value.contiguous() for name, value in backbone.state_dict().items()}))
         description[modality] = {"file": path.name, "architecture": getattr(config.model, modality), **about}
-    (out / "encoders.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_atomically(out / "encoders.json", json.dumps(description, indent=2) + "\n")
     return description
 
 
+@command("export.py")
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 if the run cannot be read or OUT cannot be written."""
     parser = argparse.ArgumentParser(
@@ -116,11 +122,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config, model = load_model(args.run)
         written = export(model, config, args.out, file_format=args.format, video_mean=VIDEO_MEAN, video_std=VIDEO_STD)
-    except (CheckpointError, ConfigError, OSError) as error:
-        print(f"export.py: {error}", file=sys.stderr)
+    except (CheckpointError, ConfigError) as error:
+        print_error("export.py", error)
         return 2
     for about in written.values():
-        print(f"{args.out / about['file']}: {about['architecture']}")
+        print(f"{printable(args.out / about['file'])}: {about['architecture']}")
     return 0
 
 

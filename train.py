@@ -11,6 +11,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
+from common.terminal import command, print_error
 from evaluation.monitor import Monitor
 from model.encoder import build_model
 from pipeline.load.clip_loader import ClipLoader
@@ -31,6 +32,7 @@ from training.step import Learner
 from training.tracking.profiling import DEFAULT_STEPS, parse_steps
 
 
+@command("train.py")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="YAML file with settings; without it, the defaults apply")
@@ -61,12 +63,12 @@ def main() -> int:
         else:
             finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        print_error("train.py", error)
         return 2
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"train.py: {explain_out_of_memory(config, error)}", file=sys.stderr)
+        print_error("train.py", explain_out_of_memory(config, error))
         return 2
     # Not reached after an error: NCCL would then wait for the other processes, which wait for this one.
     distributed.stop()

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from common.console import Console
 
 Item = TypeVar("Item")
 _LOG_SECONDS = 10.0
@@ -50,4 +51,4 @@ def _lines(items: Iterable[Item], total: int, console: Console) -> Iterator[Item
         if now - last >= _LOG_SECONDS or done == total:
             last, rate = now, done / (now - start)
             left = (total - done) / rate
-            console.print(f"{done}/{total} files, {rate:.1f}/s, {left:.0f} s left", highlight=False)
+            console.print(f"{done}/{total} files, {rate:.1f}/s, {left:.0f} s left")

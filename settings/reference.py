@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from common.terminal import command
 from settings.data import PrepareConfig
 from settings.evaluation import EvaluationConfig
 from settings.schema import Config
@@ -107,5 +108,11 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return '""' if value == "" else yaml.safe_dump(value).splitlines()[0]
 
 
-if __name__ == "__main__":
+@command("settings.reference")
+def main() -> None:
+    """Writes the reference to stdout."""
     sys.stdout.write(markdown())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

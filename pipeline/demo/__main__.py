@@ -11,9 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from common.terminal import command, print_error, printable
 from pipeline.demo.corpus import DemoError, make_demo
 
 
+@command("pipeline.demo")
 def main() -> int:
     """Makes the corpus. Returns the exit status: 0, or 2 if the corpus cannot be made in OUT."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,10 +25,10 @@ def main() -> int:
     args = parser.parse_args()
     try:
         made = make_demo(args.out, videos=args.videos, seed=args.seed)
-    except (DemoError, OSError) as error:
-        print(f"pipeline.demo: {error}", file=sys.stderr)
+    except DemoError as error:
+        print_error("pipeline.demo", error)
         return 2
-    print(f"{args.out}: {made} videos made, {args.videos - made} already present")
+    print(f"{printable(args.out)}: {made} videos made, {args.videos - made} already present")
     return 0
 
 

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+from common.terminal import command, print_error, printable
 from pipeline.doctor.checks import CHECKS, INSTALL, Finding
 
 MARKS = {"ok": ("✓", "green"), "warning": ("–", "yellow"), "error": ("✗", "red")}
@@ -41,6 +42,7 @@ def choices(findings: Sequence[Finding]) -> list[tuple[str, str]]:
     ]
 
 
+@command("doctor")
 def main(arguments: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m pipeline.doctor", description=__doc__).parse_args(arguments)
     findings = examine()
@@ -50,36 +52,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError:
         _print_plainly(findings)
     if errors:
-        print(f"doctor: training does not work here yet; please fix: {', '.join(errors)}", file=sys.stderr)
+        print_error("doctor", f"training does not work here yet; please fix: {', '.join(errors)}")
     return 1 if errors else 0
 
 
 def _print_table(findings: Sequence[Finding], *, ready: bool) -> None:
     # Imported here so that the doctor can report that rich is missing.
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from common.console import Console
 
     console = Console()
     table = Table.grid(padding=(0, 2))
     for finding in findings:
         mark, color = MARKS[finding.state]
-        text = Text(finding.found)
+        text = Text(printable(finding.found))
         if finding.fix:
-            text.append(f"\n→ {finding.fix}", style=color)
+            text.append(f"\n→ {printable(finding.fix)}", style=color)
         table.add_row(Text(mark, style=color), Text(finding.name, style="bold"), text)
     console.print(table)
     if ready:
         used = Table.grid(padding=(0, 2))
         for component, choice in choices(findings):
             used.add_row("", Text(component, style="bold"), Text(choice))
-        console.print("\nTraining will use")
+        console.print()
+        console.print("Training will use")
         console.print(used)
 
 
 def _print_plainly(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        print(f"{MARKS[finding.state][0]}  {finding.name}: {finding.found}" + f"  -> {finding.fix}" * bool(finding.fix))
+        fix = f"  -> {finding.fix}" * bool(finding.fix)
+        print(f"{MARKS[finding.state][0]}  {finding.name}: {printable(finding.found)}{fix}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def check_packages() -> Finding:
     """Whether the installed packages have the versions in requirements.txt, or in its variant for CUDA 12."""
     cuda12 = bool(installed_version("nvidia-dali-cuda120")) and not installed_version("nvidia-dali-cuda130")
     listed = ROOT / ("requirements-cuda12.txt" if cuda12 else "requirements.txt")
-    wanted = dict(re.findall(r"^([\w.-]+)==(\S+)", listed.read_text(), re.MULTILINE))
+    wanted = dict(re.findall(r"^([\w.-]+)==(\S+)", listed.read_text(encoding="utf-8"), re.MULTILINE))
     missing, other = [], []
     for name, pinned in wanted.items():
         # faiss-cpu is a valid substitute on a machine without a GPU.

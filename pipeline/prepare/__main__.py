@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.terminal import command, print_error
 from pipeline.prepare.labels import LabelError
 from pipeline.prepare.run import prepare
 from pipeline.prepare.staging import PrepareError
@@ -18,6 +19,7 @@ from pipeline.prepare.summary import print_summary
 from settings import ConfigError, PrepareConfig, load_config
 
 
+@command("prepare")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 if no file was usable, 2 for a wrong argument, 130 if interrupted."""
     options = _parse(arguments)
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             part=options.shard,
         )
     except (PrepareError, LabelError, ConfigError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print_error("prepare", error)
         return 2
     except KeyboardInterrupt:
         print("prepare: interrupted; run the same command again to resume", file=sys.stderr)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.terminal import command, print_error, printable
 from pipeline.plan.bad_samples import SampleError
 from pipeline.preview.collect import collect
 from pipeline.preview.contact_sheet import write_page, write_picture
@@ -20,6 +21,7 @@ from pipeline.shards.manifest import ManifestError
 from settings import Config, ConfigError, load_config
 
 
+@command("preview")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status: 0, or 2 if the arguments are wrong or the data cannot be shown."""
     options = _parse(arguments)
@@ -33,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = [write_picture(clips, options.out.with_suffix(".png") if as_page else options.out)]
         if options.html or as_page:
             written.append(write_page(clips, options.out.with_suffix(".html")))
-    except (ConfigError, ManifestError, SampleError, ValueError, OSError) as error:
-        print(f"preview: {error}", file=sys.stderr)
+    except (ConfigError, ManifestError, SampleError, ValueError) as error:
+        print_error("preview", error)
         return 2
-    print(*written, sep="\n")
+    print(*map(printable, written), sep="\n")
     return 0
 
 

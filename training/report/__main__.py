@@ -10,10 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.finite import NotFiniteError
+from common.terminal import command, print_error, printable
 from training.report.page import write_report
 from training.report.runs import ReportError, read_runs
 
 
+@command("report", NotFiniteError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -24,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         written = write_report(read_runs(args.runs), args.out)
     except ReportError as error:
-        print(f"report: {error}", file=sys.stderr)
+        print_error("report", error)
         return 2
     except OSError as error:
-        print(f"report: cannot write the report: {error}", file=sys.stderr)
+        print_error("report", f"cannot write the report: {error}")
         return 2
-    print(" ".join(map(str, written)))
+    print(" ".join(map(printable, written)))
     return 0
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from common.console import Console
 from common.files import write_atomically
 from settings import Config
 from training.tracking.wandb_sink import WandbSink

@@ -1,0 +1,143 @@
+"""Text for terminals, pipes and log files: any name, any encoding, a reader that has left, a disk that is full.
+
+Uses only the standard library, because `pipeline.doctor` must work where packages are missing; tables of rich go
+through `common.console`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TextIO
+
+_PLAIN = {"✓": "+", "✗": "x", "→": "->", "–": "-", "—": "-", "−": "-", "±": "+-", "…": "...", "×": "x", "²": "2"}
+"""Signs of our own texts, and what is printed where the encoding of the output lacks them."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT."""
+READER_LEFT = 141
+"""Exit status if the reader of the output has closed it, as in `| head`: 128 + SIGPIPE."""
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    r"""Returns `text` with every character that is not printable as a Python escape, such as `\x1b` or `\n`.
+
+    Names of files and labels may hold any characters. Printed as they are, a terminal would obey escape sequences, and
+    a line break would look like another message.
+
+    Args:
+        lines: keep the line breaks, for texts of several lines whose names are escaped already.
+    """
+    return "".join(
+        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
+
+
+def encodable(text: str, encoding: str) -> str:
+    """Returns `text` with plainer signs for characters that `encoding` lacks."""
+    return text.encode(encoding, "plainer").decode(encoding)
+
+
+def print_error(name: str, error: object) -> None:
+    """Prints `name: error` on stderr; an OSError as file and reason."""
+    if isinstance(error, OSError) and error.strerror:
+        file = f" {error.filename}" if error.filename is not None else ""
+        error = f"cannot read or write{file}: {error.strerror}"
+    print(f"{name}: {printable(error, lines=True)}", file=sys.stderr, flush=True)
+
+
+def show_logs() -> None:
+    """Shows log messages from level INFO on stderr, as plain lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def command(name: str, *errors: type[Exception]) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
+    """Makes a decorator for the main function of a command, which then always returns an exit status.
+
+    The output may have any encoding. An OSError (a folder that cannot be written, a full disk) and `errors` end the
+    command with one message and status 2, Ctrl-C with `INTERRUPTED`, and output that nobody reads any more with
+    `READER_LEFT` and no message.
+
+    Args:
+        name: the command in messages.
+        errors: further exceptions whose message is for the user.
+    """
+
+    def decorate(main: Callable[..., int | None]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(*args: Any, **kwargs: Any) -> int:
+            accept_any_text()
+            try:
+                status = main(*args, **kwargs) or 0
+                sys.stdout.flush()
+                return status
+            except KeyboardInterrupt:
+                _try_to_print(name, "interrupted")
+                return INTERRUPTED
+            except (OSError, *errors) as error:
+                if isinstance(error, BrokenPipeError) and (_is_unread(sys.stdout) or _is_unread(sys.stderr)):
+                    return READER_LEFT
+                _try_to_print(name, error)
+                return 2
+            finally:
+                _drop_unwritable_output()
+
+        return run
+
+    return decorate
+
+
+def accept_any_text() -> None:
+    """Makes stdout, stderr and log messages accept any text, whatever their encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="plainer")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_PrintableFormatter())
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in characters), error.end
+
+
+codecs.register_error("plainer", _plainer)
+
+
+def _try_to_print(name: str, error: object) -> None:
+    with suppress(OSError):
+        print_error(name, error)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether the stream is a pipe or socket whose other end is closed."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError, AttributeError):  # not a file of the system
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _drop_unwritable_output() -> None:
+    """Drops buffered text that cannot be written, which Python would otherwise report in its own words at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
