@@ -6,19 +6,20 @@ python evaluate.py --checkpoint RUN --protocol P --data SHARDS [--config configs
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
+from common.console import Console
+from common.finite import NotFiniteError
+from common.terminal import command, print_error, show_logs
 from evaluation.official_splits import describe_coverage
 from evaluation.protocols import PROTOCOLS, TRAINING, EvaluationInputs
 from evaluation.reference import reference_model
-from evaluation.report import print_table, run_folder, write_json
+from evaluation.report import print_table, require_finite_rows, result_path, run_folder, write_json
 from model.encoder import CrossModalModel, build_model
 from pipeline.load.reference.decord_loader import RawVideoError
 from pipeline.loader import make_loader
@@ -32,6 +33,7 @@ from training.checkpoint import CheckpointError, load_model
 PRETRAINED, RANDOM, REFERENCE = "pre-trained", "random-initialised", "Kinetics-400 labels (torchvision)"
 
 
+@command("evaluate.py", NotFiniteError)
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, or a checkpoint file")
@@ -43,12 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         "overrides", nargs="*", metavar="key=value", help="settings such as clips=10 (docs/configuration.md)"
     )
     args = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    show_logs()
     try:
         settings = load_config(EvaluationConfig, args.config, args.overrides)
         evaluate(args.checkpoint, args.protocol, args.data, args.label, settings)
     except (ConfigError, CheckpointError, LabelError, ManifestError, RawVideoError, ShardError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        print_error("evaluate.py", error)
         return 2
     return 0
 
@@ -74,8 +76,10 @@ def evaluate(
             "rows": table.rows,
             "coverage": list(table.coverage),
         }
-        write_json(run_folder(checkpoint) / f"evaluation-{table.name}.json", result)
+        require_finite_rows(table.rows)
+        # Printed first: a run folder that cannot be written must not cost the result of a long evaluation.
         print_table(result, Console())
+        write_json(result_path(run_folder(checkpoint), table.name), result)
         results.append(result)
     return results
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
+
+_LONGEST_NAME = 150
+"""Longest file name, in bytes, that `file_name` returns; file systems allow 255 with suffixes."""
 
 
 @contextmanager
@@ -41,6 +46,19 @@ def write_atomically(path: Path, data: str | bytes, *, durable: bool = False) ->
     """
     with replacing(path, durable=durable) as unfinished:
         unfinished.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def file_name(text: str) -> str:
+    """Returns `text` as part of a file name: `/`, `%` and unprintable characters become %xx, long texts end in a hash.
+
+    Different texts give different names.
+    """
+    name = "".join(c if c.isprintable() and c not in "/%" else quote(c, "", errors="surrogatepass") for c in text)
+    raw = name.encode("utf-8")
+    if len(raw) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.blake2b(raw, digest_size=8).hexdigest()
+    return f"{raw[: _LONGEST_NAME - 20].decode('utf-8', 'ignore')}~{digest}"
 
 
 def _sync(path: Path) -> None:

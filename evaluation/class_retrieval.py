@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.features import Features, unit_rows
+from evaluation.features import Features, cosines, require_finite_features
 from evaluation.statistics import CHANCE, standard_error
 from evaluation.task import Task
 from settings.evaluation import EvaluationConfig
@@ -23,6 +23,7 @@ def run_class_retrieval(features: Mapping[str, Features], task: Task, config: Ev
     """Recall of test samples among training samples, for each encoder and modality and for a random order."""
     del config  # protocols share one signature, but retrieval has no settings
     gallery, queries = task.codes[task.train], task.codes[task.test]
+    require_finite_features(features)
     rows = []
     for name, encoded in features.items():
         for modality, pooled in encoded.pooled.items():
@@ -38,17 +39,19 @@ def first_hits(
     """The rank, by cosine similarity, of the nearest gallery row of each query's class, int64 [n].
 
     Ranks start at 1; a query whose class is not in the gallery gets m + 1. On ties, rows of other classes come first,
-    so that a collapsed encoder gains nothing.
+    so that a collapsed encoder gains nothing; the similarity of a row of zeros is the lowest.
 
     Args:
         queries, gallery: features, [n, F] and [m, F].
         query_codes, gallery_codes: classes, int [n] and [m].
+
+    Raises:
+        NotFiniteError: a row of the features is not finite.
     """
-    keys = unit_rows(gallery)
     hits = np.empty(len(queries), dtype=np.int64)
     for first in range(0, len(queries), BLOCK):
         rows = slice(first, first + BLOCK)
-        similarities = unit_rows(queries[rows]) @ keys.T
+        similarities = cosines(queries[rows], gallery)
         same = query_codes[rows, None] == gallery_codes[None, :]
         best = np.where(same, similarities, -np.inf).max(axis=1, keepdims=True)
         # Rounding must not break a tie in favour of the right class.

@@ -14,13 +14,15 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from evaluation.features import QueryEncoders, extract
+from common.finite import require_finite
+from evaluation.features import QueryEncoders, extract, require_finite_features
 from evaluation.statistics import CHANCE, over_splits
 from evaluation.task import LabelledData, Split, Task
 from model.encoder import CrossModalModel, EncoderOutput
 from pipeline.load.clip_loader import ClipLoader
 from settings import ConfigError
 from settings.evaluation import EvaluationConfig
+from settings.load import format_names
 
 CS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 BASELINE = "log-mel mean and deviation"
@@ -60,7 +62,7 @@ def esc50_tasks(data: LabelledData) -> list[Task]:
     codes = np.asarray(data.labels("category"))
     if len(names) < 2:
         raise ConfigError(
-            f"the ESC-50 protocols need at least two folds; the column fold holds only {', '.join(names)}"
+            f"the ESC-50 protocols need at least two folds; the column fold holds only {format_names(names)}"
         )
     known = folds >= 0
     return [
@@ -83,12 +85,14 @@ def run_esc50(
 
     Raises:
         ConfigError: the data have no audio.
+        NotFiniteError: a feature is not finite; the message names the sample.
     """
     if not loader.has_audio:
         raise ConfigError("the ESC-50 protocols need audio in every sample; prepare the data with streams=audio")
     ids = np.flatnonzero(np.logical_or.reduce([task.test for task in tasks]))
     audio_models: dict[str, QueryEncoders] = {**_audio_only(models), BASELINE: Baseline()}
     features = extract(audio_models, loader.uniform_clips(ids, clips=settings.clips), ids)
+    require_finite_features(features, name=lambda row: loader.dataset.source(int(ids[row])))
     fold_of = np.argmax([task.test[ids] for task in tasks], axis=0)
     rows = []
     for name, encoded in features.items():
@@ -107,7 +111,11 @@ def fit_svm(x: np.ndarray, y: np.ndarray, *, groups: np.ndarray) -> tuple[Pipeli
     """Fits a linear SVM to standardised [n, F] features; C is chosen by leaving each group out (ties: the smallest).
 
     The SVM is one-vs-one: with 40 clips per class, this takes a twentieth of the time of one-vs-rest.
+
+    Raises:
+        NotFiniteError: a feature is not finite.
     """
+    require_finite(x, "the features")
     pipeline = make_pipeline(StandardScaler(), SVC(kernel="linear", cache_size=500))
     # The matrix products are so small that BLAS threads would mostly wait for each other.
     with threadpool_limits(1):

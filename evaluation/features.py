@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.finite import require_finite
 from pipeline.batch import Batch
 
 MODALITIES = ("video", "audio")
@@ -77,7 +78,36 @@ def extract(
     return features
 
 
+def require_finite_features(
+    features: Mapping[str, Features], *, name: Callable[[int], str] = lambda row: f"row {row}"
+) -> None:
+    """Raises NotFiniteError, which names the first bad sample, unless all features and embeddings are finite.
+
+    Args:
+        name: maps a row of the features to the sample's name.
+    """
+    for model, encoded in features.items():
+        for kind, by_modality in (("features", encoded.pooled), ("embeddings", encoded.embedding)):
+            for modality, rows in by_modality.items():
+                advice = "the run has probably diverged; evaluate an earlier checkpoint"
+                require_finite(rows, f"the {modality} {kind} of the {model} encoder", name=name, advice=advice)
+
+
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """The rows scaled to length 1, float64 [n, D]; rows of zeros stay zeros."""
     rows = rows.astype(np.float64)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def cosines(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Cosine similarities of the rows, float64 [n, m]; -inf where a row is zero, which has no direction.
+
+    Raises:
+        NotFiniteError: a row is not finite.
+    """
+    require_finite(queries, "the embeddings of the queries")
+    require_finite(keys, "the embeddings of the keys")
+    similarities = unit_rows(queries) @ unit_rows(keys).T
+    similarities[~queries.any(axis=1)] = -np.inf
+    similarities[:, ~keys.any(axis=1)] = -np.inf
+    return similarities

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.finite import require_finite
 from common.randomness import torch_seed
 from evaluation.statistics import CHANCE, over_splits
 from evaluation.task import Task
@@ -86,6 +88,7 @@ def run_finetune(
 
     Raises:
         ConfigError: a training part is smaller than a batch.
+        NotFiniteError: a loss or a prediction is not finite; the message names the sample.
     """
     models = {name: model for name, model in models.items() if modality in model.query}
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
@@ -150,6 +153,7 @@ def fit(
             order = global_order(len(ids), seed=settings.seed, epoch=epoch, purpose=PURPOSE)
             kept = ids[order[: steps * loader.batch_size]]
             total = torch.zeros((), device=device)
+            seen: list[tuple[torch.Tensor, torch.Tensor]] = []
             for batch in loader.clips(kept, epoch=epoch, purpose=PURPOSE, streams=(modality,)):
                 with _autocast(device):
                     logits = classifier(getattr(batch, modality))
@@ -159,7 +163,11 @@ def fit(
                 optimizer.step()
                 schedule.step()
                 total += loss.detach()
-            log.info("epoch %d of %d: loss %.3f", epoch + 1, recipe.epochs, total.item() / steps)
+                seen.append((batch.ids, torch.isfinite(logits).all(dim=1)))
+            mean_loss = total.item() / steps
+            if not math.isfinite(mean_loss):
+                _refuse_loss(seen, loader, epoch + 1)
+            log.info("epoch %d of %d: loss %.3f", epoch + 1, recipe.epochs, mean_loss)
     return classifier.eval()
 
 
@@ -192,14 +200,36 @@ def classify(
             sums.setdefault(key, np.zeros((len(ids), probabilities.shape[1])))
             np.add.at(sums[key], rows, probabilities)
             right[key].append(probabilities.argmax(axis=1) == codes[sample])
+    for key, total in sums.items():
+        what = f"the predictions of {key if isinstance(key, str) else ', '.join(map(str, key))}"
+        require_finite(total, what, name=lambda row: loader.dataset.source(int(ids[row])))
     clips = settings.clips * settings.crops
     return {key: (sums[key] / clips, np.concatenate(right[key])) for key in classifiers}
 
 
 def top_k(probabilities: np.ndarray, codes: np.ndarray, k: int) -> float:
-    """Share of the rows of `probabilities`, [n, classes], whose class, int [n], is among the k most probable."""
+    """Share of the rows of `probabilities`, [n, classes], whose class, int [n], is among the k most probable.
+
+    Raises:
+        NotFiniteError: a probability is not finite.
+    """
+    require_finite(probabilities, "the probabilities")
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return float(np.mean((best == codes[:, None]).any(axis=1)))
+
+
+def _refuse_loss(seen: Sequence[tuple[torch.Tensor, torch.Tensor]], loader: ClipLoader, epoch: int) -> None:
+    """Raises NotFiniteError for the first sample of an epoch whose logits are not finite.
+
+    Args:
+        seen: for each batch the sample ids, int64 [B], and whether their logits are finite, bool [B].
+    """
+    ids = torch.cat([batch for batch, _ in seen])
+    logits = torch.where(torch.cat([finite for _, finite in seen]).cpu(), 0.0, math.nan)
+    advice = "lower finetune.lr or finetune.head_lr, or evaluate an earlier checkpoint if the run has diverged"
+    what = f"epoch {epoch} of fine-tuning: the logits"
+    require_finite(logits.numpy(), what, name=lambda row: loader.dataset.source(int(ids[row])), advice=advice)
+    require_finite(math.nan, f"epoch {epoch} of fine-tuning: the losses", advice=advice)
 
 
 def _optimizer(

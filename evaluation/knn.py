@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.features import Features
+from evaluation.features import Features, require_finite_features
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
 from settings.evaluation import EvaluationConfig
@@ -17,6 +17,7 @@ def run_knn(features: Mapping[str, Features], task: Task, config: EvaluationConf
     from sklearn.neighbors import KNeighborsClassifier
 
     k = min(config.k, int(task.train.sum()))
+    require_finite_features(features)
     rows = []
     for name, encoded in features.items():
         for modality, pooled in encoded.pooled.items():

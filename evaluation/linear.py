@@ -14,7 +14,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from evaluation.features import Features
+from common.finite import require_finite
+from evaluation.features import Features, require_finite_features
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
 from settings.evaluation import EvaluationConfig
@@ -24,6 +25,7 @@ CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 def run_linear(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
     """Test accuracy of a probe for each modality and encoder, and of the majority class."""
+    require_finite_features(features)
     rows = []
     for name, encoded in features.items():
         for modality, pooled in encoded.pooled.items():
@@ -41,7 +43,11 @@ def fit_probe(x: np.ndarray, y: np.ndarray, *, folds: int, seed: int) -> tuple[P
 
     Returns:
         The probe and its C.
+
+    Raises:
+        NotFiniteError: a feature is not finite.
     """
+    require_finite(x, "the features")
     folds = min(folds, len(y))
     fewest = np.unique(y, return_counts=True)[1].min()
     cv = (StratifiedKFold if fewest >= folds else KFold)(folds, shuffle=True, random_state=seed)

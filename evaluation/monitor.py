@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.finite import finite_rows
+from common.terminal import printable
 from evaluation.features import extract
 from model.encoder import CrossModalModel
 from pipeline.loader import make_loader
@@ -77,7 +79,8 @@ class Monitor:
 
         Returns:
             monitor/knn_video, monitor/knn_audio; monitor/majority, the accuracy of always naming the most frequent
-            class; monitor/rank_video, monitor/rank_audio; monitor/seconds. The same on all ranks.
+            class; monitor/rank_video, monitor/rank_audio; monitor/seconds. The same on all ranks. For a modality with
+            a feature that is not finite, knn and rank are not available and left out; rank 0 warns.
         """
         began = time.perf_counter()
         with _eval_mode(model):
@@ -90,15 +93,32 @@ class Monitor:
         for modality in shares[0][1].pooled:
             features = np.concatenate([share.pooled[modality] for _, share in shares])
             embedding = np.concatenate([share.embedding[modality] for _, share in shares])
+            finite = finite_rows(features) & finite_rows(embedding)
+            if not finite.all():
+                self._warn_of_not_finite(modality, np.concatenate([ids for ids, _ in shares]), finite)
+                continue
             numbers[f"monitor/knn_{modality}"] = knn_accuracy(features, labels, k=self._settings.neighbours)
             numbers[f"monitor/rank_{modality}"] = rank = effective_rank(embedding)
             if self._rank == 0:
                 self._warn_of_collapse(modality, rank, min(embedding.shape))
         return numbers | {"monitor/seconds": time.perf_counter() - began}
 
+    def _warn_of_not_finite(self, modality: str, ids: np.ndarray, finite: np.ndarray) -> None:
+        """Warns on rank 0; `finite`, bool [n], says which of the samples `ids` have finite features."""
+        if self._rank == 0:
+            log.warning(
+                "the %s features of %d of %d samples are not finite (the first: %s); monitor/knn_%s and "
+                "monitor/rank_%s are not available at this step",
+                modality,
+                (~finite).sum(),
+                len(ids),
+                printable(self._loader.dataset.source(int(ids[~finite][0]))),
+                modality,
+                modality,
+            )
+
     def _warn_of_collapse(self, modality: str, rank: float, largest: int) -> None:
-        # Not "rank <": the rank of non-finite embeddings is NaN, which deserves the warning too.
-        if not rank >= self._settings.min_rank * largest:
+        if rank < self._settings.min_rank * largest:
             log.warning(
                 "the %s embeddings collapse: their effective rank is %.1f of at most %d (monitor.min_rank=%g). Look at "
                 "the curve of monitor/rank_%s; a lower optim.lr, a longer optim.warmup_steps, another loss.temperature "
@@ -118,7 +138,7 @@ def knn_accuracy(features: np.ndarray, labels: np.ndarray, *, k: int) -> float:
         features: float32 [n, F], n > k. The result is NaN if any is not finite.
         labels: int [n].
     """
-    if not np.isfinite(features).all():
+    if not finite_rows(features).all():
         return float("nan")
     # Imported where it is used, because it takes seconds to load.
     from sklearn.neighbors import KNeighborsClassifier
@@ -134,7 +154,7 @@ def effective_rank(embedding: np.ndarray) -> float:
     It is 1 if all rows of [n, D] lie on one line through 0, and min(n, D) if all singular values are equal. The mean is
     not subtracted: identical rows would otherwise leave only their noise, which has full rank.
     """
-    if not np.isfinite(embedding).all():
+    if not finite_rows(embedding).all():
         return float("nan")
     values = np.linalg.svd(embedding.astype(np.float64), compute_uv=False)
     if values.sum() == 0:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.features import MODALITIES, Features, unit_rows
+from evaluation.features import MODALITIES, Features, cosines, require_finite_features
 from evaluation.statistics import CHANCE, standard_error
 from evaluation.task import Split
 from settings import ConfigError
@@ -23,11 +23,13 @@ def run_pair_retrieval(
 
     Raises:
         ConfigError: the data lack a modality, or fewer than two test samples.
+        NotFiniteError: an embedding is not finite.
     """
     del config  # protocols share one signature, but retrieval has no settings
     n = int(split.test.sum())
     if n < 2:
         raise ConfigError(f"retrieval needs at least two test samples, not {n}")
+    require_finite_features(features)
     rows = []
     for name, encoded in features.items():
         for query, key in (MODALITIES, MODALITIES[::-1]):
@@ -42,9 +44,12 @@ def run_pair_retrieval(
 def pair_ranks(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """The rank of key i among all keys by cosine similarity to query i, starting at 1, int64 [n].
 
-    On ties, other keys come first, so that a collapsed encoder ranks the right one last.
+    On ties, other keys come first, so that a collapsed encoder ranks the right one last; so does a row of zeros.
+
+    Raises:
+        NotFiniteError: a row is not finite. A comparison with NaN is false, so such a query would have no better key.
     """
-    similarities = unit_rows(queries) @ unit_rows(keys).T
+    similarities = cosines(queries, keys)
     own = np.diagonal(similarities)[:, None]
     # Rounding must not break a tie in favour of the right key.
     return (similarities >= own - 1e-6).sum(axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation.class_retrieval import run_class_retrieval
 from evaluation.esc50 import esc50_tasks, run_esc50
-from evaluation.features import Features, extract
+from evaluation.features import Features, extract, require_finite_features
 from evaluation.finetune import LINEAR, run_finetune
 from evaluation.knn import run_knn
 from evaluation.linear import run_linear
@@ -41,7 +41,7 @@ class Table:
     """The result of a protocol for one label."""
 
     name: str
-    """Name of the JSON file after `evaluation-`."""
+    """Name of the JSON file after `evaluation-` (see `result_path`)."""
     caption: str
     rows: list[dict[str, Any]]
     coverage: Sequence[dict[str, Any]] = ()
@@ -143,11 +143,17 @@ def _tasks(inputs: EvaluationInputs, *, first_only: bool = False) -> tuple[list[
 
 
 def _features(inputs: EvaluationInputs, used: np.ndarray) -> tuple[dict[str, Features], np.ndarray]:
-    """Features of the samples in the mask `used`, bool [n], and their ids."""
+    """Features of the samples in the mask `used`, bool [n], and their ids.
+
+    Raises:
+        NotFiniteError: a feature is not finite; the message names the sample.
+    """
     ids, settings = np.flatnonzero(used), inputs.settings
     slots = settings.clips if settings.pooling == "concat" else 1
     clips = inputs.loader.uniform_clips(ids, clips=settings.clips, crops=settings.crops)
-    return extract(inputs.models, clips, ids, slots=slots), ids
+    features = extract(inputs.models, clips, ids, slots=slots)
+    require_finite_features(features, name=lambda row: inputs.loader.dataset.source(int(ids[row])))
+    return features, ids
 
 
 def _counts(tasks: Sequence[Task]) -> str:

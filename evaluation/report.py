@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from common.files import write_atomically
+from common.files import file_name, write_atomically
+from common.finite import require_finite
+from common.terminal import encodable, printable
 
 FORMATS = {
     "accuracy": "{:.3f}",
@@ -26,6 +30,14 @@ TEXT = ("encoder", "training", "modality")
 """Columns that contain text and are left-aligned."""
 
 
+def require_finite_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises NotFiniteError, which names the encoder and the column, unless all figures of the rows are finite."""
+    for row in rows:
+        for column, value in row.items():
+            if isinstance(value, int | float):
+                require_finite(value, f"the figures of {row.get('encoder', 'a row')} in the column {column}")
+
+
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Writes the result atomically."""
     write_atomically(path, json.dumps(result, indent=2) + "\n")
@@ -34,15 +46,25 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
 def print_table(result: dict[str, Any], console: Console) -> None:
     """Prints one line per row of `result["rows"]`, with columns in the order of their first appearance."""
     columns = list(dict.fromkeys(column for row in result["rows"] for column in row))
-    table = Table(title=result["title"], caption=result["caption"])
+
+    def plain(text: str, *, lines: bool = False) -> Text:
+        return Text(encodable(printable(text, lines=lines), console.encoding))
+
+    table = Table(title=plain(result["title"]), caption=plain(result["caption"], lines=True))
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if column in TEXT else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if column in TEXT else "right"
+        table.add_column(plain(column.replace("_", " ")), justify=justify, overflow="fold")
     for row in result["rows"]:
-        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+        table.add_row(*(plain(_cell(column, row.get(column))) for column in columns))
     if not console.is_terminal:
         # rich would wrap lines in a file or pipe at 80 characters.
         console.width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.print(table)
+
+
+def result_path(folder: Path, name: str) -> Path:
+    """The file of a result in a run folder; `name` may hold the name of a label column, hence any characters."""
+    return folder / f"evaluation-{file_name(name)}.json"
 
 
 def run_folder(checkpoint: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.finite import require_finite
 from evaluation.task import Task
 
 CHANCE = "chance"
@@ -20,6 +21,7 @@ def standard_error(share: float, n: int) -> float:
 
 def accuracy_row(encoder: str, modality: str, correct: np.ndarray) -> dict[str, Any]:
     """The row of an encoder; `correct` is bool [n] over the test samples."""
+    require_finite(correct, f"the answers of the {encoder} encoder")
     accuracy = float(np.mean(correct))
     return {
         "encoder": encoder,
@@ -45,10 +47,14 @@ def over_splits(each: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
     Args:
         each: for every split, its figures by name; the row's column `each` lists the values of the first figure.
+
+    Raises:
+        NotFiniteError: a figure is not finite.
     """
     row: dict[str, Any] = {}
     for name in each[0]:
         values = [float(figures[name]) for figures in each]
+        require_finite(values, f"the figures of {name}", name=lambda number: f"split {number + 1}")
         row[name] = float(np.mean(values))
         if len(values) > 1:
             row[f"{name}_sd"] = float(np.std(values, ddof=1))

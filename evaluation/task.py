@@ -10,6 +10,7 @@ import numpy as np
 
 from common.randomness import uniform_of_text
 from settings import ConfigError
+from settings.load import format_names
 
 SPLIT_COLUMN = "split"
 TEST_NAMES = ("test", "validation", "validate", "val")
@@ -101,7 +102,7 @@ def _column_split(data: LabelledData, column: str) -> Split:
     test = next((name for name in TEST_NAMES if name in names), None)
     if "train" not in names or test is None:
         raise ConfigError(
-            f"the label column {column} holds {', '.join(names) or 'nothing'}; evaluation needs train and test in it"
+            f"the label column {column} holds {format_names(names)}; evaluation needs train and test in it"
         )
     origin = f"label column {column}" if test == "test" else f"label column {column}, tested on {test}"
     return Split(train=codes == names.index("train"), test=codes == names.index(test), origin=origin)
@@ -131,11 +132,13 @@ def make_task(data: LabelledData, label: str, split: Split) -> Task:
 
 
 def choose_labels(data: LabelledData, wanted: str | None) -> list[str]:
-    """The columns of `--label a,b`; without that option the only one of the data set.
+    """The columns of `--label a,b`, or the one with that whole name; without the option the only one of the data set.
 
     Raises:
         ConfigError: the option is missing, and the data set does not have exactly one label column.
     """
+    if wanted in data.label_columns:
+        return [wanted]
     if wanted is not None:
         return list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
     columns = [column for column in data.label_columns if not _is_split(column)]
@@ -145,4 +148,4 @@ def choose_labels(data: LabelledData, wanted: str | None) -> list[str]:
 
 
 def _listing(columns: list[str]) -> str:
-    return "the label columns " + ", ".join(columns) if columns else "no label columns"
+    return f"the label columns {format_names(columns)}" if columns else "no label columns"

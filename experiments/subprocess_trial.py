@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.environment import ROOT
+from evaluation.report import result_path
 from settings import Config, ConfigError
 from settings.load import to_yaml
 
@@ -50,7 +51,7 @@ def run_in_subprocesses(
         *_, last = (line for line in lines if "loss" in line)  # the monitor's lines have no loss
         final: dict[str, Any] = {"step": last["step"] + 1, "loss": last["loss"], **spent}
         for label in labels:
-            table = json.loads((run / f"evaluation-linear-{label}.json").read_text(encoding="utf-8"))
+            table = json.loads(result_path(run, f"linear-{label}").read_text(encoding="utf-8"))
             found = {row["encoder"]: row["accuracy"] for row in table["rows"] if row["modality"] == "video"}
             final |= {f"probe_{label}": found["pre-trained"], f"random_{label}": found["random-initialised"]}
         if keep is not None:

@@ -7,11 +7,12 @@ and the content of the run's dictionaries compared with as many samples drawn at
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.finite import NotFiniteError
+from common.terminal import command, print_error, printable, show_logs
 from evaluation.explore.collect import explore
 from evaluation.explore.page import write_page
 from pipeline.plan.bad_samples import SampleError
@@ -20,6 +21,7 @@ from settings import ConfigError
 from training.checkpoint import CheckpointError
 
 
+@command("explore", NotFiniteError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake in the arguments, the run or the data."""
     parser = argparse.ArgumentParser(
@@ -33,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--map", choices=("tsne", "pca"), default="tsne", help="projection to 2D (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    show_logs()
     try:
         page = explore(options.run, data=options.data, samples=options.samples, method=options.map)
         size = write_page(page, options.out)
-    except (CheckpointError, ConfigError, ManifestError, SampleError, OSError) as error:
-        print(f"explore: {error}", file=sys.stderr)
+    except (CheckpointError, ConfigError, ManifestError, SampleError) as error:
+        print_error("explore", error)
         return 2
-    print(f"{options.out} ({len(page.clips)} clips, {size / 1e6:.1f} MB)")
+    print(f"{printable(options.out)} ({len(page.clips)} clips, {size / 1e6:.1f} MB)")
     return 0
 
 

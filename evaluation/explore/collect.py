@@ -11,8 +11,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from common.finite import require_finite
 from evaluation.explore.page import Clip, Page
-from evaluation.features import MODALITIES, extract, unit_rows
+from evaluation.features import MODALITIES, extract, require_finite_features, unit_rows
 from model.encoder import CrossModalModel
 from pipeline.batch import Batch, pixels
 from pipeline.load.clip_loader import select_split
@@ -44,6 +45,7 @@ def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
 
     Raises:
         CheckpointError, ConfigError, ManifestError, SampleError: the run, an argument or the data cannot be used.
+        NotFiniteError: an embedding is not finite; the message names the sample.
     """
     if samples < 8:
         raise ConfigError(f"--samples must be at least 8, not {samples}")
@@ -98,7 +100,12 @@ def choose(
 
 
 def project(embedding: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
-    """Projects embeddings, float32 [n, D], to a map with coordinates in [0, 1], float64 [n, 2]."""
+    """Projects embeddings, float32 [n, D], to a map with coordinates in [0, 1], float64 [n, 2].
+
+    Raises:
+        NotFiniteError: an embedding is not finite.
+    """
+    require_finite(embedding, "the embeddings")
     if method == "pca":
         flat = PCA(n_components=2, random_state=seed).fit_transform(embedding)
     else:
@@ -113,7 +120,12 @@ def nearest(queries: np.ndarray, keys: np.ndarray) -> list[list[tuple[int, float
     """For each row of `queries` [n, D], the NEIGHBOURS nearest rows of `keys` [n, D] as (row, cosine similarity).
 
     If both are the same array, a row is not its own neighbour.
+
+    Raises:
+        NotFiniteError: a row is not finite.
     """
+    require_finite(queries, "the embeddings of the queries")
+    require_finite(keys, "the embeddings of the keys")
     cosines = unit_rows(queries) @ unit_rows(keys).T
     if queries is keys:
         np.fill_diagonal(cosines, -np.inf)
@@ -135,8 +147,9 @@ def _embed(loader: DaliLoader, model: CrossModalModel, ids: np.ndarray) -> tuple
                 clips.append(Clip(sample=i, source=loader.dataset.source(i), picture=picture, pcm=pcm))
             yield batch
 
-    features = extract({"": model}, collected(), ids)[""]
-    return features.embedding, clips
+    features = extract({"trained": model}, collected(), ids)
+    require_finite_features(features, name=lambda row: loader.dataset.source(int(ids[row])))
+    return features["trained"].embedding, clips
 
 
 def _columns(loader: DaliLoader, ids: np.ndarray) -> dict[str, list[str]]:

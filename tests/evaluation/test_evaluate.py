@@ -14,9 +14,10 @@ import torch
 import evaluate
 from evaluation.features import extract
 from evaluation.protocols import PROTOCOLS
-from evaluation.report import run_folder
+from evaluation.report import result_path, run_folder
 from model import build_model
 from pipeline.batch import Batch
+from pipeline.shards.manifest import Manifest
 from settings import ClipConfig, Config, DataConfig, ModelConfig, load_config
 from settings.evaluation import EvaluationConfig
 
@@ -48,6 +49,30 @@ def test_probes_put_random_encoder_and_chance_beside_the_checkpoint(run, shards,
         assert "24 train and 6 test samples; split: label column split; 2 clips" in result["caption"]
         assert {"accuracy", "standard_error"} <= result["rows"][0].keys()
     assert all(text in printed for text in ("pre-trained", "random-initialised", "chance"))
+
+
+def test_labels_with_odd_names_have_a_file_and_a_table(run, shards, monkeypatch, capsys):
+    odd = "../a/b,c [/red]\x1b[2J\n"
+    monkeypatch.setattr(
+        Manifest, "label_columns", property(lambda self: [odd], lambda self, value: None), raising=False
+    )
+    monkeypatch.setattr(Manifest, "_column", lambda self, column: 0)
+    assert call(run, shards, "--protocol", "knn", "--label", odd) == 0
+    assert r"knn of ../a/b,c [/red]\x1b[2J\n" in capsys.readouterr().out
+    (path,) = run.iterdir()
+    assert path == result_path(run, f"knn-{odd}")
+    assert json.loads(path.read_text())["title"] == f"knn of {odd}"
+
+
+def test_a_result_is_printed_even_if_its_folder_cannot_be_written(run, shards, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system", "runs/a")
+
+    monkeypatch.setattr(evaluate, "write_json", refuse)
+    assert call(run, shards, "--protocol", "retrieval") == 2
+    printed = capsys.readouterr()
+    assert "pre-trained" in printed.out
+    assert "evaluate.py: cannot read or write runs/a: Read-only file system" in printed.err
 
 
 def test_retrieval_reports_both_directions(run, shards):

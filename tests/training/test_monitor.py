@@ -175,6 +175,31 @@ def test_only_rank_0_warns_of_collapse(new_monitor, caplog):
     assert not caplog.text
 
 
+class HalfBroken(nn.Module):
+    """Gives NaN for every second clip."""
+
+    def forward(self, clips):
+        values = torch.ones(len(clips), 16)
+        values[1::2] = torch.nan
+        return EncoderOutput(values, values, values)
+
+
+def test_features_that_are_not_finite_give_a_warning_and_no_number(new_monitor, caplog, monkeypatch):
+    monkeypatch.setattr(LabelledData, "source", lambda self, i: f"day1/\x1b{i}.mp4", raising=False)
+    model = new_learner(small_config()).model
+    model.query["video"] = HalfBroken()
+    monitor = new_monitor()
+    numbers = monitor.measure(model)
+    assert numbers.keys() == {"monitor/knn_audio", "monitor/majority", "monitor/rank_audio", "monitor/seconds"}
+    assert all(np.isfinite(value) for value in numbers.values())
+    first = monitor._mine[1]
+    assert f"the video features of 20 of 40 samples are not finite (the first: day1/\\x1b{first}.mp4)" in caplog.text
+    assert "collapse" not in caplog.text
+    caplog.clear()
+    new_monitor(rank=1).measure(model)
+    assert not caplog.text
+
+
 def test_effective_rank_of_known_matrices():
     assert effective_rank(np.eye(7)) == pytest.approx(7)
     assert effective_rank(np.ones((9, 4)) + 1e-6 * np.random.default_rng(0).normal(size=(9, 4))) == pytest.approx(

@@ -1,0 +1,51 @@
+"""The one check behind the rule that a number which is not finite is never a score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from common.terminal import printable
+
+
+class NotFiniteError(ValueError):
+    """NaN or an infinity where numbers are ranked, counted or averaged; the message is for the user."""
+
+
+def finite_rows(values: ArrayLike) -> np.ndarray:
+    """Returns which rows are finite, bool [n] (for a single number, [1]).
+
+    A row of a matrix is also not finite if its squared length overflows its own type, because then cosines and
+    distances are not finite.
+    """
+    array = np.asarray(values)
+    if array.ndim < 2:
+        return np.isfinite(np.atleast_1d(array))
+    rows = array.reshape(len(array), math.prod(array.shape[1:]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.isfinite(np.einsum("ij,ij->i", rows, rows))
+
+
+def require_finite(
+    values: ArrayLike, what: str, *, name: Callable[[int], str] = lambda row: f"row {row}", advice: str = ""
+) -> None:
+    """Raises NotFiniteError, which names the first bad row, unless all numbers are finite.
+
+    Args:
+        values: numbers, [n], [n, F] or a single number.
+        what: what the numbers are, in the plural, such as "the video features of the pre-trained encoder".
+        name: maps a row to its name, such as the sample's source file.
+        advice: what to do about it, which ends the message.
+    """
+    finite = finite_rows(values)
+    if finite.all():
+        return
+    where = ""
+    if np.ndim(values):
+        bad = np.flatnonzero(~finite)
+        where = f" for {printable(name(int(bad[0])))}"
+        where += f" and {len(bad) - 1} more of {len(finite)}" if len(bad) > 1 else ""
+    raise NotFiniteError(f"{what} are not finite{where}{'; ' if advice else ''}{advice}")
