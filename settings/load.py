@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
+import itertools
 import os
+import stat
 import sys
 import types
 import typing
@@ -17,6 +20,8 @@ import yaml
 T = TypeVar("T")
 _MAX_VALUES = 10_000
 """Largest number of values in a YAML document: aliases can turn a few lines into billions, or into a cycle."""
+_MAX_CHARACTERS = 2**18
+"""Largest length of a YAML document, which PyYAML reads at less than 1 MB/s."""
 
 
 class ConfigError(ValueError):
@@ -125,10 +130,10 @@ def to_yaml(config: Any) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_start(path, _MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from None
-    tree = _parse(text, str(path))
+    tree = parse_yaml(text, str(path))
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -136,30 +141,59 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _parse(text: str, what: str) -> Any:
-    """Parses YAML with a bounded number of values; `what` describes the text in messages."""
+def read_start(path: Path, characters: int) -> str:
+    """Returns at most this many characters of a text file in UTF-8.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file: reading a pipe or a device may never end.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with path.open(encoding="utf-8") as file:
+        return file.read(characters)
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """Parses YAML of bounded length and with a bounded number of values; `what` describes the text in messages.
+
+    Raises:
+        ConfigError: it is too long, too deep, not valid, or holds too many values after aliases are followed.
+    """
+    if len(text) > _MAX_CHARACTERS:
+        raise ConfigError(f"{what} is longer than {_MAX_CHARACTERS:,} characters")
     try:
-        value = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        # Counted before values are made of the nodes, because merge keys (<<) copy what an alias refers to.
+        node = loader.get_single_node()
+        _require_few_nodes(node, what)
+        return None if node is None else loader.construct_document(node)
+    except ConfigError:
+        raise
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply") from None
     except Exception as error:  # PyYAML raises many types where a scalar does not fit its tag
         raise ConfigError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
-    waiting, visited = [value], 0
+
+
+def _require_few_nodes(root: yaml.Node | None, what: str) -> None:
+    waiting, visited = [root], 0
     while waiting:
         node = waiting.pop()
-        children = [*node.keys(), *node.values()] if isinstance(node, dict) else node
-        waiting += children if isinstance(children, list | tuple | set) else []
         visited += 1
+        if isinstance(node, yaml.MappingNode):
+            waiting += itertools.chain.from_iterable(node.value)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
         if visited + len(waiting) > _MAX_VALUES:
             raise ConfigError(f"{what} holds more than {_MAX_VALUES:,} values, or a value that contains itself")
-    return value
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"{format_value(override)} is not of the form key=value, as in optim.lr=0.001")
-    value = _parse(text, f"the value of {format_value(override)}")
+    value = parse_yaml(text, f"the value of {format_value(override)}")
     *parents, leaf = dotted.split(".")
     node: Any = tree
     for parent in parents:

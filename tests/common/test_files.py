@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import replacing, write_atomically
+from common.files import file_name, replacing, write_atomically
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -57,3 +57,12 @@ def test_durable_content_is_flushed_before_it_replaces_the_old(tmp_path: Path, m
     done.clear()
     write_atomically(tmp_path / "table.json", "newer")
     assert done == ["replace"]
+
+
+def test_any_text_is_part_of_a_file_name(tmp_path: Path) -> None:
+    texts = ["kind", "../a/b", "..%2Fa%2Fb", "\0\n\x1b\udcff", "é 日 (1)", "x" * 300, "x" * 299 + "y", "日" * 120]
+    names = [file_name(text) for text in texts]
+    assert names[:5] == ["kind", "..%2Fa%2Fb", "..%252Fa%252Fb", "%00%0A%1B%ED%B3%BF", "é 日 (1)"]
+    for name in names:
+        (tmp_path / f"evaluation-{name}.json").write_text("")
+    assert len(list(tmp_path.iterdir())) == len(texts)

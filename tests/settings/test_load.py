@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,8 @@ def test_nested_dataclasses_take_overrides():
         ("seed: " + "9" * 5000, "is not valid YAML"),
         ("sampler: {options: &o {a: *o}}", "holds more than 10,000 values, or a value that contains itself"),
         ("a: &a [x]\nb: &b [" + "*a, " * 200 + "]\nc: [" + "*b, " * 200 + "]", "holds more than 10,000 values"),
+        ("a: &a {x: 1, y: 2}\nb: &b {<<: [" + "*a, " * 150 + "]}\nc: {<<: [" + "*b, " * 150 + "]}", "holds more than"),
+        ("# " + "x" * 2**18, "is longer than 262,144 characters"),
         ("seed: 0x" + "f" * 5000, "seed must be a whole number that fits 64 bits, not a very long number"),
         ("run_dir: 0x" + "f" * 5000, "run_dir must be text, not a very long number"),
         ("sampler: {options: {a: 0x" + "f" * 5000 + "}}", "sampler.options must be a mapping of plain values"),
@@ -112,3 +115,10 @@ def test_an_override_within_an_empty_section_is_accepted(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("data:\n")
     assert load_config(Config, path, ["data.path=x"]).data.path == "x"
+
+
+def test_a_pipe_or_device_is_not_read_as_settings(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match=r"cannot read the configuration .*regular file"):
+            load_config(Config, path)

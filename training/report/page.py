@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.html import data_uri
+from common.terminal import print_error, printable
+from settings.load import format_value
 from training.report.plots import colours, draw
 from training.report.runs import Run
 
+_LONGEST = 2000
+"""Number of characters of a setting that are shown."""
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1500px; margin: 2em auto; padding: 0 1.5em; }
 h1 { font-size: 1.6em; margin-bottom: .2em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
@@ -27,6 +34,8 @@ th.key, td.key { color: #555; white-space: nowrap; font-weight: normal; }
 
 def write_report(runs: Sequence[Run], out: Path) -> list[Path]:
     """Writes OUT.png and OUT.html and returns their paths."""
+    for note in notes_on_not_finite(runs):
+        print_error("report", note)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     images = draw(runs, title=title)
     stem = out.with_suffix("") if out.suffix in (".html", ".png") else out
@@ -50,6 +59,7 @@ def build_page(runs: Sequence[Run], *, title: str, svg: bytes) -> str:
         '<p class="note">Thick lines are averages over a thirtieth of the curve, thin lines the logged values.</p>',
         "<h2>Last values</h2>",
         _table(runs, last),
+        *(f'<p class="note">{html.escape(note)}</p>' for note in notes_on_not_finite(runs)),
     ]
     if len(runs) > 1:
         parts += ["<h2>Settings that differ</h2>", _table(runs, differing) if differing else "<p>None.</p>"]
@@ -63,18 +73,37 @@ def build_page(runs: Sequence[Run], *, title: str, svg: bytes) -> str:
     )
 
 
+def notes_on_not_finite(runs: Sequence[Run]) -> list[str]:
+    """One sentence per run that has values which are not finite: curves have gaps there, averages leave them out."""
+    notes = []
+    for run in runs:
+        bad = {metric: steps[~np.isfinite(values)] for metric, (steps, values) in run.curves.items()}
+        bad = {metric: steps for metric, steps in bad.items() if len(steps)}
+        if bad:
+            metric, steps = min(bad.items(), key=lambda item: item[1][0])
+            notes.append(
+                f"{run.name}: {sum(map(len, bad.values())):,} values are not finite and left out of curves and "
+                f"averages; the first is {metric} at step {steps[0]:.0f}."
+            )
+    return notes
+
+
 def _rows(trees: list[dict[str, Any]]) -> dict[str, list[str]]:
     keys = dict.fromkeys(key for tree in trees for key in tree)
     return {key: [_text(tree[key]) if key in tree else "–" for tree in trees] for key in keys}
 
 
 def _text(value: Any) -> str:
-    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return " ".join(_text(item) for item in value) or "none"
+    return printable(value if isinstance(value, str) else format_value(value))[:_LONGEST]
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
+    if not math.isfinite(value):
+        return "not finite"
     return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 

@@ -19,9 +19,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from training.report.runs import Run
+from common.terminal import print_error
+from settings.load import format_names
+from training.report.runs import ReportError, Run
 
 COLUMNS = 3
+MAX_PANELS = 60
+LONGEST_TITLE = 60
+"""Number of characters of a panel's title and of a run's name."""
+NOT_DRAWN = {"epoch", "loss", "bad_samples", "monitor/seconds"}
+"""Metrics that have no panel of their own: they follow from others or from the step."""
 RAW_POINTS = 1500
 """Largest number of points of a thin line of logged values; longer curves are subsampled."""
 LineStyle = Literal["-"] | tuple[float, Sequence[float]]
@@ -83,7 +90,11 @@ PANELS = (
 
 
 def panels_of(runs: Sequence[Run]) -> list[Panel]:
-    """Returns the panels with something to show, then one for each further metric of the samplers."""
+    """Returns the panels with something to show, then one for each further metric of the samplers, then of others.
+
+    Raises:
+        ReportError: no metric has a finite value.
+    """
     known = {metric for panel in PANELS for metric, _ in panel.curves}
     names = {
         metric.partition("/")[2] for run in runs for metric in run.curves if metric.startswith(("video/", "audio/"))
@@ -97,7 +108,16 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
         for name in sorted(names)
         if f"video/{name}" not in known
     ]
-    return [panel for panel in (*PANELS, *further) if _has_something(panel, runs)]
+    sampler = {metric for panel in further for metric, _ in panel.curves}
+    others = {metric for run in runs for metric in run.curves} - known - sampler - NOT_DRAWN
+    further += [Panel(metric, ((metric, ""),)) for metric in sorted(others)]
+    shown = [panel for panel in (*PANELS, *further) if _has_something(panel, runs)]
+    if not shown:
+        names = format_names(sorted({metric for run in runs for metric in run.curves})[:10])
+        raise ReportError(f"there is nothing to draw: no metric ({names}) has a finite value")
+    if len(shown) > MAX_PANELS:
+        print_error("report", f"{len(shown)} metrics; {MAX_PANELS} panels are drawn, the page lists the others")
+    return shown[:MAX_PANELS]
 
 
 def draw(runs: Sequence[Run], *, title: str) -> dict[str, bytes]:
@@ -196,4 +216,5 @@ def _add_title_and_legend(figure: Figure, runs: Sequence[Run], title: str) -> No
 
 def _escape(text: str) -> str:
     """Escapes untrusted text, in which "$" must not start a formula."""
+    text = text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 3] + "..."
     return text.replace("$", r"\$")

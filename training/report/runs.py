@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections import defaultdict
+import stat
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from common.terminal import print_error, printable
 from common.trees import flatten
+from settings.load import ConfigError, parse_yaml, read_start
+
+_MAX_BYTES = 2**31
+"""Largest metrics.jsonl that is read; a run of a million logged steps writes half of it."""
+_MAX_LINE = 2**20
+"""Longest line of metrics.jsonl, in bytes; longer ones count as broken."""
+_MAX_METRICS = 1000
+"""Largest number of distinct metrics of a run; further ones are ignored."""
+_MAX_CHARACTERS = 2**18
+"""Largest length of config.yaml and environment.json."""
 
 
 class ReportError(ValueError):
@@ -54,58 +65,106 @@ def _read_run(folder: Path, name: str) -> Run:
         name=name,
         path=folder,
         curves=_curves(folder / "metrics.jsonl"),
-        config=flatten(_read_optional(folder / "config.yaml", yaml.safe_load)),
-        environment=flatten(_read_optional(folder / "environment.json", json.loads)),
+        config=_read_optional(folder / "config.yaml", parse_yaml),
+        environment=_read_optional(folder / "environment.json", _parse_json),
     )
 
 
 def _curves(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    points: dict[str, tuple[array[float], array[float]]] = {}
+    broken, count = [], 0
+    for count, text in enumerate(_lines(path), start=1):
+        line = _parse(text)
+        if line is None:
+            broken.append(count)
+            continue
+        step = line.pop("step")
+        for metric, value in line.items():
+            if metric in points or len(points) < _MAX_METRICS:
+                steps, values = points.setdefault(metric, (array("d"), array("d")))
+                steps.append(step)
+                values.append(value)
+    if not points:
+        what = "has no complete line of metrics" if count else "is empty: no step has been logged yet"
+        raise ReportError(f"{path} {what}")
+    # A kill may leave a partial last line, which needs no warning.
+    if broken and broken != [count]:
+        print_error("report", f"{path}: {len(broken)} broken line(s) ignored, the first is line {broken[0]}")
+    return {metric: _sorted_columns(*columns) for metric, columns in points.items()}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yields the lines of metrics.jsonl; of a line that is too long, only the beginning.
+
+    Raises:
+        ReportError: the file is missing, too large, or cannot be read.
+    """
     try:
-        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ReportError(f"{path} is not a regular file")
+        if status.st_size > _MAX_BYTES:
+            raise ReportError(f"{path} has {status.st_size:,} bytes; a report reads at most {_MAX_BYTES:,}")
+        with path.open("rb") as file:
+            while text := file.readline(_MAX_LINE):
+                yield text
+                while not text.endswith(b"\n") and (text := file.readline(_MAX_LINE)):
+                    pass
     except FileNotFoundError:
         raise ReportError(f"{path.parent} is not a run folder: it holds no metrics.jsonl") from None
     except OSError as error:
-        raise ReportError(f"cannot read {path}: {error}") from None
-    points: dict[str, dict[float, float]] = defaultdict(dict)
-    broken = []
-    for number, text in enumerate(texts, start=1):
-        line = _parse(text)
-        if line is None:
-            broken.append(number)
-            continue
-        step = float(line.pop("step"))
-        for metric, value in line.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                points[metric][step] = float(value)
-    if not points:
-        what = "is empty: no step has been logged yet" if not texts else "has no complete line of metrics"
-        raise ReportError(f"{path} {what}")
-    # A kill may leave a partial last line, which needs no warning.
-    if broken and broken != [len(texts)]:
-        print(f"report: {path}: {len(broken)} broken line(s) ignored, the first is line {broken[0]}", file=sys.stderr)
-    return {metric: _sorted_columns(values) for metric, values in points.items()}
+        raise ReportError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _parse(text: str) -> dict[str, Any] | None:
+def _parse(text: bytes) -> dict[str, float] | None:
+    """The numbers of a line, which include its step; None for a broken line. Huge integers become infinite."""
     try:
-        line = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        line = json.loads(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         return None
-    step = line.get("step") if isinstance(line, dict) else None
-    return line if isinstance(step, int | float) and np.isfinite(step) else None
+    if not isinstance(line, dict):
+        return None
+    numbers = {
+        printable(name): _float(value)
+        for name, value in line.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    # Beyond 2**53, neighbouring steps would be the same number.
+    return numbers if abs(numbers.get("step", np.nan)) <= 2**53 else None
 
 
-def _sorted_columns(values: dict[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    steps = sorted(values)
-    return np.array(steps), np.array([values[step] for step in steps])
-
-
-def _read_optional(path: Path, parse: Any) -> dict[str, Any]:
+def _float(value: float) -> float:
     try:
-        tree = parse(path.read_text(encoding="utf-8"))
+        return float(value)
+    except OverflowError:
+        return np.inf if value > 0 else -np.inf
+
+
+def _sorted_columns(steps: array[float], values: array[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The points by ascending step; of several for one step, the last."""
+    unique, first = np.unique(np.array(steps)[::-1], return_index=True)
+    return unique, np.array(values)[::-1][first]
+
+
+def _read_optional(path: Path, parse: Callable[[str, str], Any]) -> dict[str, Any]:
+    """The flat values of config.yaml or environment.json; empty, with a warning, if it cannot be used."""
+    try:
+        text = read_start(path, _MAX_CHARACTERS + 1)
+        if len(text) > _MAX_CHARACTERS:
+            raise ConfigError(f"longer than {_MAX_CHARACTERS:,} characters")
+        tree = parse(text, path.name)
+        return flatten(tree) if isinstance(tree, dict) else {}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        print(f"report: ignored {path}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (OSError, ValueError, RecursionError) as error:
+        print_error("report", f"ignored {path}: {' '.join(format_reason(error).split())}")
         return {}
-    return tree if isinstance(tree, dict) else {}
+
+
+def format_reason(error: Exception) -> str:
+    """What is wrong, in words."""
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _parse_json(text: str, what: str) -> Any:
+    return json.loads(text)
