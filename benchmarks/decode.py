@@ -28,6 +28,8 @@ from benchmarks.tools.ffmpeg import with_ffmpeg_libraries
 from benchmarks.tools.result import medians, publish, write
 from benchmarks.tools.usage import usage
 from common.environment import ROOT, available_cores, environment
+from common.finite import NotFiniteError
+from common.terminal import command, printable
 from settings import ClipConfig, Config, DataConfig, TrainConfig
 
 PEERS = ("decord", "pyav", "torchcodec_exact", "torchcodec_approximate", "spdl")
@@ -126,11 +128,11 @@ def measure_in_subprocess(loader: str, storage: str, *, options: argparse.Namesp
     Raises:
         RuntimeError: the process failed; the message is the last line of its standard error.
     """
-    command = [sys.executable, "-m", "benchmarks.decode", "--row", loader, storage]
-    command += ["--epoch", str(epoch), "--work", str(options.work)]
+    line = [sys.executable, "-m", "benchmarks.decode", "--row", loader, storage]
+    line += ["--epoch", str(epoch), "--work", str(options.work)]
     for name in ("frames", "batch_size", "clips", "workers", "device"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True)
+        line += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{loader} on {storage}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -224,7 +226,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=available_cores(), help="decoding processes or threads")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--epoch", type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for row in options.rows or ():
+        loader, _, storage = row.partition(":")
+        loaders, storages = (*PEERS, "torchcodec_cuda", ALONE, *OURS), (*RECIPES, *SHARDS)
+        if loader not in loaders or (storage not in RECIPES and shard_settings(storage) is None):
+            parser.error(
+                f"--rows {printable(row)}: not LOADER:STORAGE with a loader of {', '.join(loaders)} and a storage of "
+                f"{', '.join(storages)}"
+            )
+        if (storage in RECIPES) == (loader in (*OURS, ALONE)):
+            parser.error(f"--rows {row}: {loader} reads {', '.join(SHARDS if loader in (*OURS, ALONE) else RECIPES)}")
+    return options
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, per: str) -> None:
@@ -238,6 +251,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, per: str) -> None:
     parser.add_argument("--plot", type=Path, help="write a chart to this file")
 
 
+@command("benchmarks.decode", NotFiniteError)
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     options.work = options.work.resolve()
@@ -273,11 +287,11 @@ def make_demo_videos(work: Path) -> Path:
     """A folder of generated videos, reused by later runs."""
     folder = work / "demo"
     if not folder.is_dir():
-        command = [sys.executable, "-m", "pipeline.demo", str(folder), "--videos", "32"]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+        line = [sys.executable, "-m", "pipeline.demo", str(folder), "--videos", "32"]
+        subprocess.run(line, cwd=ROOT, check=True, stdout=sys.stderr)
     return folder
 
 
 if __name__ == "__main__":
     with_ffmpeg_libraries()
-    main()
+    sys.exit(main())

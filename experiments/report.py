@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from common.environment import ROOT
+from common.finite import NotFiniteError
 from common.markdown import markdown_table
+from common.terminal import command
 from experiments import records
 from experiments.esc50_page import esc50_page
 from experiments.pages import LEGEND, Page, describe_machines, write_pages
@@ -38,6 +40,7 @@ COLUMNS = {
 }
 
 
+@command("experiments.report", NotFiniteError)
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a sweep that cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)

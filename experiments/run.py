@@ -17,12 +17,15 @@ import time
 from pathlib import Path
 
 from common.environment import environment
+from common.finite import NotFiniteError
+from common.terminal import command
 from experiments import records
 from experiments.sweep import load_sweep, parse_share, plan
 from experiments.trial import run_trial
 from settings.load import ConfigError
 
 
+@command("experiments.run", NotFiniteError)
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a mistake in the arguments, the sweep or the data."""
     parser = argparse.ArgumentParser(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from common.finite import require_finite
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -26,7 +28,12 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval of independent values."""
+    """Mean and 95 % interval of independent values.
+
+    Raises:
+        NotFiniteError: a value is not finite.
+    """
+    require_finite(values, "the values", name=lambda i: f"value {i + 1}")
     n = len(values)
     spread = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     return Estimate(float(np.mean(values)), spread, n)
@@ -46,6 +53,8 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compa
     seeds = sorted(set(values) & set(baseline))
     if not seeds:
         return None
+    for found in (values, baseline):
+        require_finite([found[seed] for seed in seeds], "the values", name=lambda i: f"seed {seeds[i]}")
     differences = [values[seed] - baseline[seed] for seed in seeds]
     if len(seeds) == 1:
         return Comparison(estimate(differences), math.nan)

@@ -7,9 +7,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from common.finite import require_finite
+
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure over runs with the same figures."""
+    """The median of each figure over runs with the same figures.
+
+    Raises:
+        NotFiniteError: a figure is not finite.
+    """
+    for name in runs[0]:
+        require_finite([run[name] for run in runs], f"the values of {name}", name=lambda run: f"run {run + 1}")
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
