@@ -35,9 +35,13 @@ def fill_uniformly(usable: Tensor, chosen: Tensor, k: int, generator: torch.Gene
 
 
 def top_rows(score: Tensor, usable: Tensor, k: int) -> Tensor:
-    """Returns the k usable rows with the largest score [N], largest first, int64; all of them if there are fewer."""
+    """Returns the k usable rows with the largest score [N], largest first, int64; all of them if there are fewer.
+
+    A usable row whose score is NaN or infinite comes last.
+    """
     k = min(k, int(usable.sum()))
-    score = torch.where(usable, score.nan_to_num(neginf=torch.finfo(score.dtype).min), -torch.inf)
+    lowest = torch.finfo(score.dtype).min
+    score = torch.where(usable, score.nan_to_num(nan=lowest, posinf=lowest, neginf=lowest), -torch.inf)
     return score.topk(k).indices
 
 

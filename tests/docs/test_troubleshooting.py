@@ -13,7 +13,7 @@ TEXT = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partit
 MESSAGES = re.findall(r"^### `([^`]*…[^`]*|[^`]* [^`]*)`$", TEXT, re.MULTILINE)
 SOURCES = [
     source
-    for folder in ("settings", "evaluation", "model", "pipeline", "sampler", "training")
+    for folder in ("common", "settings", "evaluation", "model", "pipeline", "sampler", "training")
     for source in (ROOT / folder).rglob("*.py")
 ]
 
