@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             labels_path=options.labels,
             workers=options.workers,
             part=options.shard,
+            also=options.also,
+            sync=options.sync,
+            sync_all=options.sync_all,
         )
     except (PrepareError, LabelError, ConfigError) as error:
         print_error("prepare", error)
@@ -51,6 +54,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
     parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="prepare only part i (from 0) of n")
+    parser.add_argument("--also", metavar="NAME", help="add SRC to an OUT that was prepared from another folder")
+    parser.add_argument(
+        "--sync", action="store_true", help="remove samples whose file is gone, prepare replaced files again"
+    )
+    parser.add_argument("--sync-all", action="store_true", help="--sync even if most of the files are gone")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings to change, such as storage.fps=12.5")
     return parser.parse_intermixed_args(arguments)
 

@@ -46,13 +46,22 @@ def publish(out: Path, *, config: PrepareConfig, labels: Labels) -> Totals:
             return totals
 
 
-def _state(out: Path) -> list[tuple[str, int]]:
-    """Returns the names and sizes of the index files, which change when any part records a sample or a rejection."""
-    return sorted((path.name, path.stat().st_size) for path in (out / "index").iterdir() if path.suffix != ".tmp")
+def remove_empty_shards(out: Path) -> None:
+    """Removes the shards of which no sample is left; the published manifest must not name them any more."""
+    for index in (out / "index").glob("*.jsonl"):
+        if index.stat().st_size == 0:
+            (out / f"{index.stem}.tar").unlink(missing_ok=True)
+
+
+def _state(out: Path) -> list[tuple[str, int, int]]:
+    """Returns names, sizes and times of the index files, which change when any part records or edits anything."""
+    files = [(path, path.stat()) for path in (out / "index").iterdir() if path.suffix != ".tmp"]
+    return sorted((path.name, status.st_size, status.st_mtime_ns) for path, status in files)
 
 
 def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
-    shards = [path.stem + ".tar" for path in sorted((out / "index").glob("*.jsonl"))]
+    # The index of a shard whose samples have all left is empty.
+    shards = [path.stem + ".tar" for path in sorted((out / "index").glob("*.jsonl")) if path.stat().st_size]
     sizes = [(out / name).stat().st_size for name in shards]
     totals = Totals(shards=len(shards), shard_bytes=sum(sizes))
     sources: set[str] = set()

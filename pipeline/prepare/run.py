@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from common.files import write_atomically
 from common.progress import show_progress
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
 from pipeline.prepare.media import normalise
-from pipeline.prepare.publish import publish
+from pipeline.prepare.publish import publish, remove_empty_shards
 from pipeline.prepare.rejection import RejectedSource
-from pipeline.prepare.sources import Source, find_sources
+from pipeline.prepare.sources import Source, find_sources, unchanged
 from pipeline.prepare.staging import PrepareError, Staging
 from pipeline.prepare.summary import Summary
+from pipeline.prepare.sync.follower import Follower
+from pipeline.prepare.sync.origins import prefix_labels
 from pipeline.prepare.workers import run_tasks
 from pipeline.shards.tar_writer import sample_bytes
 from settings import PrepareConfig
@@ -39,6 +41,9 @@ def prepare(
     labels_path: Path | None = None,
     workers: int | None = None,
     part: tuple[int, int] = (0, 1),
+    also: str | None = None,
+    sync: bool = False,
+    sync_all: bool = False,
 ) -> Summary:
     """Prepares the sources of `src` that belong to `part` (i of n) and are not in `out` yet.
 
@@ -47,25 +52,37 @@ def prepare(
     Args:
         labels_path: CSV file of labels; without it the folder names are labels.
         workers: number of worker processes; by default one per core that this process may use.
+        also: name of `src` if it is a further source of `out`; the names of its samples begin with it and a /.
+        sync: whether samples leave whose file is gone, and those are prepared again whose file was replaced.
+        sync_all: the same, even if more than half of the files are gone.
 
     Raises:
-        PrepareError: an argument is wrong, the disk is full, or another run works on the same part.
+        PrepareError: an argument is wrong, `out` was prepared from another folder, most of its files are gone, the disk
+            is full, or another run works on the same part.
         LabelError: the labels file cannot be used.
     """
     src, out = src.resolve(), out.resolve()
     _check_folders(src, out)
     sources, skipped = find_sources(src, exclude=out)
-    if not sources:
+    if not sources and not sync_all:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
         raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
     names = [source.name for source in sources]
+    follower = Follower(src, out, sources, also=also, sync=sync or sync_all)
     labels = read_labels(labels_path, names) if labels_path is not None else folder_labels(names)
-    summary = Summary(skipped=skipped, rows_without_file=labels.rows_without_file)
+    labels = prefix_labels(labels, follower.origin)
+    summary = Summary(skipped=skipped, rows_without_file=labels.rows_without_file, synced=sync or sync_all)
     staging = Staging(out, part=part, config=config, labels="file" if labels_path is not None else "folders")
     try:
-        assigned = [source for source in sources if int(source.key, 16) % part[1] == part[0]]
-        _prepare_part(assigned, staging, labels, config=config, workers=workers or available_cores(), summary=summary)
-        summary.totals = publish(out, config=config, labels=labels)
+        workers = workers or available_cores()
+        assigned = [source for source in follower.sources if int(source.key, 16) % part[1] == part[0]]
+        follower.begin(staging, assigned, columns=labels.columns, threads=workers, remove_any=sync_all)
+        _prepare_part(assigned, staging, labels, config=config, workers=workers, summary=summary)
+        follower.finish(labels, from_file=labels_path is not None, summary=summary)
+        # The indexes hold the labels of all sources by now.
+        merged = replace(labels, columns=follower.columns(), by_source={})
+        summary.totals = publish(out, config=config, labels=merged)
+        remove_empty_shards(out)
     except OSError as error:
         raise PrepareError(f"cannot continue in {out}: {error}") from None
     finally:
@@ -93,7 +110,6 @@ def _prepare_part(
     workers: int,
     summary: Summary,
 ) -> None:
-    summary.changed = sum(staging.is_changed(source) for source in sources)
     unpacked = [source for source in sources if not staging.is_packed(source)]
     summary.already_prepared = len(sources) - len(unpacked)
     packer = _Packer(unpacked, staging, config.shard_samples)
@@ -167,6 +183,8 @@ def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
     Raises:
         RejectedSource: the source cannot be used, and nothing was written.
     """
-    media = normalise(task.source.path, config)
-    data = sample_bytes(media, key=task.source.key, source=task.source.name, labels=task.labels, config=config)
+    source = task.source
+    with unchanged(source) as sha256:
+        media = normalise(source.path, config)
+    data = sample_bytes(media, key=source.key, source=source.name, labels=task.labels, config=config, sha256=sha256)
     write_atomically(task.fragment, data)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pipeline.prepare.rejection import RejectedSource, file_problem
 
@@ -21,10 +23,11 @@ MEDIA_SUFFIXES = frozenset(f".{name}" for name in (_VIDEO + _AUDIO).split())
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file from which a sample may be prepared.
+    """A file from which a sample may be prepared, or a folder that cannot be listed.
 
     Attributes:
-        name: path relative to the source folder, separated by /; bytes that are not UTF-8 are written as \\xNN.
+        name: path relative to the source folder, separated by /; bytes that are not UTF-8 are written as \\xNN. In a
+            source that was added under a name, that name and / come first.
         key: 20 hexadecimal digits of a hash of the name; it names the sample's members in a shard.
         path: path of the file.
         size, mtime_ns: size in bytes and modification time in nanoseconds, which identify a version of the file; -1 if
@@ -40,32 +43,121 @@ class Source:
     problem: RejectedSource | None = None
 
 
+class PackedSample(NamedTuple):
+    """A sample in a shard: where it is, and from which version of which source it was made.
+
+    Attributes:
+        shard: name of the shard without its suffix.
+        sha256: hash of the source file; None in rows of versions that did not record it.
+    """
+
+    shard: str
+    key: str
+    source: str
+    size: int
+    mtime_ns: int
+    sha256: str | None
+
+    @classmethod
+    def of(cls, shard: str, row: Mapping[str, Any]) -> PackedSample:
+        sha256 = row.get("sha256")
+        digest = sha256 if isinstance(sha256, str) else None
+        return cls(Path(shard).stem, row["key"], row["source"], row["size"], row["mtime_ns"], digest)
+
+
 def find_sources(folder: Path, *, exclude: Path | None = None) -> tuple[list[Source], Counter[str]]:
     """Finds all files of `folder` with a media suffix (upper or lower case).
 
     Symbolic links are followed. Each folder is visited once, and `exclude` is skipped.
 
     Returns:
-        The sources, sorted by the bytes of their relative path, and the number of skipped files per other suffix.
+        The sources, sorted by the bytes of their relative path, and the number of skipped files per other suffix. A
+        sub-folder that cannot be listed is a source with a problem: its files are neither found nor known to be gone.
     """
     skip = exclude.resolve() if exclude is not None else None
     found: list[tuple[bytes, Source]] = []
     others: Counter[str] = Counter()
-    for path in _walk(folder, skip):
+    failed: list[OSError] = []
+    for path in _walk(folder, skip, failed):
         suffix = path.suffix.lower()
         if suffix not in MEDIA_SUFFIXES:
             if not path.is_dir():
                 others[suffix or "(no suffix)"] += 1
             continue
         raw = os.fsencode(path.relative_to(folder).as_posix())
-        found.append((raw, _source(path, raw)))
+        found.append((raw, _source(path, raw, file_problem(path))))
+    for error in failed:
+        path = Path(error.filename)
+        raw = os.fsencode(path.relative_to(folder).as_posix())
+        if path != folder:
+            reason = f"the folder cannot be listed: {error.strerror}"
+            found.append((raw, _source(path, raw, RejectedSource("cannot be read", reason))))
     found.sort(key=lambda item: item[0])
     return [source for _, source in found], others
 
 
-def _walk(folder: Path, skip: Path | None) -> Iterator[Path]:
+def add_prefix(sources: Sequence[Source], folder: Path, prefix: str) -> list[Source]:
+    """Returns the sources of `folder` with `prefix` before their names, and with the keys of these names."""
+    if not prefix:
+        return list(sources)
+    return [
+        replace(
+            source,
+            name=prefix + source.name,
+            key=_key(prefix.encode("utf-8") + os.fsencode(source.path.relative_to(folder).as_posix())),
+        )
+        for source in sources
+    ]
+
+
+def content_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def unchanged(source: Source) -> Iterator[str]:
+    """Yields the SHA-256 of the file of `source`, which must stay the listed version until the block ends.
+
+    Raises:
+        RejectedSource: the file was modified, replaced or removed after it was listed, or cannot be read.
+    """
+    before = _version(source.path)
+    if before[:2] != (source.size, source.mtime_ns):
+        raise _changed()
+    try:
+        digest = content_hash(source.path)
+    except OSError as error:
+        raise RejectedSource("cannot be read", error.strerror or str(error)) from None
+    try:
+        yield digest
+    finally:
+        # Whatever the block raised, an error included, was about a file of two contents.
+        if _version(source.path) != before:
+            raise _changed() from None
+
+
+def _version(path: Path) -> tuple[int, int, int, int]:
+    """Returns size, modification time, inode and the time at which any of these was changed, which nobody can set."""
+    try:
+        status = path.stat()
+    except OSError:
+        raise _changed() from None
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+
+
+def _changed() -> RejectedSource:
+    return RejectedSource("changed while being read", "run the same command again once it is complete")
+
+
+def _walk(folder: Path, skip: Path | None, failed: list[OSError]) -> Iterator[Path]:
     entered: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=failed.append):
         here = Path(parent)
         entered.add(_identity(here))
         yield from (here / name for name in files)
@@ -83,14 +175,17 @@ def _identity(path: Path) -> tuple[int, int]:
     return (status.st_dev, status.st_ino)
 
 
-def _source(path: Path, raw: bytes) -> Source:
-    problem = file_problem(path)
-    status = None if problem else path.stat()
-    return Source(
-        name=raw.decode("utf-8", "backslashreplace"),
-        key=hashlib.sha256(raw).hexdigest()[:20],
-        path=path,
-        size=status.st_size if status else -1,
-        mtime_ns=status.st_mtime_ns if status else -1,
-        problem=problem,
-    )
+def _source(path: Path, raw: bytes, problem: RejectedSource | None) -> Source:
+    size = mtime_ns = -1
+    if problem is None:
+        try:
+            status = path.stat()
+            size, mtime_ns = status.st_size, status.st_mtime_ns
+        except OSError as error:  # it was removed a moment ago
+            problem = RejectedSource("missing", error.strerror or str(error))
+    name = raw.decode("utf-8", "backslashreplace")
+    return Source(name=name, key=_key(raw), path=path, size=size, mtime_ns=mtime_ns, problem=problem)
+
+
+def _key(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()[:20]

@@ -1,6 +1,7 @@
 """Crash-safe state of preparation: every sample, rejection and shard is durable before it is referenced.
 
 OUT/recipe.json             the settings that all samples share
+OUT/sources.json            the source folders (see `origins`)
 OUT/.staging/PART/          samples (KEY.SIZE-MTIME.tar) that wait for their shard; each is written atomically
 OUT/shard-*.tar             shards; a shard is valid once its index exists
 OUT/index/SHARD.jsonl       one row per sample of that shard: source, offsets, lengths, labels
@@ -11,20 +12,24 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.files import replacing, write_atomically
 from common.trees import flatten
 from pipeline.prepare.rejection import RejectedSource
-from pipeline.prepare.sources import Source
+from pipeline.prepare.sources import PackedSample, Source
 from pipeline.shards.tar_writer import RowError, checked_row, is_text, write_shard
 from settings import PrepareConfig
 from settings.load import format_key, format_value, to_dict
 
 _LIMITS = ("timeout_seconds", "memory_mb")
 """Settings that limit the work on a source. They do not affect the samples, so they may differ between runs."""
+
+
+_PASSING_REASONS = ("changed while being read", "missing", "cannot be read")
+"""Reasons that may no longer hold although size and time of the file are the same, as after a disk was unmounted."""
 
 
 class PrepareError(Exception):
@@ -68,11 +73,12 @@ class Staging:
             message = f"another pipeline.prepare is working on {out} ({self._part}); wait for it, or stop it"
             raise PrepareError(message) from None
         _check_recipe(out, config, labels)
-        self._packed = {row["key"]: (row["size"], row["mtime_ns"]) for _, row in index_rows(out)}
+        self.samples = [PackedSample.of(shard, row) for shard, row in index_rows(out)]
+        self.set_packed(sample.key for sample in self.samples)
         self._rejected = {
             entry["key"]: (entry["size"], entry["mtime_ns"])
             for entry in read_journal(self._journal)
-            if entry["limits"] == self._limits
+            if entry["limits"] == self._limits and (entry["size"] < 0 or entry["reason"] not in _PASSING_REASONS)
         }
         self._staged = self._tidy()
         if self._journal.exists() and not self._journal.read_bytes().endswith(b"\n"):
@@ -93,15 +99,21 @@ class Staging:
 
     def fragment(self, source: Source) -> Path:
         """Returns the path at which the finished sample of `source` waits for its shard."""
-        return self._folder / f"{source.key}.{source.size}-{source.mtime_ns}.tar"
+        return self._folder / _fragment_name(source)
+
+    def set_packed(self, keys: Iterable[str]) -> None:
+        """Sets the keys of the sources that need not be prepared, because a sample of them is in a shard."""
+        self._packed = set(keys)
+
+    def clear(self) -> None:
+        """Removes all samples that wait for their shard."""
+        for name in self._staged:
+            (self._folder / name).unlink()
+        self._staged = set()
 
     def is_packed(self, source: Source) -> bool:
-        """Whether any version of the source is in a shard."""
+        """Whether a sample of the source is in a shard, and it need not be prepared again."""
         return source.key in self._packed
-
-    def is_changed(self, source: Source) -> bool:
-        """Whether the file was modified after it was packed into a shard."""
-        return self._packed.get(source.key, (source.size, source.mtime_ns)) != (source.size, source.mtime_ns)
 
     def is_staged(self, source: Source) -> bool:
         """Whether the sample is finished and waits for its shard."""
@@ -150,7 +162,7 @@ class Staging:
                 version = {"key": source.key, "size": source.size, "mtime_ns": source.mtime_ns}
                 file.write(json.dumps(version | row, ensure_ascii=False) + "\n")
         for source, fragment in zip(sources, fragments, strict=True):
-            self._packed[source.key] = (source.size, source.mtime_ns)
+            self._packed.add(source.key)
             self._staged.discard(fragment.name)
             fragment.unlink()
 
@@ -160,12 +172,17 @@ class Staging:
             for path in folder.glob(f".{self._shard}-*.tmp"):
                 path.unlink()
         waiting = set()
+        packed = {_fragment_name(sample) for sample in self.samples}
         for path in self._folder.iterdir():
-            if path.suffix == ".tmp" or path.name.partition(".")[0] in self._packed:
+            if path.suffix == ".tmp" or path.name in packed:
                 path.unlink()
             elif path.suffix == ".tar":
                 waiting.add(path.name)
         return waiting
+
+
+def _fragment_name(version: Source | PackedSample) -> str:
+    return f"{version.key}.{version.size}-{version.mtime_ns}.tar"
 
 
 def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -175,16 +192,26 @@ def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         PrepareError: an index file is damaged; the message names the line.
     """
     for path in sorted((out / "index").glob("*.jsonl")):
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    row = checked_row(json.loads(line.decode("utf-8")))
-                    if not _is_version(row):
-                        raise RowError("key, size or mtime_ns is missing")
-                except (ValueError, RecursionError) as error:
-                    found = f"{path}, line {number}, is damaged ({error})"
-                    raise PrepareError(f"{found}; restore it, or prepare into a new folder") from None
-                yield f"{path.stem}.tar", row
+        for _, row in read_index(path):
+            yield f"{path.stem}.tar", row
+
+
+def read_index(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yields (line, row) for every line of one index file.
+
+    Raises:
+        PrepareError: it is damaged; the message names the line.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = checked_row(json.loads(line.decode("utf-8")))
+                if not _is_version(row):
+                    raise RowError("key, size or mtime_ns is missing")
+            except (ValueError, RecursionError) as error:
+                found = f"{path}, line {number}, is damaged ({error})"
+                raise PrepareError(f"{found}; restore it, or prepare into a new folder") from None
+            yield line, row
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from common.console import Console
 from pipeline.prepare.publish import Totals
+from settings.load import format_names
 
 
 @dataclass(kw_only=True)
@@ -19,7 +21,13 @@ class Summary:
     Attributes:
         prepared: number of sources prepared by this run.
         already_prepared: number of sources that were in a shard before.
-        changed: number of sources modified since they were packed into a shard.
+        moved: old and new name of each sample whose file has another name now.
+        gone: names of the samples whose file is no longer in the source folder.
+        replaced: names of the samples whose file has other content now.
+        unlisted: names of the samples that have no row in the labels file any more.
+        removed, removed_bytes: number of samples that left the data set, and the bytes that they still take.
+        synced: whether samples of files that are gone left, and those of replaced files were prepared again.
+        remark: what to tell about the source folder; may be empty.
         rejected: number of sources rejected by this run, per reason.
         skipped: number of files of other kinds, per suffix.
         rows_without_file: number of rows of the labels file that match no source.
@@ -28,7 +36,14 @@ class Summary:
 
     prepared: int = 0
     already_prepared: int = 0
-    changed: int = 0
+    moved: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
+    removed: int = 0
+    removed_bytes: int = 0
+    synced: bool = False
+    remark: str = ""
     rejected: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     rows_without_file: int = 0
@@ -50,8 +65,6 @@ def print_summary(summary: Summary, out: Path) -> None:
     table.add_row("files rejected (see rejected.jsonl)", f"{sum(totals.rejected.values()):,}")
     for reason, count in totals.rejected.most_common():
         table.add_row(f"  {reason}", f"{count:,}")
-    if summary.changed:
-        table.add_row("modified since preparation (not updated)", f"{summary.changed:,}")
     if summary.rows_without_file:
         table.add_row("rows of the labels file without a file", f"{summary.rows_without_file:,}")
     if summary.skipped:
@@ -59,5 +72,34 @@ def print_summary(summary: Summary, out: Path) -> None:
         table.add_row(f"files of other kinds ({kinds})", f"{sum(summary.skipped.values()):,}")
     console = Console()
     console.print(table)
+    for line in _changes(summary):
+        # Not wrapped: names stay whole.
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not totals.samples:
         console.print("No file was usable; rejected.jsonl gives the reason for each.")
+
+
+def _changes(summary: Summary) -> Iterator[str]:
+    """Yields a line for each kind of difference between the source folder or the list and the samples made before."""
+    if summary.remark:
+        yield summary.remark
+    kinds = [
+        ("moved since preparation, now under the new name", summary.moved),
+        ("no longer in the source folder, " + ("removed" if summary.synced else "kept; --sync removes"), summary.gone),
+        (
+            "replaced since preparation, "
+            + ("prepared again" if summary.synced else "kept with their labels; --sync prepares them again"),
+            summary.replaced,
+        ),
+        (
+            "no longer in the labels file, " + ("now without a label" if summary.synced else "kept with their labels"),
+            summary.unlisted,
+        ),
+    ]
+    for text, names in kinds:
+        if names:
+            more = ", ..." if len(names) > 3 else ""
+            yield f"{text}: {len(names):,} ({format_names(names[:3])}{more})"
+    if summary.removed:
+        size = f"{summary.removed_bytes / 1e6:,.1f} MB"
+        yield f"{summary.removed:,} old samples left the data set; in shards that hold others, their {size} stay unused"

@@ -47,9 +47,19 @@ class NormalisedMedia:
 
 
 def sample_bytes(
-    media: NormalisedMedia, *, key: str, source: str, labels: Mapping[str, str], config: PrepareConfig
+    media: NormalisedMedia,
+    *,
+    key: str,
+    source: str,
+    labels: Mapping[str, str],
+    config: PrepareConfig,
+    sha256: str = "",
 ) -> bytes:
-    """Packs a sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav and KEY.json (metadata), without END_OF_TAR."""
+    """Packs a sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav and KEY.json (metadata), without END_OF_TAR.
+
+    Args:
+        sha256: hash of the source file, by which its sample is found again after the file was moved; "" if unknown.
+    """
     buffer = io.BytesIO()
     # Not closed: that would write the end-of-archive blocks, but a shard joins many samples into one archive.
     archive = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
@@ -59,7 +69,8 @@ def sample_bytes(
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
 
-    metadata: dict[str, Any] = {"source": source, "labels": dict(labels), "flags": media.flags}
+    metadata: dict[str, Any] = {"source": source, "sha256": sha256, "labels": dict(labels)}
+    metadata["flags"] = media.flags
     if media.video is not None:
         video, fps = media.video, float(config.storage.fps)
         add(CODECS[config.storage.codec].suffix, video.data)

@@ -204,9 +204,10 @@ def test_rejected_files_are_tried_again_only_under_other_limits(folder, tmp_path
 def test_a_modified_file_is_reported_but_not_updated(folder, tmp_path):
     out = tmp_path / "out"
     prepare(folder, out, config=CONFIG, workers=1)
-    os.utime(folder / "a/1.mp4", (1, 1))
+    with (folder / "a/1.mp4").open("ab") as file:
+        file.write(b"more")
     summary = prepare(folder, out, config=CONFIG, workers=1)
-    assert (summary.changed, summary.prepared, summary.totals.samples) == (1, 0, 6)
+    assert (summary.replaced, summary.prepared, summary.totals.samples) == (["a/1.mp4"], 0, 6)
 
 
 def test_labels_come_from_the_csv_file_and_missing_ones_are_counted(folder, tmp_path):

@@ -1,0 +1,1 @@
+"""What ties a prepared folder to its source folders, and how it follows them."""

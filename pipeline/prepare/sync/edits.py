@@ -1,0 +1,64 @@
+"""Changes to what OUT has recorded, safe against a kill and against other processes and machines."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from common.files import write_atomically
+from pipeline.prepare.sources import PackedSample
+from pipeline.prepare.staging import read_index, read_journal
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Lets one process at a time, of all parts, change sources.json and the indexes of finished shards."""
+    # recipe.json is never replaced, so all processes open the same file; open for writing, as NFS demands for a lock.
+    with (out / "recipe.json").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def edit_index(
+    out: Path,
+    edit: Callable[[PackedSample, dict[str, Any]], dict[str, Any] | None],
+    *,
+    shards: Container[str] | None = None,
+) -> None:
+    """Replaces each row of the indexes by what `edit` returns for it, and removes it for None.
+
+    Each index file is replaced atomically. That of a shard without any samples stays, empty, so that no later shard
+    takes the name.
+
+    Args:
+        shards: names of the shards to edit, without suffix; by default all.
+    """
+    with locked(out):
+        for path in sorted((out / "index").glob("*.jsonl")):
+            if shards is not None and path.stem not in shards:
+                continue
+            old, new = [], []
+            for line, row in read_index(path):
+                old.append(line)
+                edited = edit(PackedSample.of(path.stem, row), row)
+                if edited is row:
+                    new.append(line)
+                elif edited is not None:
+                    new.append((json.dumps(edited, ensure_ascii=False) + "\n").encode("utf-8"))
+            if new != old:
+                write_atomically(path, b"".join(new), durable=True)
+
+
+def prune_journals(out: Path, keep: Callable[[str], bool]) -> None:
+    """Removes the rejections of those sources from the journals for whose name `keep` is false."""
+    with locked(out):
+        for path in sorted((out / "index").glob("*.rejected")):
+            entries = list(read_journal(path))
+            kept = [entry for entry in entries if keep(entry["source"])]
+            if len(kept) < len(entries):
+                # Should another process add an entry just now, it is lost, and its file is tried again by a later run.
+                write_atomically(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
