@@ -144,7 +144,8 @@ def check_changes(changes: Changes, src: Path, out: Path, *, sync: bool, remove_
     Raises:
         PrepareError: most files are gone and would be removed, or none is what it was.
     """
-    total = sum(map(len, (changes.current, changes.moved, changes.touched, changes.replaced, changes.gone)))
+    kept = len(changes.current) + len(changes.moved) + len(changes.touched)
+    total = kept + len(changes.replaced) + len(changes.gone)
     if sync and not remove_any and 2 * len(changes.gone) > total:
         raise PrepareError(
             f"{len(changes.gone):,} of {total:,} files from which {out} was prepared are gone from {src}, such as "
@@ -152,7 +153,7 @@ def check_changes(changes: Changes, src: Path, out: Path, *, sync: bool, remove_
             "removed, give --sync-all"
         )
     other = [sample for sample in changes.replaced if sample.sha256 is not None]
-    if not sync and len(changes.gone) + len(changes.replaced) == total and 2 * len(other) >= total > 0:
+    if not sync and kept == 0 and 2 * len(other) >= total > 0:
         raise PrepareError(
             f"{src} holds none of the files from which {out} was prepared, but other files of the same names, such as "
             f"{format_key('', other[0].source)}. If they replace those, give --sync to prepare them again; else give "
