@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -52,6 +53,21 @@ def test_files_that_exchange_their_names_exchange_their_samples(src, prepare, fo
     prepare()
     assert decoded == []
     assert found() == ALL | {"cat/1.wav": (700, "cat"), "dog/5.wav": (300, "dog")}
+
+
+def test_rows_of_older_versions_are_followed_by_size_and_time(src, prepare, found, decoded, tmp_path):
+    for number, name in enumerate(ALL):
+        os.utime(src / name, (number // 2, number // 2))
+    prepare()
+    for index in (tmp_path / "out/index").glob("*.jsonl"):
+        rows = [json.loads(line) for line in index.read_text().splitlines()]
+        index.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "sha256"}) + "\n" for row in rows))
+    (src / "dog/5.wav").rename(src / "cat/9.wav")  # the only file of its size and time
+    (src / "cat/1.wav").rename(src / "cat/8.wav")  # another file has the same
+    summary = prepare()
+    assert (summary.moved, decoded) == (["dog/5.wav -> cat/9.wav"], ["cat/8.wav"])
+    assert summary.gone == ["cat/1.wav"]
+    assert found() == without("dog/5.wav") | {"cat/8.wav": (300, "cat"), "cat/9.wav": (700, "cat")}
 
 
 def test_a_copy_is_a_sample_of_its_own(src, prepare, found, decoded):

@@ -8,9 +8,13 @@ import shutil
 
 import pytest
 
-from pipeline.prepare.staging import PrepareError
+from pipeline.prepare.staging import PrepareError, Staging
 
 DAY1, DAY2 = "path,label\n0001,dog\n0002,dog\n", "path,label\n0001,cat\n0003,cat\n"
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -73,6 +77,17 @@ def test_other_files_at_the_same_path_are_refused_or_added(days, prepare, found,
     assert found()["day2/0001.wav"] == (1000, "cat")
     assert found()["0001.wav"] == (300, "dog")
     assert prepare("day1", DAY2).totals.samples == 4
+
+
+def test_samples_that_wait_for_their_shard_are_not_taken_for_those_of_another_folder(days, prepare, found, tmp_path):
+    shutil.rmtree(tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Staging, "pack", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("day1", DAY1)
+    assert len(list((tmp_path / "out/.staging/part").glob("*.tar"))) == 2
+    assert "nothing was prepared from" in prepare("day2", DAY2).remark
+    assert found() == {"0001.wav": (1000, "cat"), "0003.wav": (1500, "cat")}
 
 
 @pytest.mark.parametrize(
