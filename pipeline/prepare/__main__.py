@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             also=options.also,
             sync=options.sync,
             sync_all=options.sync_all,
+            labels_may_miss=options.labels_may_miss,
         )
     except (PrepareError, LabelError, ConfigError) as error:
         print_error("prepare", error)
@@ -49,8 +50,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.prepare", description=__doc__)
     parser.add_argument("src", type=Path, help="folder of videos in any format that FFmpeg reads, with sub-folders")
     parser.add_argument("out", type=Path, help="folder for shards, manifest and rejected.jsonl")
+    parser.add_argument("--labels", type=Path, help="list with a column path and label columns (default: folder names)")
     parser.add_argument(
-        "--labels", type=Path, help="CSV file with a column path and label columns (default: folder names)"
+        "--labels-may-miss", action="store_true", help="go on if the list names no file or fewer than half of them"
     )
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
     parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="prepare only part i (from 0) of n")

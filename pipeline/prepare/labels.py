@@ -1,17 +1,17 @@
-"""Labels of source files, from a CSV file or from folder names."""
+"""Labels of source files, from a list or from folder names."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from settings.load import format_value
-
-
-class LabelError(ValueError):
-    """The labels file cannot be used; the message names the file and, if possible, the line."""
+from pipeline.lists.forms import recognise
+from pipeline.lists.match import Matches, Names, Row, check_fit, describe, match
+from pipeline.lists.names import promises
+from pipeline.lists.table import LabelError as LabelError
+from pipeline.lists.table import read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +21,48 @@ class Labels:
     Attributes:
         columns: names of the label columns.
         by_source: source name -> column -> text. A source without labels has no entry; an unknown value is "".
-        rows_without_file: number of rows of the CSV file that match no source.
+        listed: how the rows of the list were matched; None without a list.
     """
 
     columns: list[str]
     by_source: dict[str, dict[str, str]] = field(default_factory=dict)
-    rows_without_file: int = 0
+    listed: Listed | None = None
+
+    @property
+    def rows_without_file(self) -> int:
+        """Number of rows of the list that label no source."""
+        return len(self.listed.matches.missed) + len(self.listed.matches.unclear) if self.listed else 0
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether rows of the list fit several sources."""
+        return self.listed is not None and bool(self.listed.matches.unclear)
+
+    def without(self, rejected: Set[str]) -> Labels:
+        """The labels now that these sources are known to be unusable: a row that fits one other source means that."""
+        if self.listed is None:
+            return self
+        matches = match(self.listed.rows, self.listed.names, rejected=rejected)
+        return replace(self, by_source=matches.by_name, listed=replace(self.listed, matches=matches))
+
+    def check(self) -> None:
+        """Raises LabelError if the list does not seem to belong to the sources; see `check_fit`."""
+        if self.listed is not None:
+            check_fit(self.listed.matches, self.listed.names, source=str(self.listed.path))
+
+    def describe(self) -> list[str]:
+        """Lines that count the rows and files without a match and show three of each."""
+        return describe(self.listed.matches, self.listed.names) if self.listed else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """The rows of a list, the files that they may name, and their matches."""
+
+    path: Path
+    rows: list[Row]
+    names: Names
+    matches: Matches
 
 
 def folder_labels(names: Sequence[str]) -> Labels:
@@ -38,78 +74,48 @@ def folder_labels(names: Sequence[str]) -> Labels:
     return Labels(columns=["label"] if by_source else [], by_source=by_source)
 
 
-def read_labels(path: Path, names: Sequence[str]) -> Labels:
-    """Reads a CSV file (tab-separated if it ends in .tsv) and finds each row's source among `names`.
+def read_labels(
+    path: Path,
+    names: Sequence[str],
+    *,
+    streams: str | None = None,
+    root: Path | None = None,
+    rejected: Set[str] = frozenset(),
+) -> Labels:
+    """Reads a list of labels and finds each row's source among `names`.
 
-    The column `path`, or else the first column, names the source: by its path within the source folder, with or without
-    suffix, or by its file name or stem if only one source has it. All other columns are labels.
+    Which column names the source is recognised (`recognise`); the others are labels. A row labels the source that it
+    names (`Finder.find`), and nothing if it fits several or if other rows give that source other labels.
+
+    Args:
+        streams: the tracks that a sample needs (both, video, audio), or None if all of `names` have them. Sources
+            whose suffix promises others are matched only with rows that fit no better source.
+        root: the folder to which `names` are relative; rows may give absolute paths, or paths relative to the list.
+        rejected: names known to be unusable; see `match`.
 
     Raises:
-        LabelError: the file cannot be read, is not UTF-8, has no label column or too long a row, or two rows disagree
-            on the labels of one source.
+        LabelError: the list cannot be read, or its columns are not recognised for certain.
     """
-    header, rows = _read_rows(path)
-    index = header.index("path") if "path" in header else 0
-    positions = {name: position for position, name in enumerate(header) if position != index}
-    finder = _Finder(names)
-    labels: dict[str, dict[str, str]] = {}
-    lines: dict[str, int] = {}
-    unmatched = 0
-    for line, row in rows:
-        name = finder.find(row[index].strip())
-        if name is None:
-            unmatched += 1
-            continue
-        values = {column: row[position].strip() for column, position in positions.items()}
-        if labels.setdefault(name, values) != values:
-            raise LabelError(f"{path}: lines {lines[name]} and {line} both match {name!r} but disagree on its labels")
-        lines.setdefault(name, line)
-    return Labels(columns=list(positions), by_source=labels, rows_without_file=unmatched)
+    found = Names(names, usable=[name for name in names if promises(name, streams)], roots=_roots(path, root))
+    table = read_table(path, lambda text: bool(found.find([text])[1]))
+    form = recognise(table, lambda text: bool(found.find([text])[1]))
+    rows = [
+        Row(
+            line=line,
+            text=cells[form.file],
+            spellings=form.spellings(cells),
+            values={column: cells[index] for column, index in form.labels.items()},
+        )
+        for line, cells in table.rows[form.header :]
+    ]
+    matches = match(rows, found, rejected=rejected)
+    listed = Listed(path=path, rows=rows, names=found, matches=matches)
+    return Labels(columns=list(form.labels), by_source=matches.by_name, listed=listed)
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if any(row)]
-    except OSError as error:
-        raise LabelError(f"cannot read the labels {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path} is not a UTF-8 CSV file: {error}") from None
-    if len(header) < 2 or "" in header or len(set(header)) != len(header):
-        wanted = "a column `path` and at least one label column, each once"
-        raise LabelError(f"{path}: the first line must name {wanted}, not {format_value(header)}")
-    for line, row in rows:
-        if len(row) > len(header):
-            raise LabelError(
-                f"{path}: line {line} has {len(row)} values, but the first line names {len(header)} columns"
-            )
-        row.extend([""] * (len(header) - len(row)))
-    return header, rows
-
-
-class _Finder:
-    """Finds sources by path or by a shorter spelling; a spelling that fits several sources matches none of them."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._tables: list[dict[str, str | None]] = [{}, {}, {}, {}]
-        for name in names:
-            for table, spelling in zip(self._tables, self._spellings(name), strict=True):
-                table[spelling] = None if spelling in table else name
-
-    @staticmethod
-    def _spellings(name: str) -> tuple[str, str, str, str]:
-        path = PurePosixPath(name)
-        return name, str(path.with_suffix("")), path.name, path.stem
-
-    def find(self, text: str) -> str | None:
-        if not text:
-            return None
-        # Files from Windows separate folders with backslashes; on Linux a name may contain a backslash.
-        path = PurePosixPath(text if text in self._tables[0] else text.replace("\\", "/"))
-        exact, bare, file_name, stem = self._tables
-        for table, spelling in ((exact, str(path)), (bare, str(path)), (file_name, path.name), (stem, path.name)):
-            if name := table.get(spelling):
-                return name
-        return stem.get(path.stem)
+def _roots(path: Path, root: Path | None) -> list[str]:
+    """The ways in which a list may spell the folder of the sources: absolute, or relative to the list's own folder."""
+    if root is None:
+        return []
+    relative = os.path.relpath(root.resolve(), path.resolve().parent)
+    return [str(root.absolute()), str(root.resolve()), *([relative] if relative != "." else [])]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.files import write_atomically
+from pipeline.prepare.attached import FILE, read_attached
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.staging import index_rows, read_journal
 from pipeline.shards.manifest_writer import write_manifest
@@ -23,6 +24,7 @@ class Totals:
     Attributes:
         seconds: total duration of the samples.
         unlabelled: number of samples without any label, if there are label columns.
+        attached: number of samples with labels that pipeline.labels attached.
         flagged: number of samples per flag.
         rejected: number of sources per reason.
     """
@@ -32,6 +34,7 @@ class Totals:
     shards: int = 0
     shard_bytes: int = 0
     unlabelled: int = 0
+    attached: int = 0
     flagged: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
 
@@ -54,8 +57,9 @@ def remove_empty_shards(out: Path) -> None:
 
 
 def _state(out: Path) -> list[tuple[str, int, int]]:
-    """Returns names, sizes and times of the index files, which change when any part records or edits anything."""
-    files = [(path, path.stat()) for path in (out / "index").iterdir() if path.suffix != ".tmp"]
+    """Returns names, sizes and times of the index files and the attached labels, which change with any change."""
+    paths = [path for path in (out / "index").iterdir() if path.suffix != ".tmp"]
+    files = [(path, path.stat()) for path in (*paths, out / FILE) if path.exists()]
     return sorted((path.name, status.st_size, status.st_mtime_ns) for path, status in files)
 
 
@@ -64,13 +68,15 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
     shards = [path.stem + ".tar" for path in sorted((out / "index").glob("*.jsonl")) if path.stat().st_size]
     sizes = [(out / name).stat().st_size for name in shards]
     totals = Totals(shards=len(shards), shard_bytes=sum(sizes))
+    columns, attached = read_attached(out)
+    columns = [*labels.columns, *(column for column in columns if column not in labels.columns)]
     sources: set[str] = set()
     write_manifest(
         out,
-        _rows(out, shards, labels, totals, sources),
+        _rows(out, shards, labels, attached, totals, sources),
         shards=shards,
         shard_bytes=sizes,
-        label_columns=labels.columns,
+        label_columns=columns,
         storage=config.storage,
         sample_rate=config.sample_rate,
         streams=config.streams,
@@ -79,19 +85,34 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
     return totals
 
 
-def _rows(out: Path, shards: list[str], labels: Labels, totals: Totals, sources: set[str]) -> Iterator[dict[str, Any]]:
+def _rows(
+    out: Path,
+    shards: list[str],
+    labels: Labels,
+    attached: Mapping[str, dict[str, str]],
+    totals: Totals,
+    sources: set[str],
+) -> Iterator[dict[str, Any]]:
     """Yields the manifest rows with the current labels, and adds them to `totals` and `sources`."""
     numbers = {name: number for number, name in enumerate(shards)}
     for name, row in index_rows(out):
         if row["source"] in sources or name not in numbers:
             continue
         sources.add(row["source"])
-        row["labels"] = labels.by_source.get(row["source"], row["labels"])
+        row["labels"] = labels.by_source.get(row["source"], row["labels"]) | attached.get(row["source"], {})
         totals.samples += 1
         totals.seconds += row["seconds"]
-        totals.unlabelled += bool(labels.columns) and not any(row["labels"].values())
+        totals.unlabelled += bool(labels.columns or attached) and not any(row["labels"].values())
+        totals.attached += row["source"] in attached
         totals.flagged.update(row["flags"].keys())
         yield row | {"shard": numbers[name]}
+
+
+def rejected_sources(out: Path) -> set[str]:
+    """Returns the sources that were rejected and are in no shard."""
+    journals = (out / "index").glob("*.rejected")
+    found = {entry["source"] for journal in journals for entry in read_journal(journal)}
+    return found - {row["source"] for _, row in index_rows(out)} if found else found
 
 
 def _publish_rejected(out: Path, usable: set[str], totals: Totals) -> None:

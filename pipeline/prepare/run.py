@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from common.files import write_atomically
 from common.progress import show_progress
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
 from pipeline.prepare.media import normalise
-from pipeline.prepare.publish import publish, remove_empty_shards
+from pipeline.prepare.publish import publish, rejected_sources, remove_empty_shards
 from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.sources import Source, find_sources, unchanged
 from pipeline.prepare.staging import PrepareError, Staging
 from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.follower import Follower
-from pipeline.prepare.sync.origins import prefix_labels
+from pipeline.prepare.sync.origins import names_within, prefix_labels
 from pipeline.prepare.workers import run_tasks
 from pipeline.shards.tar_writer import sample_bytes
 from settings import PrepareConfig
@@ -44,22 +44,24 @@ def prepare(
     also: str | None = None,
     sync: bool = False,
     sync_all: bool = False,
+    labels_may_miss: bool = False,
 ) -> Summary:
     """Prepares the sources of `src` that belong to `part` (i of n) and are not in `out` yet.
 
     The shards depend neither on the number of workers nor on interruptions.
 
     Args:
-        labels_path: CSV file of labels; without it the folder names are labels.
+        labels_path: list of labels; without it the folder names are labels.
         workers: number of worker processes; by default one per core that this process may use.
         also: name of `src` if it is a further source of `out`; the names of its samples begin with it and a /.
         sync: whether samples leave whose file is gone, and those are prepared again whose file was replaced.
         sync_all: the same, even if more than half of the files are gone.
+        labels_may_miss: whether to go on although the list does not seem to belong to the sources.
 
     Raises:
         PrepareError: an argument is wrong, `out` was prepared from another folder, most of its files are gone, the disk
             is full, or another run works on the same part.
-        LabelError: the labels file cannot be used.
+        LabelError: the list cannot be used, or does not seem to belong to the sources.
     """
     src, out = src.resolve(), out.resolve()
     _check_folders(src, out)
@@ -69,19 +71,26 @@ def prepare(
         raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
     names = [source.name for source in sources]
     follower = Follower(src, out, sources, also=also, sync=sync or sync_all)
-    labels = read_labels(labels_path, names) if labels_path is not None else folder_labels(names)
-    labels = prefix_labels(labels, follower.origin)
-    summary = Summary(skipped=skipped, rows_without_file=labels.rows_without_file, synced=sync or sync_all)
+    if labels_path is not None:
+        labels = read_labels(labels_path, names, streams=config.streams, root=src)
+    else:
+        labels = folder_labels(names)
+    if not labels_may_miss:
+        labels.check()
+    summary = Summary(skipped=skipped, synced=sync or sync_all)
     staging = Staging(out, part=part, config=config, labels="file" if labels_path is not None else "folders")
     try:
         workers = workers or available_cores()
         assigned = [source for source in follower.sources if int(source.key, 16) % part[1] == part[0]]
         follower.begin(staging, assigned, columns=labels.columns, threads=workers, remove_any=sync_all)
-        _prepare_part(assigned, staging, labels, config=config, workers=workers, summary=summary)
-        follower.finish(labels, from_file=labels_path is not None, summary=summary)
+        prefixed = prefix_labels(labels, follower.origin)
+        _prepare_part(assigned, staging, prefixed, config=config, workers=workers, summary=summary)
+        if labels.is_unclear:
+            labels = labels.without(names_within(rejected_sources(out), follower.origin))
+        summary.labels = labels
+        follower.finish(prefix_labels(labels, follower.origin), from_file=labels_path is not None, summary=summary)
         # The indexes hold the labels of all sources by now.
-        merged = replace(labels, columns=follower.columns(), by_source={})
-        summary.totals = publish(out, config=config, labels=merged)
+        summary.totals = publish(out, config=config, labels=Labels(columns=follower.columns()))
         remove_empty_shards(out)
     except OSError as error:
         raise PrepareError(f"cannot continue in {out}: {error}") from None

@@ -11,14 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.lists.names import MEDIA_SUFFIXES
 from pipeline.prepare.rejection import RejectedSource, file_problem
-
-_VIDEO = """
-    3g2 3gp asf avi divx dv f4v flv m2t m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe mpeg mpg mts mxf ogm ogv qt rm rmvb
-    ts vob webm wmv xvid
-"""
-_AUDIO = "aac ac3 aif aiff amr au caf flac m4a mka mp2 mp3 oga ogg opus wav wma wv"
-MEDIA_SUFFIXES = frozenset(f".{name}" for name in (_VIDEO + _AUDIO).split())
 
 
 @dataclass(frozen=True, kw_only=True)

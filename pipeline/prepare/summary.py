@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from common.console import Console
+from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import Totals
 from settings.load import format_names
 
@@ -28,9 +29,9 @@ class Summary:
         removed, removed_bytes: number of samples that left the data set, and the bytes that they still take.
         synced: whether samples of files that are gone left, and those of replaced files were prepared again.
         remark: what to tell about the source folder; may be empty.
+        labels: the labels of the sources.
         rejected: number of sources rejected by this run, per reason.
         skipped: number of files of other kinds, per suffix.
-        rows_without_file: number of rows of the labels file that match no source.
         totals: what the output folder holds now.
     """
 
@@ -44,10 +45,15 @@ class Summary:
     removed_bytes: int = 0
     synced: bool = False
     remark: str = ""
+    labels: Labels = field(default_factory=lambda: Labels(columns=[]))
     rejected: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    rows_without_file: int = 0
     totals: Totals = field(default_factory=Totals)
+
+    @property
+    def rows_without_file(self) -> int:
+        """Number of rows of the list of labels that label no source."""
+        return self.labels.rows_without_file
 
 
 def print_summary(summary: Summary, out: Path) -> None:
@@ -60,19 +66,21 @@ def print_summary(summary: Summary, out: Path) -> None:
     table.add_row(f"  MB in {totals.shards:,} shard(s)", f"{totals.shard_bytes / 1e6:,.1f}")
     if totals.unlabelled:
         table.add_row("  without a label", f"{totals.unlabelled:,}")
+    if totals.attached:
+        table.add_row("  with labels attached by pipeline.labels", f"{totals.attached:,}")
     for flag, count in sorted(totals.flagged.items()):
         table.add_row(f"  flagged {flag}", f"{count:,}")
     table.add_row("files rejected (see rejected.jsonl)", f"{sum(totals.rejected.values()):,}")
     for reason, count in totals.rejected.most_common():
         table.add_row(f"  {reason}", f"{count:,}")
     if summary.rows_without_file:
-        table.add_row("rows of the labels file without a file", f"{summary.rows_without_file:,}")
+        table.add_row("rows of the list that label no file", f"{summary.rows_without_file:,}")
     if summary.skipped:
         kinds = ", ".join(suffix for suffix, _ in summary.skipped.most_common(5))
         table.add_row(f"files of other kinds ({kinds})", f"{sum(summary.skipped.values()):,}")
     console = Console()
     console.print(table)
-    for line in _changes(summary):
+    for line in [*_changes(summary), *summary.labels.describe()]:
         # Not wrapped: names stay whole.
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not totals.samples:

@@ -67,7 +67,9 @@ class RawDataset:
         # Each file counts as one shard, so data.order=shards shuffles all files.
         self.shard = np.arange(len(self.sources))
         names = [source.name for source in self.sources]
-        found = read_labels(Path(labels), names) if labels else folder_labels(names)
+        found = read_labels(Path(labels), names, root=self.root) if labels else folder_labels(names)
+        if missed := found.describe():
+            _log.warning("%s does not fit all files of %s:\n%s", labels, self.root, "\n".join(missed))
         self.label_columns = found.columns
         self._labels = [found.by_source.get(name, {}) for name in names]
         identity = [(name, int(n)) for name, n in zip(names, self.frames, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.prepare.attached import rename_attached
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.sources import PackedSample, Source, add_prefix
 from pipeline.prepare.staging import Staging
@@ -66,6 +67,7 @@ class Follower:
             staging.clear()
         self._origins.register(replace(self.origin, columns=tuple(columns)))
         changes.apply_names(self._out)
+        rename_attached(self._out, {sample.source: source.name for sample, source in changes.moved})
         outdated: set[PackedSample] = set()
         if self._sync:
             keys = {source.key for source in assigned}

@@ -208,6 +208,11 @@ def prefix_labels(labels: Labels, origin: Origin) -> Labels:
     return replace(labels, by_source={origin.prefix + name: values for name, values in labels.by_source.items()})
 
 
+def names_within(names: Iterable[str], origin: Origin) -> set[str]:
+    """Returns the names within the folder of `origin` of those samples that are named after it."""
+    return {name.removeprefix(origin.prefix) for name in names if name.startswith(origin.prefix)}
+
+
 def _is_same(known: Mapping[str, _Known], sources: Sequence[Source], origin: Origin) -> bool:
     """Whether most of the files of a folder, or most of those recorded, are there in the version recorded."""
     found = {source.key: source for source in sources}

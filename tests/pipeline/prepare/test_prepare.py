@@ -19,6 +19,7 @@ import pytest
 from webdataset import tariterators
 
 from pipeline.prepare.__main__ import main
+from pipeline.prepare.labels import LabelError
 from pipeline.prepare.run import prepare
 from pipeline.prepare.staging import PrepareError, Staging
 from pipeline.shards.manifest import Manifest
@@ -214,7 +215,7 @@ def test_labels_come_from_the_csv_file_and_missing_ones_are_counted(folder, tmp_
     labels = tmp_path / "labels.csv"
     labels.write_text('path,word,split\na/1.mp4,"red, dark",train\n2,blue,test\nb/4,,train\nnowhere.mp4,x,y\n')
     out = tmp_path / "out"
-    summary = prepare(folder, out, config=CONFIG, labels_path=labels, workers=1)
+    summary = prepare(folder, out, config=CONFIG, labels_path=labels, workers=1, labels_may_miss=True)
     manifest = Manifest.open(out)
     assert manifest.label_columns == ["word", "split"]
     assert manifest.label_names("word") == ["blue", "red, dark"]
@@ -227,9 +228,12 @@ def test_labels_come_from_the_csv_file_and_missing_ones_are_counted(folder, tmp_
 def test_corrected_labels_reach_the_manifest_without_preparing_again(folder, tmp_path):
     labels, out = tmp_path / "labels.csv", tmp_path / "out"
     labels.write_text("path,word\n1,cat\n")
-    prepare(folder, out, config=CONFIG, labels_path=labels, workers=1)
+    with pytest.raises(LabelError, match="its rows name only 1 of 8 files"):
+        prepare(folder, out, config=CONFIG, labels_path=labels, workers=1)
+    assert not out.exists()
+    prepare(folder, out, config=CONFIG, labels_path=labels, workers=1, labels_may_miss=True)
     labels.write_text("path,word\n1,dog\n")
-    assert prepare(folder, out, config=CONFIG, labels_path=labels, workers=1).prepared == 0
+    assert main([str(folder), str(out), *TINY, "shard_samples=3", "--labels", str(labels), "--labels-may-miss"]) == 0
     assert Manifest.open(out).label_names("word") == ["dog"]
 
 

@@ -1,0 +1,103 @@
+"""Attaches labels and splits to a prepared data set, or changes them: `python -m pipeline.labels OUT labels.csv`.
+
+Nothing is decoded. A later `pipeline.prepare` of the same OUT keeps these labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.prepare.attached import read_attached, write_attached
+from pipeline.prepare.labels import LabelError, Labels, read_labels
+from pipeline.prepare.publish import publish, rejected_sources
+from pipeline.prepare.staging import PrepareError
+from pipeline.shards.manifest import Manifest, ManifestError
+from settings import PrepareConfig
+
+
+def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
+    """Gives the samples of `out` the labels of the list `path`, and publishes the manifest with them.
+
+    The columns of the list are added or replace columns of the same name. Samples without a row keep what they had.
+
+    Args:
+        may_miss: whether to go on although the list does not seem to belong to the samples.
+
+    Raises:
+        LabelError: the list cannot be used, or does not seem to belong to the samples.
+        ManifestError, PrepareError: `out` is no prepared data set, is damaged or cannot be written.
+    """
+    manifest = Manifest.open(out)
+    for shard in manifest.shards:
+        index = out / "index" / Path(shard).with_suffix(".jsonl")
+        if not index.is_file():
+            raise PrepareError(f"{index} is missing, and the manifest cannot be written again without it; restore it")
+    rejected = rejected_sources(out)
+    sources = [manifest.source(index) for index in range(len(manifest))]
+    names = [*sources, *sorted(rejected - set(sources))]
+    labels = read_labels(path, names, rejected=rejected)
+    if not may_miss:
+        labels.check()
+    try:
+        with _alone(out):
+            columns, attached = read_attached(out)
+            columns += [column for column in labels.columns if column not in columns]
+            for source in labels.by_source.keys() & set(sources):
+                attached[source] = attached.get(source, {}) | labels.by_source[source]
+            write_attached(out, columns, attached)
+            config = PrepareConfig(storage=manifest.storage, sample_rate=manifest.sample_rate, streams=manifest.streams)
+            publish(out, config=config, labels=_published(Manifest.open(out)))
+    except OSError as error:
+        raise PrepareError(f"cannot write to {out}: {error.strerror}") from None
+    return labels
+
+
+def _published(manifest: Manifest) -> Labels:
+    """The labels in the manifest."""
+    by_source: dict[str, dict[str, str]] = {manifest.source(index): {} for index in range(len(manifest))}
+    for column in manifest.label_columns:
+        names = [*manifest.label_names(column), ""]  # code -1 is unknown
+        for values, code in zip(by_source.values(), manifest.labels(column), strict=True):
+            values[column] = names[code]
+    return Labels(columns=manifest.label_columns, by_source=by_source)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Waits until no other process attaches labels to `out`."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 if the labels or the data set cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.labels", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder that pipeline.prepare has written")
+    parser.add_argument("labels", type=Path, help="list with a column path and label columns")
+    parser.add_argument(
+        "--labels-may-miss", action="store_true", help="go on if the list names no sample or fewer than half of them"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        labels = attach_labels(options.out, options.labels, may_miss=options.labels_may_miss)
+    except (LabelError, ManifestError, PrepareError) as error:
+        print(f"labels: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(labels.by_source):,} samples labelled; columns: {', '.join(map(repr, labels.columns))}")
+    for line in labels.describe():
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
