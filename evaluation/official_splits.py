@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.task import LabelledData, Split, Task
+from pipeline.lists.names import Finder
 from settings import ConfigError
 
 HMDB51_PARTS = {"0": None, "1": "train", "2": "test"}
@@ -95,8 +96,9 @@ def official_tasks(
 ) -> tuple[list[Task], list[dict[str, Any]]]:
     """The splits as tasks over `data`, and how many videos of each list are in `data`.
 
-    A video is matched by class folder and file name, anywhere below the prepared folder and ignoring case (in some
-    copies of UCF101, lists and folders disagree on HandstandPushups).
+    A video is matched by class folder and file name as by `Finder`, which ignores the media suffix, but anywhere below
+    the prepared folder and ignoring case (in some copies of UCF101, lists and folders disagree on HandstandPushups).
+    A listed path that fits several videos is counted as missing.
 
     Args:
         rejected: source path -> reason of its rejection in preparation (`read_rejected`).
@@ -108,22 +110,21 @@ def official_tasks(
     Raises:
         ConfigError: no video of the train or test part of a split is in the data.
     """
-    ids = {_key(data.source(index)): index for index in range(len(data))}
-    unreadable = {_key(source): reason for source, reason in rejected.items()}
     paths = {path for parts in official.splits.values() for path in parts}
+    ids, absent = _find(paths, [data.source(index) for index in range(len(data))], rejected)
     classes = {label: code for code, label in enumerate(sorted({_class(path) for path in paths}))}
     codes = np.full(len(data), -1, dtype=np.int32)
     for path in paths:
-        if _key(path) in ids:
-            codes[ids[_key(path)]] = classes[_class(path)]
+        if path in ids:
+            codes[ids[path]] = classes[_class(path)]
     tasks, coverage = [], []
     for number, parts in official.splits.items():
         masks = {part: np.zeros(len(data), dtype=bool) for part in PARTS}
         for part in PARTS:
             listed = [path for path, its_part in parts.items() if its_part == part]
-            found = [ids[_key(path)] for path in listed if _key(path) in ids]
+            found = [ids[path] for path in listed if path in ids]
             masks[part][found] = True
-            coverage.append(_coverage_row(number, part, listed, ids, unreadable))
+            coverage.append(_coverage_row(number, part, listed, absent))
             if not found:
                 raise ConfigError(
                     f"none of the {len(listed)} {part} videos of {official.name} split {number} is in the data (e.g. "
@@ -158,19 +159,49 @@ def read_rejected(folder: str | Path) -> dict[str, str]:
     return {entry["source"]: entry["reason"] for entry in entries}
 
 
-def _coverage_row(
-    number: int, part: str, listed: list[str], ids: Mapping[str, int], unreadable: Mapping[str, str]
-) -> dict[str, Any]:
-    absent = {path: unreadable.get(_key(path), "missing") for path in listed if _key(path) not in ids}
-    missing = sum(reason == "missing" for reason in absent.values())
+def _find(
+    paths: Iterable[str], sources: Sequence[str], rejected: Mapping[str, str]
+) -> tuple[dict[str, int], dict[str, tuple[str, bool]]]:
+    """Returns the sample of each listed path and, for the others, the reason and whether the file is unreadable."""
+    samples, refused, why = _Tails(sources), _Tails(list(rejected)), list(rejected.values())
+    ids: dict[str, int] = {}
+    absent: dict[str, tuple[str, bool]] = {}
+    for path in paths:
+        if len(found := samples.find(path)) == 1:
+            ids[path] = found[0]
+        elif found:
+            absent[path] = (f"fits {len(found)} videos, such as {sources[found[0]]} and {sources[found[1]]}", False)
+        elif unreadable := refused.find(path):
+            absent[path] = (why[unreadable[0]], True)
+        else:
+            absent[path] = ("missing", False)
+    return ids, absent
+
+
+class _Tails:
+    """Finds sources by class folder and file name, wherever the class folders lie."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._places: dict[str, list[int]] = {}
+        for place, source in enumerate(sources):
+            self._places.setdefault(_key(source), []).append(place)
+        self._finder = Finder(self._places)
+
+    def find(self, path: str) -> list[int]:
+        return [place for key in self._finder.find(_key(path)) for place in self._places[key]]
+
+
+def _coverage_row(number: int, part: str, listed: list[str], reasons: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:
+    absent = {path: reasons[path] for path in listed if path in reasons}
+    unreadable = sum(is_unreadable for _, is_unreadable in absent.values())
     return {
         "split": number,
         "part": part,
         "listed": len(listed),
         "found": len(listed) - len(absent),
-        "unreadable": len(absent) - missing,
-        "missing": missing,
-        "absent": dict(list(absent.items())[:20]),
+        "unreadable": unreadable,
+        "missing": len(absent) - unreadable,
+        "absent": {path: reason for path, (reason, _) in list(absent.items())[:20]},
     }
 
 

@@ -94,6 +94,48 @@ def test_lists_of_another_data_set_are_refused(ucf_like, hmdb_like):
         official_tasks(read_official_splits(hmdb_like.lists), Manifest.open(ucf_like.shards), rejected={})
 
 
+class Sources:
+    """Samples of which only the names matter."""
+
+    label_columns = ()
+
+    def __init__(self, sources):
+        self._sources = sources
+
+    def __len__(self):
+        return len(self._sources)
+
+    def source(self, index):
+        return self._sources[index]
+
+
+@pytest.fixture
+def two_lists(tmp_path):
+    (tmp_path / "trainlist01.txt").write_text("Yo/v_Yo_g08_c01.avi 1\nZed/v_Zed_g08_c01.avi 2\n")
+    (tmp_path / "testlist01.txt").write_text("Yo/v_Yo_g01_c01.avi\nZed/v_Zed_g01_c01.avi\n")
+    return read_official_splits(tmp_path)
+
+
+def test_converted_videos_are_found_under_their_new_suffix(two_lists):
+    data = Sources([f"ucf/{label}/v_{label}_g{group}_c01.mp4" for label in ("Yo", "Zed") for group in ("01", "08")])
+    (task,), coverage = official_tasks(two_lists, data, rejected={})
+    assert task.train.tolist() == [False, True, False, True]
+    assert task.codes.tolist() == [0, 0, 1, 1]
+    assert [row["found"] for row in coverage] == [2, 2]
+
+
+def test_a_listed_path_that_fits_two_videos_is_in_no_part_and_named(two_lists):
+    names = ["Yo/v_Yo_g08_c01", "Yo/v_Yo_g01_c01", "Zed/v_Zed_g01_c01"]
+    data = Sources(
+        [f"{names[0]}.mp4", f"{names[0]}.mkv", f"{names[1]}.avi", f"{names[1]}.mp4", "Zed/v_Zed_g08_c01.avi"]
+    )
+    (task,), (train, test) = official_tasks(two_lists, data, rejected={f"{names[2]}.mp4": "empty file"})
+    assert task.train.tolist() == [False, False, False, False, True]
+    assert task.test.tolist() == [False, False, True, False, False]
+    assert train["absent"] == {f"{names[0]}.avi": f"fits 2 videos, such as {names[0]}.mp4 and {names[0]}.mkv"}
+    assert (train["missing"], test["unreadable"], test["absent"]) == (1, 1, {f"{names[2]}.avi": "empty file"})
+
+
 def test_the_real_data_sets_own_files_are_prepared_and_found(real_data, tmp_path):
     """DivX and XviD in AVI, without sound, metadata in odd encodings: as UCF101 and HMDB51 come."""
     videos = sorted((real_data / "videos" / "benchmark_clips").glob("*.avi"))
