@@ -17,6 +17,7 @@ import torchaudio
 
 from common.randomness import numpy_generator
 from experiments.corpora.pairs import Pairs
+from pipeline.lists.names import Finder
 from pipeline.load.log_mel import LogMel
 from pipeline.load.reference.raw_decoding import decode_pcm
 from settings import AudioConfig, ConfigError
@@ -50,11 +51,14 @@ def read_sounds(folder: Path, rate: int) -> Sounds:
         raise ConfigError(f"{folder} must hold ESC-50 (meta/esc50.csv and audio/); {table} is missing")
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    paths = {path.stem: path for path in sorted((folder / "audio").iterdir())}
-    pcm = [
-        decode_pcm(str(paths[Path(row["filename"]).stem]), origin=0.0, rate=rate, start=0, length=SECONDS * rate)
-        for row in rows
-    ]
+    finder = Finder(path.name for path in (folder / "audio").iterdir())
+    pcm = []
+    for row in rows:
+        found = finder.find(row["filename"])
+        if len(found) != 1:
+            raise ConfigError(f"{folder}/audio must hold one file {row['filename']}, of any suffix, not {len(found)}")
+        path = str(folder / "audio" / found[0])
+        pcm.append(decode_pcm(path, origin=0.0, rate=rate, start=0, length=SECONDS * rate))
     return Sounds(
         pcm=torch.from_numpy(np.stack(pcm)).float() / 32768,
         classes=np.array([int(row["target"]) for row in rows]),
