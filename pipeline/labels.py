@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.prepare.attached import read_attached, write_attached
@@ -18,7 +19,8 @@ from pipeline.prepare.labels import LabelError, Labels, read_labels
 from pipeline.prepare.publish import publish, rejected_sources
 from pipeline.prepare.staging import PrepareError
 from pipeline.shards.manifest import Manifest, ManifestError
-from settings import PrepareConfig
+from settings import ConfigError, PrepareConfig
+from settings.load import from_dict
 
 
 def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
@@ -51,7 +53,11 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
             for source in labels.by_source.keys() & set(sources):
                 attached[source] = attached.get(source, {}) | labels.by_source[source]
             write_attached(out, columns, attached)
-            config = PrepareConfig(storage=manifest.storage, sample_rate=manifest.sample_rate, streams=manifest.streams)
+            config = replace(
+                from_dict(PrepareConfig, {"streams": manifest.streams}, source=f"{out}/manifest/meta.json"),
+                storage=manifest.storage,
+                sample_rate=manifest.sample_rate,
+            )
             publish(out, config=config, labels=_published(Manifest.open(out)))
     except OSError as error:
         raise PrepareError(f"cannot write to {out}: {error.strerror}") from None
@@ -90,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         labels = attach_labels(options.out, options.labels, may_miss=options.labels_may_miss)
-    except (LabelError, ManifestError, PrepareError) as error:
+    except (ConfigError, LabelError, ManifestError, PrepareError) as error:
         print(f"labels: {error}", file=sys.stderr)
         return 2
     print(f"{len(labels.by_source):,} samples labelled; columns: {', '.join(map(repr, labels.columns))}")

@@ -98,7 +98,7 @@ def _published(sample: list[list[str]], hits: list[int], is_file: Callable[[str]
             continue
         if all(pattern.fullmatch(cell) for cells in sample for pattern, cell in zip(patterns, cells, strict=True)):
             place = {name: index for index, name in enumerate(columns)}
-            labels = {name: place[name] for name in ("label", "split") if name in place}
+            labels = {name: index for name, index in place.items() if name in ("label", "split")}
             form = Form(file=place["youtube_id"], start=place["start"], end=place.get("end"), labels=labels)
             found = any(is_file(spelling) for cells in sample for spelling in form.spellings(cells))
             return form if found or not any(hits) else None

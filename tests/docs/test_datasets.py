@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.prepare.labels import read_labels
 from pipeline.prepare.sources import find_sources
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -36,19 +35,6 @@ def _rows(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_kinetics_labels(tmp_path):
-    _run(
-        "Kinetics-400, -600, -700",
-        tmp_path,
-        {"kinetics700/train.csv": KINETICS + 'playing piano,---QUuC4vJs,84,94,train\n"a, b",x,0,10,train\n'},
-    )
-    labels = read_labels(tmp_path / "labels.csv", ["---QUuC4vJs_000084_000094.mp4", "deep/x_000000_000010.mp4"])
-    assert labels.by_source == {
-        "---QUuC4vJs_000084_000094.mp4": {"label": "playing piano", "split": "train"},
-        "deep/x_000000_000010.mp4": {"label": "a, b", "split": "train"},
-    }
-
-
 def test_kinetics_sounds_links_the_clips_that_are_there(tmp_path):
     clips = ["playing accordion,a,1,11", "mowing lawn,b,2,12", "abseiling,c,3,13", "tickling,lost,4,14"]
     _run(
@@ -68,15 +54,6 @@ def test_kinetics_sounds_links_the_clips_that_are_there(tmp_path):
 def test_kinetics_sounds_has_31_classes():
     listed = re.search(r'CLASSES = """(.*?)"""', TEXT, re.DOTALL).group(1).replace("\n", " ").split(", ")
     assert len(set(listed)) == len(listed) == 31
-
-
-def test_vggsound_labels(tmp_path):
-    _run("VGGSound", tmp_path, {"vggsound.csv": '-1p,10,"people eating, crunching",train\nq,428,skiing,test\n'})
-    assert _rows(tmp_path / "labels.csv") == [
-        ["path", "label", "split"],
-        ["-1p_000010", "people eating, crunching", "train"],
-        ["q_000428", "skiing", "test"],
-    ]
 
 
 def test_ucf101_labels(tmp_path):
