@@ -110,7 +110,7 @@ def _named(table: Table, sample: list[list[str]], hits: list[int], is_file: Call
     first = sample[0]
     words = [_word(cell) for cell in first]
     named = any(map(_is_known, words)) and not any(is_file(cell) for cell in first if not _is_known(_word(cell)))
-    if "path" in words or named:
+    if ("path" in words or named) and not any(split_suffix(cell)[1] for cell in first):
         return _from_header(table, first, hits, header=True)
     for cells in table.comments[::-1]:
         if len(cells) == len(first) and any(_is_known(_word(cell)) for cell in cells):

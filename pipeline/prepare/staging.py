@@ -260,9 +260,10 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
         if old.get(key) != new.get(key)
     ]
     if differing:
-        raise PrepareError(
-            f"{out} was prepared with other settings: {'; '.join(differing)}. Use the same settings, or another folder"
-        )
+        remedy = "Use the same settings, or another folder"
+        if old.get("labels") != new["labels"]:
+            remedy += f"; to change only labels: python -m pipeline.labels {out} LABELS"
+        raise PrepareError(f"{out} was prepared with other settings: {'; '.join(differing)}. {remedy}")
 
 
 def _setting(recipe: Mapping[str, Any], key: str) -> str:

@@ -191,6 +191,7 @@ KINETICS = 'label,youtube_id,time_start,time_end,split\n"a, b",-x,84,94,train\n'
         ("a b.mp4 3\r\nc.mp4 1\r\n", ["a b.avi", "c.avi"], [{"label": "3"}, {"label": "1"}]),
         ("dog,x\ncat,y\n", ["x.wav", "y.wav"], [{"label": "dog"}, {"label": "cat"}]),
         ("gone.wav,dog\nx.wav,cat\n", ["x.wav"], [{"label": "cat"}]),
+        ("gone.wav,name\nx.wav,clip\n", ["x.wav"], [{"label": "clip"}]),
         ("x,dog,train\ny,cat,test\n", ["x.wav"], [{"label": "dog", "split": "train"}]),
         ("#20_x.avi,dog\ny.avi,cat\n", ["#20_x.avi", "y.avi"], [{"label": "dog"}, {"label": "cat"}]),
         (",path,word\n0,x.wav,hi\n", ["x.wav"], [{"word": "hi"}]),
