@@ -5,6 +5,11 @@ python evaluate.py --checkpoint RUN --protocol P --data SHARDS [--config configs
 
 from __future__ import annotations
 
+from common.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("evaluate.py")
+
 import argparse
 import sys
 from dataclasses import replace

@@ -9,6 +9,11 @@ torchvision's architectures have torchvision's names, without `fc`; `python expo
 
 from __future__ import annotations
 
+from common.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("export.py")
+
 import argparse
 import io
 import json

@@ -5,7 +5,13 @@ Started directly, it trains in one process, on a GPU if there is one and otherwi
 
 from __future__ import annotations
 
+from common.signals import end_on_signals, exit_status, name_of, received
+
+if __name__ == "__main__":
+    end_on_signals("train.py", terminated=75)
+
 import argparse
+import os
 import sys
 import time
 from itertools import islice
@@ -26,7 +32,8 @@ from training.dry_run import dry_run
 from training.memory import explain_out_of_memory, is_out_of_memory
 from training.nonfinite import TrainingError
 from training.pool import known_labels, pool_ids
-from training.preemption import EXIT_PREEMPTED
+from training.ranks.errors import RankError
+from training.resume import claim
 from training.run import Run
 from training.step import Learner
 from training.tracking.profiling import DEFAULT_STEPS, parse_steps
@@ -55,55 +62,84 @@ def main() -> int:
     args = parser.parse_intermixed_args()
     try:
         config = load_config(Config, args.config, args.overrides)
-        world = distributed.start(config.train.device, config.train.threads)
-        if args.dry_run:
-            loader, learner, _ = build(config, world)
-            dry_run(config, world, loader=loader, learner=learner)
-            finished = True
-        else:
-            finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
+        with distributed.lost_ranks_named():
+            world = distributed.start(config.train.device, config.train.threads, config.train.timeout_seconds)
+            if args.dry_run:
+                loader, learner, _ = build(config, world)
+                dry_run(config, world, loader=loader, learner=learner)
+                finished = True
+            else:
+                finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
+    except RankError as error:
+        return end_without_the_others(error)
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
-        print_error("train.py", error)
-        return 2
+        return fail(str(error))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
+            distributed.say_farewell(f"{type(error).__name__}: {error}")
             raise
-        print_error("train.py", explain_out_of_memory(config, error))
-        return 2
+        return fail(explain_out_of_memory(config, error))
     # Not reached after an error: NCCL would then wait for the other processes, which wait for this one.
     distributed.stop()
-    return 0 if finished else EXIT_PREEMPTED
+    return 0 if finished else exit_status(received())
+
+
+def fail(message: str) -> int:
+    """Prints an error for the user, tells it to the other processes, and returns the exit status."""
+    print_error("train.py", message)
+    distributed.say_farewell(message.partition("\n")[0])
+    return 2
+
+
+def end_without_the_others(error: RankError) -> int:
+    """Ends this process at once if a group was joined: leaving it in good order would wait for the others."""
+    status = fail(str(error))
+    if error.after_signal:
+        status = exit_status(error.after_signal)
+        print_error("train.py", f"stopped by {name_of(error.after_signal)}")
+    if distributed.is_joined():
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def train(config: Config, world: distributed.World, *, resume: str, profile: range = range(0)) -> bool:
     """Trains until the run ends; returns False if it was asked to stop earlier (it has then saved a checkpoint)."""
     loader, learner, monitor = build(config, world)
-    run = Run(
-        config=config,
-        world=world,
-        learner=learner,
-        fingerprint=loader.dataset.fingerprint,
-        bad_samples=loader.bad_samples,
-        total_steps=learner.total_steps,
-        profile=profile,
-        measure=monitor.measure if monitor else None,
-        measure_every=config.monitor.every_epochs * len(loader),
-        labels=known_labels(config, loader.dataset),
-    )
-    run.resume(resume)
+    with claim(Path(config.run_dir), world, resume=resume):
+        run = Run(
+            config=config,
+            world=world,
+            learner=learner,
+            fingerprint=loader.dataset.fingerprint,
+            bad_samples=loader.bad_samples,
+            total_steps=learner.total_steps,
+            profile=profile,
+            measure=monitor.measure if monitor else None,
+            measure_every=config.monitor.every_epochs * len(loader),
+            labels=known_labels(config, loader.dataset),
+        )
+        run.resume(resume)
+        with run, distributed.lost_ranks_named():
+            steps(run, loader, learner)
+        return run.finished
+
+
+def steps(run: Run, loader: ClipLoader, learner: Learner) -> None:
+    """Makes the steps of a run until it ends or stops."""
+    config = run.config
     batches = loader.steps(run.step, run.total_steps)
-    with run:
-        while not run.stopping:
-            epoch, offset = divmod(run.step, len(loader))
-            if offset == 0 and config.draws_pool(epoch):
-                started = time.perf_counter()
-                ids = pool_ids(config, loader.ids, epoch, world)
-                learner.fill(loader.clips(ids, epoch=epoch, purpose="pool"), epoch=epoch)
-                run.exclude(time.perf_counter() - started)
-            for batch in run.batches(islice(batches, len(loader) - offset)):
-                metrics = learner.step(batch, run.step)
-                run.record(metrics, epoch=epoch)
-    return run.finished
+    run.measure_if_due()
+    while not run.stopping:
+        epoch, offset = divmod(run.step, len(loader))
+        if offset == 0 and config.draws_pool(epoch):
+            started = time.perf_counter()
+            ids = pool_ids(config, loader.ids, epoch, run.world)
+            learner.fill(run.until_stopped(loader.clips(ids, epoch=epoch, purpose="pool")), epoch=epoch)
+            run.exclude(time.perf_counter() - started)
+        for batch in run.batches(islice(batches, len(loader) - offset)):
+            metrics = learner.step(batch, run.step)
+            run.record(metrics, epoch=epoch)
 
 
 def build(config: Config, world: distributed.World) -> tuple[ClipLoader, Learner, Monitor | None]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,16 @@ class Monitor:
         self._mine = ids[rank::world_size]
         self._labels = labels
 
-    def measure(self, model: CrossModalModel) -> dict[str, float]:
+    def measure(self, model: CrossModalModel, stopping: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Accuracy of the query encoders' features, and effective rank of their embeddings.
 
         All ranks must call it together. Rank 0 warns if the effective rank is too low.
 
+        Args:
+            stopping: whether this process was asked to stop; the measurement then ends early on all ranks.
+
         Returns:
+            {} if any rank is stopping; otherwise
             monitor/knn_video, monitor/knn_audio; monitor/majority, the accuracy of always naming the most frequent
             class; monitor/rank_video, monitor/rank_audio; monitor/seconds. The same on all ranks. For a modality with
             a feature that is not finite, knn and rank are not available and left out; rank 0 warns.
@@ -85,9 +90,12 @@ class Monitor:
         began = time.perf_counter()
         with _eval_mode(model):
             clips = self._loader.uniform_clips(self._mine, clips=1)
-            mine = extract({"": model}, clips, self._mine)[""]
+            mine = extract({"": model}, takewhile(lambda _: not stopping(), clips), self._mine)[""]
+        everyone = self._gather((self._mine, mine, stopping()))
+        if any(stopped for *_, stopped in everyone):
+            return {}
         # With fewer samples than ranks, some ranks have no features.
-        shares = [share for share in self._gather((self._mine, mine)) if len(share[0])]
+        shares = [(ids, features) for ids, features, _ in everyone if len(ids)]
         labels = self._labels[np.concatenate([ids for ids, _ in shares])]
         numbers = {"monitor/majority": float(np.bincount(labels).max()) / len(labels)}
         for modality in shares[0][1].pooled:

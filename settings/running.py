@@ -41,6 +41,9 @@ class TrainConfig:
     """Number of steps between two lines of metrics.jsonl."""
     max_nonfinite_steps: int = 5
     """A step whose gradient is not finite is skipped on all processes; after this many in a row the run stops."""
+    timeout_seconds: float = 300.0
+    """Seconds that a process waits for the others, at the start and in each step; then the run ends and names the one
+    that is missing or hangs. It must be longer than what one process does alone, such as writing a checkpoint."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
@@ -52,6 +55,10 @@ class TrainConfig:
         require(
             self.max_nonfinite_steps >= 1,
             f"train.max_nonfinite_steps must be at least 1, not {self.max_nonfinite_steps}",
+        )
+        require(
+            1 <= self.timeout_seconds <= 86400,
+            f"train.timeout_seconds must be in [1, 86400], not {self.timeout_seconds}",
         )
 
 

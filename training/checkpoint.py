@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 import threading
+import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -15,8 +16,24 @@ from common.trees import flatten
 from model.encoder import CrossModalModel, build_model
 from settings import Config, ConfigError, from_dict, to_dict
 from settings.load import format_value
+from training.saving.choose import DAMAGED, find, newest
+from training.saving.contents import is_finite, load
+from training.saving.files import (
+    CheckpointError,
+    DamagedCheckpoint,
+    checkpoint_files,
+    checksum_path,
+    file_name,
+    set_aside,
+    verify,
+)
+from training.saving.writing import HashingFile, saved_bytes
 
 FORMAT = 1
+RETRY_SECONDS = (1.0, 2.0, 4.0)
+"""Pauses before the last checkpoint is tried again if it cannot be written."""
+LONGEST_PAUSE = 60.0
+"""Longest time in seconds before training tries again to write a checkpoint that failed."""
 # Settings that may differ when a run is resumed: they affect where and how fast it computes and what it records, but
 # not what it trains, except for rounding. An entry that ends in a dot stands for a whole section.
 FREE_KEYS = (
@@ -28,6 +45,7 @@ FREE_KEYS = (
     "data.max_bad_fraction",
     "train.device",
     "train.threads",
+    "train.timeout_seconds",
     "train.log_every",
     "checkpoint.",
     "log.",
@@ -35,10 +53,21 @@ FREE_KEYS = (
 )
 
 log = logging.getLogger(__name__)
+__all__ = [
+    "CheckpointError",
+    "CheckpointStore",
+    "find",
+    "load_model",
+    "model_of",
+    "read",
+    "require_same_config",
+    "saved_bytes",
+    "verify",
+]
 
 
-class CheckpointError(RuntimeError):
-    """Raised for a checkpoint that cannot be used; the message names the file and says what to do."""
+class _NotFinite(ValueError):
+    """The state to be saved holds weights that are not finite."""
 
 
 class CheckpointStore:
@@ -46,23 +75,32 @@ class CheckpointStore:
 
     Args:
         folder: the folder; it is created if missing.
-        keep: number of newest checkpoints to keep.
+        keep: number of newest complete checkpoints to keep; damaged ones do not count.
         milestone_every: checkpoints at multiples of this many steps are never deleted; 0 for none.
     """
 
     def __init__(self, folder: Path, *, keep: int, milestone_every: int = 0) -> None:
         self.folder, self.keep, self.milestone_every = folder, keep, milestone_every
         self._writer: threading.Thread | None = None
+        self._unwritten: tuple[dict[str, Any], int] | None = None
+        self._failures, self._try_again_at = 0, 0.0
+        self._error: Exception | None = None
+        self._known_whole: dict[str, tuple[int, int, int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, state: dict[str, Any], *, step: int) -> None:
+    def save(self, state: dict[str, Any], *, step: int, prune: bool = True) -> None:
         """Copies `state` now and writes it in the background, after any pending write has finished.
 
-        A disk error (full, missing) is logged and leaves the last good checkpoint untouched.
+        If it cannot be written (a full disk, weights that are not finite), a warning says so, the earlier checkpoints
+        stay untouched, and `wants_retry` becomes true soon.
+
+        Args:
+            prune: delete the checkpoints that are older than the newest `keep`.
         """
+        self._unwritten = None  # frees the memory of a state that could not be written
         snapshot = _copy_to_cpu({"format": FORMAT, "step": step, **state})
         self.wait()
-        self._writer = threading.Thread(target=self._write, args=(snapshot, step), name="checkpoint-writer")
+        self._writer = threading.Thread(target=self._write, args=(snapshot, step, prune), name="checkpoint-writer")
         self._writer.start()
 
     def wait(self) -> None:
@@ -71,54 +109,92 @@ class CheckpointStore:
             self._writer.join()
             self._writer = None
 
-    def newest(self) -> Path | None:
-        """Returns the newest complete checkpoint or None; skips damaged ones with a warning."""
-        for path in sorted(self.folder.glob("step-*.pt"), reverse=True):
-            try:
-                verify(path)
-            except CheckpointError as error:
-                log.warning("%s; trying the previous one", error)
-            else:
-                return path
-        return None
+    @property
+    def wants_retry(self) -> bool:
+        """Whether the last write failed and it is time to save again."""
+        return self._unwritten is not None and time.monotonic() >= self._try_again_at
 
-    def _write(self, state: dict[str, Any], step: int) -> None:
-        path = self.folder / f"step-{step:09d}.pt"
+    def finish(self) -> None:
+        """Waits until the last checkpoint is on disk; tries again a few times if it could not be written.
+
+        Raises:
+            CheckpointError: it cannot be written; the message names the newest checkpoint that can be used.
+        """
+        self.wait()
+        for seconds in RETRY_SECONDS:
+            if self._unwritten is None or isinstance(self._error, _NotFinite):
+                break
+            time.sleep(seconds)
+            self._write(*self._unwritten, True)
+        if self._unwritten is not None:
+            chosen, _ = newest(self.folder)
+            safe = f"the newest safe checkpoint is {chosen}" if chosen else "there is no earlier checkpoint"
+            raise CheckpointError(
+                f"the last checkpoint {self.folder / file_name(self._unwritten[1])} could not be written, in "
+                f"{self._failures} attempts: {self._error}; {safe}. Repair the cause, then resume with --resume auto"
+            )
+
+    def newest(self) -> Path | None:
+        """Returns the checkpoint to resume from, or None; warns of those that cannot be used."""
+        return newest(self.folder)[0]
+
+    def _write(self, state: dict[str, Any], step: int, prune: bool) -> None:
+        path = self.folder / file_name(step)
         try:
+            if not is_finite(state):
+                raise _NotFinite("the weights are not finite")
+            self._remove_unfinished()
             with replacing(path, durable=True) as unfinished:
                 with unfinished.open("wb") as file:
-                    hashing = _HashingFile(file)
+                    hashing = HashingFile(file)
                     hashing.save(state)
                 # Written before the checkpoint gets its final name, so that no checkpoint is without its checksum.
-                write_atomically(_checksum_path(path), f"{hashing.digest}  {path.name}\n", durable=True)
-        except OSError as error:
+                write_atomically(checksum_path(path), f"{hashing.digest}  {path.name}\n", durable=True)
+        except Exception as error:  # whatever it is, it would end only this thread, and nobody would know
+            self._unwritten, self._error = (state, step), error
+            self._try_again_at = time.monotonic() + min(10.0 * self._failures, LONGEST_PAUSE)
+            self._failures += 1
             log.warning(
-                "could not write the checkpoint %s: %s; training continues, the last good one stays", path, error
+                "could not write the checkpoint %s: %s; training continues, the last good one stays, and the next "
+                "attempt is soon",
+                path,
+                error,
             )
             return
-        self._prune()
+        self._unwritten, self._failures = None, 0
+        self._known_whole[path.name] = _identity(path)
+        if prune:
+            self._prune(step)
 
-    def _prune(self) -> None:
-        # Only this writer creates such files, and it has just finished, so any that remain are from a killed run.
+    def _remove_unfinished(self) -> None:
+        # Only this writer creates such files, and it writes one at a time, so any that exist are from a killed run.
         for unfinished in self.folder.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
-        paths = sorted(self.folder.glob("step-*.pt"))
-        for path in paths[: -self.keep]:
-            if not (self.milestone_every and step_of(path) % self.milestone_every == 0):
+
+    def _prune(self, newest_step: int) -> None:
+        whole = 0
+        for step, path in checkpoint_files(self.folder):
+            if step > newest_step:
+                continue  # not written by this run, and no reason to delete what it has written
+            if whole < self.keep:
+                whole += self._is_whole(path)
+            elif not (self.milestone_every and step % self.milestone_every == 0):
                 path.unlink(missing_ok=True)
-                _checksum_path(path).unlink(missing_ok=True)
+                checksum_path(path).unlink(missing_ok=True)
 
-
-def verify(path: Path) -> None:
-    """Raises CheckpointError if the file's SHA-256 differs from its recorded checksum."""
-    try:
-        expected = _checksum_path(path).read_text().split()[0]
-        with open(path, "rb") as file:
-            actual = _sha256(file)
-    except (OSError, IndexError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot verify the checkpoint {path}: {error}") from None
-    if actual != expected:
-        raise CheckpointError(f"the checkpoint {path} is damaged: its SHA-256 differs from {_checksum_path(path).name}")
+    def _is_whole(self, path: Path) -> bool:
+        """Verifies a checkpoint, unless it has not changed since it was last verified or written."""
+        try:
+            identity = _identity(path)
+            if self._known_whole.get(path.name) != identity:
+                verify(path, named=True)
+                self._known_whole[path.name] = identity
+        except (CheckpointError, OSError) as error:
+            log.warning("%s; it does not count among the checkpoints to keep", error)
+            if isinstance(error, DamagedCheckpoint):
+                set_aside(path, reason=DAMAGED)
+            return False
+        return True
 
 
 def read(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -128,40 +204,13 @@ def read(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, or of a format that this version does not read.
     """
     verify(path)
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many types here, depending on the file
-        # torch's own message is long and recommends unpickling arbitrary objects, so it is not repeated.
-        what = "damaged, or not a checkpoint of this program"
-        raise CheckpointError(f"the checkpoint {path} cannot be read: it is {what} ({type(error).__name__})") from error
+    state = load(path, device=device)
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise CheckpointError(
             f"the checkpoint {path} has format {format_value(found)}, but this version reads format {FORMAT}"
         )
     return state
-
-
-def saved_bytes(state: dict[str, Any]) -> int:
-    """Returns the bytes that a checkpoint of `state` would take, without writing it."""
-    counting = _CountingFile()
-    torch.save(state, counting)  # type: ignore[arg-type]  # it calls write and flush only
-    return counting.count
-
-
-def find(path: str | Path) -> Path:
-    """Returns `path` if it is a file, else the newest complete checkpoint of the run folder `path`.
-
-    Raises:
-        CheckpointError: there is no checkpoint.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    newest = CheckpointStore(path / "checkpoints", keep=1).newest() if (path / "checkpoints").is_dir() else None
-    if newest is None:
-        raise CheckpointError(f"no checkpoint at {path}: give a run folder (with checkpoints/step-*.pt) or a .pt file")
-    return newest
 
 
 def load_model(path: str | Path) -> tuple[Config, CrossModalModel]:
@@ -177,15 +226,25 @@ def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalM
     """
     config = from_dict(Config, state.get("config"), source=source)
     try:
+        _require_shapes(config, state["model"])
         model = build_model(config.model, audio=config.audio, seed=config.seed)
+        model.load_state_dict(state["model"])
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
-    try:
-        model.load_state_dict(state["model"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, OverflowError) as error:
         found = format_value(" ".join(str(error).split()))
         raise CheckpointError(f"the checkpoint {source} holds no model that fits its configuration: {found}") from None
     return config, model.eval()
+
+
+def _require_shapes(config: Config, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError if the tensors are not those of the model, which is only outlined here, not allocated."""
+    with torch.device("meta"):
+        outline = build_model(config.model, audio=config.audio, seed=config.seed).state_dict()
+    for name in sorted(outline.keys() | tensors.keys()):
+        wanted, found = (tuple(side[name].shape) if name in side else "absent" for side in (outline, tensors))
+        if wanted != found:
+            raise ValueError(f"{name} should be {wanted}, but is {found}")
 
 
 def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> None:
@@ -204,11 +263,6 @@ def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> No
         )
 
 
-def step_of(path: Path) -> int:
-    """Returns the step in a checkpoint's file name."""
-    return int(path.stem.removeprefix("step-"))
-
-
 def _copy_to_cpu(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
@@ -219,52 +273,6 @@ def _copy_to_cpu(value: Any) -> Any:
     return value
 
 
-class _HashingFile:
-    """A file that computes the SHA-256 of its data while writing."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Runs torch.save into this file; raises OSError if the disk fails."""
-        try:
-            torch.save(state, self)  # type: ignore[arg-type]  # it calls write and flush only
-        except RuntimeError as error:
-            # torch reports a failed write as a RuntimeError about an unexpected position.
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-
-    @property
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-
-class _CountingFile:
-    """A file that counts the bytes written and discards them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def write(self, data: bytes) -> int:
-        self.count += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _checksum_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
+def _identity(path: Path) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns

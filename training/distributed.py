@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
+from common.signals import received
 from settings import ConfigError
 from training.process import set_up_process
+from training.ranks.errors import RankError
+from training.ranks.heartbeat import Heartbeat
+from training.ranks.roll_call import address, open_store, roll_call, whole_number
 
 T = TypeVar("T")
 
 ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
 """The name of torch.distributed's gather into one tensor; the second is the one before torch 2.14."""
+TIMEOUT = 300.0
+"""Default of train.timeout_seconds."""
+_LOST = ("gloo", "nccl", "connection closed", "connection reset", "connection refused", "timed out", "broken pipe")
+"""Parts of the messages of collectives that fail because another process does not take part."""
+
+_heartbeat: Heartbeat | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class World:
         return self.rank == 0
 
 
-def start(device: str = "auto", threads: int = 0) -> World:
+def start(device: str = "auto", threads: int = 0, timeout: float = TIMEOUT) -> World:
     """Sets up this process (see `training.process`) and joins the process group that torchrun describes.
 
     Without torchrun's environment variables the process trains alone.
@@ -45,12 +55,16 @@ def start(device: str = "auto", threads: int = 0) -> World:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         threads: number of threads that torch computes with on a CPU; 0 divides the available cores among this
             machine's processes.
+        timeout: seconds to wait for another process, at the start and in a collective.
 
     Raises:
-        ConfigError: device is "cuda" and this process has no GPU.
+        ConfigError: device is "cuda" and this process has no GPU, or the environment variables make no sense.
+        RankError: not all processes have started within `timeout` seconds.
     """
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = whole_number("LOCAL_RANK", 0), max(1, whole_number("LOCAL_WORLD_SIZE", 1))
+    rank, size = whole_number("RANK", 0), whole_number("WORLD_SIZE", 1)
+    if size > 1 and rank >= size:
+        raise ConfigError(f"RANK={rank} must be less than WORLD_SIZE={size}: start the processes with torchrun")
     gpus = torch.cuda.device_count()
     if device == "auto":
         device = "cuda" if gpus else "cpu"
@@ -60,39 +74,89 @@ def start(device: str = "auto", threads: int = 0) -> World:
             f"start torchrun with --nproc_per_node={max(gpus, 1)} or set train.device=cpu"
         )
     world = World(
-        rank=int(os.environ.get("RANK", 0)),
-        size=size,
+        rank=rank if size > 1 else 0,
+        size=max(1, size),
         local_rank=local_rank,
         local_size=local_size,
         device=torch.device(device, local_rank) if device == "cuda" else torch.device("cpu"),
     )
     set_up_process(world.device, threads=threads, processes=local_size)
     if size > 1 and not dist.is_initialized():
-        # gloo in addition to NCCL: small messages between hosts must not wait for the GPU's queue.
-        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        _join(backend, size=size, local_size=local_size)
+        _join(world, timeout)
     return world
 
 
-def _join(backend: str, *, size: int, local_size: int) -> None:
+def _join(world: World, timeout: float) -> None:
     """Joins the process group through a store that no earlier attempt of torchrun has written to."""
-    timeout = timedelta(minutes=10)
+    global _heartbeat
+    store = open_store(rank=world.rank, size=world.size, timeout=timeout)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
-    if restarts is None or size > local_size:
-        # Each machine counts its own restarts, so the counts may differ; docs/running.md says what to set instead.
-        dist.init_process_group(backend, timeout=timeout)
-        return
-    # torchrun keeps one store across restarts: without a prefix per attempt, a process that starts early finds the
-    # addresses of processes that died ("Gloo connectFullMesh failed ... Connection refused").
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    store = dist.PrefixStore(f"attempt {restarts}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    attempt = ""
+    # Each machine counts its own restarts, so the counts may differ; docs/running.md says what to set instead.
+    if restarts is not None and world.size == world.local_size:
+        # torchrun keeps one store across restarts: without a prefix per attempt, a process that starts early finds the
+        # addresses of processes that died ("Gloo connectFullMesh failed ... Connection refused").
+        attempt = f"attempt {restarts}"
+    store = dist.PrefixStore(attempt, store) if attempt else store
+    roll_call(store, rank=world.rank, size=world.size, timeout=timeout)
+    # gloo in addition to NCCL: small messages between hosts must not wait for the GPU's queue. NCCL ends the process
+    # with pages of its own when it times out, so that the heartbeat, which names the process that hangs, comes first.
+    gpu = world.device.type == "cuda"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo",
+        store=dist.PrefixStore("group", store),
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(seconds=timeout + 60 * gpu),
+    )
+    host, port = address(world.size)
+    _heartbeat = Heartbeat(host, port, prefix=attempt, rank=world.rank, size=world.size, timeout=timeout)
+
+
+def is_joined() -> bool:
+    """Returns whether this process belongs to a process group."""
+    return dist.is_initialized()
 
 
 def stop() -> None:
     """Leaves the process group, if one was joined."""
+    global _heartbeat
+    if _heartbeat is not None:
+        _heartbeat.stop()
+        _heartbeat = None
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def beat(doing: str) -> None:
+    """Tells the other processes what this one does from now on."""
+    if _heartbeat is not None:
+        _heartbeat.beat(doing)
+
+
+def say_farewell(reason: str) -> None:
+    """Tells the other processes why this one ends with an error."""
+    if _heartbeat is not None:
+        _heartbeat.say_farewell(reason)
+
+
+@contextmanager
+def lost_ranks_named() -> Iterator[None]:
+    """Raises RankError, which names the process at fault, if a collective fails because another process is missing."""
+    try:
+        yield
+    except RankError:
+        raise
+    except RuntimeError as error:
+        if not dist.is_initialized() or not _is_lost_rank(error):
+            raise
+        signalled = received()
+        told = _heartbeat.explain() if _heartbeat is not None else str(error).strip().splitlines()[0]
+        raise RankError(f"another process of this run has failed: {told}", after_signal=signalled) from error
+
+
+def _is_lost_rank(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(part in str(error).lower() for part in _LOST)
 
 
 def gather_tensor(rows: torch.Tensor) -> torch.Tensor:
@@ -168,8 +232,13 @@ def from_main(value: T) -> T:
 
 def any_rank(flag: bool) -> bool:
     """Returns whether `flag` is true on at least one rank; does not wait for a GPU."""
+    return bool(largest([float(flag)])[0])
+
+
+def largest(values: Sequence[float]) -> list[float]:
+    """Returns the largest of all ranks' values, position by position; does not wait for a GPU."""
     if not dist.is_initialized():
-        return flag
-    seen = torch.tensor([float(flag)])
+        return list(values)
+    seen = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(seen, op=dist.ReduceOp.MAX)
-    return bool(seen.item())
+    return seen.tolist()

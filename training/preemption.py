@@ -1,34 +1,57 @@
-"""Preemption: on SIGTERM (a scheduler reclaims the node) a run saves and exits with a distinct status."""
+"""Preemption: on SIGTERM (a scheduler reclaims the node) or Ctrl-C a run saves and exits with a distinct status."""
 
 from __future__ import annotations
 
 import signal
-from types import FrameType
+from contextlib import ExitStack
 
-from training.distributed import any_rank
+from common import signals
+from training.distributed import largest
 
 EXIT_PREEMPTED = 75
-"""Exit status (EX_TEMPFAIL) of a run that saved and stopped on request; --resume auto resumes it."""
+"""Exit status (EX_TEMPFAIL) of a run that saved and stopped on SIGTERM; --resume auto resumes it."""
+_URGENCY = (0, signal.SIGTERM, signal.SIGINT)
+"""If ranks have received different signals, they agree on the last one of these."""
+
+
+class Stopped(Exception):
+    """Raised between two steps, on all ranks alike, if the run was asked to stop."""
 
 
 class Preemption:
-    """Context manager that records SIGTERM and makes all ranks agree on the step at which they stop."""
+    """Context manager that records SIGTERM and Ctrl-C and makes all ranks agree on the step at which they stop."""
 
     def __init__(self) -> None:
-        self._signalled = False
-        self.requested = False
+        self._context = ExitStack()
+        self.signal = 0
+        """The signal that the ranks have agreed on; 0 before that."""
 
     def __enter__(self) -> Preemption:
-        self._previous_handler = signal.signal(signal.SIGTERM, self._record)
+        self._context.enter_context(signals.recorded())
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous_handler)
+        self._context.close()
 
-    def _record(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+    @property
+    def requested(self) -> bool:
+        """Whether all ranks have agreed to stop."""
+        return self.signal != 0
 
-    def check(self) -> bool:
-        """Returns whether to stop after this step; equal on all ranks, which must all call it."""
-        self.requested = self.requested or any_rank(self._signalled)
-        return self.requested
+    @property
+    def signalled(self) -> bool:
+        """Whether this process, perhaps not all, was asked to stop."""
+        return self.requested or signals.received() != 0
+
+    def check(self, *, wish: bool = False) -> bool:
+        """Makes the ranks agree on whether to stop now; they must all call it.
+
+        Args:
+            wish: something else that this rank wants.
+
+        Returns:
+            Whether any rank has the wish.
+        """
+        urgency, wished = largest([float(_URGENCY.index(signals.received())), float(wish)])
+        self.signal = self.signal or _URGENCY[int(urgency)]
+        return bool(wished)

@@ -7,19 +7,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from common.environment import environment
 from model.encoder import CrossModalModel
 from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples, TooManyBadSamples
-from settings import Config, ConfigError, to_dict, to_yaml
-from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
-from training.distributed import World, any_rank, from_main, gather_objects, mean_over_ranks, spread_over_ranks
-from training.preemption import Preemption
+from settings import Config, to_dict, to_yaml
+from training.checkpoint import CheckpointError, CheckpointStore
+from training.distributed import (
+    World,
+    any_rank,
+    beat,
+    from_main,
+    gather_objects,
+    lost_ranks_named,
+    mean_over_ranks,
+    spread_over_ranks,
+)
+from training.memory import is_out_of_memory
+from training.preemption import Preemption, Stopped
+from training.resume import find_resume_checkpoint, load_resume_state
 from training.step import Learner, Metrics
 from training.tracking.metrics import MetricsWriter, ProgressDisplay, StepTimer
 from training.tracking.profiling import StepProfiler
@@ -39,7 +48,8 @@ class Run:
         bad_samples: the loader's record of samples it could not read.
         total_steps: number of steps at which the run ends.
         profile: steps to profile, counted from this process's first.
-        measure: measures the model without changing it; its numbers become metrics.
+        measure: measures the model without changing it; its numbers become metrics. It gets a function that says
+            whether this process was asked to stop, and returns {} on all ranks if one was.
         measure_every: steps between two such measurements.
         labels: [n] class of each sample id (-1 = unknown), used to count the classes in the dictionaries.
     """
@@ -54,7 +64,7 @@ class Run:
         bad_samples: BadSamples,
         total_steps: int,
         profile: range = range(0),
-        measure: Callable[[CrossModalModel], dict[str, float]] | None = None,
+        measure: Callable[[CrossModalModel, Callable[[], bool]], dict[str, float]] | None = None,
         measure_every: int = 0,
         labels: np.ndarray | None = None,
     ) -> None:
@@ -63,7 +73,9 @@ class Run:
         self.folder = Path(config.run_dir)
         kept = config.checkpoint
         self.store = CheckpointStore(self.folder / "checkpoints", keep=kept.keep, milestone_every=kept.milestone_every)
-        self.step = 0
+        self.step = self._saved_step = 0
+        self._save_is_due = False
+        self._unmeasured_epoch: int | None = None
         self._measure, self._measure_every, self._labels = measure, measure_every, labels
         self._preemption = Preemption()
         self._profiler = StepProfiler(self.folder, profile, rank=world.rank)
@@ -71,12 +83,21 @@ class Run:
 
     def resume(self, resume: str) -> None:
         """Restores the checkpoint that `find_resume_checkpoint` chooses for `resume`, if any."""
-        path = find_resume_checkpoint(self.config, resume=resume, store=self.store, world=self.world)
+        path = find_resume_checkpoint(resume=resume, store=self.store, world=self.world)
         if path is not None:
             state = load_resume_state(path, self.config, fingerprint=self.fingerprint, device=self.world.device)
-            self.learner.load_state_dict(state)
-            self.bad_samples.restore(state.get("bad_samples", []))
-            self.step = state["step"]
+            try:
+                self.learner.load_state_dict(state)
+                self.bad_samples.restore(state.get("bad_samples", []))
+            except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                raise CheckpointError(
+                    f"the checkpoint {path} does not hold the state of a run with these settings "
+                    f"({type(error).__name__}): give the path of another one"
+                ) from error
+            self.step = self._saved_step = state["step"]
+            self._unmeasured_epoch = state.get("unmeasured_epoch")
 
     def __enter__(self) -> Run:
         if self.world.is_main:
@@ -89,20 +110,45 @@ class Run:
         self._preemption.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        self._profiler.close()
-        # The SIGTERM handler is still installed: a second signal must not interrupt the last checkpoint.
-        self.store.wait()
-        if kind is TooManyBadSamples:
-            self.bad_samples.write(self.folder / BAD_SAMPLES)
-        if kind is None:
-            # A barrier: no rank may exit before rank 0 has saved, because the launcher might then end all of them.
-            any_rank(False)
-        self._preemption.__exit__()
-        self._display.close()
-        if self._metrics is not None:
-            self._metrics.close()
-            self._print(f"{'finished' if self.finished else 'stopped'} at step {self.step}")
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> bool:
+        """Saves what is not yet saved; `Stopped` ends here.
+
+        Raises:
+            CheckpointError: the last checkpoint could not be written.
+        """
+        clean = kind is None or kind is Stopped
+        try:
+            self._profiler.close()
+            if clean:
+                # The handlers are still installed: a second SIGTERM must not interrupt the last checkpoint.
+                self._finish_saving()
+            else:
+                self.store.wait()
+            if kind is TooManyBadSamples:
+                self.bad_samples.write(self.folder / BAD_SAMPLES)
+        finally:
+            self._preemption.__exit__()
+            self._display.close()
+            if self._metrics is not None:
+                self._metrics.close()
+        if self.world.is_main:
+            self._print(f"{'finished' if clean and self.finished else 'stopped'} at step {self.step}")
+        return kind is Stopped
+
+    def _finish_saving(self) -> None:
+        error = None
+        with lost_ranks_named():
+            if self._saved_step != self.step:
+                self._save(prune=self._is_steady())
+            if self.world.is_main:
+                try:
+                    self.store.finish()
+                except CheckpointError as failure:
+                    error = str(failure)
+            # Also a barrier: no rank may exit before rank 0 has saved, as the launcher might then end all of them.
+            error = from_main(error)
+        if error is not None:
+            raise CheckpointError(error)
 
     @property
     def finished(self) -> bool:
@@ -118,10 +164,21 @@ class Run:
         while not self.stopping:
             self._profiler.step()
             self._timer.batch_requested()
+            beat(f"waiting for the data of step {self.step}")
             batch = next(batches, None)
             if batch is None:
                 return
             self._timer.batch_ready()
+            beat(f"step {self.step}")
+            yield batch
+
+    def until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yields batches that are not those of a step; raises Stopped, on all ranks alike, if the run is to stop."""
+        for batch in batches:
+            beat(f"filling the pool before step {self.step}")
+            self._preemption.check()
+            if self._preemption.requested:
+                raise Stopped
             yield batch
 
     def record(self, values: Metrics, *, epoch: int) -> None:
@@ -138,17 +195,38 @@ class Run:
         self._display.advance(self.step, numbers)
         self._diagnose(epoch)
         if self._measure is not None and self.step % self._measure_every == 0:
-            measured = self._measure(self.learner.model)
-            self.write({"epoch": epoch, **measured})
-            self.exclude(measured["monitor/seconds"])
-        stopping = self._preemption.check() or self.finished
-        if not (stopping or self.step % self.config.checkpoint.every_steps == 0):
+            self._unmeasured_epoch = epoch
+        self.measure_if_due()
+        retry = self._preemption.check(wish=self.store.wants_retry)
+        if retry or self.step % self.config.checkpoint.every_steps == 0:
+            self._save_is_due = True
+        # While the gradient is not finite, the older checkpoints are of more use than one of the present state.
+        steady = (self._save_is_due or self.stopping) and self._is_steady()
+        if self.stopping or (self._save_is_due and steady):
+            self._save(prune=steady)
+
+    def measure_if_due(self) -> None:
+        """Measures the model if that is due or was interrupted; if it is interrupted now, a resumed run repeats it."""
+        if self._measure is None or self._unmeasured_epoch is None:
             return
+        beat(f"measuring after step {self.step}")
+        measured = self._measure(self.learner.model, lambda: self._preemption.signalled)
+        if measured:
+            self.write({"epoch": self._unmeasured_epoch, **measured})
+            self.exclude(measured["monitor/seconds"])
+            self._unmeasured_epoch = None
+
+    def _is_steady(self) -> bool:
+        return int(self.learner.guard.in_a_row) == 0
+
+    def _save(self, *, prune: bool) -> None:
+        self._save_is_due, self._saved_step = False, self.step
         self._share_bad_samples()
         if self.world.is_main:
             state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
             state["bad_samples"] = self.bad_samples.state()
-            self.store.save(state, step=self.step)
+            state["unmeasured_epoch"] = self._unmeasured_epoch
+            self.store.save(state, step=self.step, prune=prune)
 
     def _diagnose(self, epoch: int) -> None:
         every = self.config.monitor.dictionary_every
@@ -172,49 +250,3 @@ class Run:
 
     def _print(self, text: str) -> None:
         print(f"{self.folder}: {text}", file=sys.stderr, flush=True)
-
-
-def find_resume_checkpoint(config: Config, *, resume: str, store: CheckpointStore, world: World) -> Path | None:
-    """Returns the checkpoint to resume from, chosen by rank 0 for all ranks, or None to start a new run.
-
-    Args:
-        resume: "auto" (the newest complete checkpoint of the run folder, if any), "never", or a path.
-
-    Raises:
-        ConfigError: resume is "never", but the run folder already holds a run.
-        CheckpointError: the path does not lead to a checkpoint.
-    """
-    answer: tuple[str, str | None] = ("path", None)
-    if world.is_main:
-        # An error must reach every rank: if rank 0 failed alone, the others would wait for it.
-        try:
-            chosen = store.newest() if resume in ("auto", "never") else find(resume)
-            answer = ("path", str(chosen) if chosen else None)
-        except CheckpointError as error:
-            answer = ("error", str(error))
-    kind, text = from_main(answer)
-    if kind == "error":
-        raise CheckpointError(text)
-    if resume == "never" and text is not None:
-        raise ConfigError(
-            f"{config.run_dir} already holds a run (up to {Path(text).name}): resume with --resume auto, "
-            "or choose a different run_dir"
-        )
-    return Path(text) if text else None
-
-
-def load_resume_state(path: Path, config: Config, *, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    """Reads a checkpoint and verifies that it belongs to this run.
-
-    Raises:
-        ConfigError: the checkpoint was made with different settings or from different data.
-        CheckpointError: this process cannot read the file, for example because nodes do not share the run folder.
-    """
-    state = read(path, device=device)
-    require_same_config(state["config"], config, path)
-    if state["data"] != fingerprint:
-        raise ConfigError(
-            f"{path} was trained on different data than {config.data.path} now holds (the manifests differ): "
-            "set data.path to the same shards, or start a new run with a different run_dir"
-        )
-    return state

@@ -109,8 +109,24 @@ class Learner:
 
         Returns:
             The number of clips encoded by all ranks together.
+
+        Raises:
+            Exception: whatever `batches` raises; the state is then as before.
         """
         self.model.train()
+        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            rows, every_id = self._encode_pool(batches, epoch=epoch)
+        except Exception:
+            for buffer, value in before:  # BatchNorm's statistics and counters
+                buffer.copy_(value)
+            raise
+        for modality in MODALITIES:
+            self.active[modality].fill(rows[modality], every_id)
+        return len(every_id)
+
+    def _encode_pool(self, batches: Iterator[Batch], *, epoch: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Returns the momentum keys by modality, [n, D], and the ids [n] of all ranks' clips."""
         keys: dict[str, list[torch.Tensor]] = {modality: [] for modality in MODALITIES}
         ids = []
         for number, batch in enumerate(batches):
@@ -121,10 +137,7 @@ class Learner:
             for modality, rows in zip(MODALITIES, gathered, strict=True):
                 keys[modality].append(rows)
             ids.append(all_ids)
-        every_id = torch.cat(ids)
-        for modality in MODALITIES:
-            self.active[modality].fill(torch.cat(keys[modality]), every_id)
-        return len(every_id)
+        return {modality: torch.cat(rows) for modality, rows in keys.items()}, torch.cat(ids)
 
     def step(self, batch: Batch, step: int) -> Metrics:
         """Makes training step number `step` (from 0) on this rank's share of a global batch.

@@ -12,6 +12,7 @@ from settings import ConfigError, to_dict
 from tests.training.small_run import new_learner, small_config
 from training import checkpoint
 from training.checkpoint import CheckpointError, CheckpointStore, find, load_model, read, require_same_config
+from training.saving.files import sha256
 
 
 def saved(folder, steps, **kwargs):
@@ -89,7 +90,7 @@ def test_a_malicious_pickle_executes_nothing(tmp_path):
     path = tmp_path / "step-000000001.pt"
     torch.save({"format": 1, "step": 1, "attack": Attack()}, path, pickle_module=pickle)
     with open(path, "rb") as file:
-        digest = checkpoint._sha256(file)
+        digest = sha256(file)
     (tmp_path / "step-000000001.pt.sha256").write_text(digest)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read(path)
@@ -120,7 +121,7 @@ def test_a_checkpoint_of_another_program_is_refused_in_one_line(tmp_path, state,
     path = tmp_path / "step-000000001.pt"
     torch.save(state, path)
     with open(path, "rb") as file:
-        (tmp_path / "step-000000001.pt.sha256").write_text(checkpoint._sha256(file))
+        (tmp_path / "step-000000001.pt.sha256").write_text(sha256(file))
     with pytest.raises((CheckpointError, ConfigError), match=message) as caught:
         load_model(path)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,125 @@
+"""SIGTERM and Ctrl-C: a process ends within a moment, or notes the signal and finishes what it is doing.
+
+This module imports nothing that takes time, so that a command can call `end_on_signals` before its other imports.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+HANDLED = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+"""The signals that this module handles, and what messages call them."""
+EXIT_TERMINATED, EXIT_INTERRUPTED = 143, 130
+"""Exit statuses after SIGTERM and Ctrl-C, by convention 128 + the signal's number."""
+SAME_PRESS_SECONDS = 0.2
+"""A second SIGINT within this time does not count: launchers pass on a signal that the terminal has already sent."""
+
+_program = ""
+_statuses = {signal.SIGTERM: EXIT_TERMINATED, signal.SIGINT: EXIT_INTERRUPTED}
+_recording = False
+_received: int = 0
+_interrupted_at = float("-inf")
+
+
+def end_on_signals(program: str, *, terminated: int = EXIT_TERMINATED) -> None:
+    """Makes SIGTERM and Ctrl-C end this process with one line, at any moment and without a traceback.
+
+    A thread ends the process, because Python runs a signal handler only when the main thread returns from the library
+    that it is in. Within `recorded`, the first signal is only noted, but a second Ctrl-C ends the process at once.
+
+    Args:
+        program: name of the command, for messages.
+        terminated: exit status after SIGTERM; after Ctrl-C it is EXIT_INTERRUPTED.
+    """
+    global _program
+    _program, _statuses[signal.SIGTERM] = program, terminated
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for number in HANDLED:
+        signal.signal(number, _on_signal)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_forget)
+    threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """Within this context, a signal does not end the process; `received` returns it."""
+    global _recording, _received
+    outer = _recording, _received
+    _recording, _received = True, outer[1] if outer[0] else 0
+    previous = {number: signal.signal(number, _on_signal) for number in HANDLED}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _recording = outer[0]
+
+
+def received() -> int:
+    """Returns the first signal received within the current or last `recorded` context; 0 if there was none."""
+    return _received
+
+
+def name_of(number: int) -> str:
+    """Returns what messages call a signal."""
+    return HANDLED[signal.Signals(number)]
+
+
+def exit_status(number: int) -> int:
+    """Returns the exit status of a process that ends because of a signal."""
+    return _statuses[signal.Signals(number)]
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _received
+    if not _recording:
+        _end(number, f"stopped by {name_of(number)}")
+    _received = _received or number
+
+
+def _watch(reader: int) -> None:
+    global _interrupted_at
+    while True:
+        for number in os.read(reader, 1):
+            if number not in HANDLED:
+                continue
+            if not _recording:
+                _end(number, f"stopped by {name_of(number)}")
+            if number == signal.SIGINT:
+                now = time.monotonic()
+                if SAME_PRESS_SECONDS < now - _interrupted_at < float("inf"):
+                    _end(number, "stopped at once by a second Ctrl-C; what was saved before is complete")
+                if _interrupted_at == float("-inf"):
+                    _say("Ctrl-C: finishing the current step, then saving; press Ctrl-C again to stop at once")
+                    _interrupted_at = now
+
+
+def _end(number: int, text: str) -> None:
+    if sys.stderr.isatty():
+        os.write(2, b"\x1b[?25h")  # a progress bar may have hidden the cursor
+    _say(text)
+    os._exit(exit_status(number))
+
+
+def _say(text: str) -> None:
+    # Not print: another thread may hold the lock of sys.stderr.
+    with suppress(OSError):
+        os.write(2, f"{_program}: {text}\n".encode())
+
+
+def _forget() -> None:
+    """In a forked process: signals for it must neither reach the parent through the shared pipe nor end like it."""
+    with suppress(ValueError):  # forked from another thread than the main one
+        signal.set_wakeup_fd(-1)
+        for number in HANDLED:
+            if signal.getsignal(number) is _on_signal:
+                signal.signal(number, signal.SIG_DFL)

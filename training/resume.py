@@ -1,0 +1,125 @@
+"""Resuming a run: the lock of its folder, the checkpoint to resume from, and whether it belongs to the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from settings import Config, ConfigError
+from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
+from training.distributed import World, from_main
+from training.saving.choose import require_newest, supersede_later
+from training.saving.files import step_of
+from training.saving.lock import RunLock
+
+_TRACES = (
+    "checkpoints/*",
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "wandb_run_id",
+    "profile",
+    "bad_samples.jsonl",
+    "not_finite-*.json",
+    "evaluation-*.json",
+)
+"""What a run and its evaluation write to the run folder."""
+
+
+@contextmanager
+def claim(folder: Path, world: World, *, resume: str) -> Iterator[None]:
+    """Holds the lock of a run folder, on rank 0 for all ranks.
+
+    Args:
+        resume: with "never" the folder must not hold anything of a run.
+
+    Raises:
+        ConfigError: another process holds the lock, the folder cannot be written to, or it already holds a run.
+    """
+    lock, refusal = None, None
+    if world.is_main:
+        # An error must reach every rank: if rank 0 failed alone, the others would wait for it.
+        try:
+            lock = RunLock(folder)
+            if resume == "never":
+                require_new(folder)
+        except ConfigError as error:
+            refusal = str(error)
+    try:
+        refusal = from_main(refusal)
+        if refusal is not None:
+            raise ConfigError(refusal)
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def require_new(folder: Path) -> None:
+    """Raises ConfigError if `folder` already holds anything of a run."""
+    found = [path for pattern in _TRACES for path in sorted(folder.glob(pattern))]
+    if found:
+        newest = [path for path in found if step_of(path) is not None][-1:] or found
+        raise ConfigError(
+            f"{folder} already holds a run (up to {newest[0].name}): resume with --resume auto, "
+            "or choose a different run_dir"
+        )
+
+
+def find_resume_checkpoint(*, resume: str, store: CheckpointStore, world: World) -> Path | None:
+    """Returns the checkpoint to resume from, chosen by rank 0 for all ranks, or None to start a new run.
+
+    Args:
+        resume: "auto" (the newest complete checkpoint of the run folder, if any), "never", or a path.
+
+    Raises:
+        CheckpointError: the path does not lead to a checkpoint, or the run folder holds none that can be used.
+    """
+    answer: tuple[str, str | None] = ("path", None)
+    if world.is_main:
+        # An error must reach every rank: if rank 0 failed alone, the others would wait for it.
+        try:
+            chosen = _choose(resume, store.folder)
+            answer = ("path", str(chosen) if chosen else None)
+        except CheckpointError as error:
+            answer = ("error", str(error))
+    kind, text = from_main(answer)
+    if kind == "error":
+        raise CheckpointError(text)
+    return Path(text) if text else None
+
+
+def _choose(resume: str, folder: Path) -> Path | None:
+    if resume == "never":
+        return None
+    if resume == "auto":
+        return require_newest(folder, clean_up=True)
+    chosen = find(resume)
+    step = step_of(chosen)
+    if step is not None:
+        supersede_later(folder, step=step)
+    return chosen
+
+
+def load_resume_state(path: Path, config: Config, *, fingerprint: str, device: torch.device) -> dict[str, Any]:
+    """Reads a checkpoint and verifies that it belongs to this run.
+
+    Raises:
+        ConfigError: the checkpoint was made with different settings or from different data.
+        CheckpointError: this process cannot read the file, for example because nodes do not share the run folder.
+    """
+    state = read(path, device=device)
+    if not {"config", "data", "step"} <= state.keys() or type(state["step"]) is not int or state["step"] < 0:
+        raise CheckpointError(f"the checkpoint {path} is not that of a run: give the path of another one")
+    require_same_config(state["config"], config, path)
+    if state["data"] != fingerprint:
+        raise ConfigError(
+            f"{path} was trained on different data than {config.data.path} now holds (the manifests differ): "
+            "set data.path to the same shards, or start a new run with a different run_dir"
+        )
+    return state
