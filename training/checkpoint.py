@@ -226,7 +226,7 @@ def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalM
     """
     config = from_dict(Config, state.get("config"), source=source)
     try:
-        _require_shapes(config, state["model"])
+        _require_shapes(config, state)
         model = build_model(config.model, audio=config.audio, seed=config.seed)
         model.load_state_dict(state["model"])
     except ConfigError as error:
@@ -237,10 +237,11 @@ def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalM
     return config, model.eval()
 
 
-def _require_shapes(config: Config, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError if the tensors are not those of the model, which is only outlined here, not allocated."""
+def _require_shapes(config: Config, state: dict[str, Any]) -> None:
+    """Raises ValueError if the state's tensors do not fit the model, which is only outlined here, not allocated."""
     with torch.device("meta"):
         outline = build_model(config.model, audio=config.audio, seed=config.seed).state_dict()
+    tensors = state["model"]
     for name in sorted(outline.keys() | tensors.keys()):
         wanted, found = (tuple(side[name].shape) if name in side else "absent" for side in (outline, tensors))
         if wanted != found:
