@@ -101,10 +101,9 @@ class Heartbeat:
         silent = {rank for rank, (_, since) in self._seen.items() if now - since > max(5 * INTERVAL, 3.0)}
         behind = {rank for rank, other in others.items() if other is not None and other["count"] < self._count}
         if silent or behind or now - self._answered > self.timeout:
-            before = {rank: other for rank, other in others.items() if rank in silent}
             print(
                 f"{Path(sys.argv[0]).name}: no progress for {self.timeout:g} s (train.timeout_seconds): "
-                f"{self._describe(before, others)}; --resume auto resumes from the newest checkpoint",
+                f"{self.explain()}; --resume auto resumes from the newest checkpoint",
                 file=sys.stderr,
                 flush=True,
             )
