@@ -5,13 +5,16 @@ Started directly, it trains in one process, on a GPU if there is one and otherwi
 
 from __future__ import annotations
 
+import os
+
 from common.signals import end_on_signals, exit_status, name_of, received
 
 if __name__ == "__main__":
     end_on_signals("train.py", terminated=75)
+    # torch's warnings about a lost process hold pages of stack frames, after which nobody would find the explanation.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import argparse
-import os
 import sys
 import time
 from itertools import islice

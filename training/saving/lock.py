@@ -61,9 +61,7 @@ class RunLock:
             except OSError as error:
                 if error.errno not in _UNSUPPORTED:
                     raise ConfigError(f"cannot lock the run folder {folder}: {error.strerror}") from None
-                log.warning(
-                    "%s cannot be locked (%s): do not start a second run in this folder", folder, error.strerror
-                )
+                log.warning("%s cannot be locked (%s): do not start a second run there", folder, error.strerror)
             break
         self._name_holder()
 
