@@ -19,6 +19,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 from common.terminal import command, print_error
 from evaluation.monitor import Monitor
@@ -74,7 +75,7 @@ def main() -> int:
             else:
                 finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
     except RankError as error:
-        return end_without_the_others(error)
+        end_without_the_others(error)
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
         return fail(str(error))
     except (RuntimeError, MemoryError) as error:
@@ -94,16 +95,14 @@ def fail(message: str) -> int:
     return 2
 
 
-def end_without_the_others(error: RankError) -> int:
-    """Ends this process at once if a group was joined: leaving it in good order would wait for the others."""
+def end_without_the_others(error: RankError) -> NoReturn:
+    """Ends this process at once: ending in good order would wait for the other processes."""
     status = fail(str(error))
     if error.after_signal:
         status = exit_status(error.after_signal)
         print_error("train.py", f"stopped by {name_of(error.after_signal)}")
-    if distributed.is_joined():
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def train(config: Config, world: distributed.World, *, resume: str, profile: range = range(0)) -> bool:

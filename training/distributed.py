@@ -113,11 +113,6 @@ def _join(world: World, timeout: float) -> None:
     _heartbeat = Heartbeat(host, port, prefix=attempt, rank=world.rank, size=world.size, timeout=timeout)
 
 
-def is_joined() -> bool:
-    """Returns whether this process belongs to a process group."""
-    return dist.is_initialized()
-
-
 def stop() -> None:
     """Leaves the process group, if one was joined."""
     global _heartbeat
