@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import av.filter
 from av.video.frame import VideoFrame
 
+from pipeline.media.orientation import AS_STORED, Orientation, OrientationReader
 from pipeline.shards.codecs import CODECS, VideoBlob, frame_rate
 from pipeline.shards.encoder import BlobEncoder
 from settings import StorageConfig
@@ -36,21 +37,23 @@ class Geometry:
     Attributes:
         crop: width and height of the central part that is kept, in source pixels.
         scale: width and height to which the crop is resized, in pixels.
-        turns: quarter turns clockwise after scaling.
+        orientation: how the frame is turned and mirrored after scaling.
     """
 
     crop: tuple[int, int]
     scale: tuple[int, int]
-    turns: int
+    orientation: Orientation
 
 
-def plan_geometry(*, width: int, height: int, pixel_aspect: Fraction, rotation: int, short_side: int) -> Geometry:
+def plan_geometry(
+    *, width: int, height: int, pixel_aspect: Fraction, orientation: Orientation, short_side: int
+) -> Geometry:
     """Plans stored frames with square pixels, even sides, and a long side of at most MAX_ASPECT times the short side.
 
     Args:
         width, height: size of the decoded frame in pixels.
         pixel_aspect: width over height of one pixel.
-        rotation: FFmpeg's display rotation in degrees counter-clockwise, rounded to quarter turns.
+        orientation: how the frame is turned and mirrored for display.
         short_side: short side of the stored frame in pixels, rounded to an even number.
     """
     aspect = width * pixel_aspect / height
@@ -62,7 +65,7 @@ def plan_geometry(*, width: int, height: int, pixel_aspect: Fraction, rotation: 
     aspect = min(max(aspect, Fraction(1, MAX_ASPECT)), Fraction(MAX_ASPECT))
     short = _even(short_side)
     scale = (_even(short * aspect), short) if aspect >= 1 else (short, _even(short / aspect))
-    return Geometry(crop=crop, scale=scale, turns=round(-rotation / 90) % 4)
+    return Geometry(crop=crop, scale=scale, orientation=orientation)
 
 
 def _even(value: float | Fraction) -> int:
@@ -92,12 +95,14 @@ class VideoTrack:
         self._encoder: BlobEncoder | None = None
         self._geometry: Geometry | None = None
         self._coded_size = (0, 0)
+        self._orientations = OrientationReader()
         self._waiting: deque[VideoFrame] = deque()
         self._stamps: list[float] = []
         self._stamp: float | None = None
         self._held: VideoFrame | None = None
         self._held_time = 0.0
         self._held_scaled: VideoFrame | None = None
+        self._held_orientation = AS_STORED
         self._ticks = 0
         self.start: float | None = None
         """Presentation time in seconds of the first frame (t = 0 of the sample); None while the track is empty."""
@@ -143,6 +148,7 @@ class VideoTrack:
             # The file is damaged; the frame still replaces its predecessor.
             self.flags["stamps_run_backwards"] = True
         time = max(time, self._held_time)
+        orientation = self._orientations(frame)
         if time - self._held_time > _FLAGGED_HOLD:
             held = round(time - self._held_time, 3)
             self.flags["picture_held_seconds"] = max(held, self.flags.get("picture_held_seconds", held))
@@ -151,6 +157,7 @@ class VideoTrack:
         finally:
             # Done even after an error: a frame that cannot be converted must not block the following ones.
             self._held, self._held_time, self._held_scaled = frame, time, None
+            self._held_orientation = orientation
         self.frames += 1
         if frame.interlaced_frame:
             self.flags["interlaced"] = True
@@ -188,29 +195,31 @@ class VideoTrack:
         self._ticks += 1
 
     def _plan(self, frame: VideoFrame) -> Geometry:
-        size = (frame.width, frame.height)
-        if self._geometry is None or size != self._coded_size:
+        size, orientation, before = (frame.width, frame.height), self._held_orientation, self._geometry
+        if before is None or size != self._coded_size or orientation != before.orientation:
             plan = plan_geometry(
                 width=frame.width,
                 height=frame.height,
                 pixel_aspect=self._pixel_aspect,
-                rotation=frame.rotation,
+                orientation=orientation,
                 short_side=self._storage.short_side,
             )
             if plan.crop != size:
                 self.flags["cropped_to_aspect"] = MAX_ASPECT
-            if self._geometry is not None:
+            if orientation.tilt:
+                self.flags["tilted_degrees"] = orientation.tilt
+            if before is not None:
                 # All frames of a track are stored at the size of the first one.
-                self.flags["size_changes"] = True
-                plan = Geometry(crop=plan.crop, scale=self._geometry.scale, turns=self._geometry.turns)
+                stored = before.orientation.size(*before.scale)
+                plan = replace(plan, scale=orientation.size(*stored))
+                self.flags["size_changes" if size != self._coded_size else "orientation_changes"] = True
             self._geometry, self._coded_size = plan, size
+        assert self._geometry is not None
         return self._geometry
 
 
 class _Scaler:
     """Runs frames through an FFmpeg filter graph, which it rebuilds when size, format or colours change."""
-
-    _TURNS = (("null",), ("transpose=clock",), ("hflip", "vflip"), ("transpose=cclock",))
 
     def __init__(self, *, full_range: bool) -> None:
         self._range = "pc" if full_range else "tv"
@@ -245,7 +254,7 @@ class _Scaler:
         steps.append(
             f"scale=w={width}:h={height}:flags=bicubic+accurate_rnd:out_color_matrix=bt601:out_range={self._range}{source}"
         )
-        steps += ["format=pix_fmts=yuv420p", *self._TURNS[geometry.turns]]
+        steps += ["format=pix_fmts=yuv420p", *geometry.orientation.filters()]
         nodes = [graph.add("buffer", buffer)]
         nodes += [graph.add(*step.split("=", 1)) for step in steps]
         graph.link_nodes(*nodes, graph.add("buffersink")).configure()

@@ -1,0 +1,1 @@
+"""What FFmpeg tells of a file that a user gives: opening it safely, its orientation, its clock and its sound."""
