@@ -11,6 +11,8 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
+from pipeline.media.sound import SoundRepair
+
 _STAMP_TOLERANCE = 0.02
 """Largest ignored difference, in seconds, between a time stamp and the end of the audio so far; half a frame at 25 fps.
 
@@ -18,7 +20,7 @@ Smaller differences are rounding (1 ms in Matroska and FLV) or jitter. A larger 
 the audio is placed where its time stamp says.
 """
 _FLAGGED_SILENCE = 0.1
-"""Shortest added silence, in seconds, that is flagged: audio often ends a few hundredths before the video."""
+"""Shortest added silence or overlap, in seconds, that counts: audio often ends a few hundredths before the video."""
 
 
 @dataclass
@@ -54,6 +56,10 @@ class AudioTrack:
         self._setup: tuple[str, str, int] | None = None
         self.stop_at: float | None = None
         """Presentation time in seconds after which audio is dropped."""
+        self.repair = SoundRepair()
+        """What was found in the samples."""
+        self.lost_seconds = 0.0
+        """Duration of the audio that was left out because earlier audio has the same time stamps."""
         self.flags: dict[str, Any] = {}
 
     @property
@@ -86,7 +92,7 @@ class AudioTrack:
             self._open = _Segment(start=time, rate=frame.sample_rate, resampler=resampler)
             self._segments.append(self._open)
             self._setup = setup
-        self._collect(self._open, frame)
+        self._collect(self._open, self.repair(frame))
         self._open.samples_in += frame.samples
 
     def finish(self, *, start: float, samples: int) -> NDArray[np.int16]:
@@ -101,10 +107,14 @@ class AudioTrack:
             audio = np.concatenate(segment.chunks) if segment.chunks else np.zeros(0, dtype=np.int16)
             first = round((segment.start - start) * self._rate)
             begin, end = max(first, filled), min(first + len(audio), samples)
+            hidden = (min(filled, end) - max(first, 0)) / self._rate
+            if hidden > _FLAGGED_SILENCE:
+                self.lost_seconds += hidden
             if begin < end:
                 pcm[begin:end] = audio[begin - first : end - first]
                 covered += end - begin
                 filled = end
+        self.flags |= self.repair.flags()
         silent = (samples - covered) / self._rate
         if silent > _FLAGGED_SILENCE:
             self.flags["silence_added_seconds"] = round(silent, 3)

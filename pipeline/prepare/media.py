@@ -10,9 +10,12 @@ from typing import Any
 import av
 import av.error
 from av.container import InputContainer
+from av.format import Flags
 
+from pipeline.media.clock import JoinedClock
+from pipeline.media.opening import check_decoder, is_cover_art, open_media
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.audio_track import AudioTrack
-from pipeline.prepare.rejection import RejectedSource, content_problem, file_problem, open_problem
 from pipeline.prepare.video_track import VideoTrack
 from pipeline.shards.codecs import frame_rate
 from pipeline.shards.tar_writer import NormalisedMedia
@@ -20,6 +23,9 @@ from settings import PrepareConfig
 
 _MAX_ERROR_SHARE = 0.25
 """Largest fraction of a track's packets that may fail to decode; beyond it the file is rejected as damaged."""
+
+_FLAGGED_LOSS = 0.1
+"""Shortest duration in seconds of lost sound or pictures that is flagged."""
 
 
 def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
@@ -29,33 +35,13 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
         RejectedSource: the file cannot be used; the exception tells its owner why.
         MemoryError: decoding needs more memory than the process may use.
     """
-    path = Path(path)
-    if problem := file_problem(path) or content_problem(path):
-        raise problem
     try:
-        with _open(path, config) as container:
+        with open_media(path, max_pixels=config.max_pixels) as container:
             return _Normaliser(container, config).run()
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
         raise RejectedSource("truncated or damaged", error.strerror or str(error)) from None
-
-
-def _open(path: Path, config: PrepareConfig) -> InputContainer:
-    # FFmpeg enforces max_pixels even if a header understates the frame size. The protocol whitelist prevents a
-    # disguised playlist from reaching the network.
-    options = {"max_pixels": str(config.max_pixels)}
-    try:
-        return av.open(
-            str(path.absolute()),
-            options=options,
-            container_options={"protocol_whitelist": "file"},
-            metadata_errors="replace",
-        )
-    except (av.error.FFmpegError, ValueError) as error:
-        if isinstance(error, MemoryError):
-            raise
-        raise open_problem(path, error) from None
 
 
 class _Normaliser:
@@ -65,6 +51,7 @@ class _Normaliser:
         self._container = container
         self._config = config
         self._streams: list[Any] = []
+        self._clock = JoinedClock(jumps=bool(container.format.flags & Flags.ts_discont.value))
         self._video: VideoTrack | None = None
         self._audio: AudioTrack | None = None
         self._packets = {"video": 0, "audio": 0}
@@ -75,7 +62,7 @@ class _Normaliser:
             self._audio = self._add_audio()
 
     def run(self) -> NormalisedMedia:
-        for packet in self._demux():
+        for packet in self._clock.steady(self._demux()):
             self._decode(packet)
             if self._video is not None and self._video.start is not None and self._audio is not None:
                 self._audio.stop_at = self._video.start + self._config.max_seconds
@@ -85,12 +72,13 @@ class _Normaliser:
 
     def _add_video(self) -> VideoTrack:
         streams = self._container.streams.video
-        videos = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
+        videos = [stream for stream in streams if not is_cover_art(stream)]
         if not videos:
             raise RejectedSource("no video track", "it has only cover art" if streams else self._inventory())
         best = self._container.streams.best("video")
         stream = best if best in videos else videos[0]
-        context = self._decoder(stream, "video")
+        context = check_decoder(stream)
+        self._streams.append(stream)
         if context.width * context.height > self._config.max_pixels:
             limit = self._config.max_pixels
             raise RejectedSource("too many pixels", f"{context.width} x {context.height}, more than max_pixels={limit}")
@@ -108,17 +96,9 @@ class _Normaliser:
         stream = self._container.streams.best("audio")
         if stream is None:
             raise RejectedSource("no audio track", self._inventory())
-        self._decoder(stream, "audio")
-        return AudioTrack(sample_rate=self._config.sample_rate)
-
-    def _decoder(self, stream: Any, kind: str) -> Any:
-        context = stream.codec_context
-        if context is None:
-            raise RejectedSource("unknown codec", f"FFmpeg has no decoder for the {kind} track")
-        # Each core already has a worker, and threads for frames would multiply the memory.
-        context.thread_count = 1
+        check_decoder(stream)
         self._streams.append(stream)
-        return context
+        return AudioTrack(sample_rate=self._config.sample_rate)
 
     def _inventory(self) -> str:
         kinds = [stream.type for stream in self._container.streams if stream.type]
@@ -211,6 +191,8 @@ class _Normaliser:
                 raise RejectedSource("truncated or damaged", f"none of the {packets} {kind} packets can be decoded")
             if errors > _MAX_ERROR_SHARE * packets:
                 raise RejectedSource("truncated or damaged", f"{errors} of {packets} {kind} packets cannot be decoded")
+        if self._audio is not None and (problem := self._audio.repair.problem()):
+            raise RejectedSource("sound out of range", problem)
 
     def _reject_short(self, seconds: float) -> None:
         if seconds < self._config.min_seconds:
@@ -225,10 +207,17 @@ class _Normaliser:
 
     def _flags(self, seconds: float) -> dict[str, Any]:
         flags: dict[str, Any] = {}
+        lost = 0.0
         for track in (self._video, self._audio):
-            flags |= track.flags if track is not None else {}
+            if track is not None:
+                flags |= track.flags
+                lost = max(lost, track.lost_seconds)
         if errors := sum(self._errors.values()):
             flags["decode_errors"] = errors
+        if lost > _FLAGGED_LOSS:
+            flags["lost_seconds"] = round(lost, 3)
+        if self._clock.restarts:
+            flags["clock_restarts"] = self._clock.restarts
         missing = self._missing(seconds)
         if "cut_at_max_seconds" not in flags and missing > max(0.5, 0.1 * seconds):
             flags["ends_early_seconds"] = round(missing, 3)
@@ -237,6 +226,8 @@ class _Normaliser:
     def _missing(self, seconds: float) -> float:
         """Returns by how many seconds the file is shorter than its header says."""
         stream, container = self._streams[0], self._container
+        if self._clock.restarts:
+            return 0.0  # the header describes only one of the parts
         if stream.duration is not None:
             return float(stream.duration * stream.time_base) - seconds
         if container.duration is None:

@@ -106,6 +106,9 @@ class VideoTrack:
         self._ticks = 0
         self.start: float | None = None
         """Presentation time in seconds of the first frame (t = 0 of the sample); None while the track is empty."""
+        self.lost_seconds = 0.0
+        """Duration of the frames that were left out because their time stamps run backwards."""
+        self._behind = 0.0
         self.frames = 0
         """Number of source frames processed so far."""
         self.flags: dict[str, Any] = {}
@@ -138,6 +141,7 @@ class VideoTrack:
         """Processes the frames that are still buffered; call it after the last `add`."""
         while self._waiting:
             self._take(self._waiting.popleft(), heapq.heappop(self._stamps))
+        self.lost_seconds += self._behind
 
     def _take(self, frame: VideoFrame, stamp: float) -> None:
         """Emits the previous frame up to the time stamp of this one, then holds this one."""
@@ -147,6 +151,10 @@ class VideoTrack:
         if time < self._held_time - _TIME_TOLERANCE:
             # The file is damaged; the frame still replaces its predecessor.
             self.flags["stamps_run_backwards"] = True
+            self._behind = max(self._behind, self._held_time - time)
+        else:
+            self.lost_seconds += self._behind
+            self._behind = 0.0
         time = max(time, self._held_time)
         orientation = self._orientations(frame)
         if time - self._held_time > _FLAGGED_HOLD:

@@ -1,0 +1,125 @@
+"""One growing clock for files whose time stamps start again, such as recordings that were joined with `cat`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import av
+
+_STEP_BACK = 0.1
+"""Seconds by which the decoding time of a stream must fall to be a restart; within a part it never falls."""
+_STEP_AHEAD = 10.0
+"""Seconds by which the time must be ahead of all streams to be a restart, where clocks may jump (as in ffmpeg)."""
+_MOST_HELD = 1000
+"""Largest number of packets that wait for the confirmation of a restart."""
+
+
+@dataclass
+class _Stream:
+    """What is known about a stream.
+
+    Attributes:
+        part: number of the part that its latest packet belongs to.
+        latest: decoding time of that packet in seconds, as the file states it.
+        next: the same for the end of the packet.
+    """
+
+    part: int
+    latest: float
+    next: float
+
+
+class JoinedClock:
+    """Moves the time stamps of each part so that it begins where the longest stream of the part before it ended.
+
+    All streams of a part are moved by the same time. A part begins where the decoding time of a stream falls or, if
+    `jumps`, is far ahead of all streams; a single packet with such a time is damaged and loses its time stamps.
+
+    Args:
+        jumps: whether the clock of this format may jump ahead, as in broadcasts (FFmpeg's flag TS_DISCONT).
+    """
+
+    def __init__(self, *, jumps: bool) -> None:
+        self._jumps = jumps
+        self._streams: dict[int, _Stream] = {}
+        self._offsets = [0.0]
+        self._positions: list[int | None] = [None]
+
+    @property
+    def restarts(self) -> int:
+        """How often the clock has started again so far."""
+        return len(self._offsets) - 1
+
+    def steady(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """Yields the packets in their order, with time stamps in seconds that go on from part to part."""
+        held: list[av.Packet] = []
+        for packet in packets:
+            if held:
+                held.append(packet)
+                if packet.stream_index != held[0].stream_index and packet.size and len(held) < _MOST_HELD:
+                    continue
+                if packet.stream_index == held[0].stream_index and self._time(packet) is not None:
+                    self._judge(held[0], packet)
+                yield from map(self._moved, held)
+                held = []
+            elif self._restarts(packet):
+                held.append(packet)
+            else:
+                yield self._moved(packet)
+        yield from map(self._moved, held)
+
+    def _judge(self, suspect: av.Packet, following: av.Packet) -> None:
+        """Takes the stamps off a packet whose stream goes on after it as if it were not there."""
+        if not self._restarts(following):
+            suspect.pts = suspect.dts = None
+
+    def _restarts(self, packet: av.Packet) -> bool:
+        """Whether a packet of the newest part seems to begin another."""
+        time, stream = self._time(packet), self._streams.get(packet.stream_index)
+        if time is None or stream is None or stream.part != self.restarts:
+            return False
+        ahead = max(other.next for other in self._streams.values() if other.part == stream.part) + _STEP_AHEAD
+        return time < stream.latest - _STEP_BACK or (self._jumps and time > ahead)
+
+    def _moved(self, packet: av.Packet) -> av.Packet:
+        time = self._time(packet)
+        if time is not None:
+            seconds = self._offsets[self._place(packet, time)]
+            ticks = round(seconds / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
+        return packet
+
+    def _place(self, packet: av.Packet, time: float) -> int:
+        """Returns the number of the part that the packet belongs to, and notes how far its stream has come."""
+        stream = self._streams.get(packet.stream_index)
+        if stream is None:
+            part = self.restarts
+        elif self._restarts(packet):
+            end = max(other.next + self._offsets[other.part] for other in self._streams.values())
+            self._offsets.append(end - time)
+            self._positions.append(packet.pos)
+            part = self.restarts
+        else:
+            part = self.restarts if self._follows(packet, stream, time) else stream.part
+        duration = float(packet.duration * packet.time_base) if packet.duration else 0.0
+        self._streams[packet.stream_index] = _Stream(part=part, latest=time, next=time + duration)
+        return part
+
+    def _follows(self, packet: av.Packet, stream: _Stream, time: float) -> bool:
+        """Whether a packet of a stream that is still in an older part belongs to the newest one.
+
+        Demuxers may deliver the last packet of one stream after the next part of another has begun.
+        """
+        if time < stream.latest - _STEP_BACK:
+            return True
+        begin = self._positions[-1]
+        if packet.pos is None or begin is None:
+            return abs(time - stream.next) > _STEP_BACK
+        return packet.pos >= begin
+
+    @staticmethod
+    def _time(packet: av.Packet) -> float | None:
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        return None if stamp is None or not packet.time_base else float(stamp * packet.time_base)
