@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 
@@ -13,6 +14,11 @@ _STEP_AHEAD = 10.0
 """Seconds by which the time must be ahead of all streams to be a restart, where clocks may jump (as in ffmpeg)."""
 _MOST_HELD = 1000
 """Largest number of packets that wait for the confirmation of a restart."""
+
+_BEGINNINGS = (b"ftyp", b"FLV\x01", b"RIFF", b"FORM", b"\x1aE\xdf\xa3", bytes.fromhex("3026b2758e66cf11"))
+"""What MP4, FLV, WAV and AVI, AIFF, Matroska and ASF files have near their beginning, and nowhere else."""
+_MOST_INDEX = 2**24
+"""Number of bytes after the last packet in which the beginning of another file is searched."""
 
 
 @dataclass
@@ -123,3 +129,24 @@ class JoinedClock:
     def _time(packet: av.Packet) -> float | None:
         stamp = packet.dts if packet.dts is not None else packet.pts
         return None if stamp is None or not packet.time_base else float(stamp * packet.time_base)
+
+
+def unread_share(path: Path, read_to: int) -> float:
+    """Estimates what a demuxer left unread that stops at the end of the first of several joined files, as for mp4.
+
+    Args:
+        read_to: position in the file, in bytes, after the last packet.
+
+    Returns:
+        The bytes of the files after the first over the bytes of the first; 0 if there are none.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(16)
+        magic = next((magic for magic in _BEGINNINGS if magic in head), None)
+        if magic is None:
+            return 0.0
+        file.seek(read_to)
+        # The index may lie between the last packet and the next file.
+        at = file.read(_MOST_INDEX).find(magic)
+    return (size - read_to - at) / (read_to + at) if at >= 0 else 0.0

@@ -12,7 +12,7 @@ import av.error
 from av.container import InputContainer
 from av.format import Flags
 
-from pipeline.media.clock import JoinedClock
+from pipeline.media.clock import JoinedClock, unread_share
 from pipeline.media.opening import check_decoder, is_cover_art, open_media
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.audio_track import AudioTrack
@@ -37,7 +37,7 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
     """
     try:
         with open_media(path, max_pixels=config.max_pixels) as container:
-            return _Normaliser(container, config).run()
+            return _Normaliser(container, config, Path(path)).run()
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
@@ -47,8 +47,10 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
 class _Normaliser:
     """Decodes the tracks of one open container and counts the packets that fail."""
 
-    def __init__(self, container: InputContainer, config: PrepareConfig) -> None:
+    def __init__(self, container: InputContainer, config: PrepareConfig, path: Path) -> None:
         self._container = container
+        self._path = path
+        self._read_to: int | None = 0
         self._config = config
         self._streams: list[Any] = []
         self._clock = JoinedClock(jumps=bool(container.format.flags & Flags.ts_discont.value))
@@ -66,7 +68,10 @@ class _Normaliser:
             self._decode(packet)
             if self._video is not None and self._video.start is not None and self._audio is not None:
                 self._audio.stop_at = self._video.start + self._config.max_seconds
+            if self._read_to is not None and packet.pos is not None:
+                self._read_to = max(self._read_to, packet.pos + packet.size)
             if self._video is not None and self._video.full and self._audio_done():
+                self._read_to = None
                 break
         return self._finish()
 
@@ -214,6 +219,8 @@ class _Normaliser:
                 lost = max(lost, track.lost_seconds)
         if errors := sum(self._errors.values()):
             flags["decode_errors"] = errors
+        if self._read_to and "ends_early_seconds" not in flags:
+            lost += seconds * unread_share(self._path, self._read_to)
         if lost > _FLAGGED_LOSS:
             flags["lost_seconds"] = round(lost, 3)
         if self._clock.restarts:

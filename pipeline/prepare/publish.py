@@ -1,4 +1,4 @@
-"""Writes the manifest and rejected.jsonl from the indexes of all shards and the rejections of all parts."""
+"""Writes the manifest, rejected.jsonl and flagged.jsonl from what all parts have recorded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from common.files import write_atomically
 from pipeline.prepare.attached import FILE, read_attached
+from pipeline.prepare.flags import flag_entries
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.staging import index_rows, read_journal
 from pipeline.shards.manifest_writer import write_manifest
@@ -26,6 +27,7 @@ class Totals:
         unlabelled: number of samples without any label, if there are label columns.
         attached: number of samples with labels that pipeline.labels attached.
         flagged: number of samples per flag.
+        flag_entries: the lines of flagged.jsonl.
         rejected: number of sources per reason.
     """
 
@@ -36,11 +38,12 @@ class Totals:
     unlabelled: int = 0
     attached: int = 0
     flagged: Counter[str] = field(default_factory=Counter)
+    flag_entries: list[dict[str, Any]] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
 
 
 def publish(out: Path, *, config: PrepareConfig, labels: Labels) -> Totals:
-    """Rebuilds the manifest and rejected.jsonl from all samples and rejections that the parts have recorded so far."""
+    """Rebuilds the manifest and the two lists from all samples and rejections that the parts have recorded so far."""
     while True:
         before = _state(out)
         totals = _publish_once(out, config, labels)
@@ -82,6 +85,9 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
         streams=config.streams,
     )
     _publish_rejected(out, sources, totals)
+    totals.flag_entries.sort(key=lambda entry: entry["source"])
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in totals.flag_entries]
+    write_atomically(out / "flagged.jsonl", "".join(lines))
     return totals
 
 
@@ -105,6 +111,7 @@ def _rows(
         totals.unlabelled += bool(labels.columns or attached) and not any(row["labels"].values())
         totals.attached += row["source"] in attached
         totals.flagged.update(row["flags"].keys())
+        totals.flag_entries += flag_entries(row["source"], row["flags"])
         yield row | {"shard": numbers[name]}
 
 

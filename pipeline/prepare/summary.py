@@ -12,7 +12,10 @@ from rich.table import Table
 from common.console import Console
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import Totals
-from settings.load import format_names
+from settings.load import format_names, format_value
+
+_SHOWN = 10
+"""Largest number of files with lost seconds that are named."""
 
 
 @dataclass(kw_only=True)
@@ -68,6 +71,9 @@ def print_summary(summary: Summary, out: Path) -> None:
         table.add_row("  without a label", f"{totals.unlabelled:,}")
     if totals.attached:
         table.add_row("  with labels attached by pipeline.labels", f"{totals.attached:,}")
+    if totals.flagged:
+        sources = {entry["source"] for entry in totals.flag_entries}
+        table.add_row("samples flagged (see flagged.jsonl)", f"{len(sources):,}")
     for flag, count in sorted(totals.flagged.items()):
         table.add_row(f"  flagged {flag}", f"{count:,}")
     table.add_row("files rejected (see rejected.jsonl)", f"{sum(totals.rejected.values()):,}")
@@ -80,7 +86,7 @@ def print_summary(summary: Summary, out: Path) -> None:
         table.add_row(f"files of other kinds ({kinds})", f"{sum(summary.skipped.values()):,}")
     console = Console()
     console.print(table)
-    for line in [*_changes(summary), *summary.labels.describe()]:
+    for line in [*_changes(summary), *summary.labels.describe(), *_lost(totals)]:
         # Not wrapped: names stay whole.
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not totals.samples:
@@ -111,3 +117,12 @@ def _changes(summary: Summary) -> Iterator[str]:
     if summary.removed:
         size = f"{summary.removed_bytes / 1e6:,.1f} MB"
         yield f"{summary.removed:,} old samples left the data set; in shards that hold others, their {size} stay unused"
+
+
+def _lost(totals: Totals) -> Iterator[str]:
+    """Yields a line for each of the first files of which seconds are lost."""
+    lost = [entry for entry in totals.flag_entries if entry["flag"] == "lost_seconds"]
+    for entry in lost[:_SHOWN]:
+        yield f"{format_value(entry['source'])} lost about {entry['value']} s"
+    if len(lost) > _SHOWN:
+        yield f"{len(lost) - _SHOWN} more files lost seconds; flagged.jsonl names them."

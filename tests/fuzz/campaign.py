@@ -211,7 +211,7 @@ def _restrict(folder: Path) -> Any:
     import av.logging
     import torch
 
-    from pipeline.load.reference.decord_loader import decoding_processes
+    from pipeline.load.reference.processes import decoding_processes
     from tests.fuzz.guard import Guard
 
     torch.set_num_threads(1)

@@ -6,48 +6,35 @@ and benchmarked against it.
 
 from __future__ import annotations
 
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TookTooLong  # differs from the builtin before Python 3.11
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from pebble import ProcessExpired, ProcessPool
 from torch.nn.functional import interpolate
 
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD, Batch
 from pipeline.load.clip_loader import ClipLoader, decode_threads
 from pipeline.load.log_mel import LogMel
+from pipeline.load.reference.processes import call_in_process
 from pipeline.load.reference.raw_dataset import RawDataset
 from pipeline.load.reference.raw_decoding import decode_frames, decode_pcm
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.batch_plan import BatchPlan
 from pipeline.plan.clips import ClipPlan
-from pipeline.prepare.workers import classify_failure, worker_pool
-from settings import Config, PrepareConfig
-
-_LIMITS = PrepareConfig()
-"""The time limit per file and memory limit per process are those of preparation."""
+from settings import Config
 
 
 class RawVideoError(SampleError):
     """A raw video could not be decoded; the message names the file."""
 
 
-@cache
-def decoding_processes(workers: int) -> ProcessPool:
-    """The pool of decoding processes, shared by all loaders of this process because it takes a second to start."""
-    return worker_pool(workers, memory_mb=_LIMITS.memory_mb)
-
-
 class DecordLoader(ClipLoader[RawDataset]):
     """Loads clips from a folder of raw videos; threads prepare data.prefetch batches ahead. See `make_loader`.
 
-    Files are decoded in separate processes, because decord aborts its process on some damaged files.
+    Files are opened and decoded in separate processes only, because some damaged files abort decord's process.
 
     Raises:
         ConfigError: data.path holds no usable video; also as for ClipLoader.
@@ -67,6 +54,7 @@ class DecordLoader(ClipLoader[RawDataset]):
             labels=config.data.labels,
             fps=config.clip.fps,
             sample_rate=config.audio.sample_rate,
+            workers=decode_threads(config.data.threads),
         )
         super().__init__(
             config=config,
@@ -132,7 +120,8 @@ class DecordLoader(ClipLoader[RawDataset]):
         """uint8 [T, H, W, 3], the frames nearest to the clip's times; past the end, the last frame is repeated."""
         clip = self.config.clip
         wanted = np.minimum(start_frame + np.arange(clip.frames), self.dataset.frames[i] - 1) / clip.fps
-        return torch.from_numpy(self._decoded(i, "decord cannot decode the video", decode_frames, wanted=wanted))
+        arguments = {"wanted": wanted, "is_upright": self.dataset.headers[i].is_upright}
+        return torch.from_numpy(self._decoded(i, "decord cannot decode the video", decode_frames, **arguments))
 
     def _augmented(self, frames: torch.Tensor, plan: ClipPlan, b: int) -> torch.Tensor:
         """Crops, resizes, flips, colours and normalises: uint8 [T, H, W, 3] to float32 [3, T, size, size]."""
@@ -155,18 +144,10 @@ class DecordLoader(ClipLoader[RawDataset]):
 
     def _decoded(self, i: int, what: str, decode: Callable[..., np.ndarray], **arguments: Any) -> np.ndarray:
         """Calls `decode` on the file of sample i in another process, which the file may crash or hang."""
-        pool = decoding_processes(decode_threads(self.config.data.threads))
-        while True:
-            future = pool.schedule(decode, args=(self._path(i),), kwargs=arguments, timeout=_LIMITS.timeout_seconds)
-            try:
-                return future.result()
-            except (ValueError, TookTooLong, MemoryError, ProcessExpired) as error:
-                # SIGTERM means that the whole job is being stopped, not that the file is bad. (A process of pebble may
-                # report it as a positive exit status.)
-                if isinstance(error, ProcessExpired) and abs(error.exitcode or 0) == signal.SIGTERM:
-                    continue
-                found = classify_failure(error, _LIMITS.timeout_seconds, _LIMITS.memory_mb) or error
-                raise self._error(i, what, found) from None
+        try:
+            return call_in_process(decode_threads(self.config.data.threads), decode, self._path(i), **arguments)
+        except ValueError as error:
+            raise self._error(i, what, error) from None
 
     def _error(self, i: int, what: str, error: BaseException) -> RawVideoError:
         found = " ".join(str(error).split())

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import av
-import av.error
 import numpy as np
 
+from pipeline.load.reference.processes import call_in_process
+from pipeline.load.reference.raw_decoding import Header, read_header
 from pipeline.prepare.labels import folder_labels, read_labels
 from pipeline.prepare.sources import Source, find_sources
 from settings.load import ConfigError
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the header and the first frame of a video file tell about it."""
-
-    origin: float
-    """Presentation time of the first video frame in seconds; times of clips are relative to it."""
-    seconds: float
-    """Duration."""
-    width: int
-    """Width as shown, in pixels, after rotation."""
-    height: int
-    """Height as shown, in pixels, after rotation."""
-    has_audio: bool
 
 
 class RawDataset:
@@ -44,20 +29,21 @@ class RawDataset:
         labels: csv file as for pipeline.prepare; if empty, folder names become the label column `label`.
         fps: frame rate at which frames are counted.
         sample_rate: Hz, at which audio samples are counted.
+        workers: number of processes that read the headers.
 
     Raises:
         ConfigError: `root` is not a folder, or holds no usable video.
         LabelError: the csv file cannot be used.
     """
 
-    def __init__(self, *, root: str | Path, labels: str, fps: float, sample_rate: int) -> None:
+    def __init__(self, *, root: str | Path, labels: str, fps: float, sample_rate: int, workers: int) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise ConfigError(
                 f"data.path={str(root)!r} is not a folder; data.loader=decord reads a folder of raw videos"
             )
         self.sample_rate = sample_rate
-        self.sources, self.headers = _usable(self.root)
+        self.sources, self.headers = _usable(self.root, workers)
         seconds = np.array([header.seconds for header in self.headers])
         self.frames = np.maximum(np.floor(seconds * fps + 1e-6), 1).astype(np.int32)
         self.width = np.array([header.width for header in self.headers], dtype=np.int32)
@@ -95,54 +81,22 @@ class RawDataset:
         return [values.get(column, "") for values in self._labels]
 
 
-def read_header(path: Path) -> Header:
-    """Reads the header of a video and decodes its first frame.
-
-    Raises:
-        ValueError: the file is not a usable video; the message is the reason.
-    """
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise ValueError("no video track")
-            video = container.streams.video[0]
-            if video.codec_context is None:  # PyAV would crash
-                raise ValueError("FFmpeg has no decoder for the video track")
-            frame = next(container.decode(video), None)
-            if frame is None:
-                raise ValueError("no frame can be decoded")
-            rotated = frame.rotation % 180 != 0
-            seconds = _seconds(container, video)
-            return Header(
-                origin=frame.time or 0.0,
-                seconds=seconds,
-                width=frame.height if rotated else frame.width,
-                height=frame.width if rotated else frame.height,
-                has_audio=bool(container.streams.audio),
-            )
-    except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(str(error)) from None
-
-
-def _seconds(container: av.container.InputContainer, video: av.VideoStream) -> float:
-    """The duration of the video track or, if its header has none, of the file."""
-    if video.duration is not None and video.time_base is not None:
-        return float(video.duration * video.time_base)
-    if container.duration is not None:
-        return container.duration / av.time_base
-    raise ValueError("the header has no duration")
-
-
-def _usable(root: Path) -> tuple[list[Source], list[Header]]:
-    sources, headers, bad = [], [], []
-    for source in find_sources(root)[0]:
+def _usable(root: Path, workers: int) -> tuple[list[Source], list[Header]]:
+    def header(source: Source) -> Header | str:
+        if source.problem is not None:
+            return str(source.problem)
         try:
-            headers.append(read_header(source.path))
-            sources.append(source)
+            return call_in_process(workers, read_header, str(source.path))
         except ValueError as reason:
-            bad.append(f"{source.name}: {reason}")
+            return str(reason)
+
+    found = find_sources(root)[0]
+    with ThreadPoolExecutor(workers) as threads:
+        headers = list(threads.map(header, found))
+    usable = [(source, item) for source, item in zip(found, headers, strict=True) if isinstance(item, Header)]
+    bad = [f"{source.name}: {item}" for source, item in zip(found, headers, strict=True) if isinstance(item, str)]
     if bad:
-        _log.warning("%d of %d files of %s are left out:\n%s", len(bad), len(bad) + len(sources), root, "\n".join(bad))
-    if not sources:
+        _log.warning("%d of %d files of %s are left out:\n%s", len(bad), len(found), root, "\n".join(bad))
+    if not usable:
         raise ConfigError(f"data.path={str(root)!r} holds no usable video ({len(bad)} files were left out)")
-    return sources, headers
+    return [source for source, _ in usable], [header for _, header in usable]

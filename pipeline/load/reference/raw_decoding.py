@@ -2,21 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import av
 import av.error
 import decord
 import numpy as np
 
+from pipeline.media.opening import check_decoder, is_cover_art, open_media
+from pipeline.media.orientation import AS_STORED, OrientationReader
+from pipeline.media.rejection import RejectedSource
+from pipeline.media.sound import SoundRepair
+from settings import PrepareConfig
+
+LIMITS = PrepareConfig()
+"""Limits of time and memory per file, and of pixels, are those of preparation."""
 SEEK_BACK_SECONDS = 1.0
 """Audio is decoded from this long before the window: codecs need pre-roll, and seeks are only approximate."""
 
 
-def decode_frames(path: str, wanted: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Header:
+    """What the header and the first frame of a video file tell about it."""
+
+    origin: float
+    """Presentation time of the first video frame in seconds; times of clips are relative to it."""
+    seconds: float
+    """Duration."""
+    width: int
+    """Width as shown, in pixels, after turning."""
+    height: int
+    """Height as shown, in pixels, after turning."""
+    has_audio: bool
+    is_upright: bool
+    """Whether frames are shown as they are stored; decord does not know mirrors."""
+
+
+def read_header(path: str | Path) -> Header:
+    """Reads the header of a video and decodes its first frame.
+
+    Raises:
+        ValueError: the file is not a usable video; the message is the reason.
+    """
+    try:
+        with open_media(path, max_pixels=LIMITS.max_pixels) as container:
+            video = _video_stream(container)
+            frame = next(container.decode(video), None)
+            if frame is None:
+                raise ValueError("no frame can be decoded")
+            if frame.width * frame.height > LIMITS.max_pixels:
+                raise ValueError(f"too many pixels: {frame.width} x {frame.height}")
+            orientation = OrientationReader()(frame)
+            width, height = orientation.size(frame.width, frame.height)
+            return Header(
+                origin=frame.time or 0.0,
+                seconds=_seconds(container, video),
+                width=width,
+                height=height,
+                has_audio=bool(container.streams.audio),
+                is_upright=orientation == AS_STORED,
+            )
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, OSError, RejectedSource) as error:
+        raise ValueError(str(error)) from None
+
+
+def decode_frames(path: str, *, wanted: np.ndarray, is_upright: bool) -> np.ndarray:
     """uint8 [T, H, W, 3], the frames nearest to the times `wanted` [T], in seconds after the first frame.
 
     Raises:
         ValueError: neither decord nor PyAV can decode the file; the message is decord's.
     """
+    if not is_upright:
+        return _frames_with_av(path, wanted)
     try:
         # The reader is not kept: the memory of a decord reader grows with use.
         reader = decord.VideoReader(path, num_threads=1)
@@ -24,10 +84,10 @@ def decode_frames(path: str, wanted: np.ndarray) -> np.ndarray:
         return reader.get_batch(_nearest(timestamps, wanted).tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
         # decord's FFmpeg lacks AV1, and fails on some MPEG-2 files and on very small frames.
-        frames = _frames_with_av(path, wanted)
-        if frames is None:
+        try:
+            return _frames_with_av(path, wanted)
+        except ValueError:
             raise ValueError(str(error)) from None
-        return frames
 
 
 def decode_pcm(path: str, *, origin: float, rate: int, start: int, length: int) -> np.ndarray:
@@ -36,14 +96,13 @@ def decode_pcm(path: str, *, origin: float, rate: int, start: int, length: int) 
     The result is silent where the file has no audio.
 
     Raises:
-        ValueError: PyAV cannot decode the audio.
+        ValueError: PyAV cannot decode the audio, or too many samples are not finite or out of range.
     """
-    window = np.zeros(length, dtype=np.int16)
+    window, repair = np.zeros(length, dtype=np.int16), SoundRepair()
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        with open_media(path, max_pixels=LIMITS.max_pixels) as container:
             stream = container.streams.audio[0]
-            if stream.codec_context is None:  # PyAV would crash
-                raise ValueError("FFmpeg has no decoder for it")
+            check_decoder(stream)
             seek_to = origin + start / rate - SEEK_BACK_SECONDS
             # In an MPEG program stream, a seek lands in the middle of an audio packet, which cannot be decoded.
             if seek_to > origin and container.format.name != "mpeg" and stream.time_base is not None:
@@ -55,13 +114,34 @@ def decode_pcm(path: str, *, origin: float, rate: int, start: int, length: int) 
                     if frame.time is None:
                         raise ValueError("its first frame has no timestamp")
                     place = round((frame.time - origin) * rate) - start
-                for resampled in resampler.resample(frame):
+                for resampled in resampler.resample(repair(frame)):
                     place = _paste(window, resampled.to_ndarray()[0], place)
                 if place >= length:
                     break
-    except (av.error.FFmpegError, IndexError, TypeError, OverflowError) as error:
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, IndexError, TypeError, OverflowError, RejectedSource) as error:
         raise ValueError(str(error)) from None
+    if problem := repair.problem():
+        raise ValueError(problem)
     return window
+
+
+def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    videos = [stream for stream in container.streams.video if not is_cover_art(stream)]
+    if not videos:
+        raise ValueError("no video track")
+    check_decoder(videos[0])
+    return videos[0]
+
+
+def _seconds(container: av.container.InputContainer, video: av.VideoStream) -> float:
+    """The duration of the video track or, if its header has none, of the file."""
+    if video.duration is not None and video.time_base is not None:
+        return float(video.duration * video.time_base)
+    if container.duration is not None:
+        return container.duration / av.time_base
+    raise ValueError("the header has no duration")
 
 
 def _nearest(timestamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -72,21 +152,22 @@ def _nearest(timestamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(nearer_before, after - 1, after).clip(max=len(timestamps) - 1)
 
 
-def _frames_with_av(path: str, wanted: np.ndarray) -> np.ndarray | None:
-    """Like `decode_frames`, but with PyAV; returns None if PyAV cannot decode the file or its frames are rotated."""
-    frames = []
+def _frames_with_av(path: str, wanted: np.ndarray) -> np.ndarray:
+    """Like `decode_frames`, but with PyAV, and turned and mirrored as shown."""
+    frames, upright, orientations = [], [], OrientationReader()
     try:
-        with av.open(path, metadata_errors="replace") as container:
-            for frame in container.decode(video=0):
-                if frame.rotation:
-                    return None
+        with open_media(path, max_pixels=LIMITS.max_pixels) as container:
+            for frame in container.decode(_video_stream(container)):
                 frames.append(frame)
+                upright.append(orientations(frame))
                 if frame.time - frames[0].time > wanted[-1] + 1:
                     break
         chosen = _nearest(np.array([frame.time for frame in frames]), wanted)
-        return np.stack([frames[k].to_ndarray(format="rgb24") for k in chosen])
-    except (av.error.FFmpegError, OSError, IndexError, TypeError, ValueError):
-        return None
+        return np.stack([upright[k].apply(frames[k].to_ndarray(format="rgb24")) for k in chosen])
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, OSError, IndexError, TypeError, RejectedSource) as error:
+        raise ValueError(str(error)) from None
 
 
 def _paste(window: np.ndarray, samples: np.ndarray, place: int) -> int:

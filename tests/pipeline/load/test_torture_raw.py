@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.load.reference.decord_loader import DecordLoader, RawVideoError
-from pipeline.load.reference.raw_dataset import read_header
+from pipeline.load.reference.raw_decoding import read_header
 from settings import AugmentConfig, ClipConfig, Config, DataConfig, TrainConfig
 
 CONFIG = Config(
