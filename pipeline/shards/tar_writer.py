@@ -38,7 +38,8 @@ class NormalisedMedia:
             samples == round(frames / fps * sample_rate).
         flags: unusual properties of the source; empty for an ordinary one. Keys: decode_errors (packets),
             ends_early_seconds, cut_at_max_seconds, still_picture, picture_held_seconds, silence_added_seconds,
-            stamps_run_backwards, interlaced, size_changes, cropped_to_aspect.
+            stamps_run_backwards, clock_restarts, lost_seconds, interlaced, size_changes, orientation_changes,
+            tilted_degrees, cropped_to_aspect, not_finite_samples, out_of_range_samples, clipped_share.
     """
 
     video: VideoBlob | None
