@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import av.filter
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 _TILT_TOLERANCE = 1.0
 """Largest ignored difference, in degrees, from a quarter turn."""
-_UNKNOWN_TYPES = range(max(kind.value for kind in Type) + 1, 48)
+_UNKNOWN_TYPES = range(len(Type), 48)
 """Numbers of FFmpeg's types of side data that PyAV has no name for, such as EXIF."""
 
 
@@ -89,14 +90,13 @@ def from_matrix(matrix: NDArray[np.int32]) -> Orientation:
 
 def display_matrix(frame: VideoFrame) -> NDArray[np.int32] | None:
     """The display matrix of a frame, int32 [9]; None if it has none."""
+    found: Any
     try:
         found = frame.side_data
     except ValueError:
         found = _without_unknown(frame).side_data
-    if Type.DISPLAYMATRIX.value not in [data.type.value for data in found]:
-        return None
-    matrix = np.frombuffer(found[Type.DISPLAYMATRIX], dtype=np.int32)
-    return matrix if len(matrix) == 9 else None
+    matrices = [np.frombuffer(data, dtype=np.int32) for data in found if data.type is Type.DISPLAYMATRIX]
+    return matrices[0] if matrices and len(matrices[0]) == 9 else None
 
 
 def _without_unknown(frame: VideoFrame) -> VideoFrame:

@@ -10,7 +10,6 @@ from typing import Any
 import av
 import av.error
 from av.container import InputContainer
-from av.format import Flags
 
 from pipeline.media.clock import JoinedClock, unread_share
 from pipeline.media.opening import check_decoder, is_cover_art, open_media
@@ -24,6 +23,8 @@ from settings import PrepareConfig
 _MAX_ERROR_SHARE = 0.25
 """Largest fraction of a track's packets that may fail to decode; beyond it the file is rejected as damaged."""
 
+_MAY_JUMP = 0x0200
+"""FFmpeg's flag AVFMT_TS_DISCONT of formats whose clock may jump, as in broadcasts."""
 _FLAGGED_LOSS = 0.1
 """Shortest duration in seconds of lost sound or pictures that is flagged."""
 
@@ -53,7 +54,7 @@ class _Normaliser:
         self._read_to: int | None = 0
         self._config = config
         self._streams: list[Any] = []
-        self._clock = JoinedClock(jumps=bool(container.format.flags & Flags.ts_discont.value))
+        self._clock = JoinedClock(jumps=bool(container.format.flags & _MAY_JUMP))
         self._video: VideoTrack | None = None
         self._audio: AudioTrack | None = None
         self._packets = {"video": 0, "audio": 0}
