@@ -55,8 +55,8 @@ def test_a_picture_with_the_suffix_of_a_video_is_refused(tmp_path):
 
 
 def test_a_decoder_that_is_not_listed_is_refused(tmp_path):
-    path = encoded(tmp_path / "v.avi", "zmbv", "avi", "rgb24")
-    path.write_bytes(path.read_bytes().replace(b"ZMBV", b"LOCO"))
+    path = encoded(tmp_path / "v.avi", "mjpeg", "avi", "yuvj420p")
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"LOCO"))
     with (
         open_media(path, max_pixels=PIXELS) as container,
         pytest.raises(RejectedSource, match="the video track is loco"),
@@ -64,10 +64,9 @@ def test_a_decoder_that_is_not_listed_is_refused(tmp_path):
         check_decoder(container.streams.video[0])
 
 
-@pytest.mark.parametrize("tracks", [MAX_STREAMS + 1, 1200])
-def test_a_file_of_too_many_tracks_is_refused(tmp_path, tracks):
-    path = encoded(tmp_path / "v.mkv", "mjpeg", "matroska", "yuvj420p", tracks=tracks)
-    with pytest.raises(RejectedSource):
+def test_a_file_of_too_many_tracks_is_refused(tmp_path):
+    path = encoded(tmp_path / "v.mkv", "mjpeg", "matroska", "yuvj420p", tracks=MAX_STREAMS + 1)
+    with pytest.raises(RejectedSource, match="too many tracks: 129, more than 128"):
         open_media(path, max_pixels=PIXELS)
 
 
