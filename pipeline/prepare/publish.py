@@ -79,6 +79,7 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
         _rows(out, shards, labels, attached, totals, sources),
         shards=shards,
         shard_bytes=sizes,
+        shard_sha256=[_sha256(out, name) for name in shards],
         label_columns=columns,
         storage=config.storage,
         sample_rate=config.sample_rate,
@@ -89,6 +90,14 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in totals.flag_entries]
     write_atomically(out / "flagged.jsonl", "".join(lines))
     return totals
+
+
+def _sha256(out: Path, shard: str) -> str:
+    """The SHA-256 that was recorded when the shard was written; empty if there is none, as in format 1."""
+    try:
+        return (out / "index" / shard).with_suffix(".sha256").read_text(encoding="utf-8").partition(" ")[0]
+    except FileNotFoundError:
+        return ""
 
 
 def _rows(

@@ -4,6 +4,7 @@ OUT/recipe.json             the settings that all samples share
 OUT/sources.json            the source folders (see `origins`)
 OUT/.staging/PART/          samples (KEY.SIZE-MTIME.tar) that wait for their shard; each is written atomically
 OUT/shard-*.tar             shards; a shard is valid once its index exists
+OUT/index/SHARD.sha256      SHA-256 of that shard
 OUT/index/SHARD.jsonl       one row per sample of that shard: source, offsets, lengths, labels
 OUT/index/PART.rejected     journal of rejections, one JSON object per line
 """
@@ -11,6 +12,7 @@ OUT/index/PART.rejected     journal of rejections, one JSON object per line
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from common.files import replacing, write_atomically
 from common.trees import flatten
 from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.sources import PackedSample, Source
+from pipeline.shards.checksums import file_sha256, index_line, read_index_line
 from pipeline.shards.tar_writer import RowError, checked_row, is_text, write_shard
 from settings import PrepareConfig
 from settings.load import format_key, format_value, to_dict
@@ -146,21 +149,24 @@ class Staging:
         Raises:
             PrepareError: a staged sample is damaged.
         """
-        number = len(list((self.out / "index").glob(f"{self._shard}-" + "[0-9]" * 6 + ".jsonl")))
-        name = f"{self._shard}-{number:06d}"
+        # The first free number: whoever repairs a shard removes its index, and the shard is written again.
+        names = (f"{self._shard}-{number:06d}" for number in itertools.count())
+        name = next(name for name in names if not (self.out / "index" / f"{name}.jsonl").exists())
         fragments = [self.fragment(source) for source in sources]
         try:
             with replacing(self.out / f"{name}.tar", durable=True) as unfinished:
                 rows = write_shard(unfinished, fragments)
+                digest = file_sha256(unfinished)
         except RowError as error:
             raise PrepareError(str(error)) from None
+        write_atomically(self.out / "index" / f"{name}.sha256", f"{digest}  {name}.tar\n", durable=True)
         with (
             replacing(self.out / "index" / f"{name}.jsonl", durable=True) as unfinished,
             unfinished.open("w", encoding="utf-8") as file,
         ):
             for source, row in zip(sources, rows, strict=True):
                 version = {"key": source.key, "size": source.size, "mtime_ns": source.mtime_ns}
-                file.write(json.dumps(version | row, ensure_ascii=False) + "\n")
+                file.write(index_line(version | row))
         for source, fragment in zip(sources, fragments, strict=True):
             self._packed.add(source.key)
             self._staged.discard(fragment.name)
@@ -205,12 +211,13 @@ def read_index(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = checked_row(json.loads(line.decode("utf-8")))
+                row = checked_row(read_index_line(line))
                 if not _is_version(row):
                     raise RowError("key, size or mtime_ns is missing")
             except (ValueError, RecursionError) as error:
                 found = f"{path}, line {number}, is damaged ({error})"
-                raise PrepareError(f"{found}; restore it, or prepare into a new folder") from None
+                remedy = "restore it, or delete it and run the same command again, which prepares its samples again"
+                raise PrepareError(f"{found}; {remedy}") from None
             yield line, row
 
 

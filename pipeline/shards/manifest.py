@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.shards.checksums import file_sha256, unsealed
+from pipeline.shards.ranges import impossible_number
 from settings import StorageConfig
 from settings.load import format_names, format_value, from_dict
 
-FORMAT = 1
-"""Version of the format."""
+FORMAT = 2
+"""Version of the format that is written. Format 1, which has no checksums, is read too."""
 COLUMNS = {
     "shard": np.int32,
     "video_offset": np.int64,
@@ -24,8 +25,14 @@ COLUMNS = {
     "height": np.int32,
     "audio_offset": np.int64,
     "audio_samples": np.int64,
+    "checksum_offset": np.int64,
 }
 """Maps each array with one value per sample to its type; class Manifest explains them."""
+
+
+_HASHED_BYTES = 2**28
+"""A larger frame_offsets is not checked when the manifest is opened: the checksums in the shards detect a wrong offset
+when it is used."""
 
 
 class ManifestError(ValueError):
@@ -41,6 +48,7 @@ class Manifest:
         root: the folder that holds the shards.
         shards: file names of the shards, relative to `root`.
         shard_bytes: int64 [number of shards], file sizes of the shards.
+        shard_sha256: SHA-256 of each shard; empty for a shard that was written in format 1.
         shard: int32 [n], index into `shards`.
         video_offset: int64 [n], byte offset in the shard at which the video blob begins; -1 without video.
         frame_start: int64 [n + 1]; frame_offsets[frame_start[i]:frame_start[i + 1]] belong to sample i.
@@ -49,6 +57,8 @@ class Manifest:
         frames, width, height: int32 [n]; 0 without video.
         audio_offset: int64 [n], byte offset in the shard of the first PCM sample; -1 without audio.
         audio_samples: int64 [n], PCM samples; equals round(frames / fps * sample_rate) where both tracks exist.
+        checksum_offset: int64 [n], byte offset in the shard of the sample's checksums (see pipeline.shards.checksums);
+            -1 if it was written in format 1.
         storage: how the video is encoded.
         sample_rate: sampling rate of the PCM, in Hz.
         streams: which tracks every sample has: both, video or audio.
@@ -56,10 +66,13 @@ class Manifest:
         label_columns: names of the label columns.
     """
 
-    def __init__(self, *, root: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, *, root: Path, meta: Mapping[str, Any], storage: StorageConfig, arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
         self.root = root
         self.shards: list[str] = list(meta["shards"])
         self.shard_bytes: NDArray[np.int64] = np.array(meta["shard_bytes"], dtype=np.int64)
+        self.shard_sha256: list[str] = list(meta["shard_sha256"])
         self.shard: NDArray[np.int32] = arrays["shard"]
         self.video_offset: NDArray[np.int64] = arrays["video_offset"]
         self.frame_start: NDArray[np.int64] = arrays["frame_start"]
@@ -69,7 +82,8 @@ class Manifest:
         self.height: NDArray[np.int32] = arrays["height"]
         self.audio_offset: NDArray[np.int64] = arrays["audio_offset"]
         self.audio_samples: NDArray[np.int64] = arrays["audio_samples"]
-        self.storage: StorageConfig = from_dict(StorageConfig, meta["storage"], source=f"{root}/manifest/meta.json")
+        self.checksum_offset: NDArray[np.int64] = arrays["checksum_offset"]
+        self.storage: StorageConfig = storage
         self.sample_rate: int = meta["sample_rate"]
         self.streams: str = meta["streams"]
         self.fingerprint: str = meta["fingerprint"]
@@ -77,8 +91,11 @@ class Manifest:
         self._arrays = arrays
 
     @classmethod
-    def open(cls, path: str | Path) -> Manifest:
-        """Opens the manifest of the prepared folder `path` and checks that all its shards exist with the right size.
+    def open(cls, path: str | Path, *, verify: bool = False) -> Manifest:
+        """Opens the manifest of the prepared folder `path`, checks it, and that its shards exist with the right size.
+
+        Args:
+            verify: check frame_offsets whatever its size, but leave the shards to the caller.
 
         Raises:
             ManifestError: there is no manifest, it is damaged, or a shard is missing or has another size.
@@ -86,7 +103,7 @@ class Manifest:
         root = Path(path)
         meta_path = root / "manifest" / "meta.json"
         try:
-            meta = json.loads(meta_path.read_text(encoding="utf-8"))
+            meta = unsealed(meta_path.read_bytes())
         except FileNotFoundError:
             raise ManifestError(
                 f"{root} holds no manifest; make one with: python -m pipeline.prepare SRC {root}"
@@ -94,14 +111,17 @@ class Manifest:
         except (OSError, ValueError, RecursionError) as error:
             raise ManifestError(f"cannot read {meta_path}: {error}; {_REBUILD}") from None
         try:
-            if meta["format"] != FORMAT:
-                raise ManifestError(
-                    f"{meta_path} has format {format_value(meta['format'])}, this version reads {FORMAT}; {_REBUILD}"
-                )
+            if meta["format"] not in (1, FORMAT):
+                found = f"{meta_path} has format {format_value(meta['format'])}"
+                raise ManifestError(f"{found}, this version reads 1 and {FORMAT}; {_REBUILD}")
+            if meta["format"] == 1:
+                meta |= {"shard_sha256": [""] * len(meta["shards"])}
             _check_meta(meta)
-            arrays = _load_arrays(meta_path.parent / meta["version"], meta)
-            _check_shards(root, meta)
-            return cls(root=root, meta=meta, arrays=arrays)
+            storage = from_dict(StorageConfig, meta["storage"], source=str(meta_path))
+            arrays = _load_arrays(meta_path.parent / meta["version"], meta, fps=storage.fps, every=verify)
+            if not verify:
+                _check_shards(root, meta)
+            return cls(root=root, meta=meta, storage=storage, arrays=arrays)
         except ManifestError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
@@ -130,15 +150,9 @@ class Manifest:
         """int32 [n], indices into `label_names(column)`; -1 if unknown.
 
         Raises:
-            ManifestError: there is no such column, or an index has no name.
+            ManifestError: there is no such column.
         """
-        name = f"label{self._column(column)}"
-        codes, names = self._arrays[name], len(self._arrays[f"{name}_names_start"]) - 1
-        if codes.min(initial=-1) < -1 or codes.max(initial=-1) >= names:
-            raise ManifestError(
-                f"{self.root}/manifest: {name}.npy is damaged, it has an index beyond {names} names; {_REBUILD}"
-            )
-        return codes
+        return self._arrays[f"label{self._column(column)}"]
 
     def label_names(self, column: str) -> list[str]:
         """Sorted distinct values of the label column."""
@@ -162,7 +176,7 @@ _REBUILD = "delete the folder manifest and run pipeline.prepare again: it is reb
 # Strict, because the name becomes part of paths that are read, and removed when a new version is published.
 _VERSION = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?")
 _META: dict[str, type] = {"samples": int, "sample_rate": int, "streams": str, "fingerprint": str, "version": str}
-_META_LISTS: dict[str, type] = {"label_columns": str, "shards": str, "shard_bytes": int}
+_META_LISTS: dict[str, type] = {"label_columns": str, "shards": str, "shard_bytes": int, "shard_sha256": str}
 
 
 def is_version(name: Any) -> bool:
@@ -178,6 +192,10 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     for key, kind in _META_LISTS.items():
         if type(meta[key]) is not list or any(type(item) is not kind for item in meta[key]):
             raise ValueError(f"{key} is {format_value(meta[key])}")
+    if not len(meta["shards"]) == len(meta["shard_bytes"]) == len(meta["shard_sha256"]):
+        raise ValueError("shards, shard_bytes and shard_sha256 differ in length")
+    if meta["format"] != 1 and not {"array_sha256", "sha256"} <= meta.keys():
+        raise ValueError("array_sha256 or sha256 is missing")
     if not is_version(meta["version"]):
         raise ValueError(f"version is {format_value(meta['version'])}")
     if meta["sample_rate"] == 0:
@@ -189,22 +207,33 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
             )
 
 
-def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _load_arrays(folder: Path, meta: Mapping[str, Any], *, fps: float, every: bool) -> dict[str, NDArray[Any]]:
     count, columns = meta["samples"], range(len(meta["label_columns"]))
     texts = ["source", *(f"label{column}_names" for column in columns)]
     types: dict[str, type] = {**COLUMNS, "frame_start": np.int64, "frame_offsets": np.uint32}
     types |= dict.fromkeys((f"{name}_start" for name in texts), np.int64)
     types |= dict.fromkeys((f"{name}_bytes" for name in texts), np.uint8)
     types |= dict.fromkeys((f"label{column}" for column in columns), np.int32)
+    if meta["format"] == 1:
+        del types["checksum_offset"]
     arrays = {name: _load_array(folder / f"{name}.npy", dtype) for name, dtype in types.items()}
-    lengths = dict.fromkeys(COLUMNS, count) | {"frame_start": count + 1, "source_start": count + 1}
+    every = every or arrays["frame_offsets"].nbytes <= _HASHED_BYTES
+    if meta["format"] != 1:
+        _check_hashes(folder, meta["array_sha256"], [name for name in types if every or name != "frame_offsets"])
+    lengths = {name: count for name in COLUMNS if name in types} | {"frame_start": count + 1, "source_start": count + 1}
     lengths |= {f"label{column}": count for column in columns}
     for name, length in lengths.items():
         _check_length(folder, arrays, name, length)
     _check_length(folder, arrays, "frame_offsets", int(arrays["frame_start"][-1]))
-    if count and not 0 <= arrays["shard"].min() <= arrays["shard"].max() < len(meta["shards"]):
-        raise ManifestError(f"{folder}/shard.npy has an index beyond the {len(meta['shards'])} shards; {_REBUILD}")
-    return arrays
+    if found := impossible_number(arrays, meta, fps=fps, offsets=every):
+        raise ManifestError(f"{folder}/{found[0]}.npy is damaged: {found[1]}; {_REBUILD}")
+    return {"checksum_offset": np.broadcast_to(np.int64(-1), count), **arrays}
+
+
+def _check_hashes(folder: Path, hashes: Mapping[str, str], names: Iterable[str]) -> None:
+    for name in names:
+        if file_sha256(folder / f"{name}.npy") != hashes[name]:
+            raise ManifestError(f"{folder}/{name}.npy is damaged: its SHA-256 differs from meta.json; {_REBUILD}")
 
 
 def _load_array(path: Path, dtype: type) -> NDArray[Any]:

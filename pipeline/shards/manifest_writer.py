@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.files import write_atomically
+from pipeline.shards.checksums import file_sha256, sealed
 from pipeline.shards.manifest import COLUMNS, FORMAT, is_version
 from settings import StorageConfig
 
@@ -31,6 +32,7 @@ def write_manifest(
     *,
     shards: Sequence[str],
     shard_bytes: Sequence[int],
+    shard_sha256: Sequence[str] = (),
     label_columns: Sequence[str],
     storage: StorageConfig,
     sample_rate: int,
@@ -41,8 +43,9 @@ def write_manifest(
     Args:
         rows: one mapping per sample with the keys source, shard (index into `shards`), video_offset, first_frame (bytes
             before the first frame in the video blob), frame_bytes (sizes of the frames), width, height, audio_offset,
-            audio_samples and labels (column -> text).
+            audio_samples, labels (column -> text) and, if the sample has checksums, checksum_offset.
         shards, shard_bytes: names and sizes of the shard files.
+        shard_sha256: SHA-256 of each shard, empty if unknown; by default all are unknown.
         label_columns: names of the label columns.
         storage: how the video is encoded.
         sample_rate: sampling rate of the audio, in Hz.
@@ -53,13 +56,14 @@ def write_manifest(
         table.append(row)
     arrays = table.arrays()
     digest = hashlib.sha256(json.dumps([dataclasses.asdict(storage), sample_rate, list(label_columns)]).encode())
+    places = ("shard", "video_offset", "audio_offset", "checksum_offset")
     for name in sorted(arrays):
-        if name not in ("shard", "video_offset", "audio_offset"):
+        if name not in places:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(arrays[name]).data)
     # The version depends on the layout of the shards too; the fingerprint only on the content.
     layout = hashlib.sha256(json.dumps(list(shards)).encode())
-    for name in ("shard", "video_offset", "audio_offset"):
+    for name in places:
         layout.update(arrays[name].data)
     fingerprint = digest.hexdigest()[:16]
     meta = {
@@ -73,12 +77,14 @@ def write_manifest(
         "label_columns": list(label_columns),
         "shards": list(shards),
         "shard_bytes": list(shard_bytes),
+        "shard_sha256": list(shard_sha256) or [""] * len(shards),
     }
-    _publish(root / "manifest", meta, arrays)
+    publish_manifest(root / "manifest", meta, arrays)
     return len(arrays["frames"])
 
 
-def _publish(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def publish_manifest(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes `arrays` as version meta["version"] and then meta.json, with the checksums of both."""
     folder.mkdir(parents=True, exist_ok=True)
     meta_path = folder / "meta.json"
     try:
@@ -86,19 +92,32 @@ def _publish(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         previous = None
     version = folder / meta["version"]
-    if not version.exists():
+    if not _holds(version, arrays):
         unfinished = folder / f"{meta['version']}.{os.getpid()}.tmp"
         unfinished.mkdir(exist_ok=True)
         for name, values in arrays.items():
             np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
+        shutil.rmtree(version, ignore_errors=True)  # damaged
         try:
             unfinished.rename(version)
         except OSError:  # another process or machine has just published this version
             shutil.rmtree(unfinished)
-    write_atomically(meta_path, json.dumps(meta, indent=1) + "\n")
+    hashes = {name: file_sha256(version / f"{name}.npy") for name in arrays}
+    write_atomically(meta_path, sealed({**meta, "array_sha256": hashes}))
     # An edited meta.json may name "" or "..": removing that would delete the complete manifest or the shards.
     if is_version(previous) and previous != meta["version"]:
         shutil.rmtree(folder / previous, ignore_errors=True)
+
+
+def _holds(version: Path, arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether the folder holds exactly these values; what is missing or damaged there is written again."""
+    try:
+        found = {name: np.load(version / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in arrays}
+        return all(
+            found[name].dtype == arrays[name].dtype and np.array_equal(found[name], arrays[name]) for name in arrays
+        )
+    except Exception:  # NumPy raises various types, depending on the damage
+        return False
 
 
 class _Table:
@@ -118,8 +137,9 @@ class _Table:
         if sizes:
             self._frame_offsets.extend(itertools.accumulate(sizes, initial=row["first_frame"]))
         self._frame_counts.append(len(sizes) + 1 if sizes else 0)
+        numbers = {"checksum_offset": -1, **row, "frames": len(sizes)}
         for name, values in self._columns.items():
-            values.append(len(sizes) if name == "frames" else row[name])
+            values.append(numbers[name])
         self._sources.append(row["source"])
         for column, codes, known in zip(self._label_columns, self._label_codes, self._label_values, strict=True):
             value = row["labels"].get(column, "")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan
+from pipeline.shards.checksums import AUDIO_BLOCK, crc32c
 from pipeline.shards.manifest import Manifest
 
 OPEN_SHARDS = 256
@@ -46,15 +48,25 @@ class ShardReader:
         Raises:
             ShardError: the shard does not hold what the manifest promises; the error names the sample.
         """
-        m = self.manifest
-        ids = plan.audio_ids
-        count = np.clip(m.audio_samples[ids] - plan.audio_start, 0, self.audio_samples)
+        m, ids = self.manifest, plan.audio_ids
+        total = m.audio_samples[ids]
+        count = np.clip(total - plan.audio_start, 0, self.audio_samples)
+        # Whole blocks, because each has one checksum.
+        first = np.where(count > 0, plan.audio_start // AUDIO_BLOCK, 0)
+        last = np.where(count > 0, -(-(plan.audio_start + count) // AUDIO_BLOCK), 0)
+        begin = first * AUDIO_BLOCK
+        sizes = 2 * (np.minimum(last * AUDIO_BLOCK, total) - begin)
+        stored = self.checksums(ids, m.frames[ids] + first, last - first)
+        blobs = self.read(ids, m.audio_offset[ids] + 2 * begin, np.maximum(sizes, 0))
         windows = np.zeros((len(ids), self.audio_samples), dtype="<i2")
-        offsets = m.audio_offset[ids] + 2 * plan.audio_start
-        self._check_ranges(ids, offsets, 2 * count)
-        self._prefetch(ids, offsets, 2 * count)
-        for i, window, offset, n in zip(ids.tolist(), windows, offsets.tolist(), count.tolist(), strict=True):
-            self._fill(i, window[:n], offset)
+        skipped = (plan.audio_start - begin).tolist()
+        for row, (blob, checksums, skip, n) in enumerate(zip(blobs, stored, skipped, count.tolist(), strict=True)):
+            if checksums is not None:
+                found = [crc32c(blob[at : at + 2 * AUDIO_BLOCK]) for at in range(0, len(blob), 2 * AUDIO_BLOCK)]
+                self.compare(
+                    int(ids[row]), found, checksums, "block of sound", numbers=range(int(first[row]), int(last[row]))
+                )
+            windows[row, :n] = blob.view("<i2")[skip : skip + n]
         return windows
 
     def read(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, *, room: int = 0) -> list[np.ndarray]:
@@ -76,6 +88,35 @@ class ShardReader:
             self._fill(i, blob[room:], offset)
             blobs.append(blob)
         return blobs
+
+    def checksums(self, ids: np.ndarray, first: np.ndarray, count: np.ndarray) -> list[list[int] | None]:
+        """Reads the checksums of units of samples; None for a sample that has none, because of its format.
+
+        Args:
+            ids: int64 [N], samples.
+            first, count: int64 [N], the first unit, and how many; see pipeline.shards.checksums.
+
+        Raises:
+            ShardError: a range lies outside its shard, or cannot be read.
+        """
+        places = self.manifest.checksum_offset[ids]
+        rows = np.flatnonzero(places >= 0)
+        blobs = self.read(ids[rows], places[rows] + 4 * first[rows].astype(np.int64), 4 * count[rows])
+        stored: list[list[int] | None] = [None] * len(ids)
+        for row, blob in zip(rows.tolist(), blobs, strict=True):
+            stored[row] = blob.view("<u4").tolist()
+        return stored
+
+    def compare(self, i: int, found: list[int], stored: list[int], unit: str, *, numbers: Sequence[int]) -> None:
+        """Raises ShardError if checksums of sample `i` differ from the stored ones.
+
+        Args:
+            unit: what the checksums are of: frame or block of sound.
+            numbers: number of each unit within the sample.
+        """
+        if found != stored:
+            wrong = [number for number, one, other in zip(numbers, found, stored, strict=True) if one != other]
+            raise self.mismatch(i, f"{unit} {wrong[0]} differs from its checksum")
 
     def check_frames(self, ids: np.ndarray) -> None:
         """Raises ShardError for the first sample whose frame count, frame size or frame offsets are not possible."""

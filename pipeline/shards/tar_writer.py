@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.shards.checksums import sample_checksums
 from pipeline.shards.codecs import CODECS, VideoBlob
 from pipeline.shards.wav import WAV_HEADER_BYTES, wav_bytes
 from settings import PrepareConfig
@@ -56,7 +57,9 @@ def sample_bytes(
     config: PrepareConfig,
     sha256: str = "",
 ) -> bytes:
-    """Packs a sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav and KEY.json (metadata), without END_OF_TAR.
+    """Packs a sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav, KEY.crc32c and KEY.json, without END_OF_TAR.
+
+    KEY.crc32c holds checksums (see pipeline.shards.checksums) and KEY.json the metadata.
 
     Args:
         sha256: hash of the source file, by which its sample is found again after the file was moved; "" if unknown.
@@ -70,31 +73,37 @@ def sample_bytes(
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
 
-    metadata: dict[str, Any] = {"source": source, "sha256": sha256, "labels": dict(labels)}
-    metadata["flags"] = media.flags
+    metadata: dict[str, Any] = {"source": source, "sha256": sha256, "labels": dict(labels), "flags": media.flags}
+    frames, frame_bytes, sound = memoryview(b""), list[int](), memoryview(b"")
     if media.video is not None:
         video, fps = media.video, float(config.storage.fps)
+        frames, frame_bytes = memoryview(video.data)[video.first_frame :], video.frame_bytes
         add(CODECS[config.storage.codec].suffix, video.data)
         metadata |= {"seconds": len(video.frame_bytes) / fps, "fps": fps, "frames": len(video.frame_bytes)}
         metadata |= {"width": video.width, "height": video.height}
         metadata |= {"first_frame": video.first_frame, "frame_bytes": video.frame_bytes}
     if media.pcm is not None:
-        add("wav", wav_bytes(media.pcm, config.sample_rate))
+        wav = wav_bytes(media.pcm, config.sample_rate)
+        sound = memoryview(wav)[WAV_HEADER_BYTES:]
+        add("wav", wav)
         metadata.setdefault("seconds", len(media.pcm) / config.sample_rate)
         metadata |= {"sample_rate": config.sample_rate, "audio_samples": len(media.pcm)}
-    add("json", json.dumps(metadata, ensure_ascii=False).encode("utf-8"))
+    facts = json.dumps(metadata, ensure_ascii=False).encode("utf-8")
+    add("crc32c", sample_checksums(frames, frame_bytes, sound, facts))
+    add("json", facts)
     return buffer.getvalue()
 
 
 def sample_row(file: BinaryIO) -> dict[str, Any]:
-    """Reads the metadata that `sample_bytes` wrote, and adds the byte offset of each track in the file.
+    """Reads the metadata that `sample_bytes` wrote, and adds the byte offset in the file of each track and checksum.
 
     Raises:
-        RowError: the file is damaged, or `sample_bytes` did not write it.
+        RowError: the file is damaged (if it has checksums, they are compared), or `sample_bytes` did not write it.
     """
     video_suffixes = {codec.suffix for codec in CODECS.values()}
     row: dict[str, Any] = {"video_offset": -1, "audio_offset": -1, "audio_samples": 0}
     row |= {"width": 0, "height": 0, "first_frame": 0, "frame_bytes": []}
+    checksums, facts = None, b""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
@@ -105,14 +114,33 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
                     row["video_offset"] = member.offset_data
                 elif suffix == "wav":
                     row["audio_offset"] = member.offset_data + WAV_HEADER_BYTES
+                elif suffix == "crc32c":
+                    row["checksum_offset"], checksums = member.offset_data, _content(archive, member)
                 elif suffix == "json":
-                    content = archive.extractfile(member)
-                    row |= json.load(content) if content is not None else {}
+                    facts = _content(archive, member)
+                    row |= json.loads(facts)
     except RowError:
         raise
     except (tarfile.TarError, ValueError, TypeError, OverflowError, OSError, EOFError, RecursionError) as error:
         raise RowError(" ".join(str(error).split())) from None
-    return checked_row(row)
+    checked_row(row)
+    if checksums is not None:
+        _check_units(file, row, checksums, facts)
+    return row
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = archive.extractfile(member)
+    return content.read() if content is not None else b""
+
+
+def _check_units(file: BinaryIO, row: Mapping[str, Any], checksums: bytes, facts: bytes) -> None:
+    file.seek(0)
+    data = memoryview(file.read())
+    frames = data[max(0, row["video_offset"]) + row["first_frame"] :]
+    sound = data[max(0, row["audio_offset"]) :][: 2 * row["audio_samples"]]
+    if sample_checksums(frames, row["frame_bytes"], sound, facts) != checksums:
+        raise RowError("its content differs from its checksums")
 
 
 def checked_row(row: Any) -> dict[str, Any]:
@@ -123,6 +151,7 @@ def checked_row(row: Any) -> dict[str, Any]:
     """
     if not isinstance(row, dict):
         raise RowError(f"it must be a JSON object, not {format_value(row)}")
+    row.setdefault("checksum_offset", -1)  # format 1 has no checksums
     for name, is_valid in _IS_VALID.items():
         if name not in row:
             raise RowError(f"{name} is missing")
@@ -151,7 +180,7 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "flags": lambda value: isinstance(value, dict),
     "frame_bytes": lambda value: isinstance(value, list) and all(map(_is_count, value)) and sum(value) < 2**31,
     **dict.fromkeys(("width", "height", "first_frame"), _is_count),
-    **dict.fromkeys(("video_offset", "audio_offset", "audio_samples"), _is_offset),
+    **dict.fromkeys(("video_offset", "audio_offset", "checksum_offset", "audio_samples"), _is_offset),
 }
 
 
@@ -175,7 +204,7 @@ def write_shard(path: Path, fragments: list[Path]) -> list[dict[str, Any]]:
                     raise RowError(f"{fragment} is damaged ({error}); {remedy}") from None
                 file.seek(0)
                 data = file.read()
-            for track in ("video_offset", "audio_offset"):
+            for track in ("video_offset", "audio_offset", "checksum_offset"):
                 if row[track] >= 0:
                     row[track] += shard.tell()
             rows.append(row)

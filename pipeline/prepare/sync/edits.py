@@ -12,6 +12,7 @@ from typing import Any
 from common.files import write_atomically
 from pipeline.prepare.sources import PackedSample
 from pipeline.prepare.staging import read_index, read_journal
+from pipeline.shards.checksums import index_line
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def edit_index(
                 if edited is row:
                     new.append(line)
                 elif edited is not None:
-                    new.append((json.dumps(edited, ensure_ascii=False) + "\n").encode("utf-8"))
+                    new.append(index_line(edited).encode("utf-8"))
             if new != old:
                 write_atomically(path, b"".join(new), durable=True)
 

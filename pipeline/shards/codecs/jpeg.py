@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from pipeline.plan.clips import ClipPlan
+from pipeline.shards.checksums import crc32c
 from pipeline.shards.codecs.base import Codec, Inputs, VideoBlob
 from pipeline.shards.reader import ShardReader
 
@@ -57,12 +58,17 @@ class Jpeg(Codec):
         # Limit the size of an image: a damaged index could otherwise request more memory than the machine has.
         limit = 2 * 3 * shape.prod(axis=1) + _HEADER_BYTES
         _check(reader, ids, (begin >= offset) & (sizes >= 0) & (sizes <= limit[:, None]))
+        checksums = reader.checksums(ids, wanted[:, 0], wanted[:, -1] + 1 - wanted[:, 0])
         blobs = reader.read(ids, m.video_offset[ids] + offset[:, 0], (begin + sizes - offset)[:, -1])
         images = np.zeros((*begin.shape, sizes.max(initial=0)), dtype=np.uint8)
-        for clip, blob, starts, lengths in zip(images, blobs, (begin - offset).tolist(), sizes.tolist(), strict=True):
-            for image, start, length in zip(clip, starts, lengths, strict=True):
-                part = blob[start : start + length]
+        places = zip((begin - offset).tolist(), sizes.tolist(), strict=True)
+        for row, (clip, blob, (starts, lengths)) in enumerate(zip(images, blobs, places, strict=True)):
+            parts = [blob[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+            for image, part in zip(clip, parts, strict=True):
                 image[: len(part)] = part
+            if (stored := checksums[row]) is not None:
+                expected = [stored[place] for place in (wanted[row] - wanted[row, 0]).tolist()]
+                reader.compare(int(ids[row]), [*map(crc32c, parts)], expected, "frame", numbers=wanted[row].tolist())
         images = images.reshape(begin.size, images.shape[2])
         valid = _are_jpegs(images, sizes.reshape(-1), shape.repeat(reader.frames, axis=0))
         _check(reader, ids, valid.reshape(begin.shape))

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.plan.clips import ClipPlan
 from pipeline.shards import ivf
+from pipeline.shards.checksums import crc32c
 from pipeline.shards.codecs.base import Codec, Inputs, VideoBlob, frame_rate
 from pipeline.shards.reader import ShardReader
 
@@ -71,13 +72,17 @@ class Vp9(Codec):
         end = np.minimum(plan.start_frame + span, m.frames[ids])
         begin_byte = m.frame_offsets[first + key_frame].astype(np.int64)
         end_byte = m.frame_offsets[first + end].astype(np.int64)
+        checksums = reader.checksums(ids, key_frame, end - key_frame)
         files = reader.read(ids, m.video_offset[ids] + begin_byte, end_byte - begin_byte, room=ivf.HEADER_BYTES)
         rate = frame_rate(m.storage.fps)
-        for i, file, begin, stop in zip(
-            ids.tolist(), files, (first + key_frame).tolist(), (first + end).tolist(), strict=True
-        ):
-            offsets = m.frame_offsets[begin : stop + 1].astype(np.int64)
-            if not _is_vp9(file, (offsets - offsets[0] + ivf.HEADER_BYTES).tolist()):
+        spans = zip(key_frame.tolist(), end.tolist(), first.tolist(), strict=True)
+        for i, file, stored, (begin, stop, start) in zip(ids.tolist(), files, checksums, spans, strict=True):
+            offsets = m.frame_offsets[start + begin : start + stop + 1].astype(np.int64)
+            places = (offsets - offsets[0] + ivf.HEADER_BYTES).tolist()
+            if stored is not None:
+                found = [crc32c(file[place:after]) for place, after in itertools.pairwise(places)]
+                reader.compare(i, found, stored, "frame", numbers=range(begin, stop))
+            if not _is_vp9(file, places):
                 raise reader.mismatch(i, "there is no VP9 video where the manifest says")
             header = ivf.header(_FOURCC, width=int(m.width[i]), height=int(m.height[i]), rate=rate)
             file[: ivf.HEADER_BYTES] = np.frombuffer(header, dtype=np.uint8)
