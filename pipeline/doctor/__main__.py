@@ -1,6 +1,8 @@
 """Checks whether this machine can train and shows what training will use: `python -m pipeline.doctor`.
 
-Exit status: 0 if everything that training needs works here (a GPU is optional), 1 if something is missing.
+With SHARDS --verify it reads a prepared data set instead, and names everything in it that is damaged.
+
+Exit status: 0 if everything that training needs works here (a GPU is optional), or if nothing is damaged; else 1.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from common.terminal import command, print_error, printable
 from pipeline.doctor.checks import CHECKS, INSTALL, Finding
@@ -44,7 +47,17 @@ def choices(findings: Sequence[Finding]) -> list[tuple[str, str]]:
 
 @command("doctor")
 def main(arguments: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="python -m pipeline.doctor", description=__doc__).parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m pipeline.doctor", description=__doc__)
+    parser.add_argument("shards", metavar="SHARDS", nargs="?", type=Path, help="folder of prepared data, for --verify")
+    parser.add_argument("--verify", action="store_true", help="read all of SHARDS and compare it with its checksums")
+    options = parser.parse_args(arguments)
+    if options.verify != (options.shards is not None):
+        parser.error("to check a prepared data set, give both: SHARDS --verify")
+    if options.verify:
+        # Imported here so that the doctor can report which of the packages that this needs are missing.
+        from pipeline.doctor.verify import verify
+
+        return verify(options.shards)
     findings = examine()
     errors = [finding.name for finding in findings if finding.state == "error"]
     try:
