@@ -25,6 +25,7 @@ from benchmarks.tools.result import medians, publish
 from benchmarks.tools.usage import usage
 from common.environment import environment
 from pipeline.shards.manifest import COLUMNS, Manifest
+from pipeline.shards.manifest_writer import publish_manifest
 from settings import Config, load_config
 
 CASES = [(1_000, 1), (10_000, 1), (100_000, 1), (100_000, 10), (100_000, 100), (100_000, 1_000), (1_000_000, 1_000)]
@@ -49,16 +50,14 @@ def synthesise(source: Path, target: Path, *, samples: int, shards: int) -> None
         "source_bytes": np.frombuffer(b"".join(names), dtype=np.uint8),
     }
     meta = json.loads((source / "manifest" / "meta.json").read_text())
-    folder = target / "manifest" / meta["version"]
-    folder.mkdir(parents=True)
-    for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values, allow_pickle=False)
+    del meta["sha256"]  # of meta.json itself
+    target.mkdir(exist_ok=True)
     links = [f"shard-{n:06d}.tar" for n in range(shards)]
     for name in links:
         (target / name).symlink_to((source / meta["shards"][0]).resolve())
     meta |= {"samples": samples, "label_columns": [], "shards": links}
-    meta["shard_bytes"] = [meta["shard_bytes"][0]] * shards
-    (target / "manifest" / "meta.json").write_text(json.dumps(meta))
+    meta |= {name: [meta[name][0]] * shards for name in ("shard_bytes", "shard_sha256")}
+    publish_manifest(target / "manifest", meta, arrays)
 
 
 def measure(data: Path, clips: int) -> dict[str, float]:

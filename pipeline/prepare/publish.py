@@ -57,6 +57,7 @@ def remove_empty_shards(out: Path) -> None:
     for index in (out / "index").glob("*.jsonl"):
         if index.stat().st_size == 0:
             (out / f"{index.stem}.tar").unlink(missing_ok=True)
+            index.with_suffix(".sha256").unlink(missing_ok=True)
 
 
 def _state(out: Path) -> list[tuple[str, int, int]]:

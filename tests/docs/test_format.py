@@ -127,10 +127,12 @@ def test_every_key_is_listed(folder, shards):
     assert set(_table("key of `meta.json`")) == set(shards.meta)
     with tarfile.open(folder / "shards" / "shard-000000.tar") as archive:
         names = archive.getnames()
-        facts = json.load(archive.extractfile(names[2]))
+        facts = json.load(archive.extractfile(names[3]))
     suffix = {"vp9": "ivf", "jpeg": "mjpeg"}[shards.meta["storage"]["codec"]]
-    assert [name.partition(".")[2] for name in names] == [suffix, "wav", "json"] * 2
+    assert [name.partition(".")[2] for name in names] == [suffix, "wav", "crc32c", "json"] * 2
     assert set(_table("key")) == set(facts)
     line = json.loads((folder / "shards" / "index" / "shard-000000.jsonl").read_text().splitlines()[0])
-    assert set(line) == {*facts, "key", "size", "mtime_ns", "video_offset", "audio_offset"}
+    assert set(line) == {
+        *(*facts, "key", "size", "mtime_ns", "video_offset", "audio_offset", "checksum_offset", "crc32c")
+    }
     assert names[0].startswith(line["key"] + ".")

@@ -69,6 +69,7 @@ def test_a_truncated_shard_is_named_and_other_samples_can_be_loaded(damaged) -> 
 def test_frames_that_are_not_where_the_manifest_says_are_detected(damaged, codec) -> None:
     loader, shard, manifest = damaged
     begin, end = manifest.frame_start[SAMPLE : SAMPLE + 2]
+    manifest.checksum_offset = np.full(len(manifest), -1)  # as in format 1
     for offset in manifest.frame_offsets[begin : end - 1]:
         overwrite(shard, int(manifest.video_offset[SAMPLE]) + int(offset), struct.pack("<I", 7))
     kind = "VP9 video" if codec == "vp9" else "JPEG image"
@@ -79,6 +80,7 @@ def test_frames_that_are_not_where_the_manifest_says_are_detected(damaged, codec
 @pytest.mark.parametrize("ids", [[3, 4, SAMPLE, 6], [SAMPLE, 3], [0, 1, 2, 3, SAMPLE, 4, 6, 7]])
 def test_a_sample_that_cannot_be_decoded_is_named_and_other_iterators_continue(damaged, corpus, codec, ids) -> None:
     loader, shard, manifest = damaged
+    manifest.checksum_offset = np.full(len(manifest), -1)  # as in format 1
     begin, end = manifest.frame_start[SAMPLE : SAMPLE + 2]
     for offset in manifest.frame_offsets[begin : end - 1 : 8].tolist():
         place = int(manifest.video_offset[SAMPLE]) + offset
@@ -97,6 +99,35 @@ def test_a_sample_that_cannot_be_decoded_is_named_and_other_iterators_continue(d
     assert torch.equal(next(other).video, healthy[1].video)
 
 
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_bit_that_differs_in_a_frame_is_named(damaged, codec) -> None:
+    loader, shard, manifest = damaged
+    ends = manifest.frame_offsets[manifest.frame_start[SAMPLE] : manifest.frame_start[SAMPLE + 1]].astype(int)
+    middle = len(ends) // 2
+    flip(shard, int(manifest.video_offset[SAMPLE] + ends[middle + 1]) - 3)
+    with pytest.raises(
+        ShardError, match=rf"{shard} is damaged .*frame {middle} differs from its checksum, for sample {SAMPLE}"
+    ):
+        clips_of(loader, [4, SAMPLE])
+    used = {int(batch.ids[0]) for epoch in range(6) for batch in loader.clips([SAMPLE], epoch=epoch, purpose="train")}
+    assert used != {SAMPLE}  # some of these clips have the frame
+    assert [(bad.sample, bad.reason) for bad in loader.bad_samples] == [
+        (SAMPLE, f"frame {middle} differs from its checksum")
+    ]
+
+
+def test_a_bit_that_differs_in_the_sound_is_named(damaged) -> None:
+    loader, shard, manifest = damaged
+    flip(shard, int(manifest.audio_offset[SAMPLE] + manifest.audio_samples[SAMPLE]))
+    with pytest.raises(ShardError, match=rf"block of sound \d differs from its checksum, for sample {SAMPLE} "):
+        clips_of(loader, [SAMPLE])
+
+
 def test_only_the_bytes_of_the_clip_are_read(corpus, codec, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = make_loader(corpus.config(f"dali-{codec}"))
     manifest = loader.dataset
@@ -109,14 +140,17 @@ def test_only_the_bytes_of_the_clip_are_read(corpus, codec, monkeypatch: pytest.
 
     monkeypatch.setattr(ShardReader, "_fill", counted)
     (batch,) = loader.clips([7], epoch=0, purpose="train")
-    (video, size), (_, audio_size) = sorted(read)
-    start = round(float(batch.start[0]) * 10)
+    (video, size), (audio, audio_size), *checksums = sorted(read)
+    start, wanted = round(float(batch.start[0]) * 10), loader.config.audio_samples
     offsets = manifest.frame_offsets[manifest.frame_start[7] : manifest.frame_start[8]].astype(int)
     first = start // 8 * 8 if codec == "vp9" else start
     assert start > 0
     assert video == manifest.video_offset[7] + offsets[first]
     assert size == offsets[start + 8] - offsets[first] < offsets[-1] - offsets[0]
-    assert audio_size == 2 * loader.config.audio_samples
+    blocks = range(int(batch.plan.audio_start[0]) // 4096, -(-int(batch.plan.audio_start[0] + wanted) // 4096))
+    assert audio == manifest.audio_offset[7] + 8192 * blocks.start
+    assert audio_size == min(8192 * len(blocks), 2 * int(manifest.audio_samples[7]) - 8192 * blocks.start)
+    assert sum(size for _, size in checksums) == 4 * (start + 8 - first + len(blocks))
 
 
 def test_more_shards_than_open_files_are_read(corpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,12 @@ from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
 from pipeline.prepare.staging import PrepareError, Staging
 from pipeline.shards.codecs import CODECS
-from pipeline.shards.manifest import Manifest
+from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.manifest_writer import write_manifest
 from pipeline.shards.reader import ShardError, ShardReader
 from pipeline.shards.tar_writer import RowError, write_shard
 from settings import Config, PrepareConfig, StorageConfig, from_dict
+from tests.pipeline.shards.formats import reseal
 
 FACTS = {
     **{"source": "a.mp4", "labels": {"kind": "x"}, "flags": {}, "seconds": 0.2, "frame_bytes": [5, 6]},
@@ -137,16 +138,21 @@ def test_tar_members_are_never_written_outside_the_shard(tmp_path):
     ],
 )
 @pytest.mark.parametrize("codec", ["vp9", "jpeg"])
-def test_a_row_that_points_outside_its_shard_is_named(tmp_path, array, value, codec):
-    (tmp_path / "shard-000000.tar").write_bytes(bytes(2000))
-    row = {**FACTS, "shard": 0, "frame_bytes": [5, 6], "audio_offset": 600, "audio_samples": 500}
-    names, sizes = ["shard-000000.tar"], [2000]
+def test_a_row_that_points_outside_its_shard_is_named(tmp_path, array, value, codec, monkeypatch):
+    (tmp_path / "shard-000000.tar").write_bytes(bytes(8000))
+    row = {**FACTS, "shard": 0, "frame_bytes": [5, 6], "audio_offset": 600, "audio_samples": 3200}
+    names, sizes = ["shard-000000.tar"], [8000]
     write_manifest(
         *(tmp_path, [row]), shards=names, shard_bytes=sizes, label_columns=[], storage=StorageConfig(codec=codec),
         sample_rate=16000, streams="both",
     )  # fmt: skip
     path = next(tmp_path.glob(f"manifest/*/{array}.npy"))
     np.save(path, np.array(value, np.load(path).dtype))
+    reseal(tmp_path)
+    with pytest.raises(ManifestError, match=r"\.npy is damaged: .*sample 0"):
+        Manifest.open(tmp_path)
+    # The reader checks the rows that it uses too, because a large frame_offsets is not checked at opening.
+    monkeypatch.setattr("pipeline.shards.manifest.impossible_number", lambda *_, **__: None)
     manifest = Manifest.open(tmp_path)
     config = from_dict(Config, {"clip": {"frames": 2}})
     plan = ClipPlanner(config=config, dataset=manifest, fps=10.0).uniform(np.array([0]), clips=1)

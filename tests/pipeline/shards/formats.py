@@ -80,11 +80,11 @@ def handed_over(data: Manifest) -> list[Any]:
 def reseal(folder: Path, **changes: object) -> None:
     """Gives damaged arrays and edited entries of meta.json matching checksums."""
     path = folder / "manifest" / "meta.json"
-    meta = json.loads(path.read_text()) | changes
+    meta = json.loads(path.read_text())
     del meta["sha256"]
     version = path.parent / meta["version"]
     meta["array_sha256"] = {name: file_sha256(version / f"{name}.npy") for name in meta["array_sha256"]}
-    path.write_text(sealed(meta))
+    path.write_text(sealed(meta | changes))
 
 
 def without_checksums(folder: Path) -> None:

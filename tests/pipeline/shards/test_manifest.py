@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +11,10 @@ import pytest
 from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.manifest_writer import write_manifest
 from settings import StorageConfig
+from tests.pipeline.shards.formats import reseal
+
+SIZE = 70_000
+"""Bytes of the shard."""
 
 
 def row(source: str, sizes: list[int], **labels: str) -> dict[str, object]:
@@ -23,9 +26,9 @@ def row(source: str, sizes: list[int], **labels: str) -> dict[str, object]:
 
 def write(root: Path, rows, columns=("word",), name: str = "shard-000000.tar") -> Manifest:
     root.mkdir(exist_ok=True)
-    (root / name).write_bytes(bytes(10))
+    (root / name).write_bytes(bytes(SIZE))
     count = write_manifest(
-        root, rows, shards=[name], shard_bytes=[10], label_columns=list(columns), storage=StorageConfig(fps=10),
+        root, rows, shards=[name], shard_bytes=[SIZE], label_columns=list(columns), storage=StorageConfig(fps=10),
         sample_rate=16000, streams="both",
     )  # fmt: skip
     manifest = Manifest.open(root)
@@ -83,9 +86,10 @@ def test_an_unknown_column_is_refused_with_a_list_of_the_known_ones(tmp_path):
         write(tmp_path, [row("a", [1], word="x")]).labels("colour")
 
 
-def damage_meta(root: Path, **changes: object) -> None:
-    path = root / "manifest/meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def save(root: Path, name: str, values: np.ndarray) -> None:
+    """Replaces an array, as if preparation had written these values."""
+    np.save(next(root.glob(f"manifest/*/{name}.npy")), values)
+    reseal(root)
 
 
 @pytest.mark.parametrize(
@@ -94,22 +98,28 @@ def damage_meta(root: Path, **changes: object) -> None:
         (lambda root: (root / "manifest/meta.json").unlink(), "holds no manifest; make one with: python -m pipeline"),
         (lambda root: (root / "manifest/meta.json").write_text("{"), "cannot read"),
         (lambda root: (root / "manifest/meta.json").write_text("[]"), "is damaged"),
-        (lambda root: damage_meta(root, format=99), "has format 99"),
-        (lambda root: damage_meta(root, samples=7), r"has shape \(1,\), not \(7,\)"),
-        (lambda root: damage_meta(root, storage={"fps": "fast"}), "fps must be a number"),
-        (lambda root: damage_meta(root, storage={"fps": -1}), "is damaged"),
-        (lambda root: damage_meta(root, shards=["../../x.tar"]), "which is not the name of a file next to"),
-        (lambda root: damage_meta(root, shards=["/etc/passwd"]), "which is not the name of a file next to"),
-        (lambda root: damage_meta(root, version=".."), r"version is '\.\.'"),
-        (lambda root: damage_meta(root, sample_rate="fast"), "sample_rate is 'fast'"),
-        (lambda root: damage_meta(root, label_columns="word"), "label_columns is 'word'"),
+        (lambda root: reseal(root, format=99), "has format 99"),
+        (lambda root: reseal(root, samples=7), r"has shape \(1,\), not \(7,\)"),
+        (lambda root: reseal(root, storage={"fps": "fast"}), "fps must be a number"),
+        (lambda root: reseal(root, storage={"fps": -1}), "is damaged"),
+        (lambda root: reseal(root, shards=["../../x.tar"]), "which is not the name of a file next to"),
+        (lambda root: reseal(root, shards=["/etc/passwd"]), "which is not the name of a file next to"),
+        (lambda root: reseal(root, version=".."), r"version is '\.\.'"),
+        (lambda root: reseal(root, sample_rate="fast"), "sample_rate is 'fast'"),
+        (lambda root: reseal(root, label_columns="word"), "label_columns is 'word'"),
         (lambda root: (root / "manifest/meta.json").write_text("[" * 99_999), "cannot read"),
         (lambda root: next(root.glob("manifest/*/frames.npy")).write_bytes(b""), "is damaged"),
         (lambda root: np.save(next(root.glob("manifest/*/frames.npy")), np.ones(1, np.float32)), "float32"),
-        (lambda root: np.save(next(root.glob("manifest/*/shard.npy")), np.ones(1, np.int32)), "beyond the 1 shards"),
+        (lambda root: save(root, "shard", np.ones(1, np.int32)), "beyond the 1 shards"),
+        (lambda root: save(root, "source_start", np.array([0, 2])), "source_start.npy is damaged: it does not divide"),
+        (
+            lambda root: save(root, "audio_samples", np.array([1599])),
+            "differ from the lengths of the videos.* sample 0",
+        ),
+        (lambda root: save(root, "checksum_offset", np.array([69_993])), "checksum_offset.npy .* outside the shard"),
         (lambda root: next(root.glob("manifest/*/frames.npy")).write_bytes(b"\x93NUMPY"), "is damaged"),
         (lambda root: next(root.glob("manifest/*/frames.npy")).unlink(), "is damaged"),
-        (lambda root: next(root.glob("*.tar")).write_bytes(bytes(9)), "has 9 bytes, the manifest expects 10"),
+        (lambda root: next(root.glob("*.tar")).write_bytes(bytes(9)), "has 9 bytes, the manifest expects 70,000"),
         (lambda root: next(root.glob("*.tar")).unlink(), "is missing"),
     ],
 )
@@ -125,14 +135,14 @@ def test_damage_is_reported_in_one_line(tmp_path, damage, message):
 def test_publishing_over_an_edited_manifest_removes_only_a_version(tmp_path, version):
     write(tmp_path, [row("a", [1], word="x")])
     (tmp_path / "manifest" / "kept").mkdir()
-    damage_meta(tmp_path, version=version)
+    reseal(tmp_path, version=version)
     write(tmp_path, [row("b", [1], word="x")])
     assert (tmp_path / "manifest" / "kept").is_dir()
 
 
 def test_label_codes_without_a_name_are_refused(tmp_path):
     manifest = write(tmp_path, [row("a", [1], word="x")])
-    np.save(next(tmp_path.glob("manifest/*/label0.npy")), np.array([5], np.int32))
+    save(tmp_path, "label0", np.array([5], np.int32))
     with pytest.raises(ManifestError, match="beyond 1 names"):
         Manifest.open(manifest.root).labels("word")
 

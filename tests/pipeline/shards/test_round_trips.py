@@ -36,29 +36,32 @@ VP9_KEY_FRAME = b"\x82\x49\x83\x42"
 def rows(draw: st.DrawFn) -> list[dict]:
     sources = draw(st.lists(TEXT.filter(bool), unique=True, max_size=6))
     sizes = st.lists(st.integers(1, 2**20), max_size=5)
-    number = st.integers(0, 2**31 - 1)
-    return [
-        {
-            **{"source": source, "shard": draw(st.integers(0, 1)), "labels": {"kind": draw(TEXT)}},
-            **{"frame_bytes": draw(sizes), "first_frame": draw(st.sampled_from([0, 32]))},
-            **{"width": draw(number), "height": draw(number), "audio_samples": draw(number)},
-            **{"video_offset": draw(st.integers(-1, 2**40)), "audio_offset": draw(st.integers(-1, 2**40))},
-        }
-        for source in sources
-    ]
+    side, place = st.integers(1, 65535), st.integers(0, 2**40)
+    made = []
+    for source in sources:
+        frames = draw(sizes)
+        samples = draw(st.sampled_from([0, 1600 * len(frames)])) if frames else draw(st.integers(1, 2**31 - 1))
+        made.append(
+            {
+                **{"source": source, "shard": draw(st.integers(0, 1)), "labels": {"kind": draw(TEXT)}},
+                **{"frame_bytes": frames, "first_frame": draw(st.sampled_from([0, 32]))},
+                **{name: draw(side) if frames else 0 for name in ("width", "height")},
+                **{"audio_samples": samples, "audio_offset": draw(place) if samples else -1},
+                **{"video_offset": draw(place) if frames else -1, "checksum_offset": draw(place)},
+            }
+        )
+    return made
 
 
 @QUICK
 @given(written=rows())
 def test_a_manifest_is_read_back_as_written(tmp_path, written):
     names = ["shard-000000.tar", "shard-000001.tar"]
-    for name in names:
-        (tmp_path / name).write_bytes(b"x")
     write_manifest(
-        *(tmp_path, written), shards=names, shard_bytes=[1, 1], label_columns=["kind"], storage=StorageConfig(),
+        *(tmp_path, written), shards=names, shard_bytes=[2**41, 2**41], label_columns=["kind"], storage=StorageConfig(),
         sample_rate=16000, streams="both",
     )  # fmt: skip
-    manifest = Manifest.open(tmp_path)
+    manifest = Manifest.open(tmp_path, verify=True)  # without the shards
     known = manifest.label_names("kind")
     assert known == sorted({row["labels"]["kind"] for row in written} - {""})
     expected = sorted(written, key=lambda row: row["source"].encode())
@@ -69,7 +72,7 @@ def test_a_manifest_is_read_back_as_written(tmp_path, written):
         offsets = manifest.frame_offsets[manifest.frame_start[i] : manifest.frame_start[i + 1]].tolist()
         sizes = row["frame_bytes"]
         assert offsets == (list(itertools.accumulate(sizes, initial=row["first_frame"])) if sizes else [])
-        for name in ("shard", "width", "height", "audio_samples", "video_offset", "audio_offset"):
+        for name in ("shard", "width", "height", "audio_samples", "video_offset", "audio_offset", "checksum_offset"):
             assert getattr(manifest, name)[i] == row[name]
 
 
@@ -95,7 +98,7 @@ def test_a_sample_is_read_back_from_its_tar_members(sample, source, labels, rate
     assert (row["source"], row["labels"], row["flags"]) == (source, labels, sample.flags)
     with tarfile.open(fileobj=io.BytesIO(data + END_OF_TAR)) as archive:
         members = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
-    suffixes = (["mjpeg"] if sample.video else []) + (["wav"] if sample.pcm is not None else []) + ["json"]
+    suffixes = (["mjpeg"] if sample.video else []) + (["wav"] if sample.pcm is not None else []) + ["crc32c", "json"]
     assert list(members) == [f"{KEY}.{suffix}" for suffix in suffixes]
     if sample.video is not None:
         begin = row["video_offset"]
