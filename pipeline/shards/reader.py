@@ -62,7 +62,7 @@ class ShardReader:
         skipped = (plan.audio_start - begin).tolist()
         for row, (blob, checksums, skip, n) in enumerate(zip(blobs, stored, skipped, count.tolist(), strict=True)):
             if checksums is not None:
-                found = [crc32c(blob[at : at + 2 * AUDIO_BLOCK]) for at in range(0, len(blob), 2 * AUDIO_BLOCK)]
+                found = [crc32c(blob[at : at + 2 * AUDIO_BLOCK].data) for at in range(0, len(blob), 2 * AUDIO_BLOCK)]
                 self.compare(
                     int(ids[row]), found, checksums, "block of sound", numbers=range(int(first[row]), int(last[row]))
                 )

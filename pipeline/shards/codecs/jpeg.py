@@ -68,7 +68,13 @@ class Jpeg(Codec):
                 image[: len(part)] = part
             if (stored := checksums[row]) is not None:
                 expected = [stored[place] for place in (wanted[row] - wanted[row, 0]).tolist()]
-                reader.compare(int(ids[row]), [*map(crc32c, parts)], expected, "frame", numbers=wanted[row].tolist())
+                reader.compare(
+                    int(ids[row]),
+                    [crc32c(part.data) for part in parts],
+                    expected,
+                    "frame",
+                    numbers=wanted[row].tolist(),
+                )
         images = images.reshape(begin.size, images.shape[2])
         valid = _are_jpegs(images, sizes.reshape(-1), shape.repeat(reader.frames, axis=0))
         _check(reader, ids, valid.reshape(begin.shape))

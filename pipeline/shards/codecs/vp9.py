@@ -80,7 +80,7 @@ class Vp9(Codec):
             offsets = m.frame_offsets[start + begin : start + stop + 1].astype(np.int64)
             places = (offsets - offsets[0] + ivf.HEADER_BYTES).tolist()
             if stored is not None:
-                found = [crc32c(file[place:after]) for place, after in itertools.pairwise(places)]
+                found = [crc32c(file[place:after].data) for place, after in itertools.pairwise(places)]
                 reader.compare(i, found, stored, "frame", numbers=range(begin, stop))
             if not _is_vp9(file, places):
                 raise reader.mismatch(i, "there is no VP9 video where the manifest says")
