@@ -31,6 +31,7 @@ from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
 from tests.fuzz.odd import ODD_TEXTS
 from tests.fuzz.originals import SETTINGS
+from tests.pipeline.shards.formats import without_checksums
 from training.checkpoint import CheckpointError, model_of, read
 
 _ODD_JSON: tuple[Any, ...] = (
@@ -207,7 +208,10 @@ def checkpoint(rng: random.Random, world: World) -> str:
 
 def _copy(rng: random.Random, world: World) -> Path:
     codec = rng.choice(("vp9", "jpeg"))
-    return Path(shutil.copytree(world.prepared[codec], world.scratch() / codec))
+    root = Path(shutil.copytree(world.prepared[codec], world.scratch() / codec))
+    if rng.random() < 0.6:  # else checksums would find nearly every damage before anything else does
+        without_checksums(root)
+    return root
 
 
 def _damage(path: Path, rng: random.Random) -> None:
