@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from pipeline.prepare.staging import PrepareError, Staging
 from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.follower import Follower
 from pipeline.prepare.sync.origins import names_within, prefix_labels
-from pipeline.prepare.workers import run_tasks
+from pipeline.prepare.workers import WorkersCannotStart, run_tasks
 from pipeline.shards.tar_writer import sample_bytes
 from settings import PrepareConfig
 
@@ -94,6 +95,8 @@ def prepare(
         remove_empty_shards(out)
     except OSError as error:
         raise PrepareError(f"cannot continue in {out}: {error}") from None
+    except WorkersCannotStart as error:
+        raise PrepareError(str(error)) from None
     finally:
         staging.close()
     return summary
@@ -139,20 +142,21 @@ def _prepare_part(
         timeout_seconds=config.timeout_seconds,
         memory_mb=config.memory_mb,
     )
-    for task, error in show_progress(results, total=len(tasks)):
-        if isinstance(error, OSError):
-            raise error
-        if error is None:
-            staging.stage(task.source)
-            summary.prepared += 1
-        else:
-            if not isinstance(error, RejectedSource):
-                error = RejectedSource(
-                    "internal error", f"{type(error).__name__}: {error}; please report it with the file"
-                )
-            staging.reject(task.source, error)
-            summary.rejected[error.reason] += 1
-        packer.advance()
+    with closing(results):  # on any error the workers end before this function does
+        for task, error in show_progress(results, total=len(tasks)):
+            if isinstance(error, OSError):
+                raise error
+            if error is None:
+                staging.stage(task.source)
+                summary.prepared += 1
+            else:
+                if not isinstance(error, RejectedSource):
+                    error = RejectedSource(
+                        "internal error", f"{type(error).__name__}: {error}; please report it with the file"
+                    )
+                staging.reject(task.source, error)
+                summary.rejected[error.reason] += 1
+            packer.advance()
     packer.advance()
     packer.finish()
 
@@ -191,9 +195,13 @@ def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
 
     Raises:
         RejectedSource: the source cannot be used, and nothing was written.
+        OSError: the fragment cannot be written.
     """
     source = task.source
-    with unchanged(source) as sha256:
-        media = normalise(source.path, config)
+    try:
+        with unchanged(source) as sha256:
+            media = normalise(source.path, config)
+    except OSError as error:  # the source, not the output, so the run can go on
+        raise RejectedSource("cannot be read", error.strerror or str(error)) from None
     data = sample_bytes(media, key=source.key, source=source.name, labels=task.labels, config=config, sha256=sha256)
     write_atomically(task.fragment, data)

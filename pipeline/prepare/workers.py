@@ -1,43 +1,185 @@
-"""Worker processes: a damaged file may crash, hang or exhaust one of them without harm to the run."""
+"""Worker processes: a damaged file may crash, hang or exhaust one of them without harm to the run.
+
+Each worker has a pipe and a thread of its own. Workers share no lock and no queue, so a worker that is killed, at any
+moment, leaves nothing locked or half written for the others, and which call it had in hand is known.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import resource
+import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, wait
-from concurrent.futures import TimeoutError as TaskTimeoutError
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
-
 from pipeline.prepare.rejection import RejectedSource
+from pipeline.prepare.worker_process import CallNotBegun, Worker, WorkerDied
 
 Task = TypeVar("Task")
-_FILES_PER_WORKER = 500
-"""Number of files after which a worker is replaced, to free the memory that decoders leak."""
 _TASKS_AHEAD = 3
 """Number of tasks scheduled per worker: enough to keep it busy, few enough for a quick interruption."""
+_DEATHS_BESIDE_OTHERS, _DEATHS_ALONE = 2, 2
+"""Numbers of workers that a call may end: while others have calls, and then alone."""
+_PAUSE_SECONDS = 1.0
+"""Pause after a failure to start a worker: a lack of processes or memory may pass."""
+_GIVE_UP_AFTER = (5, 5.0)
+"""Number of failures to start, and seconds since the first of them, after which a pool without any worker gives up."""
 
 
-def worker_pool(workers: int, *, memory_mb: int) -> ProcessPool:
-    """Makes a pool of processes. One that dies loses only its own task, and all end when this process ends.
+class WorkersCannotStart(Exception):
+    """No worker can be started; the message is meant for the user."""
+
+
+@dataclass(kw_only=True)
+class _Call:
+    """A pickled (function, args, kwargs), and the number of workers that have died of it."""
+
+    payload: bytes
+    timeout: float | None
+    future: Future
+    deaths: int = 0
+
+
+class WorkerPool:
+    """Calls functions in worker processes. All of them end when this process ends, however it ends.
+
+    A worker that dies is replaced, and the call that it had in hand is made again: at first beside other calls, then
+    alone, so that all the memory is there for it. What ends its worker twice even then is the call's own fault.
 
     Args:
-        memory_mb: address space in MiB that a worker may use in addition to what it occupies at startup.
+        memory_mb: address space in MiB that a call may use in addition to what its worker occupies before it.
+
+    Raises:
+        WorkersCannotStart: this process cannot start a thread.
     """
-    return ProcessPool(
-        max_workers=workers,
-        max_tasks=_FILES_PER_WORKER,
-        initializer=_limit,
-        initargs=(memory_mb, os.getpid()),
-        # Not fork: a child would inherit locks held by library threads of the parent, and wait for them forever.
-        context=multiprocessing.get_context("spawn"),
-    )
+
+    def __init__(self, workers: int, *, memory_mb: int) -> None:
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._stopping = threading.Event()
+        self._failed_starts = 0
+        self._failing_since = 0.0
+        self._turnstile = threading.Lock()
+        self._workers: dict[threading.Thread, Worker] = {}
+        for _ in range(workers):
+            worker = Worker(memory_mb, self._stopping)
+            thread = threading.Thread(target=self._serve, args=(worker,), name="worker", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not self._workers:
+                    raise WorkersCannotStart(_no_worker(str(error))) from None
+                break
+            self._workers[thread] = worker
+        self._free = threading.Semaphore(len(self._workers))
+
+    def schedule(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Future:
+        """Calls `function` (importable and picklable) in a worker as soon as one is free.
+
+        Args:
+            timeout: limit in seconds for the call alone; waiting, starting a worker and importing do not count.
+
+        Returns:
+            The future of what the function returns or raises, or else of a TimeoutError, WorkerDied or
+            WorkersCannotStart.
+        """
+        payload = pickle.dumps((function, args, kwargs or {}))
+        call = _Call(payload=payload, timeout=timeout, future=Future())
+        self._calls.put(call)
+        return call.future
+
+    def stop(self) -> None:
+        """Kills all workers. Calls that have not ended raise InterruptedError."""
+        self._stopping.set()
+        for worker in self._workers.values():
+            worker.kill()
+        for _ in self._workers:
+            self._calls.put(None)
+        for thread in self._workers:
+            thread.join()
+        while not self._calls.empty():  # those whose worker was killed just now
+            if (call := self._calls.get()) is not None:
+                call.future.set_exception(InterruptedError("the workers were stopped"))
+
+    def _serve(self, worker: Worker) -> None:
+        # The process inherits this. A terminal sends Ctrl-C to it too, but the parent process handles interruptions.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        while (call := self._calls.get()) is not None:
+            if not call.future.running() and not call.future.set_running_or_notify_cancel():
+                continue
+            try:
+                call.future.set_result(self._try(worker, call))
+            except _TryAgain as again:
+                # Before the pause, so that another worker can take it.
+                self._calls.put(call)
+                self._stopping.wait(again.pause)
+            except BaseException as error:
+                call.future.set_exception(error)
+        worker.end()
+
+    def _try(self, worker: Worker, call: _Call) -> Any:
+        share = 1 if call.deaths < _DEATHS_BESIDE_OTHERS else len(self._workers)
+        with self._running(share):
+            if self._stopping.is_set():
+                raise InterruptedError("the workers were stopped")
+            is_new = not worker.is_started
+            try:
+                worker.begin(call.payload)
+                self._failed_starts = 0
+                return worker.outcome(call.timeout)
+            except WorkerDied:
+                call.deaths += 1
+                if call.deaths == _DEATHS_BESIDE_OTHERS + _DEATHS_ALONE:
+                    raise
+                raise _TryAgain(pause=0.0) from None
+            except CallNotBegun as error:
+                found = str(error)
+        if is_new:  # else the worker was killed while it had no call
+            self._note_failed_start(found)
+        raise _TryAgain(pause=_PAUSE_SECONDS if is_new else 0.0)
+
+    @contextmanager
+    def _running(self, share: int) -> Iterator[None]:
+        """Waits until `share` workers have no call. Whoever comes later waits behind this one."""
+        with self._turnstile:
+            for _ in range(share):
+                self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release(share)
+
+    def _note_failed_start(self, found: str) -> None:
+        if not self._failed_starts:
+            self._failing_since = time.monotonic()
+        self._failed_starts += 1
+        failures, seconds = _GIVE_UP_AFTER
+        has_worker = any(worker.is_started for worker in self._workers.values())
+        if not has_worker and self._failed_starts >= failures and time.monotonic() - self._failing_since >= seconds:
+            raise WorkersCannotStart(_no_worker(found))
+
+
+class _TryAgain(Exception):
+    """The call did not begin, or ended its worker, and is to be made again; `pause` is for the worker, in seconds."""
+
+    def __init__(self, *, pause: float) -> None:
+        super().__init__()
+        self.pause = pause
+
+
+def worker_pool(workers: int, *, memory_mb: int) -> WorkerPool:
+    """Makes a pool of processes; see `WorkerPool`."""
+    return WorkerPool(workers, memory_mb=memory_mb)
 
 
 def run_tasks(
@@ -47,64 +189,48 @@ def run_tasks(
     workers: int,
     timeout_seconds: float,
     memory_mb: int,
-) -> Iterator[tuple[Task, BaseException | None]]:
-    """Calls `function` (importable and picklable) on each task in a worker process.
-
-    Args:
-        memory_mb: as for `worker_pool`.
+) -> Generator[tuple[Task, BaseException | None], None, None]:
+    """Calls `function` (importable and picklable) on each task in a worker process; see `WorkerPool`.
 
     Yields:
         (task, error) as the tasks end, in any order. The error is None after success; a RejectedSource if `function`
         raised it, or if the task timed out, crashed or ran out of memory; else the exception that `function` raised.
+
+    Raises:
+        WorkersCannotStart: no worker process can be started.
     """
-    pool = worker_pool(workers, memory_mb=memory_mb)
     waiting = iter(tasks)
-    running: dict[Any, Task] = {}
-    finished = False
+    running: dict[Future, Task] = {}
+    pool = worker_pool(workers, memory_mb=memory_mb)
     try:
         while True:
             while len(running) < _TASKS_AHEAD * workers and (task := next(waiting, None)) is not None:
                 running[pool.schedule(function, args=(task,), timeout=timeout_seconds)] = task
             if not running:
-                finished = True
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), classify_failure(future.exception(), timeout_seconds, memory_mb)
+                error = future.exception()
+                if isinstance(error, WorkersCannotStart):
+                    raise error
+                yield running.pop(future), classify_failure(error, timeout_seconds, memory_mb)
     finally:
-        pool.close() if finished else pool.stop()
-        pool.join()
+        pool.stop()
 
 
 def classify_failure(error: BaseException | None, timeout_seconds: float, memory_mb: int) -> BaseException | None:
     """Turns a time-out, a crash or a lack of memory into a RejectedSource; returns any other error unchanged."""
     if isinstance(error, MemoryError):
         return RejectedSource("out of memory", f"needs more than memory_mb={memory_mb}")
-    if isinstance(error, TaskTimeoutError):
+    if isinstance(error, TimeoutError):
         return RejectedSource("timed out", f"took longer than timeout_seconds={timeout_seconds:g}")
-    if isinstance(error, ProcessExpired):
-        code = error.exitcode
-        name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        if name == "SIGKILL":
-            return RejectedSource("out of memory", "killed by the system; use fewer workers or a smaller memory_mb")
-        return RejectedSource("decoder crashed", name)
+    if isinstance(error, WorkerDied):
+        if error.exitcode == -signal.SIGKILL:
+            return RejectedSource(
+                "out of memory", "killed by the system each time, even while no other file was in work"
+            )
+        return RejectedSource("decoder crashed", str(error))
     return error
 
 
-def _limit(memory_mb: int, parent: int) -> None:
-    # The parent process handles interruptions.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        present = int(file.read().split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = present + memory_mb * 2**20
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def _no_worker(found: str) -> str:
+    return f"no worker process can be started ({found}); free memory or processes, then run the same command again"

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
-from concurrent.futures import TimeoutError as TookTooLong  # differs from the builtin before Python 3.11
 from functools import cache
 from typing import Any, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
-
 from pipeline.load.reference.raw_decoding import LIMITS
-from pipeline.prepare.workers import classify_failure, worker_pool
+from pipeline.prepare.worker_process import WorkerDied
+from pipeline.prepare.workers import WorkerPool, classify_failure, worker_pool
 
 Result = TypeVar("Result")
 
 
 @cache
-def decoding_processes(workers: int) -> ProcessPool:
+def decoding_processes(workers: int) -> WorkerPool:
     """The pool of decoding processes, shared by all loaders of this process because it takes a second to start."""
     return worker_pool(workers, memory_mb=LIMITS.memory_mb)
 
@@ -28,15 +25,10 @@ def call_in_process(workers: int, function: Callable[..., Result], path: str, **
     Raises:
         ValueError: the function raised it, or the file crashed its process or went beyond a limit; it says which.
     """
-    while True:
-        future = decoding_processes(workers).schedule(
-            function, args=(path,), kwargs=arguments, timeout=LIMITS.timeout_seconds
-        )
-        try:
-            return future.result()
-        except (ValueError, TookTooLong, MemoryError, ProcessExpired) as error:
-            # SIGTERM means that the whole job is being stopped, not that the file is bad. (A process of pebble may
-            # report it as a positive exit status.)
-            if isinstance(error, ProcessExpired) and abs(error.exitcode or 0) == signal.SIGTERM:
-                continue
-            raise ValueError(str(classify_failure(error, LIMITS.timeout_seconds, LIMITS.memory_mb) or error)) from None
+    future = decoding_processes(workers).schedule(
+        function, args=(path,), kwargs=arguments, timeout=LIMITS.timeout_seconds
+    )
+    try:
+        return future.result()
+    except (ValueError, TimeoutError, MemoryError, WorkerDied) as error:
+        raise ValueError(str(classify_failure(error, LIMITS.timeout_seconds, LIMITS.memory_mb) or error)) from None
