@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,13 +30,14 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield unfinished
         if durable:
-            _sync(unfinished)
+            sync(unfinished)
         unfinished.replace(path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise
     if durable:
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def write_atomically(path: Path, data: str | bytes, *, durable: bool = False) -> None:
@@ -61,10 +63,31 @@ def file_name(text: str) -> str:
     return f"{raw[: _LONGEST_NAME - 20].decode('utf-8', 'ignore')}~{digest}"
 
 
-def _sync(path: Path) -> None:
-    """Flushes the content of a file, or the entries of a folder, to disk."""
+def make_folder(path: Path) -> None:
+    """Makes a folder and its missing parents, which then survive a power failure.
+
+    Raises:
+        OSError: a folder cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flushes the content of a file, or the entries of a folder, to disk.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush folders.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

@@ -56,7 +56,7 @@ class PrepareConfig:
     timeout_seconds: float = 120.0
     """Time limit per source in seconds; a source that exceeds it is rejected, and its worker is replaced."""
     memory_mb: int = 4096
-    """Address space in MiB that a worker may use in addition to what it occupies at startup."""
+    """Address space in MiB that a worker may use for a source, in addition to what it occupies before."""
 
     def __post_init__(self) -> None:
         require(

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sync=options.sync,
             sync_all=options.sync_all,
             labels_may_miss=options.labels_may_miss,
+            retry=options.retry,
         )
     except (PrepareError, LabelError, ConfigError) as error:
         print_error("prepare", error)
@@ -61,6 +62,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--sync", action="store_true", help="remove samples whose file is gone, prepare replaced files again"
     )
     parser.add_argument("--sync-all", action="store_true", help="--sync even if most of the files are gone")
+    parser.add_argument(
+        "--no-retry",
+        dest="retry",
+        action="store_false",
+        help="do not try files again that ran out of memory or time, crashed a worker or could not be read",
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings to change, such as storage.fps=12.5")
     return parser.parse_intermixed_args(arguments)
 

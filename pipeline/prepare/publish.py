@@ -141,4 +141,4 @@ def _publish_rejected(out: Path, usable: set[str], totals: Totals) -> None:
                 entries[entry["source"]] = kept
     totals.rejected.update(entry["reason"] for entry in entries.values())
     lines = [json.dumps(entries[source], ensure_ascii=False) + "\n" for source in sorted(entries)]
-    write_atomically(out / "rejected.jsonl", "".join(lines))
+    write_atomically(out / "rejected.jsonl", "".join(lines), durable=True)

@@ -46,6 +46,7 @@ def prepare(
     sync: bool = False,
     sync_all: bool = False,
     labels_may_miss: bool = False,
+    retry: bool = True,
 ) -> Summary:
     """Prepares the sources of `src` that belong to `part` (i of n) and are not in `out` yet.
 
@@ -58,6 +59,8 @@ def prepare(
         sync: whether samples leave whose file is gone, and those are prepared again whose file was replaced.
         sync_all: the same, even if more than half of the files are gone.
         labels_may_miss: whether to go on although the list does not seem to belong to the sources.
+        retry: whether to try again the files that ran out of memory or time, crashed their worker, could not be read,
+            or met an internal error in an earlier run.
 
     Raises:
         PrepareError: an argument is wrong, `out` was prepared from another folder, most of its files are gone, the disk
@@ -79,8 +82,12 @@ def prepare(
     if not labels_may_miss:
         labels.check()
     summary = Summary(skipped=skipped, synced=sync or sync_all)
-    staging = Staging(out, part=part, config=config, labels="file" if labels_path is not None else "folders")
+    staging = None
     try:
+        staging = Staging(
+            out, part=part, config=config, labels="file" if labels_path is not None else "folders", retry=retry
+        )
+        summary.set_aside = staging.set_aside
         workers = workers or available_cores()
         assigned = [source for source in follower.sources if int(source.key, 16) % part[1] == part[0]]
         follower.begin(staging, assigned, columns=labels.columns, threads=workers, remove_any=sync_all)
@@ -98,7 +105,8 @@ def prepare(
     except WorkersCannotStart as error:
         raise PrepareError(str(error)) from None
     finally:
-        staging.close()
+        if staging is not None:
+            staging.close()
     return summary
 
 
@@ -204,4 +212,5 @@ def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
     except OSError as error:  # the source, not the output, so the run can go on
         raise RejectedSource("cannot be read", error.strerror or str(error)) from None
     data = sample_bytes(media, key=source.key, source=source.name, labels=task.labels, config=config, sha256=sha256)
-    write_atomically(task.fragment, data)
+    # A later run trusts whatever fragment it finds, even after a power failure.
+    write_atomically(task.fragment, data, durable=True)

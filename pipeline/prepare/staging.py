@@ -7,6 +7,7 @@ OUT/shard-*.tar             shards; a shard is valid once its index exists
 OUT/index/SHARD.sha256      SHA-256 of that shard
 OUT/index/SHARD.jsonl       one row per sample of that shard: source, offsets, lengths, labels
 OUT/index/PART.rejected     journal of rejections, one JSON object per line
+OUT/damaged/                shards that were found damaged, with their index; their sources are prepared again
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from common.files import replacing, write_atomically
+from common.files import make_folder, replacing, sync, write_atomically
 from common.trees import flatten
 from pipeline.prepare.rejection import RejectedSource
+from pipeline.prepare.repair import check_shard, is_whole, set_aside
 from pipeline.prepare.sources import PackedSample, Source
 from pipeline.shards.checksums import file_sha256, index_line, read_index_line
 from pipeline.shards.tar_writer import RowError, checked_row, is_text, write_shard
@@ -30,8 +34,10 @@ from settings.load import format_key, format_value, to_dict
 _LIMITS = ("timeout_seconds", "memory_mb")
 """Settings that limit the work on a source. They do not affect the samples, so they may differ between runs."""
 
+_TRANSIENT = ("out of memory", "timed out", "internal error", "decoder crashed", "cannot be read")
+"""Reasons that may lie in the machine and not in the file."""
 
-_PASSING_REASONS = ("changed while being read", "missing", "cannot be read")
+_PASSING = ("changed while being read", "missing")
 """Reasons that may no longer hold although size and time of the file are the same, as after a disk was unmounted."""
 
 
@@ -44,21 +50,30 @@ class Staging:
 
     Args:
         labels: where labels come from, `file` or `folders`; it is part of the recipe.
+        retry: whether files whose rejection may have been the machine's fault are tried again.
+
+    Attributes:
+        set_aside: names of shards that were damaged and have been moved to OUT/damaged.
 
     Raises:
         PrepareError: OUT cannot be written or was prepared with other settings, or another process works on this part.
     """
 
-    def __init__(self, out: Path, *, part: tuple[int, int], config: PrepareConfig, labels: str) -> None:
+    def __init__(
+        self, out: Path, *, part: tuple[int, int], config: PrepareConfig, labels: str, retry: bool = True
+    ) -> None:
         self.out = out
+        self.set_aside: list[str] = []
+        self._is_only_part = part[1] == 1
         self._part = "part" if part[1] == 1 else f"part-{part[0]}of{part[1]}"
         self._shard = "shard" if part[1] == 1 else f"shard-{part[0]}of{part[1]}"
+        self._retry = retry
         self._limits = [getattr(config, name) for name in _LIMITS]
         self._folder = out / ".staging" / self._part
         self._journal = out / "index" / f"{self._part}.rejected"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (out / "index").mkdir(exist_ok=True)
+            make_folder(self._folder)
+            make_folder(out / "index")
             self._lock = (self._folder / "lock").open("w")
         except OSError as error:
             raise PrepareError(f"cannot write to {out}: {error.strerror}") from None
@@ -76,12 +91,17 @@ class Staging:
             message = f"another pipeline.prepare is working on {out} ({self._part}); wait for it, or stop it"
             raise PrepareError(message) from None
         _check_recipe(out, config, labels)
-        self.samples = [PackedSample.of(shard, row) for shard, row in index_rows(out)]
+        self.samples = [
+            PackedSample.of(path.stem, row)
+            for path in sorted((out / "index").glob("*.jsonl"))
+            for row in self._sound_rows(path)
+        ]
         self.set_packed(sample.key for sample in self.samples)
+        retried = _PASSING + _TRANSIENT if self._retry else _PASSING
         self._rejected = {
             entry["key"]: (entry["size"], entry["mtime_ns"])
             for entry in read_journal(self._journal)
-            if entry["limits"] == self._limits and (entry["size"] < 0 or entry["reason"] not in _PASSING_REASONS)
+            if entry["limits"] == self._limits and (entry["size"] < 0 or entry["reason"] not in retried)
         }
         self._staged = self._tidy()
         if self._journal.exists() and not self._journal.read_bytes().endswith(b"\n"):
@@ -89,16 +109,31 @@ class Staging:
             with self._journal.open("a", encoding="utf-8") as journal:
                 journal.write("\n")
 
+    def _sound_rows(self, index: Path) -> list[dict[str, Any]]:
+        """Returns the rows of an index; none if it or its shard is damaged, which are then set aside."""
+        name = index.stem
+        try:
+            rows = [row for _, row in _lines(index)]
+            check_shard(self.out / f"{name}.tar", rows)
+            return rows
+        except RowError as error:
+            # The shards of another part may only be moved by a run that works on that part.
+            if not (self._is_only_part or name.startswith(f"{self._shard}-")):
+                raise PrepareError(_damaged(index, error)) from None
+            set_aside(self.out, name)
+            self.set_aside.append(name)
+            return []
+
     def close(self) -> None:
         """Releases the lock on this part, and removes its folder if no sample waits there."""
+        with suppress(OSError):
+            for path in self._folder.glob(".*.tmp"):  # of killed workers
+                path.unlink()
+            if not self._staged:
+                (self._folder / "lock").unlink(missing_ok=True)
+                self._folder.rmdir()
+                self._folder.parent.rmdir()
         self._lock.close()
-        if not self._staged:
-            (self._folder / "lock").unlink(missing_ok=True)
-            for folder in (self._folder, self._folder.parent):
-                try:
-                    folder.rmdir()
-                except OSError:
-                    return
 
     def fragment(self, source: Source) -> Path:
         """Returns the path at which the finished sample of `source` waits for its shard."""
@@ -123,7 +158,7 @@ class Staging:
         return self.fragment(source).name in self._staged
 
     def is_rejected(self, source: Source) -> bool:
-        """Whether this version of the file was rejected under the current limits."""
+        """Whether this version of the file was rejected under the current limits, and not for a passing reason."""
         return self._rejected.get(source.key) == (source.size, source.mtime_ns)
 
     def stage(self, source: Source) -> None:
@@ -153,6 +188,8 @@ class Staging:
         names = (f"{self._shard}-{number:06d}" for number in itertools.count())
         name = next(name for name in names if not (self.out / "index" / f"{name}.jsonl").exists())
         fragments = [self.fragment(source) for source in sources]
+        if self._journal.exists():
+            sync(self._journal)  # which sources a shard leaves out depends on the rejections before it
         try:
             with replacing(self.out / f"{name}.tar", durable=True) as unfinished:
                 rows = write_shard(unfinished, fragments)
@@ -173,17 +210,25 @@ class Staging:
             fragment.unlink()
 
     def _tidy(self) -> set[str]:
-        """Removes unfinished files and fragments that are in a shard; returns the names of the other fragments."""
+        """Removes unfinished files, and fragments that are damaged or in a shard; returns the names of the others."""
+        # With several parts, another machine may be writing the other files at this moment.
+        pattern = ".*.tmp" if self._is_only_part else f".{self._shard}-*.tmp"
         for folder in (self.out, self.out / "index"):
-            for path in folder.glob(f".{self._shard}-*.tmp"):
+            for path in folder.glob(pattern):
                 path.unlink()
+        if self._is_only_part:
+            for path in (self.out / "manifest").glob("*.tmp"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         waiting = set()
         packed = {_fragment_name(sample) for sample in self.samples}
         for path in self._folder.iterdir():
             if path.suffix == ".tmp" or path.name in packed:
                 path.unlink()
             elif path.suffix == ".tar":
-                waiting.add(path.name)
+                if is_whole(path):
+                    waiting.add(path.name)
+                else:
+                    path.unlink()
         return waiting
 
 
@@ -208,17 +253,27 @@ def read_index(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     Raises:
         PrepareError: it is damaged; the message names the line.
     """
-    with path.open("rb") as file:
+    try:
+        yield from _lines(path)
+    except RowError as error:
+        raise PrepareError(_damaged(path, error)) from None
+
+
+def _lines(index: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yields (line, row); raises RowError, which names the line, if the index file is damaged."""
+    with index.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = checked_row(read_index_line(line))
                 if not _is_version(row):
                     raise RowError("key, size or mtime_ns is missing")
             except (ValueError, RecursionError) as error:
-                found = f"{path}, line {number}, is damaged ({error})"
-                remedy = "restore it, or delete it and run the same command again, which prepares its samples again"
-                raise PrepareError(f"{found}; {remedy}") from None
+                raise RowError(f"line {number}: {error}") from None
             yield line, row
+
+
+def _damaged(index: Path, error: RowError) -> str:
+    return f"{index} or its shard is damaged ({error}); run the command of its part again, which repairs it"
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
@@ -249,7 +304,10 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
     recipe = {"labels": labels} | {key: value for key, value in to_dict(config).items() if key not in _LIMITS}
     path = out / "recipe.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if not text.strip("\0 \n"):  # a disk that broke its promise in a power failure
+            raise FileNotFoundError(path)
+        content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError(f"it must hold a JSON object, not {format_value(content)}")
         old = flatten(content)

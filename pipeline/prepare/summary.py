@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Summary:
         labels: the labels of the sources.
         rejected: number of sources rejected by this run, per reason.
         skipped: number of files of other kinds, per suffix.
+        set_aside: names of damaged shards, which were moved to OUT/damaged so that their sources are prepared again.
         totals: what the output folder holds now.
     """
 
@@ -51,6 +52,7 @@ class Summary:
     labels: Labels = field(default_factory=lambda: Labels(columns=[]))
     rejected: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    set_aside: Sequence[str] = ()
     totals: Totals = field(default_factory=Totals)
 
     @property
@@ -79,6 +81,8 @@ def print_summary(summary: Summary, out: Path) -> None:
     table.add_row("files rejected (see rejected.jsonl)", f"{sum(totals.rejected.values()):,}")
     for reason, count in totals.rejected.most_common():
         table.add_row(f"  {reason}", f"{count:,}")
+    if summary.set_aside:
+        table.add_row("damaged shards (now in damaged/)", f"{len(summary.set_aside):,}")
     if summary.rows_without_file:
         table.add_row("rows of the list that label no file", f"{summary.rows_without_file:,}")
     if summary.skipped:

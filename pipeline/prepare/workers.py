@@ -27,7 +27,7 @@ _DEATHS_BESIDE_OTHERS, _DEATHS_ALONE = 2, 2
 """Numbers of workers that a call may end: while others have calls, and then alone."""
 _PAUSE_SECONDS = 1.0
 """Pause after a failure to start a worker: a lack of processes or memory may pass."""
-_GIVE_UP_AFTER = (5, 5.0)
+_GIVE_UP_AFTER = (20, 20.0)
 """Number of failures to start, and seconds since the first of them, after which a pool without any worker gives up."""
 
 

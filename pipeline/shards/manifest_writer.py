@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import write_atomically
+from common.files import make_folder, replacing, sync, write_atomically
 from pipeline.shards.checksums import file_sha256, sealed
 from pipeline.shards.manifest import COLUMNS, FORMAT, is_version
 from settings import StorageConfig
@@ -85,39 +85,48 @@ def write_manifest(
 
 def publish_manifest(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes `arrays` as version meta["version"] and then meta.json, with the checksums of both."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     meta_path = folder / "meta.json"
     try:
         previous = json.loads(meta_path.read_text(encoding="utf-8"))["version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         previous = None
     version = folder / meta["version"]
-    if not _holds(version, arrays):
+    if version.exists():
+        _repair(version, arrays)
+    else:
         unfinished = folder / f"{meta['version']}.{os.getpid()}.tmp"
-        unfinished.mkdir(exist_ok=True)
-        for name, values in arrays.items():
-            np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
-        shutil.rmtree(version, ignore_errors=True)  # damaged
         try:
+            unfinished.mkdir(exist_ok=True)
+            _repair(unfinished, arrays)
             unfinished.rename(version)
-        except OSError:  # another process or machine has just published this version
-            shutil.rmtree(unfinished)
+        except BaseException as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not (isinstance(error, OSError) and version.exists()):
+                raise  # else another process or machine has just published this version
+        sync(folder)
     hashes = {name: file_sha256(version / f"{name}.npy") for name in arrays}
-    write_atomically(meta_path, sealed({**meta, "array_sha256": hashes}))
+    write_atomically(meta_path, sealed({**meta, "array_sha256": hashes}), durable=True)
     # An edited meta.json may name "" or "..": removing that would delete the complete manifest or the shards.
     if is_version(previous) and previous != meta["version"]:
         shutil.rmtree(folder / previous, ignore_errors=True)
 
 
-def _holds(version: Path, arrays: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether the folder holds exactly these values; what is missing or damaged there is written again."""
-    try:
-        found = {name: np.load(version / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in arrays}
-        return all(
-            found[name].dtype == arrays[name].dtype and np.array_equal(found[name], arrays[name]) for name in arrays
-        )
-    except Exception:  # NumPy raises various types, depending on the damage
-        return False
+def _repair(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes the arrays that `folder` lacks or holds damaged, such that they survive a power failure."""
+    for name, values in arrays.items():
+        path = folder / f"{name}.npy"
+        try:
+            found = np.load(path, mmap_mode="r" if values.size else None, allow_pickle=False)
+            if found.dtype == values.dtype and np.array_equal(found, values):
+                continue
+        except (OSError, ValueError, EOFError):
+            pass
+        with replacing(path) as unfinished:
+            with unfinished.open("wb") as file:
+                np.save(file, values, allow_pickle=False)
+            sync(unfinished)
+    sync(folder)
 
 
 class _Table:

@@ -200,7 +200,7 @@ def write_shard(path: Path, fragments: list[Path]) -> list[dict[str, Any]]:
                 try:
                     row = sample_row(file)
                 except RowError as error:
-                    remedy = "delete it and run the same command again, which prepares its source again"
+                    remedy = "run the same command again, which prepares its source again"
                     raise RowError(f"{fragment} is damaged ({error}); {remedy}") from None
                 file.seek(0)
                 data = file.read()

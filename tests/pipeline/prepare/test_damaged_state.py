@@ -39,8 +39,8 @@ def resume(out: Path) -> None:
     ("line", "message"),
     [
         (b"3", "must be a JSON object, not 3"),
-        (b"[" * 50_000, "line 2, is damaged"),
-        (b'{"source": "\xff"}', "line 2, is damaged"),
+        (b"[" * 50_000, "line 2"),
+        (b'{"source": "\xff"}', "line 2"),
         (json.dumps(FACTS).encode(), "key, size or mtime_ns"),
         (json.dumps(VERSION).encode(), "source is missing"),
         *(
@@ -53,14 +53,17 @@ def resume(out: Path) -> None:
         ),
     ],
 )
-def test_an_edited_index_line_is_named(tmp_path, line, message):
+def test_an_edited_index_line_is_named_and_its_shard_set_aside(tmp_path, line, message):
     (tmp_path / "index").mkdir()
     valid = json.dumps({**VERSION, **FACTS}).encode()
     (tmp_path / "index" / "shard-000000.jsonl").write_bytes(valid + b"\n" + line + b"\n")
     with pytest.raises(PrepareError, match=message) as caught:
-        resume(tmp_path)
-    assert "shard-000000.jsonl, line 2" in str(caught.value)
+        publish(tmp_path, config=PrepareConfig(), labels=Labels(columns=["kind"]))
+    assert "shard-000000.jsonl or its shard is damaged (line 2: " in str(caught.value)
     assert "\n" not in str(caught.value)
+    resume(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("damaged/*")) == ["shard-000000.0.jsonl"]
+    assert not list(tmp_path.glob("index/*.jsonl"))
 
 
 @pytest.mark.parametrize("entry", [{"source": []}, {"key": []}, {"size": "1"}, {"reason": None}, {"detail": 3}])
