@@ -54,15 +54,16 @@ def resume(out: Path) -> None:
     ],
 )
 def test_an_edited_index_line_is_named_and_its_shard_set_aside(tmp_path, line, message):
-    (tmp_path / "index").mkdir()
+    resume(tmp_path)
     valid = json.dumps({**VERSION, **FACTS}).encode()
     (tmp_path / "index" / "shard-000000.jsonl").write_bytes(valid + b"\n" + line + b"\n")
+    (tmp_path / "shard-000000.tar").write_bytes(b"")
     with pytest.raises(PrepareError, match=message) as caught:
         publish(tmp_path, config=PrepareConfig(), labels=Labels(columns=["kind"]))
     assert "shard-000000.jsonl or its shard is damaged (line 2: " in str(caught.value)
     assert "\n" not in str(caught.value)
     resume(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("damaged/*")) == ["shard-000000.0.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("damaged/*")) == ["shard-000000.0.jsonl", "shard-000000.0.tar"]
     assert not list(tmp_path.glob("index/*.jsonl"))
 
 
