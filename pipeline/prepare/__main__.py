@@ -6,6 +6,12 @@ folders split the work with --shard 0/4 to --shard 3/4.
 
 from __future__ import annotations
 
+from common.signals import end_on_signals
+
+if __name__ == "__main__":
+    # At once: whatever is on disk is complete, and the kernel ends the workers together with this process.
+    end_on_signals("prepare", terminated=75)
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -21,7 +27,10 @@ from settings import ConfigError, PrepareConfig, load_config
 
 @command("prepare")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 if no file was usable, 2 for a wrong argument, 130 if interrupted."""
+    """Returns the exit status: 0, 1 if no file was usable, 2 for a wrong argument or a full disk.
+
+    As a command it also ends with 130 after Ctrl-C and with 75 after SIGTERM; the same command then resumes.
+    """
     options = _parse(arguments)
     try:
         summary = prepare(
@@ -40,9 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PrepareError, LabelError, ConfigError) as error:
         print_error("prepare", error)
         return 2
-    except KeyboardInterrupt:
-        print("prepare: interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
     print_summary(summary, options.out)
     return 0 if summary.totals.samples else 1
 

@@ -7,7 +7,10 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from pipeline.prepare.workers import WorkersCannotStart
 from settings import PrepareConfig, StorageConfig
 
 CONFIG = PrepareConfig(storage=StorageConfig(fps=10, short_side=16), shard_samples=3)
+ROOT = Path(__file__).parents[3]
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -63,6 +67,35 @@ def test_shards_do_not_depend_on_which_workers_are_killed(clip, tmp_path):
         killer.join()
     assert killed
     assert contents(tmp_path / "disturbed") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_the_command_and_its_workers_within_seconds(clip, tmp_path, number, status):
+    for index in range(8):
+        clip(f"{index}.mkv", seconds=5, shade=5 * index)
+    command = [sys.executable, "-m", "pipeline.prepare", str(tmp_path / "src"), str(tmp_path / "out"), "--workers", "2"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob("out/.staging/part/*.tar")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        found = workers_of(process.pid)
+        process.send_signal(number)
+        begun = time.monotonic()
+        _, text = process.communicate()
+    assert time.monotonic() - begun < 3
+    assert process.returncode == status
+    assert set(text.splitlines()) == {f"prepare: stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}"}
+    assert found
+    while any(map(is_alive, found)) and time.monotonic() - begun < 5:
+        time.sleep(0.01)
+    assert not any(map(is_alive, found))
+
+
+def is_alive(process: int) -> bool:
+    """Whether the process exists; one that has ended but that nobody has waited for has no command line."""
+    with suppress(OSError):
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    return False
 
 
 def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
