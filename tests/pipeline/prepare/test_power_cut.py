@@ -230,3 +230,35 @@ def test_a_run_after_a_power_cut_gives_the_data_set_of_an_undisturbed_run(source
 def test_the_recorder_notices_content_that_is_never_flushed(sources, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "sync", lambda path: None)
     assert broken_states(sources, tmp_path, random.Random(0), count=60)
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut off", "zeros", "zeros at the end", "first line only", "gone"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shard-000001.tar",
+        "index/shard-000000.jsonl",
+        "index/shard-000002.jsonl",
+        "index/part.rejected",
+        "manifest/meta.json",
+        "manifest/*/frame_start.npy",
+        "rejected.jsonl",
+    ],
+)
+def test_a_file_that_a_disk_lost_although_it_was_flushed_is_made_again(sources, tmp_path, name, damage):
+    prepare(sources, tmp_path / "out", config=CONFIG)
+    expected = contents(tmp_path / "out")
+    (path,) = (tmp_path / "out").glob(name)
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "first line only":
+        path.write_bytes(data.partition(b"\n")[0] + b"\n")
+    else:
+        path.write_bytes(DAMAGES[damage](data))
+    summary = prepare(sources, tmp_path / "out", config=CONFIG)
+    found = contents(tmp_path / "out")
+    if name.startswith("shard") and damage == "gone":
+        assert list(summary.set_aside) == ["shard-000001"]
+    assert {name: data for name, data in found.items() if name in expected} == expected
+    assert Manifest.open(tmp_path / "out")
