@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from common.files import make_folder, sync
 from pipeline.shards.tar_writer import END_OF_TAR, RowError, sample_row
-
-_BLOCK = tarfile.BLOCKSIZE
 
 
 def check_shard(shard: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -25,39 +24,38 @@ def check_shard(shard: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise RowError("it is empty")
     try:
         with shard.open("rb") as file:
-            size = file.seek(0, 2)
-            last = _blocks(_end_of_tracks(rows[-1]))
-            file.seek(last)
-            metadata = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "strict")
+            end, size = _end_of_sample(file, rows[-1]) + len(END_OF_TAR), file.seek(0, os.SEEK_END)
     except FileNotFoundError:
         raise RowError(f"{shard.name} is missing") from None
     except (tarfile.TarError, OverflowError):
         raise RowError(f"{shard.name} is cut off or overwritten") from None
-    expected = last + _BLOCK + _blocks(metadata.size) + len(END_OF_TAR)
-    if size != expected:
-        raise RowError(f"{shard.name} has {size} bytes and not {expected}")
-
-
-def _end_of_tracks(row: Mapping[str, Any]) -> int:
-    video = row["video_offset"] + row["first_frame"] + sum(row["frame_bytes"])
-    return max(video, row["audio_offset"] + 2 * row["audio_samples"])
-
-
-def _blocks(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
+    if end != size:
+        raise RowError(f"{shard.name} has {size} bytes, but its last sample ends at {end - len(END_OF_TAR)}")
 
 
 def is_whole(fragment: Path) -> bool:
     """Whether the file is a complete sample as `sample_bytes` writes it."""
     try:
         with fragment.open("rb") as file:
-            row = sample_row(file)
-            size = file.seek(0, 2)
-            last = _blocks(_end_of_tracks(row))
-            file.seek(last)
-            return size == last + _BLOCK + _blocks(tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "strict").size)
+            return _end_of_sample(file, sample_row(file)) == file.seek(0, os.SEEK_END)
     except (RowError, tarfile.TarError):
         return False
+
+
+def _end_of_sample(file: BinaryIO, row: Mapping[str, Any]) -> int:
+    """Returns where the metadata of a sample, the last of its tar members, ends in bytes; raises TarError."""
+    video = row["video_offset"] + row["first_frame"] + sum(row["frame_bytes"])
+    end = _blocks(max(video, row["audio_offset"] + 2 * row["audio_samples"]))
+    while True:
+        file.seek(end)
+        member = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "strict")
+        end += tarfile.BLOCKSIZE + _blocks(member.size)
+        if member.name.endswith(".json"):
+            return end
+
+
+def _blocks(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def set_aside(out: Path, name: str) -> None:
@@ -66,8 +64,7 @@ def set_aside(out: Path, name: str) -> None:
     make_folder(folder)
     number = next(n for n in count() if not any(folder.glob(f"{name}.{n}.*")))
     # The index last: without it, a later run no longer looks at the shard.
-    for path in (out / f"{name}.tar", out / "index" / f"{name}.jsonl"):
-        if path.exists():
-            path.rename(folder / f"{name}.{number}{path.suffix}")
+    for path in (*out.glob(f"{name}.tar"), *sorted((out / "index").glob(f"{name}.*"), reverse=True)):
+        path.rename(folder / f"{name}.{number}{path.suffix}")
     for changed in (folder, out / "index", out):
         sync(changed)

@@ -114,7 +114,7 @@ def index(rng: random.Random, world: World) -> str:
         found = {"index": "index/*.jsonl", "recipe": "recipe.json", "meta": "manifest/meta.json"}[choice]
         path = rng.choice(sorted(root.glob(found)))
     (_edit_json if rng.random() < 0.6 else _damage)(path, rng)
-    shards = sorted(root.glob("*.tar"))
+    shards = sorted(path.read_bytes() for path in root.rglob("*.tar"))
     # The settings must be those of the originals, or the recipe would be refused.
     config = from_dict(PrepareConfig, {**SETTINGS, "storage": {**SETTINGS["storage"], "codec": root.name}})
 
@@ -126,7 +126,8 @@ def index(rng: random.Random, world: World) -> str:
             staging.close()
 
     result = attempt(resume, PrepareError, str(root))
-    check(sorted(root.glob("*.tar")) == shards, "shards were removed")
+    # A shard whose index is damaged is moved to another folder.
+    check(sorted(path.read_bytes() for path in root.rglob("*.tar")) == shards, "shards were removed")
     if not isinstance(result, Exception):
         _read(root, rng)
     return outcome(result)
