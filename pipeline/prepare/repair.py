@@ -21,10 +21,12 @@ def check_shard(shard: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         OSError: the shard cannot be read.
     """
     if not rows:
-        raise RowError("it is empty")
+        if shard.exists():
+            raise RowError("it is empty")
+        return  # all samples of the shard had left, and it was removed
     try:
         with shard.open("rb") as file:
-            end, size = _end_of_sample(file, rows[-1]) + len(END_OF_TAR), file.seek(0, os.SEEK_END)
+            end, size = _end_of_samples(file, rows[-1]) + len(END_OF_TAR), file.seek(0, os.SEEK_END)
     except FileNotFoundError:
         raise RowError(f"{shard.name} is missing") from None
     except (tarfile.TarError, OverflowError):
@@ -37,21 +39,33 @@ def is_whole(fragment: Path) -> bool:
     """Whether the file is a complete sample as `sample_bytes` writes it."""
     try:
         with fragment.open("rb") as file:
-            return _end_of_sample(file, sample_row(file)) == file.seek(0, os.SEEK_END)
+            return _end_of_samples(file, sample_row(file)) == file.seek(0, os.SEEK_END)
     except (RowError, tarfile.TarError):
         return False
 
 
-def _end_of_sample(file: BinaryIO, row: Mapping[str, Any]) -> int:
-    """Returns where the metadata of a sample, the last of its tar members, ends in bytes; raises TarError."""
+def _end_of_samples(file: BinaryIO, row: Mapping[str, Any]) -> int:
+    """Returns where the sample of `row` and all samples after it end, in bytes.
+
+    Samples that have left the data set have no row, but are still in their shard.
+
+    Raises:
+        TarError: a member is damaged, or the last one is not the metadata of a sample.
+    """
     video = row["video_offset"] + row["first_frame"] + sum(row["frame_bytes"])
     end = _blocks(max(video, row["audio_offset"] + 2 * row["audio_samples"]))
+    name = ""
     while True:
         file.seek(end)
-        member = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "strict")
+        block = file.read(tarfile.BLOCKSIZE)
+        if not block.strip(b"\0"):
+            break
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+        name = member.name
         end += tarfile.BLOCKSIZE + _blocks(member.size)
-        if member.name.endswith(".json"):
-            return end
+    if not name.endswith(".json"):
+        raise tarfile.TarError(f"the last member is {name!r}")
+    return end
 
 
 def _blocks(size: int) -> int:

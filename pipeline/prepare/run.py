@@ -11,10 +11,10 @@ from pathlib import Path
 from common.environment import available_cores
 from common.files import write_atomically
 from common.progress import show_progress
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
 from pipeline.prepare.media import normalise
 from pipeline.prepare.publish import publish, rejected_sources, remove_empty_shards
-from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.sources import Source, find_sources, unchanged
 from pipeline.prepare.staging import PrepareError, Staging
 from pipeline.prepare.summary import Summary

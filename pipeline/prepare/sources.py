@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.lists.names import MEDIA_SUFFIXES
-from pipeline.prepare.rejection import RejectedSource, file_problem
+from pipeline.media.rejection import RejectedSource, file_problem
 
 
 @dataclass(frozen=True, kw_only=True)

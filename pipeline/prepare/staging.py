@@ -23,7 +23,7 @@ from typing import Any
 
 from common.files import make_folder, replacing, sync, write_atomically
 from common.trees import flatten
-from pipeline.prepare.rejection import RejectedSource
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.repair import check_shard, is_whole, set_aside
 from pipeline.prepare.sources import PackedSample, Source
 from pipeline.shards.checksums import file_sha256, index_line, read_index_line

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from pipeline.prepare.rejection import RejectedSource
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.worker_process import CallNotBegun, Worker, WorkerDied
 
 Task = TypeVar("Task")

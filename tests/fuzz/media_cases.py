@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.load.reference.decord_loader import DecordLoader, RawVideoError
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.media import normalise
-from pipeline.prepare.rejection import RejectedSource
 from pipeline.shards.tar_writer import NormalisedMedia, sample_bytes, sample_row
 from settings import Config, ConfigError, PrepareConfig, from_dict
 from tests.fuzz.cases import World, attempt, check, outcome

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.load.reference.raw_decoding import decode_pcm
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.media import normalise
-from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.run import prepare
 from pipeline.prepare.summary import print_summary
 from settings import PrepareConfig

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare import run
 from pipeline.prepare.__main__ import main
-from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.run import prepare
 from pipeline.prepare.staging import PrepareError
 from pipeline.prepare.workers import WorkersCannotStart

@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.media import normalise
-from pipeline.prepare.rejection import RejectedSource
 from settings import PrepareConfig, StorageConfig
 
 SMALL = PrepareConfig(storage=StorageConfig(fps=25, short_side=48))

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from common import files
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare import run
 from pipeline.prepare.media import normalise
-from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.run import prepare
 from pipeline.shards.manifest import Manifest
 from settings import PrepareConfig, StorageConfig

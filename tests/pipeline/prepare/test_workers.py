@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare import worker_process, workers
-from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.workers import WorkersCannotStart, run_tasks
 
 DIE_FIRST = """

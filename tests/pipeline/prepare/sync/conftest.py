@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare import run
-from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.summary import Summary
 from pipeline.shards.manifest import Manifest
 from settings import PrepareConfig

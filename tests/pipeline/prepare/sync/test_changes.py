@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare import run
-from pipeline.prepare.rejection import RejectedSource
 from pipeline.prepare.run import prepare_sample
 from pipeline.prepare.sources import find_sources, unchanged
 from pipeline.prepare.staging import PrepareError, Staging

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
+from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.media import normalise
-from pipeline.prepare.rejection import RejectedSource
 from settings import PrepareConfig
 
 
