@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +81,35 @@ def wait_for_moment(
     return ""
 
 
+def kill(process: subprocess.Popen[bytes], rng: random.Random) -> None:
+    """Kills a run with SIGKILL, and all its processes with it."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def run_with_kills(
-    run_dir: Path, arguments: list[str], *, kills: int, spread: float, starting: float = 8.0, seed: int = 0
+    run_dir: Path,
+    arguments: list[str],
+    *,
+    kills: int,
+    spread: float,
+    starting: float = 8.0,
+    seed: int = 0,
+    start: Callable[..., Any] = start,
+    kill: Callable[[Any, random.Random], None] = kill,
 ) -> list[str]:
-    """Kills the run `kills` times with SIGKILL, then lets it finish; returns the kinds of the kills that hit it."""
+    """Kills the run `kills` times with SIGKILL, then lets it finish; returns the kinds of the kills that hit it.
+
+    Args:
+        start, kill: as the functions of these names; for runs that are started in another way.
+    """
     rng, hits = random.Random(seed), []
     for _ in range(kills):
         process = start(run_dir, arguments)
         kind = wait_for_moment(process, run_dir, rng, spread=spread, starting=starting)
         if not kind:
             break
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process, rng)
         hits.append(kind)
     finish(start(run_dir, arguments), run_dir)
     return hits

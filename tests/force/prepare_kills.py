@@ -1,0 +1,132 @@
+"""Kills workers of `python -m pipeline.prepare`, or all of it, and compares the finished data set with the undisturbed one.
+
+Expected: a killed worker does not change the result of the run, and a killed run is finished by the next one. The data
+set is bit-identical, no file is rejected, and no process stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.force.cases import Outcome, World, prepare_arguments, prepared_outcome
+from tests.force.programs import Program, kill, left_over, members, run_command
+
+KILLS_OF_WORKERS = 3
+"""Kills per run. A file that kills its worker alone, twice, may be refused, so more kills might hit one file that often."""
+KILLS_OF_RUNS = 5
+_STARTING = 0.35
+"""Share of the kills that hit a worker which has just been started."""
+_START_UP = 1.2
+"""Time in seconds within which a worker starts, on a slow machine."""
+_LIMIT = 90
+"""Time in seconds within which a run must end."""
+
+
+def workers(rng: random.Random, world: World) -> Outcome:
+    """Kills a random worker several times within one run."""
+    folder = world.scratch()
+    program = run_command(prepare_arguments(world, folder / "out"), folder / "log")
+    hits = kill_workers(program, folder / "out", rng, kills=KILLS_OF_WORKERS)
+    detail = _words(hits)
+    try:
+        code = program.wait(_LIMIT)
+    except TimeoutError as error:
+        kill(program)
+        return Outcome("lost", hits.total(), f"{detail}: the run does not end, {error}")
+    if code != 0:
+        return Outcome("lost", hits.total(), f"{detail}: exit status {code}: {program.output()[-500:]}")
+    if left := left_over(program, within=5):
+        kill(program)
+        return Outcome("lost", hits.total(), f"{detail}: {len(left)} processes are left over")
+    return prepared_outcome(world, folder / "out", tried=hits.total(), detail=detail)
+
+
+def kill_workers(program: Program, out: Path, rng: random.Random, *, kills: int) -> Counter[str]:
+    """Kills a worker `kills` times, at start-up or later; between two kills at work a sample is finished."""
+    hits: Counter[str] = Counter()
+    seen: set[int] = set()
+    for _ in range(kills):
+        starting = rng.random() < _STARTING
+        delay = rng.uniform(0, _START_UP if starting else 0.8)
+        found = _next_victim(program, out, rng, seen, starting=starting)
+        if found is None:
+            break
+        victim, what = found
+        time.sleep(delay)
+        try:
+            os.kill(victim if victim in (now := _workers(program)) else rng.choice(now or [victim]), signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        hits[what] += 1
+    return hits
+
+
+def _next_victim(
+    program: Program, out: Path, rng: random.Random, seen: set[int], *, starting: bool
+) -> tuple[int, str] | None:
+    """Waits for a worker that has just been started, or for a finished sample; None if the run ends first."""
+    before, known = _finished(out), seen.copy()
+    while program.poll() is None:
+        now = _workers(program)
+        seen.update(now)
+        if starting and (new := sorted(set(now) - known)):
+            return rng.choice(new), "starting"
+        # If a sample is finished before a worker is started, none is going to be: kill one at work.
+        if now and _finished(out) != before:
+            return rng.choice(now), "working"
+        time.sleep(0.01)
+    return None
+
+
+def _finished(out: Path) -> set[str]:
+    """Names of the samples that wait for their shard, and of the shards."""
+    return {path.name for path in (*out.glob(".staging/*/*.tar"), *out.glob("shard-*.tar"))}
+
+
+def _workers(program: Program) -> list[int]:
+    found = []
+    for pid in members(program.pid):
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"spawn_main" in line and b"resource_tracker" not in line:
+            found.append(pid)
+    return sorted(found)
+
+
+def group(rng: random.Random, world: World) -> Outcome:
+    """Kills the whole process group several times, or in one of four times only the main process; then finishes."""
+    folder = world.scratch()
+    arguments, hits = prepare_arguments(world, folder / "out"), Counter[str]()
+    for _ in range(KILLS_OF_RUNS):
+        program = run_command(arguments, folder / "log")
+        alone = rng.random() < 0.25
+        end = time.monotonic() + rng.uniform(0, 0.9 * world.prepare_seconds)
+        while program.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        if program.poll() is None:
+            os.kill(program.pid, signal.SIGKILL) if alone else os.killpg(program.pid, signal.SIGKILL)
+            hits["main process" if alone else "group"] += 1
+        program.wait(_LIMIT)
+        if left := left_over(program, within=10):
+            kill(program)
+            return Outcome("lost", hits.total(), f"{_words(hits)}: {len(left)} processes stay behind")
+    program = run_command(arguments, folder / "log")
+    try:
+        code = program.wait(_LIMIT)
+    except TimeoutError as error:
+        kill(program)
+        return Outcome("lost", hits.total(), f"{_words(hits)}: the last run does not end, {error}")
+    if code != 0:
+        return Outcome("lost", hits.total(), f"{_words(hits)}: exit status {code}: {program.output()[-500:]}")
+    return prepared_outcome(world, folder / "out", tried=hits.total(), detail=_words(hits))
+
+
+def _words(hits: Counter[str]) -> str:
+    return ", ".join(f"{count} kills: {what}" for what, count in sorted(hits.items())) or "no kill hit"
