@@ -1,4 +1,4 @@
-"""Runs cases in forked processes that may crash or hang, and appends each outcome to a file, so that a campaign resumes."""
+"""Runs cases in forked processes that may crash or hang; appends each outcome to a file, so that a campaign resumes."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _start_training(world: World, folder: Path, chosen: Fault | None, log: Path)
 
 
 def _start_evaluation(world: World, folder: Path, chosen: Fault | None, log: Path) -> Program:
-    arguments = ["--checkpoint", str(folder), "--protocol", "pair-retrieval", "--data", str(world.shards)]
+    arguments = ["--checkpoint", str(folder), "--protocol", "retrieval", "--data", str(world.shards)]
     return _start_script("evaluate.py", arguments, folder, chosen, log)
 
 

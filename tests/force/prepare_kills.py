@@ -1,4 +1,4 @@
-"""Kills workers of `python -m pipeline.prepare`, or all of it, and compares the finished data set with the undisturbed one.
+"""Kills workers of `python -m pipeline.prepare`, or all of it, and compares the data set with the undisturbed one.
 
 Expected: a killed worker does not change the result of the run, and a killed run is finished by the next one. The data
 set is bit-identical, no file is rejected, and no process stays behind.
@@ -17,7 +17,7 @@ from tests.force.cases import Outcome, World, prepare_arguments, prepared_outcom
 from tests.force.programs import Program, kill, left_over, members, run_command
 
 KILLS_OF_WORKERS = 3
-"""Kills per run. A file that kills its worker alone, twice, may be refused, so more kills might hit one file that often."""
+"""Kills per run. More of them might hit one file so often that it may be refused: alone in its worker, twice."""
 KILLS_OF_RUNS = 5
 _STARTING = 0.35
 """Share of the kills that hit a worker which has just been started."""
