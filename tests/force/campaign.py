@@ -24,6 +24,8 @@ from tests.fuzz.cases import working_folder
 _FORK = multiprocessing.get_context("fork")
 _SHOWN_SECONDS = 10.0
 """Interval between two lines of progress, in seconds."""
+_SHOWN_FINDINGS = 20
+"""Findings per kind that are printed; the results file holds all of them."""
 VERDICTS = ("kept", "lost", "silent")
 
 
@@ -109,13 +111,14 @@ def _run_kind(name: str, numbers: list[int], *, seed: int, world: World, end: fl
     make = getattr(module, kind.needs, None) or getattr(World, kind.needs)
     _in_a_fork(make, world)
     function, started, shown = getattr(module, kind.function), time.monotonic(), time.monotonic()
-    done = 0
+    done = found = 0
     while done < len(numbers) and time.monotonic() < end:
         for record in _run_process(name, function, numbers[done:], seed=seed, world=world, end=end):
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
             done += 1
-            if record.verdict != "kept":
+            found += record.verdict != "kept"
+            if record.verdict != "kept" and found <= _SHOWN_FINDINGS:
                 print(f"{name} {record.number}: {record.verdict.upper()}: {record.detail[:600]}", flush=True)
             if time.monotonic() - shown > _SHOWN_SECONDS or done == len(numbers):
                 shown = time.monotonic()

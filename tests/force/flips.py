@@ -72,12 +72,12 @@ def flip(rng: random.Random, world: World) -> Outcome:
     if what in ("checkpoint", "checksum"):
         expected: Any = _checkpoint(run_dir)
         with flipped(path, offset, bit):
-            return _verdict(name, functools.partial(_read_checkpoint, run_dir), expected)
+            return verdict(name, functools.partial(_read_checkpoint, run_dir), expected)
     expected = _contents(shards)
     with flipped(path, offset, bit):
         # A shard is read through an open loader, which saves the time for building it.
         loader = _open_loader(shards) if what == "shard" else None
-        outcome = _verdict(name, functools.partial(read_everything, shards, loader), expected)
+        outcome = verdict(name, functools.partial(read_everything, shards, loader), expected)
     if "detected" in outcome.detail:
         _open_loader.cache_clear()
     return outcome
@@ -85,14 +85,11 @@ def flip(rng: random.Random, world: World) -> Outcome:
 
 def targets(what: str, shards: Path, run_dir: Path) -> list[Path]:
     """Returns the files of a kind."""
-    newest = find(run_dir)
-    return {
-        "shard": sorted(shards.glob("shard-*")),
-        "array": sorted(path for path in (shards / "manifest").glob("*/*") if path.stat().st_size),
-        "meta.json": [shards / "manifest" / "meta.json"],
-        "checkpoint": [newest],
-        "checksum": [newest.with_name(newest.name + ".sha256")],
-    }[what]
+    if what in ("checkpoint", "checksum"):
+        newest = find(run_dir)
+        return [newest if what == "checkpoint" else newest.with_name(newest.name + ".sha256")]
+    patterns = {"shard": "shard-*", "array": "manifest/*/*", "meta.json": "manifest/meta.json"}
+    return sorted(path for path in shards.glob(patterns[what]) if path.stat().st_size)
 
 
 @contextlib.contextmanager
@@ -108,7 +105,8 @@ def flipped(path: Path, offset: int, bit: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _verdict(name: str, call: Any, expected: Any) -> Outcome:
+def verdict(name: str, call: Any, expected: Any) -> Outcome:
+    """Returns whether `call`, on damaged files, raises an error in words, warns, or returns what is expected."""
     said = _Said()
     logging.getLogger().addHandler(said)
     try:

@@ -1,0 +1,108 @@
+"""A small part of what `python -m tests.force` runs, and tests of how it counts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+
+import pytest
+
+from pipeline.prepare import staging
+from pipeline.prepare.run import prepare
+from pipeline.prepare.staging import PrepareError
+from settings import PrepareConfig, load_config
+from tests.force import campaign, flips, report
+from tests.force.cases import World, folder_differences
+from tests.force.prepare_kills import kill_workers
+from tests.force.programs import kill, run_command
+from tests.fuzz import originals
+
+SETTINGS = ["storage.short_side=32", "storage.gop=4", "shard_samples=3"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Five tiny videos (`videos`), prepared as `vp9` and `jpeg`."""
+    folder = tmp_path_factory.mktemp("force")
+    originals.prepared(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("shard", marks=pytest.mark.skip(reason="the branch `checks` adds checksums")),
+        pytest.param("array", marks=pytest.mark.skip(reason="the branch `checks` adds checksums")),
+        "meta.json",
+    ],
+)
+def test_a_flipped_bit_of_a_data_set_is_named_or_harmless(tiny, what):
+    shards, rng = tiny / "jpeg", random.Random(what)
+    expected = flips.read_everything(shards)
+    for _ in range(20):
+        path = rng.choice(flips.targets(what, shards, tiny))
+        offset, bit = rng.randrange(path.stat().st_size), rng.randrange(8)
+        with flips.flipped(path, offset, bit):
+            outcome = flips.verdict(f"{path.name} {offset}.{bit}", lambda: flips.read_everything(shards), expected)
+        assert outcome.verdict == "kept", outcome.detail
+    assert flips.differences(expected, flips.read_everything(shards)) == []
+
+
+def test_another_label_is_a_difference():
+    assert flips.differences({"labels": ["a"], "clock": 1.0}, {"labels": ["b"], "clock": 1.0}) == ["labels"]
+
+
+@pytest.mark.skip(reason="the branch `workers` tries the files of killed workers again")
+def test_a_killed_worker_loses_nothing(tiny, tmp_path):
+    settings = [*SETTINGS, "storage.codec=jpeg"]
+    arguments = ["-m", "pipeline.prepare", str(tiny / "videos"), str(tmp_path / "out"), "--workers", "1", *settings]
+    program = run_command([*arguments, "--labels", str(tiny / "labels.csv")], tmp_path / "log")
+    try:
+        hits = kill_workers(program, tmp_path / "out", random.Random(0), kills=1)
+        assert program.wait(60) == 0, program.output()
+    finally:
+        kill(program)
+    assert hits.total() == 1
+    assert folder_differences(tiny / "jpeg", tmp_path / "out") == []
+
+
+def test_a_disk_that_is_full_while_a_shard_is_packed_is_named_and_the_next_run_finishes(tiny, tmp_path, monkeypatch):
+    def run():
+        config = load_config(PrepareConfig, overrides=[*SETTINGS, "storage.codec=jpeg"])
+        prepare(tiny / "videos", tmp_path / "out", config=config, labels_path=tiny / "labels.csv", workers=1)
+
+    def full(path, fragments):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "write_shard", full)
+        with pytest.raises(PrepareError, match=f"{tmp_path / 'out'}.*No space left on device"):
+            run()
+    run()
+    assert folder_differences(tiny / "jpeg", tmp_path / "out") == []
+
+
+def test_results_are_resumed_after_an_incomplete_line_and_counted_per_kind(tmp_path):
+    lines = [
+        campaign.Record("group", 0, number, verdict, 5, 2.0, "") for number, verdict in enumerate(["kept", "lost"])
+    ]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(line.__dict__) + "\n" for line in lines) + '{"kind": "gro')
+    assert campaign.read_records(path) == lines
+    (row,) = report.summary(campaign.read_records(path))["rows"]
+    assert {key: row[key] for key in ("tried", "cases", "kept", "lost", "silent", "seconds")} == {
+        **{"tried": 10, "cases": 2, "kept": 1, "lost": 1, "silent": 0, "seconds": 4}
+    }
+
+
+def test_the_table_of_the_page_is_that_of_the_committed_summary():
+    page = report.PAGE.read_text(encoding="utf-8")
+    assert report.filled(page, json.loads(report.SUMMARY.read_text(encoding="utf-8"))) == page
+
+
+def test_every_kind_has_its_functions():
+    for name, kind in campaign.KINDS.items():
+        module = __import__(f"tests.force.{kind.module}", fromlist=[kind.function])
+        assert callable(getattr(module, kind.function)), name
+        assert hasattr(module, kind.needs) or hasattr(World, kind.needs), name
