@@ -100,6 +100,7 @@ def run(
             if left and time.monotonic() < end:
                 _run_kind(name, left, seed=seed, world=World(folder), end=end, out=out)
     finally:
+        World(folder).scratch()  # unmounts what a killed case has left
         shutil.rmtree(folder, ignore_errors=True)
     return read_records(out)
 

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class World:
     def scratch(self) -> Path:
         """Makes an empty folder for one case."""
         folder = self.folder / "case"
+        if (folder / "disk").is_mount():  # left by a case that was killed
+            subprocess.run(["umount", "--lazy", str(folder / "disk")], check=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         return folder
