@@ -69,6 +69,7 @@ def command(name: str, *errors: type[Exception]) -> Callable[[Callable[..., int 
         name: the command in messages.
         errors: further exceptions whose message is for the user.
     """
+    expected: tuple[type[Exception], ...] = (OSError, *errors)
 
     def decorate(main: Callable[..., int | None]) -> Callable[..., int]:
         @functools.wraps(main)
@@ -81,7 +82,7 @@ def command(name: str, *errors: type[Exception]) -> Callable[[Callable[..., int 
             except KeyboardInterrupt:
                 _try_to_print(name, "interrupted")
                 return INTERRUPTED
-            except (OSError, *errors) as error:
+            except expected as error:
                 if isinstance(error, BrokenPipeError) and (_is_unread(sys.stdout) or _is_unread(sys.stderr)):
                     return READER_LEFT
                 _try_to_print(name, error)

@@ -113,8 +113,8 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
     further += [Panel(metric, ((metric, ""),)) for metric in sorted(others)]
     shown = [panel for panel in (*PANELS, *further) if _has_something(panel, runs)]
     if not shown:
-        names = format_names(sorted({metric for run in runs for metric in run.curves})[:10])
-        raise ReportError(f"there is nothing to draw: no metric ({names}) has a finite value")
+        recorded = format_names(sorted({metric for run in runs for metric in run.curves})[:10])
+        raise ReportError(f"there is nothing to draw: no metric ({recorded}) has a finite value")
     if len(shown) > MAX_PANELS:
         print_error("report", f"{len(shown)} metrics; {MAX_PANELS} panels are drawn, the page lists the others")
     return shown[:MAX_PANELS]
