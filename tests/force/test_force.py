@@ -31,7 +31,6 @@ def tiny(tmp_path_factory):
     return folder
 
 
-@pytest.mark.skip(reason="the branch `checks` adds checksums")
 @pytest.mark.parametrize("what", ["shard", "array", "meta.json"])
 def test_a_flipped_bit_of_a_data_set_is_named_or_harmless(tiny, what):
     shards, rng = tiny / "jpeg", random.Random(what)
@@ -62,7 +61,6 @@ def test_another_label_is_a_difference():
     assert flips.differences({"labels": ["a"], "clock": 1.0}, {"labels": ["b"], "clock": 1.0}) == ["labels"]
 
 
-@pytest.mark.skip(reason="the branch `workers` tries the files of killed workers again")
 def test_a_killed_worker_loses_nothing(tiny, tmp_path):
     settings = [*SETTINGS, "storage.codec=jpeg"]
     arguments = ["-m", "pipeline.prepare", str(tiny / "videos"), str(tmp_path / "out"), "--workers", "1", *settings]
