@@ -21,7 +21,7 @@ train: $(DEMO)/shards/manifest/meta.json ## demo corpus, shards, training, linea
 	@echo "run folder: $(RUN)"
 
 test: .venv/installed-tests ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: .venv/installed-tests ## check style with ruff, types with mypy, imports with import-linter
 	$(BIN)/ruff check .
