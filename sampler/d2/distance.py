@@ -19,12 +19,14 @@ _CACHE_LINE = 16
 
 
 def squared_norms(candidates: Candidates) -> Tensor:
-    """Returns |g_n|², [N] float32; it is not finite where a factor is not."""
+    """Returns |g_n|², [N] float32; it is not finite where a factor is not, or where a distance might overflow."""
     # vector_norm passes over the factor once; square().sum() is 15 times slower because of its temporary.
     norms = torch.linalg.vector_norm(candidates.a, dim=1, dtype=torch.float32)
     if candidates.b is not None:
         norms = norms * torch.linalg.vector_norm(candidates.b, dim=1, dtype=torch.float32)
-    return norms.square()
+    squares = norms.square()
+    # A D² is at most four times the larger |g|²; beyond this limit it could become infinite and win every comparison.
+    return squares.masked_fill_(squares > torch.finfo(torch.float32).max / 8, torch.inf)
 
 
 def product(rows: Tensor, centres: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ def train_quantiser(embeddings: Tensor, cells: int) -> Tensor:
     wanted = min(len(embeddings), cells * _TRAINING_ROWS_PER_CELL)
     # Evenly spaced rows need no generator, so the sample does not depend on earlier draws.
     rows = torch.linspace(0, len(embeddings) - 1, wanted, dtype=torch.float64, device=embeddings.device).long()
-    sample = np.ascontiguousarray(embeddings[rows].nan_to_num(0.0, 0.0, 0.0).cpu().numpy())
+    # FAISS ends the process if a centroid is not finite, so larger values must not reach it either.
+    sample = np.ascontiguousarray(embeddings[rows].nan_to_num(0.0, 0.0, 0.0).clamp_(-1e15, 1e15).cpu().numpy())
     clustering = faiss.Kmeans(
         sample.shape[1], min(cells, len(sample)), niter=_ITERATIONS, seed=1234, min_points_per_centroid=1
     )

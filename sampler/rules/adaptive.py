@@ -34,11 +34,16 @@ class Adaptive:
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
-        """Selects by `hard`, and by `kcenter` instead if the picks outrank too many positives."""
+        """Selects by `hard`, and by `kcenter` instead if the picks outrank too many positives.
+
+        Rows whose outrank fraction is not finite count in neither mean.
+        """
         outrank_fraction = required(candidates.outrank_fraction, "outrank_fraction")
         selection = Hard().select(candidates, k, generator=generator)
-        average = outrank_fraction.masked_fill(~candidates.valid, 0.0).sum() / candidates.valid.sum().clamp(min=1)
-        excess = float(outrank_fraction[selection.indices].mean() - average) if len(selection.indices) else 0.0
+        known = candidates.valid & torch.isfinite(outrank_fraction)
+        average = outrank_fraction.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+        hardest = selection.indices[known[selection.indices]]
+        excess = float(outrank_fraction[hardest].mean() - average) if len(hardest) else 0.0
         if excess > self.threshold:
             selection = KCenter().select(candidates, k, generator=generator, dictionary=dictionary)
         return replace(selection, stats={**selection.stats, "excess": excess, "hard": float(excess <= self.threshold)})

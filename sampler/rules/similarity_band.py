@@ -34,9 +34,13 @@ class SimilarityBand:
     def select(
         self, candidates: Candidates, k: int, *, generator: torch.Generator, dictionary: Candidates | None = None
     ) -> Selection:
-        """Ranks by similarity and draws from the ranks inside the band."""
+        """Ranks by similarity and draws from the ranks inside the band.
+
+        Rows whose similarity is not finite have no rank: they are drawn only if there are too few others.
+        """
         usable, invalid = usable_rows(candidates, squared_norms(candidates))
-        hardest_first = top_rows(required(candidates.similarity, "similarity"), usable, len(candidates))
+        similarity = required(candidates.similarity, "similarity")
+        hardest_first = top_rows(similarity, usable & torch.isfinite(similarity), len(candidates))
         start = round(len(hardest_first) * (100 - self.high) / 100)
         stop = max(round(len(hardest_first) * (100 - self.low) / 100), start + k)
         # At the easy end of a small pool the band cannot be widened further down, so it takes harder rows instead.
@@ -44,4 +48,6 @@ class SimilarityBand:
         in_band = torch.zeros_like(usable)
         in_band[hardest_first[start:stop]] = True
         nothing = torch.empty(0, dtype=torch.int64, device=usable.device)
-        return make_selection(fill_uniformly(in_band, nothing, k, generator), None, k, invalid=invalid)
+        picks = fill_uniformly(in_band, nothing, k, generator)
+        rest = fill_uniformly(usable, picks, k - len(picks), generator)
+        return make_selection(torch.cat([picks, rest]), None, k, invalid=invalid)
