@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from common.environment import available_cores
+from common.terminal import printable
 from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples
 from pipeline.plan.batch_plan import BatchPlan, Replacement
@@ -232,7 +233,8 @@ class ClipLoader(ABC, Generic[D]):
             if len(lacking):
                 raise ConfigError(
                     f"training needs {' and '.join(streams)}, but {len(lacking)} of {len(ids)} samples of "
-                    f"{self.config.data.path} have no {stream}, the first {self.dataset.source(int(lacking[0]))}: "
+                    f"{self.config.data.path} have no {stream}, the first "
+                    f"{printable(self.dataset.source(int(lacking[0])))}: "
                     f"prepare the data with streams={streams[0] if len(streams) == 1 else 'both'}"
                 )
 

@@ -38,6 +38,7 @@ import numpy as np
 import torch
 
 from common.cpu_priority import use_idle_priority
+from common.terminal import printable
 from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.load.cpu_decoder import CpuDecoder
@@ -185,8 +186,8 @@ class DaliLoader(ClipLoader[Manifest]):
             i = int(plan.ids[row])
             shard = self.dataset.root / self.dataset.shards[int(self.dataset.shard[i])]
             errors[row] = ShardError(
-                f"sample {i} ({self.dataset.source(i)}) in shard {shard} does not decode. Copy the shard again, or run "
-                f"pipeline.prepare again. DALI says: {error}",
+                f"sample {i} ({printable(self.dataset.source(i))}) in shard {shard} does not decode. Copy "
+                f"the shard again, or run pipeline.prepare again. DALI says: {error}",
                 sample=i,
                 file=str(shard),
                 reason="it does not decode",

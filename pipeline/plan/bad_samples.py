@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from common.files import write_atomically
+from common.terminal import printable
 
 _log = logging.getLogger(__name__)
 _SHOWN = 20
@@ -62,6 +63,7 @@ class BadSamples:
         self._samples, self._max_fraction = samples, max_fraction
         self._known: dict[int, BadSample] = {}
         self._unshared = 0
+        self._write_failed = False
 
     def __len__(self) -> int:
         return len(self._known)
@@ -81,7 +83,7 @@ class BadSamples:
                 self._unshared += 1
                 _log.warning(
                     "sample %d (%s) in %s cannot be used: %s; using sample %d instead",
-                    *(bad.sample, bad.source, bad.file, bad.reason, bad.replacement),
+                    *(bad.sample, printable(bad.source), printable(bad.file), printable(bad.reason), bad.replacement),
                 )
         self._check()
 
@@ -113,8 +115,16 @@ class BadSamples:
         self._add(state)
 
     def write(self, path: Path) -> None:
-        """Writes the list to `path`, one JSON object per line; replaces the file atomically."""
-        write_atomically(path, "".join(json.dumps(bad, ensure_ascii=False) + "\n" for bad in self.state()))
+        """Writes the list to `path`, one JSON object per line; replaces the file atomically.
+
+        A file that cannot be written, as on a full disk, does not end the run: a warning is logged once.
+        """
+        try:
+            write_atomically(path, "".join(json.dumps(bad, ensure_ascii=False) + "\n" for bad in self.state()))
+        except OSError as error:
+            if not self._write_failed:
+                _log.warning("cannot write %s: %s; the run goes on without it", path, error.strerror or error)
+            self._write_failed = True
 
     def _add(self, state: list[dict[str, int | str]]) -> None:
         for fields in state:
@@ -132,10 +142,15 @@ class BadSamples:
 
 
 def listing(bad: Iterable[BadSample]) -> str:
-    """Formats lines of `file: reason: samples`, so that a missing shard appears only once."""
+    """Formats lines of `file: reason: samples`, so that a missing shard appears only once.
+
+    Characters that are not printable are escaped: one line stays one line, whatever a file is called.
+    """
     groups: dict[tuple[str, str], list[str]] = {}
     for one in bad:
-        groups.setdefault((one.file, one.reason), []).append(f"{one.sample} ({one.source})")
+        groups.setdefault((printable(one.file), printable(one.reason)), []).append(
+            f"{one.sample} ({printable(one.source)})"
+        )
     lines = []
     for (file, reason), names in islice(groups.items(), _SHOWN):
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.terminal import printable
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan
 from pipeline.shards.checksums import AUDIO_BLOCK, crc32c
@@ -171,7 +172,8 @@ class ShardReader:
         """Builds the error for sample `i`; `what` says what is wrong."""
         return ShardError(
             f"shard {self._path(i)} is damaged or not the one that the manifest describes: {what}, "
-            f"for sample {i} ({self.manifest.source(i)}). Copy the shard again, or run pipeline.prepare again",
+            f"for sample {i} ({printable(self.manifest.source(i))}). Copy the shard again, or run "
+            "pipeline.prepare again",
             sample=i,
             file=self._path(i),
             reason=what,

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.load.reference.processes import call_in_process
 from pipeline.load.reference.raw_decoding import Header, read_header
+from common.terminal import printable
 from pipeline.prepare.labels import folder_labels, read_labels
 from pipeline.prepare.sources import Source, find_sources
 from settings.load import ConfigError
@@ -95,6 +96,7 @@ def _usable(root: Path, workers: int) -> tuple[list[Source], list[Header]]:
         headers = list(threads.map(header, found))
     usable = [(source, item) for source, item in zip(found, headers, strict=True) if isinstance(item, Header)]
     bad = [f"{source.name}: {item}" for source, item in zip(found, headers, strict=True) if isinstance(item, str)]
+            bad.append(printable(f"{source.name}: {reason}"))
     if bad:
         _log.warning("%d of %d files of %s are left out:\n%s", len(bad), len(found), root, "\n".join(bad))
     if not usable:
