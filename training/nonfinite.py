@@ -46,14 +46,18 @@ class NonFiniteGuard(nn.Module):
         self._recent.append((step, ids.tolist()))
 
     def check(self, run_dir: Path, *, rank: int) -> None:
-        """Raises TrainingError when the limit is reached, after writing the ids of the last batches to `run_dir`."""
+        """Raises TrainingError when the limit is reached; also writes the ids of the last batches to `run_dir`."""
         if int(self.in_a_row) < self.limit:
             return
         path = run_dir / f"not_finite-rank{rank}.json"
-        path.write_text(json.dumps([{"step": step, "ids": ids} for step, ids in self._recent]) + "\n")
+        where = f"the sample ids of these steps are in {path}"
+        try:
+            path.write_text(json.dumps([{"step": step, "ids": ids} for step, ids in self._recent]) + "\n")
+        except OSError as error:  # such as a full disk, which must not hide why the run ends
+            where = f"the sample ids of these steps could not be written to {path} ({error.strerror or error})"
         raise TrainingError(
             f"the gradient was not finite in {int(self.in_a_row)} steps in a row (train.max_nonfinite_steps="
-            f"{self.limit}); the sample ids of these steps are in {path}. Lower optim.lr, set optim.clip_grad_norm=1 "
+            f"{self.limit}); {where}. Lower optim.lr, set optim.clip_grad_norm=1 "
             "or train.precision=fp32, and look at these samples; --resume auto resumes from the last checkpoint"
         )
 

@@ -143,6 +143,8 @@ def test_a_run_of_bad_batches_stops_with_their_ids(tmp_path):
     with pytest.raises(TrainingError, match="2 steps in a row"):
         learner.guard.check(tmp_path, rank=0)
     assert f'"ids": {random_batch(config, 1).ids.tolist()}' in (tmp_path / "not_finite-rank0.json").read_text()
+    with pytest.raises(TrainingError, match=r"2 steps in a row .* could not be written to .*\(No such file"):
+        learner.guard.check(tmp_path / "as on a full disk", rank=0)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
