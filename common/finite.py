@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,3 +50,23 @@ def require_finite(
         where = f" for {printable(name(int(bad[0])))}"
         where += f" and {len(bad) - 1} more of {len(finite)}" if len(bad) > 1 else ""
     raise NotFiniteError(f"{what} are not finite{where}{'; ' if advice else ''}{advice}")
+
+
+def require_finite_figures(result: Mapping[str, Any] | Sequence[Any], what: str) -> None:
+    """Raises NotFiniteError, which names the first bad figure, unless all numbers in nested dicts and lists are finite.
+
+    Args:
+        what: what the numbers are, in the plural, such as "the figures of fold 2".
+    """
+    figures = dict(_figures(result))
+    names = list(figures)
+    require_finite([float(value) for value in figures.values()], what, name=lambda row: names[row])
+
+
+def _figures(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yields (keys joined by dots, number) of all numbers in nested dicts and lists."""
+    if isinstance(value, Mapping | list | tuple):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _figures(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, int | float):
+        yield name, value

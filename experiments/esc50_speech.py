@@ -22,6 +22,8 @@ import numpy as np
 import torch
 
 from common.environment import environment
+from common.finite import NotFiniteError
+from common.terminal import command, print_error
 from experiments import records
 from experiments.corpora import av_mnist
 from experiments.corpora.esc50 import Sounds, even_windows, read_sounds
@@ -41,8 +43,9 @@ SEEDS = range(5)
 FILE = "esc50_speech.jsonl"
 
 
+@command("experiments.esc50_speech", ConfigError, CheckpointError)
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a mistake in the arguments or missing data."""
+    """Returns the exit status: 0, 1 if a trial has failed, or 2 for a mistake in the arguments or missing data."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.esc50_speech",
         description=__doc__,
@@ -56,24 +59,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     path, here = options.results / FILE, environment("scikit-learn", "numpy")
     wanted = [t for t in trials(quick=options.quick) if t[0] != GRID or options.runs]
-    try:
-        index, count = parse_share(options.share)
-        for corpus, rule, trial in wanted[index::count]:
-            if is_recorded(records.load(path), corpus, rule, trial):
-                continue
-            sounds = read_sounds(options.data / "esc50", _rate(corpus, trial))
-            torch.set_num_threads(1)
-            extract = _from_grid if corpus == GRID else _from_av_mnist
+    index, count = parse_share(options.share)
+    failed = 0
+    for corpus, rule, trial in wanted[index::count]:
+        if is_recorded(records.load(path), corpus, rule, trial):
+            continue
+        sounds = read_sounds(options.data / "esc50", _rate(corpus, trial))
+        torch.set_num_threads(1)
+        extract = _from_grid if corpus == GRID else _from_av_mnist
+        try:
             features = extract(options.runs if corpus == GRID else options.data, rule, trial, sounds)
             folds = [fold_accuracy(features, sounds, fold) for fold in range(1, 6)]
-            record = {"corpus": corpus, "rule": rule, "seed": trial.seed, "digest": trial.digest}
-            found = {"accuracy": float(np.mean(folds)), "folds": folds}
-            records.append_line(path, record | found | {"environment": here})
-            print(f"{corpus} | {rule} | {trial.seed}: {json.dumps(found)}", flush=True)
-    except (ConfigError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        except NotFiniteError as error:
+            failed += 1
+            name = f"{corpus} | {rule} | {trial.seed}"
+            print_error("experiments.esc50_speech", f"{name} failed and is not recorded: {error}")
+            continue
+        record = {"corpus": corpus, "rule": rule, "seed": trial.seed, "digest": trial.digest}
+        found = {"accuracy": float(np.mean(folds)), "folds": folds}
+        records.append_line(path, record | found | {"environment": here})
+        print(f"{corpus} | {rule} | {trial.seed}: {json.dumps(found)}", flush=True)
+    return int(failed > 0)
 
 
 def trials(*, quick: bool = False) -> Iterator[tuple[str, str, Planned]]:

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 
 from common.environment import environment
+from common.finite import NotFiniteError
+from common.terminal import command, print_error
 from evaluation.esc50 import fit_svm
 from experiments import records
 from experiments.corpora.esc50 import Sounds, even_windows, make_pairs, read_sounds
@@ -54,8 +56,9 @@ WINDOWS_TRAINED, WINDOWS_TESTED = 6, 10
 FILE = "esc50_transfer.jsonl"
 
 
+@command("experiments.esc50_transfer", ConfigError)
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a mistake in the arguments or missing data."""
+    """Returns the exit status: 0, 1 if a trial has failed, or 2 for a mistake in the arguments or missing data."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.esc50_transfer",
         description=__doc__,
@@ -68,20 +71,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     trials = [(fold, rule) for fold in range(1, 2 if options.quick else 6) for rule in RULES]
     path = options.results / FILE
-    try:
-        index, count = parse_share(options.share)
-        for fold, rule in trials[index::count]:
-            settings = [*SETTINGS, *RULES[rule], *(QUICK if options.quick else ())]
-            if any(belongs_to(record, fold, rule, settings) for record in records.load(path)):
-                continue
+    index, count = parse_share(options.share)
+    failed = 0
+    for fold, rule in trials[index::count]:
+        settings = [*SETTINGS, *RULES[rule], *(QUICK if options.quick else ())]
+        if any(belongs_to(record, fold, rule, settings) for record in records.load(path)):
+            continue
+        try:
             found = run_fold(options.data / "esc50", fold, rule, settings)
-            record = {"fold": fold, "rule": rule, "settings": settings, **found}
-            records.append_line(path, record | {"environment": environment("scikit-learn", "numpy")})
-            print(f"fold {fold} | {rule}: {json.dumps(found)}", flush=True)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        except NotFiniteError as error:
+            failed += 1
+            print_error("experiments.esc50_transfer", f"fold {fold} | {rule} failed and is not recorded: {error}")
+            continue
+        record = {"fold": fold, "rule": rule, "settings": settings, **found}
+        records.append_line(path, record | {"environment": environment("scikit-learn", "numpy")})
+        print(f"fold {fold} | {rule}: {json.dumps(found)}", flush=True)
+    return int(failed > 0)
 
 
 def belongs_to(record: dict[str, Any], fold: int, rule: str, settings: list[str]) -> bool:

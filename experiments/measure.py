@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from common.finite import require_finite
 from evaluation.pair_retrieval import pair_ranks
 from experiments.corpora.pairs import Corpus, Pairs
 from model.encoder import OTHER_MODALITY
@@ -28,11 +29,16 @@ def measure(learner: Learner, corpus: Corpus, *, batch_size: int) -> dict[str, A
         probe_video, probe_audio; retrieval (R@1 among 512 test pairs, mean of both directions); and, as means over both
         dictionaries: distinct (distinct classes per key), false_negatives (share of (query, key) pairs with the same
         class in every attribute), mass (mean over queries of the total softmax probability of the negatives).
+
+    Raises:
+        NotFiniteError: an encoder's features are not finite.
     """
     was_training = learner.model.training
     learner.model.eval()
     fitted, tested = (_encode(learner, pairs, batch_size) for pairs in (corpus.probe, corpus.test))
     learner.model.train(was_training)
+    for m in MODALITIES:
+        require_finite(np.concatenate([fitted[m][0], tested[m][0]]), f"the {m} features of the encoder")
     found = {
         f"probe_{m}": _probe(fitted[m][0], corpus.probe.classes, tested[m][0], corpus.test.classes) for m in MODALITIES
     }

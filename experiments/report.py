@@ -40,18 +40,14 @@ COLUMNS = {
 }
 
 
-@command("experiments.report", NotFiniteError)
+@command("experiments.report", ConfigError, NotFiniteError)
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a sweep that cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder with the recorded results")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder for results.md and results/")
     options = parser.parse_args(arguments)
-    try:
-        pages = [_page(name, options) for name in EXPERIMENTS if (SWEEPS / f"{name}.yaml").is_file()]
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    pages = [_page(name, options) for name in EXPERIMENTS if (SWEEPS / f"{name}.yaml").is_file()]
     pages.append(esc50_page(options.results, options.docs / "results"))
     write_pages(pages, docs=options.docs, results=options.results)
     return 0
@@ -61,12 +57,16 @@ def _page(name: str, options: argparse.Namespace) -> Page:
     """The page about one experiment; also writes its plot and its figures as JSON."""
     sweep = load_sweep(name)
     planned = list(plan(sweep, [group for group in sweep.groups if not is_tuning(group)]))
-    done = records.matching(records.load(options.results / f"{name}.jsonl"), planned)
+    recorded = records.matching(records.load(options.results / f"{name}.jsonl"), planned)
+    done = [(trial, record) for trial, record in recorded if "failed" not in record]
+    failed = [(trial, record["failed"]) for trial, record in recorded if "failed" in record]
+    unfailed = [trial for trial in planned if trial not in [trial for trial, _ in failed]]
     conditions = summarise(done, baseline=sweep.baseline)
     if done:
         plot_experiment(conditions, options.docs / "results" / f"{name}.png")
         _write_summary(conditions, options.results / f"{name}.json", done)
-    method = [sweep.setup.strip() + "\n", *([_measured_on(done)] if done else []), _missing(sweep, planned, done)]
+    method = [sweep.setup.strip() + "\n", *([_measured_on(done)] if done else []), _missing(sweep, unfailed, done)]
+    method += [f"**Failed and left out**: {t.condition} | {t.rule} | seed {t.seed}: {error}.\n" for t, error in failed]
     return Page(
         name=name,
         question=sweep.question,

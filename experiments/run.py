@@ -4,8 +4,8 @@
 
 DATA holds whichever of omniglot/, mnist/ and spoken_digits/ the experiment needs, or is the folder of shards. Each
 trial's result is appended to experiments/results/NAME.jsonl when it ends: a run can be interrupted and restarted at any
-time, and two processes with --share 0/2 and --share 1/2 divide the trials between them. `python -m experiments.report`
-writes the pages.
+time, and two processes with --share 0/2 and --share 1/2 divide the trials between them. A trial that diverges is
+recorded as failed and the others go on. `python -m experiments.report` writes the pages.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from experiments.trial import run_trial
 from settings.load import ConfigError
 
 
-@command("experiments.run", NotFiniteError)
+@command("experiments.run", ConfigError)
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a mistake in the arguments, the sweep or the data."""
+    """Returns the exit status: 0, 1 if a trial has failed, 2 for a mistake in the arguments, the sweep or the data."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,19 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep run folders here (experiments on shards)")
     parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the recorded results")
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     trials = list(plan(load_sweep(options.experiment), options.group, quick=options.quick))
     index, count = parse_share(options.share)
     path = options.results / f"{options.experiment}.jsonl"
     here = environment("scikit-learn", "numpy")
+    failed = 0
     for number, trial in enumerate(trials):
         if number % count != index or records.matching(records.load(path), [trial]):
             continue
@@ -60,12 +53,14 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{options.minutes:g} minutes have passed; run the same command again to continue")
             break
         keep = options.keep / trial.digest if options.keep else None
-        found = run_trial(trial.settings, data=options.data, keep=keep)
+        try:
+            found = run_trial(trial.settings, data=options.data, keep=keep)
+            short = json.dumps({name: round(value, 3) for name, value in found["final"].items()})
+        except NotFiniteError as error:
+            found, short, failed = {"failed": str(error)}, f"failed: {error}", failed + 1
         records.append(path, trial, found, here)
-        short = {name: round(value, 3) for name, value in found["final"].items()}
-        print(f"[{number + 1}/{len(trials)}] {trial.condition} | {trial.rule} | {trial.seed}: {json.dumps(short)}")
-        sys.stdout.flush()
-    return 0
+        print(f"[{number + 1}/{len(trials)}] {trial.condition} | {trial.rule} | {trial.seed}: {short}", flush=True)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

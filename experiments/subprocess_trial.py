@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.environment import ROOT
+from common.finite import NotFiniteError
 from evaluation.report import result_path
 from settings import Config, ConfigError
 from settings.load import to_yaml
@@ -35,6 +37,7 @@ def run_in_subprocesses(
         random weights), step, loss, cpu_seconds and wall_seconds (of train.py); curve: a list that holds only `final`.
 
     Raises:
+        NotFiniteError: the trial has diverged.
         ConfigError: train.py or evaluate.py failed; the message ends with the last lines of its output.
     """
     with tempfile.TemporaryDirectory(prefix="experiment-") as folder:
@@ -64,6 +67,9 @@ def _start(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-8:])
+        # Both commands end with status 2 whatever is wrong; only divergence concerns this trial alone.
+        if diverged := re.search(r"^(train|evaluate)\.py: .*\bfinite\b.*", done.stderr, re.MULTILINE):
+            raise NotFiniteError(diverged[0])
         raise ConfigError(f"{command[0]} ended with status {done.returncode}:\n{tail}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from common.finite import require_finite_figures
 from experiments.statistics import Comparison, Estimate, compare, estimate, holm, time_to_reach
 from experiments.sweep import Planned
 
@@ -44,9 +45,16 @@ def summarise(
     Args:
         trials: trials and their records. A trial in several groups counts once, because means are over seeds.
         metric: the figure by which rules are compared.
+
+    Raises:
+        NotFiniteError: a recorded figure is not finite; the message names the trial and the figure.
     """
     table: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for trial, record in trials:
+        require_finite_figures(
+            {"final": record["final"], "curve": record["curve"]},
+            f"the recorded figures of {trial.condition} | {trial.rule} | seed {trial.seed}",
+        )
         table[trial.condition][trial.rule][trial.seed] = record
     rows = [
         (condition, _row(rule, seeds, rules.get(baseline, {}), baseline, metric))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from common.finite import require_finite_figures
 from experiments.corpora.av_mnist import make_av_mnist
 from experiments.corpora.omniglot import make_omniglot
 from experiments.corpora.pairs import Corpus
@@ -89,6 +90,7 @@ def run_trial(
 
     Raises:
         ConfigError: data are missing, or settings contradict each other.
+        NotFiniteError: the trial has diverged.
     """
     config = trial.run
     if trial.corpus.name == "shards":
@@ -117,6 +119,7 @@ def run_trial(
             figures = measure(learner, corpus, batch_size=size)
             loss = float(metrics["loss"])
             curve.append({"step": done, "cpu_seconds": cpu, "wall_seconds": wall, "loss": loss, **figures})
+            require_finite_figures(curve[-1], f"the figures of step {done}")
             say(f"step {done}: loss {loss:.3f}, probe {figures['probe']:.3f}, R@1 {figures['retrieval']:.3f}")
         if done == config.train.steps:
             return {"curve": curve, "final": curve[-1]}

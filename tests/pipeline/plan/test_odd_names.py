@@ -23,7 +23,7 @@ def test_one_sample_is_one_line_whatever_it_is_called(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING), pytest.raises(TooManyBadSamples) as raised:
         known.note([BAD])
     assert str(raised.value).splitlines()[1] == (
-        rf"  shard\r.tar: cut\noff: sample 3 (a\nprepare: all done\x1b[2J\u202e.mp4)"
+        r"  shard\r.tar: cut\noff: sample 3 (a\nprepare: all done\x1b[2J\u202e.mp4)"
     )
     (message,) = caplog.messages
     assert printable(message) == message
