@@ -21,12 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tools.result import medians, publish
+from benchmarks.tools.options import positive
+from benchmarks.tools.result import medians, publish, ratio
 from benchmarks.tools.usage import usage
 from common.environment import environment
-from pipeline.shards.manifest import COLUMNS, Manifest
+from common.finite import NotFiniteError
+from common.terminal import command
+from pipeline.plan.bad_samples import SampleError
+from pipeline.shards.manifest import COLUMNS, Manifest, ManifestError
 from pipeline.shards.manifest_writer import publish_manifest
-from settings import Config, load_config
+from settings import Config, ConfigError, load_config
 
 CASES = [(1_000, 1), (10_000, 1), (100_000, 1), (100_000, 10), (100_000, 100), (100_000, 1_000), (1_000_000, 1_000)]
 """The numbers (samples, shards) of each case."""
@@ -88,15 +92,19 @@ def measure(data: Path, clips: int) -> dict[str, float]:
 
 def measure_in_subprocess(data: Path, clips: int) -> dict[str, float]:
     """Runs `measure` in its own process."""
-    command = [sys.executable, "-m", "benchmarks.dataset_scaling", "--case", str(data), "--clips", str(clips)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    line = [sys.executable, "-m", "benchmarks.dataset_scaling", "--case", str(data), "--clips", str(clips)]
+    return json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
+@command(
+    "benchmarks.dataset_scaling",
+    *(NotFiniteError, ConfigError, ManifestError, SampleError, subprocess.CalledProcessError),
+)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to repeat")
-    parser.add_argument("--clips", type=int, default=1600, help="timed clips per case and round")
-    parser.add_argument("--rounds", type=int, default=10, help="interleaved repeats of all cases")
+    parser.add_argument("--clips", type=positive, default=1600, help="timed clips per case and round")
+    parser.add_argument("--rounds", type=positive, default=10, help="interleaved repeats of all cases")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -116,7 +124,10 @@ def main(arguments: list[str] | None = None) -> None:
     for (samples, shards), found in runs.items():
         # Ratios are taken within a round because the machine's speed drifts between rounds.
         pairs = zip(found, runs[CASES[0]], strict=True)
-        ratios = [run["clips_per_second"] / first["clips_per_second"] for run, first in pairs]
+        ratios = [
+            ratio(run["clips_per_second"], first["clips_per_second"], f"the speed with {samples} samples")
+            for run, first in pairs
+        ]
         records.append(
             {"samples": samples, "shards": shards, **medians(found), "relative_to_first": statistics.median(ratios)}
         )
@@ -129,4 +140,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,10 +25,11 @@ import torch
 
 from benchmarks.tools.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
 from benchmarks.tools.ffmpeg import with_ffmpeg_libraries
-from benchmarks.tools.result import medians, publish, write
+from benchmarks.tools.options import positive
+from benchmarks.tools.result import medians, publish, ratio, write
 from benchmarks.tools.usage import usage
 from common.environment import ROOT, available_cores, environment
-from common.finite import NotFiniteError
+from common.finite import NotFiniteError, require_finite_figures
 from common.terminal import command, printable
 from settings import ClipConfig, Config, DataConfig, TrainConfig
 
@@ -126,7 +127,7 @@ def measure_in_subprocess(loader: str, storage: str, *, options: argparse.Namesp
     """Measures one row once, in its own process.
 
     Raises:
-        RuntimeError: the process failed; the message is the last line of its standard error.
+        RowError: the process failed (the message is the last line of its standard error), or a figure is not finite.
     """
     line = [sys.executable, "-m", "benchmarks.decode", "--row", loader, storage]
     line += ["--epoch", str(epoch), "--work", str(options.work)]
@@ -134,8 +135,17 @@ def measure_in_subprocess(loader: str, storage: str, *, options: argparse.Namesp
         line += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{loader} on {storage}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        raise RowError(f"{loader} on {storage}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    figures = json.loads(done.stdout.splitlines()[-1])
+    try:
+        require_finite_figures(figures, f"{loader} on {storage}: the figures")
+    except NotFiniteError as error:
+        raise RowError(str(error)) from None
+    return figures
+
+
+class RowError(RuntimeError):
+    """A row cannot be measured; the message is for the user."""
 
 
 Runs = dict[tuple[str, str], list[dict[str, float]]]
@@ -149,7 +159,7 @@ def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> Ite
         for row in (row for row in rows if row not in failed):
             try:
                 found[row].append(measure_in_subprocess(*row, options=options, epoch=epoch))
-            except RuntimeError as error:
+            except RowError as error:
                 failed[row] = str(error)
             print(f"round {epoch + 1}: {' '.join(row)}: {failed.get(row) or found[row][-1]}", file=sys.stderr)
         yield records(found, failed, workers=options.workers)
@@ -209,10 +219,10 @@ def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
         rows = [record for record in peers if record["storage"] in storages]
         if rows and ours:
             best = max(rows, key=lambda record: record["clips_per_second"])
-            ratios = {storage: rate / best["clips_per_second"] for storage, rate in ours.items()}
+            ratios = {s: ratio(rate, best["clips_per_second"], f"{kind}: the ratio of {s}") for s, rate in ours.items()}
             found[kind] = {"fastest_peer": f"{best['loader']} on {best['storage']}", "ratio": ratios}
     if alone:
-        ratios = {storage: rate / alone[storage] for storage, rate in ours.items() if storage in alone}
+        ratios = {s: ratio(rate, alone[s], f"{ALONE}: the ratio of {s}") for s, rate in ours.items() if s in alone}
         found["decoding_alone"] = {"fastest_peer": ALONE, "ratio": ratios}
     return found
 
@@ -221,9 +231,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common_options(parser, per="row")
     parser.add_argument("--rows", nargs="+", metavar="LOADER:STORAGE", help="only these rows, e.g. ours:shards_vp9_144")
-    parser.add_argument("--frames", type=int, default=16, help="frames per clip")
-    parser.add_argument("--batch-size", type=int, default=16, help="clips per batch")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="decoding processes or threads")
+    parser.add_argument("--frames", type=positive, default=16, help="frames per clip")
+    parser.add_argument("--batch-size", type=positive, default=16, help="clips per batch")
+    parser.add_argument("--workers", type=positive, default=available_cores(), help="decoding processes or threads")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--epoch", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -244,14 +254,14 @@ def add_common_options(parser: argparse.ArgumentParser, *, per: str) -> None:
     """Adds the options that benchmarks.decode_sweep has too; `per` names what is measured once per round."""
     parser.add_argument("--videos", type=Path, help="folder of videos with audio (default: a generated demo corpus)")
     parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="folder that keeps the stored forms")
-    parser.add_argument("--clips", type=int, default=256, help=f"timed clips per {per} and round")
-    parser.add_argument("--rounds", type=int, default=3, help=f"interleaved repeats of every {per}")
+    parser.add_argument("--clips", type=positive, default=256, help=f"timed clips per {per} and round")
+    parser.add_argument("--rounds", type=positive, default=3, help=f"interleaved repeats of every {per}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device that batches end on")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--plot", type=Path, help="write a chart to this file")
 
 
-@command("benchmarks.decode", NotFiniteError)
+@command("benchmarks.decode", NotFiniteError, subprocess.CalledProcessError)
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     options.work = options.work.resolve()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from benchmarks import decode
 from benchmarks.tools.corpus import make_corpus, usable_sources
 from benchmarks.tools.result import medians, publish
 from common.environment import environment
+from common.finite import NotFiniteError
+from common.terminal import command
 from settings import StorageConfig
 
 SHORT_SIDES = (112, 144, 192, 256)
@@ -71,6 +74,7 @@ def measure(points: list[Point], *, work: Path, clips: int, rounds: int, device:
     return {point: medians(runs) for point, runs in found.items()}
 
 
+@command("benchmarks.decode_sweep", NotFiniteError, decode.RowError, subprocess.CalledProcessError)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     decode.add_common_options(parser, per="point")
@@ -101,4 +105,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

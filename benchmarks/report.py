@@ -7,16 +7,19 @@ made from the result's JSON. A table whose JSON is not in the folder stays uncha
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.tools.corpus import SHARDS
 from benchmarks.tools.plots import plot_loaders
+from benchmarks.tools.result import ResultError, read
 from common.environment import ROOT
+from common.finite import NotFiniteError
 from common.markdown import markdown_table
+from common.terminal import command, printable
 
 DOCUMENTS = ("README.md", "docs/performance.md")
 PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -192,6 +195,8 @@ def fill(text: str, folder: Path) -> str:
 
     Raises:
         SystemExit: the text names an unknown table.
+        ResultError: a result is not readable, or lacks a figure of the table.
+        NotFiniteError: a figure is not finite.
     """
 
     def replaced(match: re.Match[str]) -> str:
@@ -200,22 +205,31 @@ def fill(text: str, folder: Path) -> str:
             raise SystemExit(f"unknown table {name!r}; known tables: {', '.join(TABLES)}")
         source, make = TABLES[name]
         path = folder / f"{source}.json"
-        return begin + make(json.loads(path.read_text())) + end if path.exists() else match.group(0)
+        if not path.exists():
+            return match.group(0)
+        result = read(path)
+        try:
+            return begin + make(result) + end
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ResultError(f"{path} is no result of benchmarks.{source}: {error!r}") from error
 
     return PLACE.sub(replaced, text)
 
 
+@command("benchmarks.report", NotFiniteError, ResultError)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="folder with the JSON that benchmarks.run_all wrote")
     options = parser.parse_args(arguments)
-    for name in DOCUMENTS:
-        path = ROOT / name
-        path.write_text(fill(path.read_text(), options.results))
+    if not any((options.results / f"{source}.json").exists() for source, _ in TABLES.values()):
+        parser.error(f"{printable(options.results)} holds no result (NAME.json of benchmarks.run_all)")
+    filled = {ROOT / name: fill((ROOT / name).read_text(), options.results) for name in DOCUMENTS}
+    for path, text in filled.items():
+        path.write_text(text)
     decoded = options.results / "decode.json"
     if decoded.exists():
-        plot_loaders(json.loads(decoded.read_text())["records"], options.results / "decode.png")
+        plot_loaders(read(decoded)["records"], options.results / "decode.png")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from common.environment import ROOT
+from common.terminal import command, printable
 
 PLOTTED = ("sampling_38400x3840", "decode", "decode_sweep", "decode_gpu", "decode_sweep_gpu")
 """Results that have a chart."""
@@ -71,6 +72,7 @@ def prepare_for_gpu() -> None:
         subprocess.run([sys.executable, "-m", *module], cwd=ROOT)
 
 
+@command("benchmarks.run_all")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON and charts")
@@ -80,9 +82,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the results to make (default: all)")
     options = parser.parse_args(arguments)
+    every = commands(options) | (gpu_commands(options) if torch.cuda.is_available() else {})
+    for name in options.only or ():
+        if name not in every:
+            why = "needs a GPU" if name in gpu_commands(options) else "is not known"
+            parser.error(f"--only {printable(name)} {why}; allowed: {', '.join(every)}")
     options.out.mkdir(parents=True, exist_ok=True)
     failed = []
-    every = commands(options) | (gpu_commands(options) if torch.cuda.is_available() else {})
     for name, (module, *rest) in every.items():
         if options.only and name not in options.only:
             continue
@@ -91,9 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
         target = options.out.resolve() / f"{name}.json"
         # These options go first, because settings may follow a "--".
         plot = ["--plot", str(target.with_suffix(".png"))] if name in PLOTTED else []
-        command = [sys.executable, "-m", f"benchmarks.{module}", "--json", str(target), *plot, *rest]
-        print(f"{name}: {' '.join(command)}", flush=True)
-        if subprocess.run(command, cwd=ROOT).returncode:
+        line = [sys.executable, "-m", f"benchmarks.{module}", "--json", str(target), *plot, *rest]
+        print(f"{name}: {' '.join(line)}", flush=True)
+        if subprocess.run(line, cwd=ROOT).returncode:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -24,21 +24,25 @@ import torch
 from benchmarks.peers.samplers import BASELINES
 from benchmarks.peers.sampling_backends import DEFAULT_BACKENDS, LINEAR, ORACLE, VARIANTS, make_backend
 from benchmarks.sampling_step import measure_step
+from benchmarks.tools.options import device, positive, size
 from benchmarks.tools.plots import plot_times
 from benchmarks.tools.pools import KINDS, make_pool
-from benchmarks.tools.result import write
+from benchmarks.tools.result import ratio, write
 from benchmarks.tools.timing import hold_threads, timed
 from common.environment import environment
+from common.finite import NotFiniteError
+from common.terminal import command
 from sampler import SAMPLERS
 from sampler.base import Candidates, Sampler
 from sampler.quality import near_duplicate_share, phi
+from settings import ConfigError
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, Candidates]]:
     """The (kind of pool, rows, picks, candidates) to measure."""
     for kind in arguments.kinds:
-        for size in arguments.sizes:
-            rows, picks = (int(part) for part in size.split("x"))
+        for text in arguments.sizes:
+            rows, picks = (int(part) for part in text.split("x"))
             pool = make_pool(kind, rows)
             columns = {
                 name: getattr(pool, name).to(arguments.device) for name in ("a", "b", "ids", "valid", "write_index")
@@ -122,11 +126,12 @@ def add_ratios(records: list[dict[str, Any]]) -> None:
     """Adds speed and phi relative to the oracle of the same case, with the standard error of the phi ratio."""
     oracle = next((record for record in records if record["backend"] == ORACLE), None)
     for record in records if oracle else ():
-        record["times_faster"] = oracle["seconds"] / record["seconds"]
-        if "phi" in record and "phi" in oracle:
-            ratio = record["phi"] / oracle["phi"]
+        record["times_faster"] = ratio(oracle["seconds"], record["seconds"], f"the speed of {record['backend']}")
+        # Where all rows are picked, phi is 0 and there is nothing to compare.
+        if record.get("phi") and oracle.get("phi"):
+            quotient = ratio(record["phi"], oracle["phi"], f"the phi ratio of {record['backend']}")
             parts = (record["phi_error"] / record["phi"], oracle["phi_error"] / oracle["phi"])
-            record |= {"phi_ratio": ratio, "phi_ratio_error": ratio * (parts[0] ** 2 + parts[1] ** 2) ** 0.5}
+            record |= {"phi_ratio": quotient, "phi_ratio_error": quotient * (parts[0] ** 2 + parts[1] ** 2) ** 0.5}
 
 
 def line(record: dict[str, Any]) -> str:
@@ -157,25 +162,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = sorted({*SAMPLERS, *VARIANTS, *BASELINES})
     parser.add_argument(
-        "--sizes", nargs="+", default=["4096x128", "38400x128"], help="candidates x picks, as in 38400x3840"
+        "--sizes", nargs="+", type=size, default=["4096x128", "38400x128"], help="candidates x picks, as in 38400x3840"
     )
     parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=sorted(KINDS), help="synthetic pools")
     parser.add_argument("--backends", nargs="+", default=DEFAULT_BACKENDS, choices=known, metavar="NAME",
                         help=f"any of {', '.join(known)}")  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=3, help="interleaved repeats, each with a different seed")
-    parser.add_argument("--slow-repeats", type=int, default=sys.maxsize,
+    parser.add_argument("--seeds", type=positive, default=3, help="interleaved repeats, each with a different seed")
+    parser.add_argument("--slow-repeats", type=positive, default=sys.maxsize,
                         help=f"maximum number of repeats of {ORACLE} and of the alternatives")  # fmt: skip
     parser.add_argument("--sequential-picks", type=int, default=0,
                         help=f"extrapolate {', '.join(LINEAR)} from this many picks; 0: run all")  # fmt: skip
     parser.add_argument("--quality", action="store_true", help="also report phi and near-duplicates of the selections")
     parser.add_argument("--step", action="store_true", help="time the selection inside a training step instead")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--plot", type=Path, help="write a chart to this file")
     return parser.parse_args(arguments)
 
 
+@command("benchmarks.sampling", NotFiniteError, ConfigError, ImportError)
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     hold_threads(options.threads)
@@ -189,4 +197,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,11 +22,14 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.step import synchronise
-from benchmarks.tools.result import publish
+from benchmarks.tools.options import positive
+from benchmarks.tools.result import publish, ratio
 from common.environment import environment
+from common.finite import NotFiniteError
+from common.terminal import command
 from model.encoder import build_model
 from pipeline.batch import Batch
-from settings import Config, load_config
+from settings import Config, ConfigError, load_config
 from training import distributed
 from training.distributed import ALL_GATHER
 from training.step import Learner
@@ -141,21 +144,24 @@ def cluster(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def launch(processes: int, options: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "benchmarks.scaling", "--worker", "--config", str(options.config), "--steps", str(options.steps)]
-    command += ["--threads", str(options.threads), *options.overrides]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    line += ["-m", "benchmarks.scaling", "--worker", "--config", str(options.config), "--steps", str(options.steps)]
+    line += ["--threads", str(options.threads), *options.overrides]
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if done.returncode:
-        raise SystemExit(f"the run with {processes} processes failed; its output is above")
+        raise ChildProcessError(f"the run with {processes} processes failed; its output is above")
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@command("benchmarks.scaling", NotFiniteError, ConfigError)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes to compare")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps per run")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads per process")
+    parser.add_argument(
+        "--processes", type=positive, nargs="+", default=[1, 2, 4], help="numbers of processes to compare"
+    )
+    parser.add_argument("--steps", type=positive, default=20, help="timed steps per run")
+    parser.add_argument("--threads", type=positive, default=1, help="torch threads per process")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
@@ -163,10 +169,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.worker:
         worker(options)
         return
+    load_config(Config, options.config, options.overrides)  # a mistake ends the command before any process starts
     records = [launch(processes, options) for processes in options.processes]
     base = records[0]["clips_per_second"] / records[0]["processes"]
     for record in records:
-        record["efficiency"] = record["clips_per_second"] / record["processes"] / base
+        record["efficiency"] = ratio(record["clips_per_second"] / record["processes"], base, "the efficiency")
     result = {
         "environment": environment(),
         "setting": {"config": options.config.name, "overrides": options.overrides, "steps": options.steps},
@@ -178,4 +185,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,8 +20,11 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmarks.tools.options import device, positive
 from benchmarks.tools.result import publish
 from common.environment import environment
+from common.finite import NotFiniteError
+from common.terminal import command
 from pipeline.load.cpu_threads import SingleThreadTorchPool
 from pipeline.load.dali_graph import audio_graph
 from pipeline.load.dali_runner import GraphRunner, as_tensor
@@ -143,13 +146,16 @@ def timed(compute: Compute, pcm: np.ndarray, options: argparse.Namespace) -> tup
     return (time.perf_counter() - wall) / options.batches, (time.process_time() - cpu) / options.batches
 
 
+@command("benchmarks.spectrogram", NotFiniteError)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch-size", type=int, default=32, help="windows per batch")
-    parser.add_argument("--batches", type=int, default=10, help="timed batches per round")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats of every library")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads per library")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--batch-size", type=positive, default=32, help="windows per batch")
+    parser.add_argument("--batches", type=positive, default=10, help="timed batches per round")
+    parser.add_argument("--rounds", type=positive, default=5, help="interleaved repeats of every library")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads per library")
+    parser.add_argument(
+        "--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
     parser.add_argument("--json", type=Path, help="write the result to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -163,4 +169,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,13 +27,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import training.step
-from benchmarks.tools.result import publish
+from benchmarks.tools.options import at_least, positive
+from benchmarks.tools.result import publish, ratio
 from common.environment import environment
+from common.finite import NotFiniteError
+from common.terminal import command
 from model.encoder import build_model
 from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.loader import make_loader
-from settings import Config, load_config
+from pipeline.plan.bad_samples import SampleError
+from pipeline.shards.manifest import ManifestError
+from sampler import build_sampler
+from settings import Config, ConfigError, load_config
 from training.distributed import World, start
 from training.pool import pool_ids
 from training.step import Learner
@@ -102,7 +108,8 @@ def efficiency(
         waits.append(wait)
         limit.append(timed(memory)[0])
     # Each block is compared with those before and after it: the machine's speed drifts more than the two differ.
-    ratios = [math.sqrt(before * after) / f for (before, after), f in zip(itertools.pairwise(limit), fed, strict=True)]
+    pairs = zip(itertools.pairwise(limit), fed, strict=True)
+    ratios = [ratio(math.sqrt(before * after), f, "the efficiency") for (before, after), f in pairs]
     return {
         "seconds_fed_by_loader": statistics.median(fed),
         "seconds_fed_from_memory": statistics.median(limit),
@@ -170,7 +177,9 @@ def known_peak(gpu: str | None) -> float:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    config = load_config(Config, options.config, options.overrides)
+    config, changed = (load_config(Config, options.config, options.overrides + more) for more in ([], options.against))
+    for sampler in (config.sampler, changed.sampler):
+        build_sampler(sampler.name, sampler.options)  # an unknown rule is refused now, not after the measurements
     world = start(config.train.device, config.train.threads)
     loader = make_loader(config, device=world.device)
     source = loader.steps(0, sys.maxsize)
@@ -189,21 +198,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         rate = result["flops_per_step"] / result["efficiency"]["seconds_fed_by_loader"]
         result["model_flop_utilisation"] = {"share": rate / (peak * 1e12), "peak_tflops": peak}
     if options.against:
-        other = make_learner(load_config(Config, options.config, options.overrides + options.against), world, loader)
+        other = make_learner(changed, world, loader)
         block(other, cycle(batches), steps=5, first=0)
         names = {"as configured": learner, " ".join(options.against): other}
         seconds = against(names, batches, rounds=options.rounds, steps=options.steps)
         first, second = seconds.values()
-        result["against"] = {"seconds": seconds, "ratio": first / second}
+        result["against"] = {"seconds": seconds, "ratio": ratio(first, second, "the ratio of the compared settings")}
     return result
 
 
+@command("benchmarks.step", NotFiniteError, ConfigError, ManifestError, SampleError)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
     parser.add_argument("--against", nargs="+", default=[], metavar="key=value", help="compare with these settings")
-    parser.add_argument("--rounds", type=int, default=30, help="alternating pairs of blocks, at least 2")
-    parser.add_argument("--steps", type=int, default=6, help="timed steps per block")
+    parser.add_argument(
+        "--rounds", type=functools.partial(at_least, 2), default=30, help="alternating pairs of blocks, at least 2"
+    )
+    parser.add_argument("--steps", type=positive, default=6, help="timed steps per block")
     parser.add_argument("--peak-tflops", type=float, default=0.0,
                         help="the GPU's peak TFLOP/s, for model FLOP utilisation; 0: look it up by name")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the result to this file")
@@ -214,4 +226,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -95,8 +95,11 @@ def _usable(root: Path, workers: int) -> tuple[list[Source], list[Header]]:
     with ThreadPoolExecutor(workers) as threads:
         headers = list(threads.map(header, found))
     usable = [(source, item) for source, item in zip(found, headers, strict=True) if isinstance(item, Header)]
-    bad = [f"{source.name}: {item}" for source, item in zip(found, headers, strict=True) if isinstance(item, str)]
-            bad.append(printable(f"{source.name}: {reason}"))
+    bad = [
+        printable(f"{source.name}: {item}")
+        for source, item in zip(found, headers, strict=True)
+        if isinstance(item, str)
+    ]
     if bad:
         _log.warning("%d of %d files of %s are left out:\n%s", len(bad), len(found), root, "\n".join(bad))
     if not usable:

@@ -1,0 +1,103 @@
+"""Benchmarks refuse impossible arguments before any work, and figures that are not finite."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import decode, report, run_all
+from benchmarks.tools.result import medians, publish, ratio, read
+from common.finite import NotFiniteError
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("run_all", ["--only", "decode", "no\x1bne"], r"--only no\x1bne is not known; allowed: sampling_38400x3840"),
+        ("run_all", ["--only", "step_gpu"], "--only step_gpu needs a GPU; allowed: sampling_38400x3840, sampling_step"),
+        ("sampling", ["--sizes", "4096x128", "12"], "12 is not ROWSxPICKS, integers with 1 <= PICKS <= ROWS"),
+        ("sampling", ["--sizes", "10x20"], "10x20 is not ROWSxPICKS"),
+        ("sampling", ["--backends", "best"], "invalid choice: 'best' (choose from"),
+        ("sampling", ["--seeds", "0"], "must be an integer of at least 1, not 0"),
+        ("sampling", ["--device", "cuda"], "torch finds no GPU that it can use; give cpu"),
+        ("decode", ["--rows", "ours:tape"], "--rows ours:tape: not LOADER:STORAGE with a loader of decord"),
+        ("decode", ["--rounds", "-1"], "must be an integer of at least 1, not -1"),
+        ("decode_sweep", ["--clips", "x"], "must be an integer of at least 1, not x"),
+        ("spectrogram", ["--device", "tpu"], "invalid choice: 'tpu' (choose from"),
+        ("step", ["--rounds", "1"], "must be an integer of at least 2, not 1"),
+        (
+            "step",
+            ["--against", "sampler.name=none"],
+            "benchmarks.step: sampler.name='none' is not known; allowed: adaptive",
+        ),
+        ("scaling", ["--processes", "0"], "must be an integer of at least 1, not 0"),
+        ("scaling", ["train.batch=3"], "benchmarks.scaling: "),
+        ("dataset_scaling", ["--data", "/no such folder"], "benchmarks.dataset_scaling: "),
+        ("report", ["/no such folder"], "holds no result"),
+    ],
+)
+def test_impossible_arguments_are_refused_at_once(capsys, monkeypatch, name, arguments, said) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    try:
+        status = importlib.import_module(f"benchmarks.{name}").main(arguments)
+    except SystemExit as error:
+        status = error.code
+    error = capsys.readouterr().err
+    assert said in error
+    assert status == 2
+    assert "Traceback" not in error
+
+
+def test_results_and_ratios_that_are_not_finite_are_refused_by_name(tmp_path: Path, capsys) -> None:
+    result = {"records": [{"seconds": 1.0}, {"seconds": math.nan}]}
+    with pytest.raises(NotFiniteError, match=r"the figures of the result are not finite for records\.1\.seconds$"):
+        publish(result, tmp_path / "out.json")
+    assert not capsys.readouterr().out
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(NotFiniteError, match="the values of speed are not finite for run 2"):
+        medians([{"speed": 1.0}, {"speed": math.inf}])
+    with pytest.raises(NotFiniteError, match=r"the speed is not finite: 1\.0 divided by 0\.0"):
+        ratio(1.0, 0.0, "the speed")
+    with pytest.raises(NotFiniteError, match="the speed is not finite"):
+        ratio(math.nan, 1.0, "the speed")
+    (tmp_path / "nan.json").write_text(json.dumps(result))
+    with pytest.raises(NotFiniteError, match=r"nan\.json are not finite for records\.1\.seconds"):
+        read(tmp_path / "nan.json")
+
+
+def test_a_row_whose_figures_are_not_finite_fails_and_the_others_go_on(monkeypatch) -> None:
+    def measure(command: list[str], **options: object) -> object:
+        speed = math.nan if "pyav" in command else 2.0
+        return decode.subprocess.CompletedProcess(command, 0, stdout=json.dumps({"clips_per_second": speed}), stderr="")
+
+    monkeypatch.setattr(decode.subprocess, "run", measure)
+    rows = [("pyav", "h264_256"), ("ours", "shards_vp9_144")]
+    (found,) = decode.all_rows(rows, options=decode.parse(["--rounds", "1"]))
+    assert found[0]["failed"] == "pyav on h264_256: the figures are not finite for clips_per_second"
+    assert found[1]["clips_per_second"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "Expecting property name"), ("[1]", "no JSON object"), ("{}", "'parts'")]
+)
+def test_a_broken_result_leaves_the_documents_as_they_are(tmp_path: Path, capsys, monkeypatch, text, said) -> None:
+    (tmp_path / "step.json").write_text(text)
+    (tmp_path / "README.md").write_text("<!-- table step -->\n| old |\n<!-- end -->")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "DOCUMENTS", ("README.md",))
+    assert report.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "step.json is no result of" in error
+    assert said in error
+    assert "| old |" in (tmp_path / "README.md").read_text()
+
+
+def test_one_failed_benchmark_does_not_stop_the_others(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(run_all.subprocess, "run", lambda line, **_: run_all.subprocess.CompletedProcess(line, 1))
+    assert run_all.main(["--out", str(tmp_path), "--only", "scaling", "spectrogram"]) == 1
+    assert "failed: spectrogram, scaling" in capsys.readouterr().err
