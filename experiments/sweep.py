@@ -20,7 +20,11 @@ from settings.load import ConfigError, load_config, require, to_dict
 
 SWEEPS = Path(__file__).parent / "sweeps"
 TUNING = "tuning"
-LATER_SETTINGS: dict[str, Any] = {"run.data.vp9_decoder": "cpu", "run.data.idle_priority": True}
+LATER_SETTINGS: dict[str, Any] = {
+    "run.data.vp9_decoder": "cpu",
+    "run.data.idle_priority": True,
+    "run.train.timeout_seconds": 300.0,
+}
 """Settings that were added after some results had been recorded, with the value at which the code behaves as before. A
 setting with this value does not enter the digest of a trial, so that the older results remain valid."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -69,18 +70,9 @@ def prepare(
     """
     src, out = src.resolve(), out.resolve()
     _check_folders(src, out)
-    sources, skipped = find_sources(src, exclude=out)
-    if not sources and not sync_all:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
-        raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
-    names = [source.name for source in sources]
+    sources, skipped = _find_sources(src, out, may_be_empty=sync_all)
     follower = Follower(src, out, sources, also=also, sync=sync or sync_all)
-    if labels_path is not None:
-        labels = read_labels(labels_path, names, streams=config.streams, root=src)
-    else:
-        labels = folder_labels(names)
-    if not labels_may_miss:
-        labels.check()
+    labels = _labels(labels_path, src, sources, streams=config.streams, may_miss=labels_may_miss)
     summary = Summary(skipped=skipped, synced=sync or sync_all)
     staging = None
     try:
@@ -93,13 +85,7 @@ def prepare(
         follower.begin(staging, assigned, columns=labels.columns, threads=workers, remove_any=sync_all)
         prefixed = prefix_labels(labels, follower.origin)
         _prepare_part(assigned, staging, prefixed, config=config, workers=workers, summary=summary)
-        if labels.is_unclear:
-            labels = labels.without(names_within(rejected_sources(out), follower.origin))
-        summary.labels = labels
-        follower.finish(prefix_labels(labels, follower.origin), from_file=labels_path is not None, summary=summary)
-        # The indexes hold the labels of all sources by now.
-        summary.totals = publish(out, config=config, labels=Labels(columns=follower.columns()))
-        remove_empty_shards(out)
+        _finish(out, follower, labels, config=config, summary=summary)
     except OSError as error:
         raise PrepareError(f"cannot continue in {out}: {error}") from None
     except WorkersCannotStart as error:
@@ -108,6 +94,32 @@ def prepare(
         if staging is not None:
             staging.close()
     return summary
+
+
+def _find_sources(src: Path, out: Path, *, may_be_empty: bool) -> tuple[list[Source], Counter[str]]:
+    sources, skipped = find_sources(src, exclude=out)
+    if not (sources or may_be_empty):
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
+        raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
+    return sources, skipped
+
+
+def _labels(path: Path | None, src: Path, sources: Sequence[Source], *, streams: str, may_miss: bool) -> Labels:
+    names = [source.name for source in sources]
+    labels = read_labels(path, names, streams=streams, root=src) if path is not None else folder_labels(names)
+    if not may_miss:
+        labels.check()
+    return labels
+
+
+def _finish(out: Path, follower: Follower, labels: Labels, *, config: PrepareConfig, summary: Summary) -> None:
+    if labels.is_unclear:
+        labels = labels.without(names_within(rejected_sources(out), follower.origin))
+    summary.labels = labels
+    follower.finish(prefix_labels(labels, follower.origin), from_file=labels.listed is not None, summary=summary)
+    # The indexes hold the labels of all sources by now.
+    summary.totals = publish(out, config=config, labels=Labels(columns=follower.columns()))
+    remove_empty_shards(out)
 
 
 def _check_folders(src: Path, out: Path) -> None:

@@ -113,7 +113,7 @@ class Staging:
         """Returns the rows of an index; none if it or its shard is damaged, which are then set aside."""
         name = index.stem
         try:
-            rows = [row for _, row in _lines(index)]
+            rows = list(_rows(index))
             check_shard(self.out / f"{name}.tar", rows)
             return rows
         except RowError as error:
@@ -203,7 +203,7 @@ class Staging:
         ):
             for source, row in zip(sources, rows, strict=True):
                 version = {"key": source.key, "size": source.size, "mtime_ns": source.mtime_ns}
-                file.write(index_line(version | row))
+                file.write(index_line(version | row | {"lines": len(sources)}))
         for source, fragment in zip(sources, fragments, strict=True):
             self._packed.add(source.key)
             self._staged.discard(fragment.name)
@@ -243,24 +243,25 @@ def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         PrepareError: an index file is damaged; the message names the line.
     """
     for path in sorted((out / "index").glob("*.jsonl")):
-        for _, row in read_index(path):
+        for row in read_index(path):
             yield f"{path.stem}.tar", row
 
 
-def read_index(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yields (line, row) for every line of one index file.
+def read_index(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of one index file.
 
     Raises:
         PrepareError: it is damaged; the message names the line.
     """
     try:
-        yield from _lines(path)
+        yield from _rows(path)
     except RowError as error:
         raise PrepareError(_damaged(path, error)) from None
 
 
-def _lines(index: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yields (line, row); raises RowError, which names the line, if the index file is damaged."""
+def _rows(index: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of an index file; raises RowError, which names the line, if it is damaged."""
+    number, row = 0, dict[str, Any]()
     with index.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -269,7 +270,9 @@ def _lines(index: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                     raise RowError("key, size or mtime_ns is missing")
             except (ValueError, RecursionError) as error:
                 raise RowError(f"line {number}: {error}") from None
-            yield line, row
+            yield row
+    if row.get("lines", number) != number:
+        raise RowError(f"it has {number} of {row['lines']} lines")
 
 
 def _damaged(index: Path, error: RowError) -> str:

@@ -133,6 +133,6 @@ def test_every_key_is_listed(folder, shards):
     assert set(_table("key")) == set(facts)
     line = json.loads((folder / "shards" / "index" / "shard-000000.jsonl").read_text().splitlines()[0])
     assert set(line) == {
-        *(*facts, "key", "size", "mtime_ns", "video_offset", "audio_offset", "checksum_offset", "crc32c")
+        *(*facts, "key", "size", "mtime_ns", "video_offset", "audio_offset", "checksum_offset", "lines", "crc32c")
     }
     assert names[0].startswith(line["key"] + ".")

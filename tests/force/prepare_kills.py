@@ -95,7 +95,7 @@ def _workers(program: Program) -> list[int]:
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"spawn_main" in line and b"resource_tracker" not in line:
+        if b"worker_process import serve" in line:
             found.append(pid)
     return sorted(found)
 

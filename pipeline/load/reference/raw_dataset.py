@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.terminal import printable
 from pipeline.load.reference.processes import call_in_process
 from pipeline.load.reference.raw_decoding import Header, read_header
-from common.terminal import printable
 from pipeline.prepare.labels import folder_labels, read_labels
 from pipeline.prepare.sources import Source, find_sources
 from settings.load import ConfigError

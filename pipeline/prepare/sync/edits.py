@@ -42,16 +42,10 @@ def edit_index(
         for path in sorted((out / "index").glob("*.jsonl")):
             if shards is not None and path.stem not in shards:
                 continue
-            old, new = [], []
-            for line, row in read_index(path):
-                old.append(line)
-                edited = edit(PackedSample.of(path.stem, row), row)
-                if edited is row:
-                    new.append(line)
-                elif edited is not None:
-                    new.append(index_line(edited).encode("utf-8"))
+            old = list(read_index(path))
+            new = [row for row in (edit(PackedSample.of(path.stem, row), row) for row in old) if row is not None]
             if new != old:
-                write_atomically(path, b"".join(new), durable=True)
+                write_atomically(path, "".join(index_line(row | {"lines": len(new)}) for row in new), durable=True)
 
 
 def prune_journals(out: Path, keep: Callable[[str], bool]) -> None:
