@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 _LONGEST_NAME = 150
@@ -48,6 +50,12 @@ def write_atomically(path: Path, data: str | bytes, *, durable: bool = False) ->
     """
     with replacing(path, durable=durable) as unfinished:
         unfinished.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def write_json_lines(path: Path, entries: Iterable[Mapping[str, Any]], *, durable: bool = False) -> None:
+    """Writes one JSON object per line; see `write_atomically`."""
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    write_atomically(path, text, durable=durable)
 
 
 def file_name(text: str) -> str:

@@ -6,18 +6,17 @@ Nothing is decoded. A later `pipeline.prepare` of the same OUT keeps these label
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.terminal import command, printable
 from pipeline.prepare.attached import read_attached, write_attached
 from pipeline.prepare.labels import LabelError, Labels, read_labels
 from pipeline.prepare.publish import publish, rejected_sources
 from pipeline.prepare.staging import PrepareError
+from pipeline.prepare.sync.edits import locked
 from pipeline.shards.manifest import Manifest, ManifestError
 from settings import ConfigError, PrepareConfig
 from settings.load import from_dict
@@ -47,7 +46,7 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
     if not may_miss:
         labels.check()
     try:
-        with _alone(out):
+        with locked(out):
             columns, attached = read_attached(out)
             columns += [column for column in labels.columns if column not in columns]
             for source in labels.by_source.keys() & set(sources):
@@ -74,17 +73,7 @@ def _published(manifest: Manifest) -> Labels:
     return Labels(columns=manifest.label_columns, by_source=by_source)
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Waits until no other process attaches labels to `out`."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
-
-
+@command("labels", ConfigError, LabelError, ManifestError, PrepareError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 if the labels or the data set cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.labels", description=__doc__)
@@ -94,14 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--labels-may-miss", action="store_true", help="go on if the list names no sample or fewer than half of them"
     )
     options = parser.parse_args(arguments)
-    try:
-        labels = attach_labels(options.out, options.labels, may_miss=options.labels_may_miss)
-    except (ConfigError, LabelError, ManifestError, PrepareError) as error:
-        print(f"labels: {error}", file=sys.stderr)
-        return 2
+    labels = attach_labels(options.out, options.labels, may_miss=options.labels_may_miss)
     print(f"{len(labels.by_source):,} samples labelled; columns: {', '.join(map(repr, labels.columns))}")
     for line in labels.describe():
-        print(line)
+        print(printable(line))
     return 0
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from common.files import write_atomically
+from common.files import write_json_lines
 from common.terminal import printable
 
 _log = logging.getLogger(__name__)
@@ -120,7 +119,7 @@ class BadSamples:
         A file that cannot be written, as on a full disk, does not end the run: a warning is logged once.
         """
         try:
-            write_atomically(path, "".join(json.dumps(bad, ensure_ascii=False) + "\n" for bad in self.state()))
+            write_json_lines(path, self.state())
         except OSError as error:
             if not self._write_failed:
                 _log.warning("cannot write %s: %s; the run goes on without it", path, error.strerror or error)

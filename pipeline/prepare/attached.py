@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.files import write_atomically
+from common.files import write_json_lines
 from pipeline.prepare.staging import PrepareError
 from pipeline.shards.tar_writer import is_text
 
@@ -49,11 +49,8 @@ def read_attached(out: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
 
 def write_attached(out: Path, columns: Sequence[str], by_source: Mapping[str, Mapping[str, str]]) -> None:
     """Replaces the attached labels."""
-    lines = [json.dumps({"columns": list(columns)}, ensure_ascii=False)]
-    lines += [
-        json.dumps({"source": source, "labels": by_source[source]}, ensure_ascii=False) for source in sorted(by_source)
-    ]
-    write_atomically(out / FILE, "\n".join([*lines, ""]), durable=True)
+    entries = [{"source": source, "labels": by_source[source]} for source in sorted(by_source)]
+    write_json_lines(out / FILE, [{"columns": list(columns)}, *entries], durable=True)
 
 
 def rename_attached(out: Path, names: Mapping[str, str]) -> None:

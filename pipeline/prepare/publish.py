@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.files import write_atomically
+from common.files import write_json_lines
 from pipeline.prepare.attached import FILE, read_attached
 from pipeline.prepare.flags import flag_entries
 from pipeline.prepare.labels import Labels
@@ -88,8 +87,7 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
     )
     _publish_rejected(out, sources, totals)
     totals.flag_entries.sort(key=lambda entry: entry["source"])
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in totals.flag_entries]
-    write_atomically(out / "flagged.jsonl", "".join(lines))
+    write_json_lines(out / "flagged.jsonl", totals.flag_entries)
     return totals
 
 
@@ -140,5 +138,4 @@ def _publish_rejected(out: Path, usable: set[str], totals: Totals) -> None:
                 kept = {"source": entry["source"], "reason": entry["reason"], "detail": entry.get("detail", "")}
                 entries[entry["source"]] = kept
     totals.rejected.update(entry["reason"] for entry in entries.values())
-    lines = [json.dumps(entries[source], ensure_ascii=False) + "\n" for source in sorted(entries)]
-    write_atomically(out / "rejected.jsonl", "".join(lines), durable=True)
+    write_json_lines(out / "rejected.jsonl", (entries[source] for source in sorted(entries)), durable=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.files import write_atomically
+from common.files import write_atomically, write_json_lines
 from pipeline.prepare.sources import PackedSample
 from pipeline.prepare.staging import read_index, read_journal
 from pipeline.shards.checksums import index_line
@@ -17,7 +16,7 @@ from pipeline.shards.checksums import index_line
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Lets one process at a time, of all parts, change sources.json and the indexes of finished shards."""
+    """Lets one process at a time, of all parts, change sources.json, labels.jsonl and the indexes of shards."""
     # recipe.json is never replaced, so all processes open the same file; open for writing, as NFS demands for a lock.
     with (out / "recipe.json").open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -56,4 +55,4 @@ def prune_journals(out: Path, keep: Callable[[str], bool]) -> None:
             kept = [entry for entry in entries if keep(entry["source"])]
             if len(kept) < len(entries):
                 # Should another process add an entry just now, it is lost, and its file is tried again by a later run.
-                write_atomically(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
+                write_json_lines(path, kept)

@@ -12,7 +12,7 @@ from pipeline.prepare.sources import PackedSample, Source, add_prefix
 from pipeline.prepare.staging import Staging
 from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.changes import Changes, Settlement, check_changes, find_changes
-from pipeline.prepare.sync.edits import prune_journals
+from pipeline.prepare.sync.edits import locked, prune_journals
 from pipeline.prepare.sync.origins import Origins
 
 
@@ -67,7 +67,8 @@ class Follower:
             staging.clear()
         self._origins.register(replace(self.origin, columns=tuple(columns)))
         changes.apply_names(self._out)
-        rename_attached(self._out, {sample.source: source.name for sample, source in changes.moved})
+        with locked(self._out):
+            rename_attached(self._out, {sample.source: source.name for sample, source in changes.moved})
         outdated: set[PackedSample] = set()
         if self._sync:
             keys = {source.key for source in assigned}
