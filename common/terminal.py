@@ -16,10 +16,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
+from common.signals import EXIT_INTERRUPTED
+
 _PLAIN = {"✓": "+", "✗": "x", "→": "->", "–": "-", "—": "-", "−": "-", "±": "+-", "…": "...", "×": "x", "²": "2"}
 """Signs of our own texts, and what is printed where the encoding of the output lacks them."""
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT."""
 READER_LEFT = 141
 """Exit status if the reader of the output has closed it, as in `| head`: 128 + SIGPIPE."""
 
@@ -62,7 +62,7 @@ def command(name: str, *errors: type[Exception]) -> Callable[[Callable[..., int 
     """Makes a decorator for the main function of a command, which then always returns an exit status.
 
     The output may have any encoding. An OSError (a folder that cannot be written, a full disk) and `errors` end the
-    command with one message and status 2, Ctrl-C with `INTERRUPTED`, and output that nobody reads any more with
+    command with one message and status 2, Ctrl-C with `EXIT_INTERRUPTED`, and output that nobody reads any more with
     `READER_LEFT` and no message.
 
     Args:
@@ -81,7 +81,7 @@ def command(name: str, *errors: type[Exception]) -> Callable[[Callable[..., int 
                 return status
             except KeyboardInterrupt:
                 _try_to_print(name, "interrupted")
-                return INTERRUPTED
+                return EXIT_INTERRUPTED
             except expected as error:
                 if isinstance(error, BrokenPipeError) and (_is_unread(sys.stdout) or _is_unread(sys.stderr)):
                     return READER_LEFT

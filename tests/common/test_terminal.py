@@ -12,7 +12,8 @@ from rich.table import Table
 
 from common.console import Console
 from common.finite import NotFiniteError
-from common.terminal import INTERRUPTED, READER_LEFT, command, printable
+from common.signals import EXIT_INTERRUPTED
+from common.terminal import READER_LEFT, command, printable
 
 SIGNS = "✓ ✗ → – ± × … é 日 \udcff"
 
@@ -83,7 +84,7 @@ def test_ctrl_c_ends_in_a_word_and_its_status(capsys):
     def main():
         raise KeyboardInterrupt
 
-    assert main() == INTERRUPTED
+    assert main() == EXIT_INTERRUPTED
     assert capsys.readouterr().err == "name: interrupted\n"
 
 
