@@ -33,13 +33,8 @@ def workers(rng: random.Random, world: World) -> Outcome:
     program = run_command(prepare_arguments(world, folder / "out"), folder / "log")
     hits = kill_workers(program, folder / "out", rng, kills=KILLS_OF_WORKERS)
     detail = _words(hits)
-    try:
-        code = program.wait(_LIMIT)
-    except TimeoutError as error:
-        kill(program)
-        return Outcome("lost", hits.total(), f"{detail}: the run does not end, {error}")
-    if code != 0:
-        return Outcome("lost", hits.total(), f"{detail}: exit status {code}: {program.output()[-500:]}")
+    if failure := _failure(program):
+        return Outcome("lost", hits.total(), f"{detail}: {failure}")
     if left := left_over(program, within=5):
         kill(program)
         return Outcome("lost", hits.total(), f"{detail}: {len(left)} processes are left over")
@@ -118,14 +113,19 @@ def group(rng: random.Random, world: World) -> Outcome:
             kill(program)
             return Outcome("lost", hits.total(), f"{_words(hits)}: {len(left)} processes stay behind")
     program = run_command(arguments, folder / "log")
+    if failure := _failure(program):
+        return Outcome("lost", hits.total(), f"{_words(hits)}: the last run: {failure}")
+    return prepared_outcome(world, folder / "out", tried=hits.total(), detail=_words(hits))
+
+
+def _failure(program: Program) -> str:
+    """Waits for the end of the program; returns how it failed, or "" after success."""
     try:
         code = program.wait(_LIMIT)
     except TimeoutError as error:
         kill(program)
-        return Outcome("lost", hits.total(), f"{_words(hits)}: the last run does not end, {error}")
-    if code != 0:
-        return Outcome("lost", hits.total(), f"{_words(hits)}: exit status {code}: {program.output()[-500:]}")
-    return prepared_outcome(world, folder / "out", tried=hits.total(), detail=_words(hits))
+        return f"does not end, {error}"
+    return f"exit status {code}: {program.output()[-500:]}" if code else ""
 
 
 def _words(hits: Counter[str]) -> str:
