@@ -59,7 +59,7 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
             )
             publish(out, config=config, labels=_published(Manifest.open(out)))
     except OSError as error:
-        raise PrepareError(f"cannot write to {out}: {error.strerror}") from None
+        raise PrepareError(f"cannot change the labels in {out}: {error}") from None
     return labels
 
 
