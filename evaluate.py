@@ -26,11 +26,10 @@ from evaluation.protocols import PROTOCOLS, TRAINING, EvaluationInputs
 from evaluation.reference import reference_model
 from evaluation.report import print_table, require_finite_rows, result_path, run_folder, write_json
 from model.encoder import CrossModalModel, build_model
-from pipeline.load.reference.decord_loader import RawVideoError
 from pipeline.loader import make_loader
+from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError
 from pipeline.shards.manifest import ManifestError
-from pipeline.shards.reader import ShardError
 from settings import Config, ConfigError, load_config, to_dict
 from settings.evaluation import EvaluationConfig
 from training.checkpoint import CheckpointError, load_model
@@ -54,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_config(EvaluationConfig, args.config, args.overrides)
         evaluate(args.checkpoint, args.protocol, args.data, args.label, settings)
-    except (ConfigError, CheckpointError, LabelError, ManifestError, RawVideoError, ShardError) as error:
+    except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError) as error:
         print_error("evaluate.py", error)
         return 2
     return 0

@@ -7,8 +7,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 from pipeline.load.reference.raw_decoding import LIMITS
+from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.worker_process import WorkerDied
-from pipeline.prepare.workers import WorkerPool, classify_failure, worker_pool
+from pipeline.prepare.workers import WorkerPool, WorkersCannotStart, classify_failure, worker_pool
 
 Result = TypeVar("Result")
 
@@ -24,11 +25,12 @@ def call_in_process(workers: int, function: Callable[..., Result], path: str, **
 
     Raises:
         ValueError: the function raised it, or the file crashed its process or went beyond a limit; it says which.
+        SampleError: no process can be started, which is not the fault of the file.
     """
-    future = decoding_processes(workers).schedule(
-        function, args=(path,), kwargs=arguments, timeout=LIMITS.timeout_seconds
-    )
     try:
-        return future.result()
+        pool = decoding_processes(workers)
+        return pool.schedule(function, args=(path,), kwargs=arguments, timeout=LIMITS.timeout_seconds).result()
+    except WorkersCannotStart as error:
+        raise SampleError(str(error)) from None
     except (ValueError, TimeoutError, MemoryError, WorkerDied) as error:
         raise ValueError(str(classify_failure(error, LIMITS.timeout_seconds, LIMITS.memory_mb) or error)) from None
