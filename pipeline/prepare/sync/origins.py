@@ -9,6 +9,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from common.files import write_atomically
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.sources import Source, add_prefix, content_hash
-from pipeline.prepare.staging import PrepareError, index_rows, read_journal
+from pipeline.prepare.staging import PrepareError, read_index, read_journal
 from pipeline.prepare.sync.edits import locked
 from pipeline.shards.tar_writer import is_text
 from settings.load import format_key, format_value
@@ -159,9 +160,11 @@ class Origins:
             entries = (
                 entry for path in sorted((self._out / "index").glob("*.rejected")) for entry in read_journal(path)
             )
-            rows = (row for _, row in index_rows(self._out))
             self._known = [(entry["key"], _version(entry)) for entry in entries if entry["size"] >= 0]
-            self._known += [(row["key"], _version(row)) for row in rows]
+            for path in sorted((self._out / "index").glob("*.jsonl")):
+                # A damaged index is set aside later, so its readable rows are all there is to know the source by.
+                with suppress(PrepareError):
+                    self._known.extend((row["key"], _version(row)) for row in read_index(path))
         return self._known
 
     def _refusal(self, here: str) -> str:

@@ -68,6 +68,17 @@ def test_a_source_that_moved_is_recognised_by_its_content(days, prepare, found, 
     assert (found(), decoded, summary.replaced) == (before, [], [])
 
 
+def test_a_source_that_moved_is_recognised_with_a_damaged_index_too(days, prepare, found, tmp_path):
+    before = found()
+    (tmp_path / "day1").rename(tmp_path / "disk")
+    (index,) = (tmp_path / "out/index").glob("*.jsonl")
+    first, second = index.read_bytes().splitlines(keepends=True)
+    index.write_bytes(first + b"?" + second[1:])
+    summary = prepare("disk", DAY1)
+    assert summary.set_aside == [index.stem]
+    assert found() == before
+
+
 def test_other_files_at_the_same_path_are_refused_or_added(days, prepare, found, tmp_path):
     shutil.rmtree(tmp_path / "day1")
     (tmp_path / "day2").rename(tmp_path / "day1")
