@@ -56,6 +56,7 @@ KINDS = {
     "ranks": Kind("training_kills", "two_processes", "SIGKILL of training, 2 processes", "make_runs", 7, 400),
     "torchrun": Kind("training_kills", "torchrun", "SIGKILL of a rank under torchrun", "make_runs", 1, 500),
     "flips": Kind("flips", "flip", "one flipped bit", "make_flipped", 1200, 60),
+    "index": Kind("index_flips", "flip_index", "one flipped bit of what only prepare reads", "make_index", 200, 60),
     "full": Kind("faults", "fault", "full or read-only file system", "make_faulty", 48, 240),
 }
 
