@@ -8,6 +8,8 @@ from pathlib import Path
 
 import av
 
+_MAY_JUMP = 0x0200
+"""FFmpeg's flag AVFMT_TS_DISCONT of formats whose clock may jump, as in broadcasts."""
 _STEP_BACK = 0.1
 """Seconds by which the decoding time of a stream must fall to be a restart; within a part it never falls."""
 _STEP_AHEAD = 10.0
@@ -19,6 +21,11 @@ _BEGINNINGS = (b"ftyp", b"FLV\x01", b"RIFF", b"FORM", b"\x1aE\xdf\xa3", bytes.fr
 """What MP4, FLV, WAV and AVI, AIFF, Matroska and ASF files have near their beginning, and nowhere else."""
 _MOST_INDEX = 2**24
 """Number of bytes after the last packet in which the beginning of another file is searched."""
+
+
+def may_jump(container: av.container.InputContainer) -> bool:
+    """Whether the clock of files of this format may jump or start again, as in broadcasts."""
+    return bool(container.format.flags & _MAY_JUMP)
 
 
 @dataclass
@@ -43,7 +50,7 @@ class JoinedClock:
     `jumps`, is far ahead of all streams; a single packet with such a time is damaged and loses its time stamps.
 
     Args:
-        jumps: whether the clock of this format may jump ahead, as in broadcasts (FFmpeg's flag TS_DISCONT).
+        jumps: whether the clock may also jump ahead; see `may_jump`.
     """
 
     def __init__(self, *, jumps: bool) -> None:

@@ -11,7 +11,7 @@ import av
 import av.error
 from av.container import InputContainer
 
-from pipeline.media.clock import JoinedClock, unread_share
+from pipeline.media.clock import JoinedClock, may_jump, unread_share
 from pipeline.media.opening import check_decoder, is_cover_art, open_media
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.audio_track import AudioTrack
@@ -22,9 +22,6 @@ from settings import PrepareConfig
 
 _MAX_ERROR_SHARE = 0.25
 """Largest fraction of a track's packets that may fail to decode; beyond it the file is rejected as damaged."""
-
-_MAY_JUMP = 0x0200
-"""FFmpeg's flag AVFMT_TS_DISCONT of formats whose clock may jump, as in broadcasts."""
 _FLAGGED_LOSS = 0.1
 """Shortest duration in seconds of lost sound or pictures that is flagged."""
 
@@ -54,7 +51,7 @@ class _Normaliser:
         self._read_to: int | None = 0
         self._config = config
         self._streams: list[Any] = []
-        self._clock = JoinedClock(jumps=bool(container.format.flags & _MAY_JUMP))
+        self._clock = JoinedClock(jumps=may_jump(container))
         self._video: VideoTrack | None = None
         self._audio: AudioTrack | None = None
         self._packets = {"video": 0, "audio": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import av.error
 import decord
 import numpy as np
 
+from pipeline.media.clock import JoinedClock, may_jump
 from pipeline.media.opening import check_decoder, is_cover_art, open_media
 from pipeline.media.orientation import AS_STORED, OrientationReader
 from pipeline.media.rejection import RejectedSource
@@ -53,6 +55,8 @@ def read_header(path: str | Path) -> Header:
                 raise ValueError("no frame can be decoded")
             if frame.width * frame.height > LIMITS.max_pixels:
                 raise ValueError(f"too many pixels: {frame.width} x {frame.height}")
+            if may_jump(container):
+                _check_clock(container)
             orientation = OrientationReader()(frame)
             width, height = orientation.size(frame.width, frame.height)
             return Header(
@@ -133,6 +137,14 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
         raise ValueError("no video track")
     check_decoder(videos[0])
     return videos[0]
+
+
+def _check_clock(container: av.container.InputContainer) -> None:
+    """Raises ValueError if the time stamps start again: decord would mix the frames of the parts."""
+    clock = JoinedClock(jumps=True)
+    deque(clock.steady(container.demux()), maxlen=0)
+    if clock.restarts:
+        raise ValueError("its time stamps start again, as in joined files; pipeline.prepare can use it")
 
 
 def _seconds(container: av.container.InputContainer, video: av.VideoStream) -> float:
