@@ -1,6 +1,7 @@
 """Measures what comparing checksums costs the loader: the same shards, read with and without the comparison.
 
-    python -m benchmarks.checksums --data data/demo/shards --json out.json
+    python -m benchmarks.checksums --json out.json
+    python -m benchmarks.checksums data.path=data/demo/shards_jpeg_144 clip.frames=16 clip.size=112
 
 Both loaders run in one process and take turns. Each block is preceded by batches that are not timed, until the queues
 that the loader filled while it waited are empty. The result is the median ratio of neighbouring blocks.
@@ -88,16 +89,16 @@ def measure(config: Config, *, rounds: int, count: int) -> dict[str, Any]:
 @command("benchmarks.checksums", NotFiniteError, ConfigError, ManifestError, SampleError)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to read")
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
     parser.add_argument("--rounds", type=functools.partial(at_least, 2), default=60, help="pairs of blocks, at least 2")
     parser.add_argument("--batches", type=positive, default=10, help="timed batches per block")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
     options = parser.parse_intermixed_args(arguments)
-    config = load_config(Config, None, [f"data.path={options.data}", *options.overrides])
+    config = load_config(Config, options.config, options.overrides)
     result = {
         "environment": environment("nvidia-dali-cuda130", "numpy", "crc32c"),
-        "setting": {"data": options.data.name, "overrides": options.overrides, "threads": torch.get_num_threads()}
+        "setting": {"config": options.config.name, "overrides": options.overrides, "threads": torch.get_num_threads()}
         | {"rounds": options.rounds, "batches": options.batches},
         **measure(config, rounds=options.rounds, count=options.batches),
     }

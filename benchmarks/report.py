@@ -165,6 +165,19 @@ def dataset_scaling(result: Result) -> str:
     return markdown_table(head, rows)
 
 
+def checksums(result: Result) -> str:
+    rows = [
+        [
+            label,
+            f"{result[name]['not_compared']:.2f}",
+            f"{result[name]['compared']:.2f}",
+            f"{result[name]['ratio']:.3f} ± {result[name]['standard_error']:.3f}",
+        ]
+        for label, name in (("CPU-ms per clip", "cpu_ms_per_clip"), ("ms per clip", "ms_per_clip"))
+    ]
+    return markdown_table(["", "not compared", "compared", "ratio"], rows)
+
+
 COLLECTIVES = (
     "all-gather of queries, keys and hidden",
     "all-gather of BatchNorm statistics",
@@ -184,6 +197,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "efficiency": ("step", efficiency),
     "step_gpu": ("step_gpu", step),
     "efficiency_gpu": ("step_gpu", efficiency),
+    "checksums": ("checksums", checksums),
     "dataset_scaling": ("dataset_scaling", dataset_scaling),
     "scaling": ("scaling", scaling),
 }

@@ -48,6 +48,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         "decode_sweep": ["decode_sweep", *videos],
         "spectrogram": ["spectrogram"],
         "step": [*step, "--", f"data.path={options.data}"] if options.data else step,
+        "checksums": ["checksums", *([f"data.path={options.data}"] if options.data else [])],
         "dataset_scaling": ["dataset_scaling", *(["--data", str(options.data)] if options.data else [])],
         "scaling": ["scaling"],
     }
@@ -78,7 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON and charts")
     parser.add_argument("--videos", type=Path, help="folder of videos for decode (default: a generated demo corpus)")
     parser.add_argument(
-        "--data", type=Path, help="prepared demo corpus for step and dataset_scaling (default: the one of `make train`)"
+        "--data",
+        type=Path,
+        help="prepared demo corpus for step, checksums and dataset_scaling (default: the one of `make train`)",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the results to make (default: all)")
     options = parser.parse_args(arguments)

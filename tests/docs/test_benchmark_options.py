@@ -35,6 +35,8 @@ from common.finite import NotFiniteError
             ["--against", "sampler.name=none"],
             "benchmarks.step: sampler.name='none' is not known; allowed: adaptive",
         ),
+        ("checksums", ["--rounds", "1"], "must be an integer of at least 2, not 1"),
+        ("checksums", ["data.path=/no such folder"], "benchmarks.checksums: /no such folder holds no manifest"),
         ("scaling", ["--processes", "0"], "must be an integer of at least 1, not 0"),
         ("scaling", ["train.batch=3"], "benchmarks.scaling: "),
         ("dataset_scaling", ["--data", "/no such folder"], "benchmarks.dataset_scaling: "),
