@@ -52,6 +52,7 @@ class Kind:
 KINDS = {
     "workers": Kind("prepare_kills", "workers", "SIGKILL of a worker of prepare", "make_shards", 18, 150),
     "group": Kind("prepare_kills", "group", "SIGKILL of prepare and its workers", "make_shards", 11, 300),
+    "sync": Kind("sync_kills", "sync", "SIGKILL of prepare --sync and its workers", "make_synced", 11, 300),
     "training": Kind("training_kills", "one_process", "SIGKILL of training, 1 process", "make_run", 9, 240),
     "ranks": Kind("training_kills", "two_processes", "SIGKILL of training, 2 processes", "make_runs", 7, 400),
     "torchrun": Kind("training_kills", "torchrun", "SIGKILL of a rank under torchrun", "make_runs", 1, 500),

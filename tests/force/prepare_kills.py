@@ -11,6 +11,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.force.cases import Outcome, World, prepare_arguments, prepared_outcome
@@ -96,13 +97,28 @@ def _workers(program: Program) -> list[int]:
 
 
 def group(rng: random.Random, world: World) -> Outcome:
-    """Kills the whole process group several times, or in one of four times only the main process; then finishes."""
-    folder = world.scratch()
-    arguments, hits = prepare_arguments(world, folder / "out"), Counter[str]()
+    """Kills runs of prepare, and finishes with one that is not disturbed."""
+    out = world.scratch() / "out"
+    hits, failure = kill_runs(rng, prepare_arguments(world, out), out.with_name("log"), world.prepare_seconds)
+    if failure:
+        return Outcome("lost", hits.total(), f"{_words(hits)}: {failure}")
+    return prepared_outcome(world, out, tried=hits.total(), detail=_words(hits))
+
+
+def kill_runs(rng: random.Random, arguments: Sequence[str], log: Path, seconds: float) -> tuple[Counter[str], str]:
+    """Kills the process group of several runs, or one time in four only the main process; then runs to the end.
+
+    Args:
+        seconds: duration of an undisturbed run.
+
+    Returns:
+        The kills that hit, and how a run failed, or "".
+    """
+    hits: Counter[str] = Counter()
     for _ in range(KILLS_OF_RUNS):
-        program = run_command(arguments, folder / "log")
+        program = run_command(arguments, log)
         alone = rng.random() < 0.25
-        end = time.monotonic() + rng.uniform(0, 0.9 * world.prepare_seconds)
+        end = time.monotonic() + rng.uniform(0, 0.9 * seconds)
         while program.poll() is None and time.monotonic() < end:
             time.sleep(0.005)
         if program.poll() is None:
@@ -111,11 +127,9 @@ def group(rng: random.Random, world: World) -> Outcome:
         program.wait(_LIMIT)
         if left := left_over(program, within=10):
             kill(program)
-            return Outcome("lost", hits.total(), f"{_words(hits)}: {len(left)} processes stay behind")
-    program = run_command(arguments, folder / "log")
-    if failure := _failure(program):
-        return Outcome("lost", hits.total(), f"{_words(hits)}: the last run: {failure}")
-    return prepared_outcome(world, folder / "out", tried=hits.total(), detail=_words(hits))
+            return hits, f"{len(left)} processes stay behind"
+    failure = _failure(run_command(arguments, log))
+    return hits, f"the last run: {failure}" if failure else ""
 
 
 def _failure(program: Program) -> str:
