@@ -28,11 +28,11 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
     The columns of the list are added or replace columns of the same name. Samples without a row keep what they had.
 
     Args:
-        may_miss: whether to go on although the list does not seem to belong to the samples.
+        may_miss: whether to continue even if the list does not seem to belong to the samples.
 
     Raises:
         LabelError: the list cannot be used, or does not seem to belong to the samples.
-        ManifestError, PrepareError: `out` is no prepared data set, is damaged or cannot be written.
+        ManifestError, PrepareError: `out` is not a prepared data set, is damaged or cannot be written.
     """
     manifest = Manifest.open(out)
     for shard in manifest.shards:
@@ -80,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder that pipeline.prepare has written")
     parser.add_argument("labels", type=Path, help="list with a column path and label columns")
     parser.add_argument(
-        "--labels-may-miss", action="store_true", help="go on if the list names no sample or fewer than half of them"
+        "--labels-may-miss",
+        action="store_true",
+        help="continue even if the list names no sample or fewer than half of them",
     )
     options = parser.parse_args(arguments)
     labels = attach_labels(options.out, options.labels, may_miss=options.labels_may_miss)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from common.signals import end_on_signals
 
 if __name__ == "__main__":
-    # At once: whatever is on disk is complete, and the kernel ends the workers together with this process.
+    # Ending at once is safe: all data on disk is complete, and the kernel kills the workers together with this process.
     end_on_signals("prepare", terminated=75)
 
 import argparse
@@ -59,7 +59,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder for shards, manifest and rejected.jsonl")
     parser.add_argument("--labels", type=Path, help="list with a column path and label columns (default: folder names)")
     parser.add_argument(
-        "--labels-may-miss", action="store_true", help="go on if the list names no file or fewer than half of them"
+        "--labels-may-miss",
+        action="store_true",
+        help="continue even if the list names no file or fewer than half of them",
     )
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
     parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="prepare only part i (from 0) of n")
@@ -72,7 +74,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--no-retry",
         dest="retry",
         action="store_false",
-        help="do not try files again that ran out of memory or time, crashed a worker or could not be read",
+        help="do not retry files that ran out of memory or time, crashed a worker or could not be read",
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings to change, such as storage.fps=12.5")
     return parser.parse_intermixed_args(arguments)

@@ -57,7 +57,7 @@ class AudioTrack:
         self.stop_at: float | None = None
         """Presentation time in seconds after which audio is dropped."""
         self.repair = SoundRepair()
-        """What was found in the samples."""
+        """Repairs damaged samples, and counts them."""
         self.lost_seconds = 0.0
         """Duration of the audio that was left out because earlier audio has the same time stamps."""
         self.flags: dict[str, Any] = {}

@@ -6,7 +6,7 @@ from typing import Any
 
 SENTENCES = {
     "clipped_share": "This share of the decoded sound is beyond full scale and was clamped.",
-    "clock_restarts": "The time stamps start again this often; the parts follow each other.",
+    "clock_restarts": "The time stamps restart this many times; the parts were joined one after the other.",
     "cropped_to_aspect": "The picture is longer than this many times its width or height, and only its centre is kept.",
     "cut_at_max_seconds": "The source is longer than max_seconds and was cut.",
     "decode_errors": "This many packets cannot be decoded.",
@@ -21,7 +21,7 @@ SENTENCES = {
     "size_changes": "The size of the frames changes within the source; all are stored at the size of the first.",
     "stamps_run_backwards": "The time stamps of the video run backwards.",
     "still_picture": "The video is a single picture.",
-    "tilted_degrees": "The display matrix is this many degrees off a quarter turn, which were ignored.",
+    "tilted_degrees": "The display matrix is this many degrees off a quarter turn; this tilt was ignored.",
 }
 """Flag -> sentence about the source; "this" refers to the flag's value."""
 

@@ -39,7 +39,7 @@ class Labels:
         return self.listed is not None and bool(self.listed.matches.unclear)
 
     def without(self, rejected: Set[str]) -> Labels:
-        """The labels now that these sources are known to be unusable: a row that fits one other source means that."""
+        """Matches again without `rejected`: of several sources that a row fits, the only usable one gets its labels."""
         if self.listed is None:
             return self
         matches = match(self.listed.rows, self.listed.names, rejected=rejected)
@@ -84,12 +84,12 @@ def read_labels(
 ) -> Labels:
     """Reads a list of labels and finds each row's source among `names`.
 
-    Which column names the source is recognised (`recognise`); the others are labels. A row labels the source that it
-    names (`Finder.find`), and nothing if it fits several or if other rows give that source other labels.
+    `recognise` finds the column that names the source; the others are labels. A row labels the source that it names
+    (`Finder.find`). It labels nothing if it fits several sources, or if other rows give its source other labels.
 
     Args:
         streams: the tracks that a sample needs (both, video, audio), or None if all of `names` have them. Sources
-            whose suffix promises others are matched only with rows that fit no better source.
+            whose suffix suggests other tracks are matched only with rows that fit no other source.
         root: the folder to which `names` are relative; rows may give absolute paths, or paths relative to the list.
         rejected: names known to be unusable; see `match`.
 

@@ -49,6 +49,7 @@ class _Normaliser:
         self._container = container
         self._path = path
         self._read_to: int | None = 0
+        """Position in the file, in bytes, after the last packet read; None if reading stopped at max_seconds."""
         self._config = config
         self._streams: list[Any] = []
         self._clock = JoinedClock(jumps=may_jump(container))

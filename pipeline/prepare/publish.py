@@ -60,14 +60,14 @@ def remove_empty_shards(out: Path) -> None:
 
 
 def _state(out: Path) -> list[tuple[str, int, int]]:
-    """Returns names, sizes and times of the index files and the attached labels, which change with any change."""
+    """Returns names, sizes and times of the index files and the attached labels, to detect any change."""
     paths = [path for path in (out / "index").iterdir() if path.suffix != ".tmp"]
     files = [(path, path.stat()) for path in (*paths, out / FILE) if path.exists()]
     return sorted((path.name, status.st_size, status.st_mtime_ns) for path, status in files)
 
 
 def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
-    # The index of a shard whose samples have all left is empty.
+    # The index of a shard whose samples were all removed is empty.
     shards = [path.stem + ".tar" for path in sorted((out / "index").glob("*.jsonl")) if path.stat().st_size]
     sizes = [(out / name).stat().st_size for name in shards]
     totals = Totals(shards=len(shards), shard_bytes=sum(sizes))

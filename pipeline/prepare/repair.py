@@ -17,13 +17,13 @@ def check_shard(shard: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Checks that the index `rows` of a shard cover it, and that it is neither missing nor cut off.
 
     Raises:
-        RowError: they do not; the message says what is wrong.
+        RowError: one of these does not hold; the message says what is wrong.
         OSError: the shard cannot be read.
     """
     if not rows:
         if shard.exists():
             raise RowError("it is empty")
-        return  # all samples of the shard had left, and it was removed
+        return  # all samples were removed, and then the shard
     try:
         with shard.open("rb") as file:
             end, size = _end_of_samples(file, rows[-1]) + len(END_OF_TAR), file.seek(0, os.SEEK_END)
@@ -47,7 +47,7 @@ def is_whole(fragment: Path) -> bool:
 def _end_of_samples(file: BinaryIO, row: Mapping[str, Any]) -> int:
     """Returns where the sample of `row` and all samples after it end, in bytes.
 
-    Samples that have left the data set have no row, but are still in their shard.
+    Samples that were removed from the data set have no row, but are still in their shard.
 
     Raises:
         TarError: a member is damaged, or the last one is not the metadata of a sample.

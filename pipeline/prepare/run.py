@@ -56,10 +56,10 @@ def prepare(
     Args:
         labels_path: list of labels; without it the folder names are labels.
         workers: number of worker processes; by default one per core that this process may use.
-        also: name of `src` if it is a further source of `out`; the names of its samples begin with it and a /.
-        sync: whether samples leave whose file is gone, and those are prepared again whose file was replaced.
+        also: name of `src` if it is an additional source folder of `out`; its samples' names begin with this and a /.
+        sync: whether to remove samples whose file is gone, and to prepare replaced files again.
         sync_all: the same, even if more than half of the files are gone.
-        labels_may_miss: whether to go on although the list does not seem to belong to the sources.
+        labels_may_miss: whether to continue even if the list does not seem to belong to the sources.
         retry: whether to try again the files that ran out of memory or time, crashed their worker, could not be read,
             or met an internal error in an earlier run.
 
@@ -114,6 +114,7 @@ def _labels(path: Path | None, src: Path, sources: Sequence[Source], *, streams:
 
 def _finish(out: Path, follower: Follower, labels: Labels, *, config: PrepareConfig, summary: Summary) -> None:
     if labels.is_unclear:
+        # The unusable files are known now, so a row that fits several files may fit only one usable file.
         labels = labels.without(names_within(rejected_sources(out), follower.origin))
     summary.labels = labels
     follower.finish(prefix_labels(labels, follower.origin), from_file=labels.listed is not None, summary=summary)
@@ -142,6 +143,7 @@ def _prepare_part(
     workers: int,
     summary: Summary,
 ) -> None:
+    """Prepares the sources that are neither packed, staged nor rejected, and packs all staged samples into shards."""
     unpacked = [source for source in sources if not staging.is_packed(source)]
     summary.already_prepared = len(sources) - len(unpacked)
     packer = _Packer(unpacked, staging, config.shard_samples)
@@ -221,7 +223,7 @@ def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
     try:
         with unchanged(source) as sha256:
             media = normalise(source.path, config)
-    except OSError as error:  # the source, not the output, so the run can go on
+    except OSError as error:  # reading the source failed, not writing, so the run can continue
         raise RejectedSource("cannot be read", error.strerror or str(error)) from None
     data = sample_bytes(media, key=source.key, source=source.name, labels=task.labels, config=config, sha256=sha256)
     # A later run trusts whatever fragment it finds, even after a power failure.

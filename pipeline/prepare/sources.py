@@ -42,7 +42,7 @@ class PackedSample(NamedTuple):
 
     Attributes:
         shard: name of the shard without its suffix.
-        sha256: hash of the source file; None in rows of versions that did not record it.
+        sha256: hash of the source file; None in rows that an older version wrote without it.
     """
 
     shard: str
@@ -131,13 +131,13 @@ def unchanged(source: Source) -> Iterator[str]:
     try:
         yield digest
     finally:
-        # Whatever the block raised, an error included, was about a file of two contents.
+        # Even an error of the block is void then: it may have read a mixture of two versions of the file.
         if _version(source.path) != before:
             raise _changed() from None
 
 
 def _version(path: Path) -> tuple[int, int, int, int]:
-    """Returns size, modification time, inode and the time at which any of these was changed, which nobody can set."""
+    """Returns size, modification time, inode and status-change time (ctime), which no program can set."""
     try:
         status = path.stat()
     except OSError:

@@ -34,11 +34,11 @@ from settings.load import format_key, format_value, to_dict
 _LIMITS = ("timeout_seconds", "memory_mb")
 """Settings that limit the work on a source. They do not affect the samples, so they may differ between runs."""
 
-_TRANSIENT = ("out of memory", "timed out", "internal error", "decoder crashed", "cannot be read")
-"""Reasons that may lie in the machine and not in the file."""
+_RETRIED_BY_DEFAULT = ("out of memory", "timed out", "internal error", "decoder crashed", "cannot be read")
+"""Rejection reasons whose cause may be the machine, not the file; they are retried unless --no-retry is given."""
 
-_PASSING = ("changed while being read", "missing")
-"""Reasons that may no longer hold although size and time of the file are the same, as after a disk was unmounted."""
+_ALWAYS_RETRIED = ("changed while being read", "missing")
+"""Rejection reasons that may have ended without a change of the file, such as an unmounted disk; always retried."""
 
 
 class PrepareError(Exception):
@@ -97,7 +97,7 @@ class Staging:
             for row in self._sound_rows(path)
         ]
         self.set_packed(sample.key for sample in self.samples)
-        retried = _PASSING + _TRANSIENT if self._retry else _PASSING
+        retried = _ALWAYS_RETRIED + _RETRIED_BY_DEFAULT if self._retry else _ALWAYS_RETRIED
         self._rejected = {
             entry["key"]: (entry["size"], entry["mtime_ns"])
             for entry in read_journal(self._journal)
@@ -184,7 +184,7 @@ class Staging:
         Raises:
             PrepareError: a staged sample is damaged.
         """
-        # The first free number: whoever repairs a shard removes its index, and the shard is written again.
+        # Take the first free number: the index of a damaged shard was moved away, so its number is used again.
         names = (f"{self._shard}-{number:06d}" for number in itertools.count())
         name = next(name for name in names if not (self.out / "index" / f"{name}.jsonl").exists())
         fragments = [self.fragment(source) for source in sources]
@@ -210,7 +210,7 @@ class Staging:
             fragment.unlink()
 
     def _tidy(self) -> set[str]:
-        """Removes unfinished files, and fragments that are damaged or in a shard; returns the names of the others."""
+        """Removes unfinished files, and fragments that are damaged or packed; returns the names of the others."""
         # With several parts, another machine may be writing the other files at this moment.
         pattern = ".*.tmp" if self._is_only_part else f".{self._shard}-*.tmp"
         for folder in (self.out, self.out / "index"):
@@ -308,7 +308,7 @@ def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
     path = out / "recipe.json"
     try:
         text = path.read_text(encoding="utf-8")
-        if not text.strip("\0 \n"):  # a disk that broke its promise in a power failure
+        if not text.strip("\0 \n"):  # a power failure emptied it, although it had been synced
             raise FileNotFoundError(path)
         content = json.loads(text)
         if not isinstance(content, dict):

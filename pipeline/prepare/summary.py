@@ -29,9 +29,9 @@ class Summary:
         gone: names of the samples whose file is no longer in the source folder.
         replaced: names of the samples whose file has other content now.
         unlisted: names of the samples that have no row in the labels file any more.
-        removed, removed_bytes: number of samples that left the data set, and the bytes that they still take.
-        synced: whether samples of files that are gone left, and those of replaced files were prepared again.
-        remark: what to tell about the source folder; may be empty.
+        removed, removed_bytes: number of removed samples, and size of their tracks in the shards in bytes.
+        synced: whether --sync or --sync-all was given.
+        remark: note for the user that the source folder is at another path than before; may be empty.
         labels: the labels of the sources.
         rejected: number of sources rejected by this run, per reason.
         skipped: number of files of other kinds, per suffix.
@@ -91,7 +91,7 @@ def print_summary(summary: Summary, out: Path) -> None:
     console = Console()
     console.print(table)
     for line in [*_changes(summary), *summary.labels.describe(), *_lost(totals)]:
-        # Not wrapped: names stay whole.
+        # Lines are not wrapped, so that names can be copied.
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not totals.samples:
         console.print("No file was usable; rejected.jsonl gives the reason for each.")
@@ -120,7 +120,7 @@ def _changes(summary: Summary) -> Iterator[str]:
             yield f"{text}: {len(names):,} ({format_names(names[:3])}{more})"
     if summary.removed:
         size = f"{summary.removed_bytes / 1e6:,.1f} MB"
-        yield f"{summary.removed:,} old samples left the data set; in shards that hold others, their {size} stay unused"
+        yield f"{summary.removed:,} old samples were removed; shards that still hold others keep their data ({size})"
 
 
 def _lost(totals: Totals) -> Iterator[str]:

@@ -19,7 +19,7 @@ from settings import StorageConfig
 MAX_ASPECT = 4
 """Largest ratio of long side to short side; a frame that exceeds it is cropped around its centre."""
 _TIME_TOLERANCE = 0.001
-"""Delay in seconds with which a frame still counts for its tick: Matroska and FLV round time stamps to 1 ms."""
+"""Largest delay in seconds at which a frame is still used for its tick: Matroska and FLV round time stamps to 1 ms."""
 _LOOKAHEAD = 4
 """Number of frames that are buffered to sort their time stamps, because AVI numbers frames in decoding order."""
 _FLAGGED_HOLD = 2.0
@@ -109,6 +109,7 @@ class VideoTrack:
         self.lost_seconds = 0.0
         """Duration of the frames that were left out because their time stamps run backwards."""
         self._behind = 0.0
+        """Seconds by which the latest frames are behind, while time stamps run backwards."""
         self.frames = 0
         """Number of source frames processed so far."""
         self.flags: dict[str, Any] = {}
@@ -174,7 +175,7 @@ class VideoTrack:
         """Emits the last frame for its duration and returns the encoded track.
 
         Args:
-            hold_until: time in seconds up to which the last frame lasts at least (for a still image with audio).
+            hold_until: time in seconds until which the last frame is held at least (for a still image with audio).
         """
         end = max(self.end, hold_until or 0.0)
         begun = int((self._held_time + _TIME_TOLERANCE) * self._rate) + 1

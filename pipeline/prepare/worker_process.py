@@ -38,10 +38,10 @@ _START_SECONDS = 60.0
 
 
 class WorkerDied(Exception):
-    """A call has ended every worker that tried it.
+    """A worker process ended during a call; `WorkerPool` raises this only after its retries.
 
     Attributes:
-        exitcode: exit status of the last one, or the negative number of the signal that ended it; None if unknown.
+        exitcode: exit status of the process, or the negative number of the signal that ended it; None if unknown.
     """
 
     def __init__(self, exitcode: int | None) -> None:
@@ -116,7 +116,7 @@ class Worker:
         raise value
 
     def kill(self) -> None:
-        """Kills the process; the event `stopping` is set before, so that no other is started."""
+        """Kills the process. Set the event `stopping` first, so that no other one is started."""
         if (running := self._running) is not None:
             running[0].kill()
 
@@ -126,7 +126,7 @@ class Worker:
             return None
         (process, connection), self._running = self._running, None
         connection.close()
-        for seconds in (0.5, 10.0):  # at first it may end by itself, with an exit status of its own
+        for seconds in (0.5, 10.0):  # wait first: a process that is ending has its own exit status
             try:
                 return process.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -152,7 +152,7 @@ def _ending(exitcode: int | None) -> str:
 
 
 def serve(descriptor: int, parent: int, memory_mb: int) -> None:
-    """Answers calls until the pipe is closed: None or why the call cannot begin, and after None its outcome.
+    """Serves calls until the pipe is closed: sends None and then the outcome, or why the call cannot begin.
 
     Args:
         descriptor: file descriptor of this end of the pipe.
@@ -209,7 +209,7 @@ def _pickled(succeeded: bool, value: Any) -> bytes:
     try:
         data = pickle.dumps((succeeded, value))
         if not succeeded:
-            pickle.loads(data)  # some exceptions can be written but not read
+            pickle.loads(data)  # some exceptions can be pickled but not unpickled
         return data
     except Exception as error:
         shown = error if succeeded else value

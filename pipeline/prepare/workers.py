@@ -1,7 +1,7 @@
 """Worker processes: a damaged file may crash, hang or exhaust one of them without harm to the run.
 
 Each worker has a pipe and a thread of its own. Workers share no lock and no queue, so a worker that is killed, at any
-moment, leaves nothing locked or half written for the others, and which call it had in hand is known.
+moment, leaves nothing locked or half written for the others, and the pool knows which call it was running.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Task = TypeVar("Task")
 _TASKS_AHEAD = 3
 """Number of tasks scheduled per worker: enough to keep it busy, few enough for a quick interruption."""
 _DEATHS_BESIDE_OTHERS, _DEATHS_ALONE = 2, 2
-"""Numbers of workers that a call may end: while others have calls, and then alone."""
+"""A call fails after this many workers died of it while other calls were running, and then while it ran alone."""
 _PAUSE_SECONDS = 1.0
 """Pause after a failure to start a worker: a lack of processes or memory may pass."""
 _GIVE_UP_AFTER = (20, 20.0)
@@ -48,8 +48,8 @@ class _Call:
 class WorkerPool:
     """Calls functions in worker processes. All of them end when this process ends, however it ends.
 
-    A worker that dies is replaced, and the call that it had in hand is made again: at first beside other calls, then
-    alone, so that all the memory is there for it. What ends its worker twice even then is the call's own fault.
+    A worker that dies is replaced, and its call is made again: at first alongside other calls, then alone, so that all
+    memory is available to it. A call that kills its worker twice even then fails with WorkerDied.
 
     Args:
         memory_mb: address space in MiB that a call may use in addition to what its worker occupies before it.
@@ -112,7 +112,7 @@ class WorkerPool:
                 call.future.set_exception(InterruptedError("the workers were stopped"))
 
     def _serve(self, worker: Worker) -> None:
-        # The process inherits this. A terminal sends Ctrl-C to it too, but the parent process handles interruptions.
+        # The worker inherits this mask. A terminal sends Ctrl-C to it too, but only the parent process handles it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while (call := self._calls.get()) is not None:
             if not call.future.running() and not call.future.set_running_or_notify_cancel():
@@ -150,7 +150,7 @@ class WorkerPool:
 
     @contextmanager
     def _running(self, share: int) -> Iterator[None]:
-        """Waits until `share` workers have no call. Whoever comes later waits behind this one."""
+        """Holds `share` of the pool's slots, one per worker, during the block; later callers queue behind this one."""
         with self._turnstile:
             for _ in range(share):
                 self._free.acquire()
@@ -226,7 +226,7 @@ def classify_failure(error: BaseException | None, timeout_seconds: float, memory
     if isinstance(error, WorkerDied):
         if error.exitcode == -signal.SIGKILL:
             return RejectedSource(
-                "out of memory", "killed by the system each time, even while no other file was in work"
+                "out of memory", "killed by the system each time, even while no other file was being processed"
             )
         return RejectedSource("decoder crashed", str(error))
     return error

@@ -1,1 +1,1 @@
-"""What ties a prepared folder to its source folders, and how it follows them."""
+"""Keeps a prepared folder in step with its source folders: recognises them, finds changed files, edits the indexes."""

@@ -1,4 +1,4 @@
-"""Compares the samples of OUT with the files that their source folder holds now, and makes OUT follow them."""
+"""Compares the samples of OUT with the files that their source folder holds now, and updates OUT accordingly."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Changes:
 def find_changes(samples: Iterable[PackedSample], sources: Sequence[Source], *, threads: int) -> Changes:
     """Compares the samples of a source folder with its files.
 
-    A file whose size and time of modification are those recorded is taken to be the same. Other files are read, to
-    compare their SHA-256, if their size is that of a sample whose file is not there any more in its old version.
+    A file with the recorded size and modification time counts as unchanged. Any other file is read to compare its
+    SHA-256, if its size is that of a sample whose recorded version of a file no longer exists.
     """
     changes = Changes()
     files = {source.key: source for source in sources}
@@ -79,7 +79,7 @@ def find_changes(samples: Iterable[PackedSample], sources: Sequence[Source], *, 
 def _sort_by_version(
     samples: Iterable[PackedSample], files: Mapping[str, Source], changes: Changes
 ) -> list[PackedSample]:
-    """Adds samples to `changes` as far as size and time of their file tell; returns those whose file differs."""
+    """Adds to `changes` the samples that size and time suffice to classify; returns those whose file differs."""
     differing, seen = [], set()
     unreadable = tuple(
         f"{source.name}/" for source in files.values() if source.problem and source.problem.reason == "cannot be read"
@@ -114,10 +114,10 @@ def _hash(sources: Sequence[Source], threads: int) -> dict[str, str]:
 
 
 def _find_moved(changes: Changes, sources: Sequence[Source], valid: Collection[str], hashes: Mapping[str, str]) -> None:
-    """Takes those samples out of `replaced` and `gone` whose content a file without a valid sample has now."""
-    donors: dict[object, list[PackedSample]] = defaultdict(list)
+    """Moves samples from `replaced` and `gone` to `moved` if a file without a valid sample has their content."""
+    candidates: dict[object, list[PackedSample]] = defaultdict(list)
     for sample in (*changes.gone, *changes.replaced):
-        donors[sample.sha256 or (sample.size, sample.mtime_ns)].append(sample)
+        candidates[sample.sha256 or (sample.size, sample.mtime_ns)].append(sample)
     files_of_version: dict[object, int] = defaultdict(int)
     for source in sources:
         files_of_version[source.size, source.mtime_ns] += 1
@@ -125,13 +125,13 @@ def _find_moved(changes: Changes, sources: Sequence[Source], valid: Collection[s
         if source.key in valid or source.problem is not None:
             continue
         version, name = (source.size, source.mtime_ns), PurePosixPath(source.name).name
-        waiting = donors.get(hashes.get(source.key)) or donors.get(version)
-        if not waiting:
+        matching = candidates.get(hashes.get(source.key)) or candidates.get(version)
+        if not matching:
             continue
-        sample = max(waiting, key=lambda sample: PurePosixPath(sample.source).name == name)
+        sample = max(matching, key=lambda sample: PurePosixPath(sample.source).name == name)
         # Size and time alone identify a file only if no other file or sample has the same.
-        if sample.sha256 is not None or (len(waiting) == 1 and files_of_version[version] == 1):
-            waiting.remove(sample)
+        if sample.sha256 is not None or (len(matching) == 1 and files_of_version[version] == 1):
+            matching.remove(sample)
             changes.moved.append((sample, source))
     moved = {sample for sample, _ in changes.moved}
     changes.gone = [sample for sample in changes.gone if sample not in moved]
@@ -142,7 +142,7 @@ def check_changes(changes: Changes, src: Path, out: Path, *, sync: bool, remove_
     """Refuses changes that a wrong folder or an unmounted disk would explain.
 
     Raises:
-        PrepareError: most files are gone and would be removed, or none is what it was.
+        PrepareError: most files are gone and would be removed, or none has its old content.
     """
     kept = len(changes.current) + len(changes.moved) + len(changes.touched)
     total = kept + len(changes.replaced) + len(changes.gone)
@@ -162,11 +162,14 @@ def check_changes(changes: Changes, src: Path, out: Path, *, sync: bool, remove_
 
 
 class Settlement:
-    """The last changes to the indexes before the manifest is published: labels, and samples that leave.
+    """The last changes to the indexes before the manifest is published: new labels, and the removal of samples.
+
+    Args:
+        keep_unlisted: whether samples that have no row in the labels file any more keep their labels.
 
     Attributes:
         unlisted: names of the samples that have a label, but no row in the labels file any more.
-        removed, removed_bytes: number of samples that left the data set, and bytes of their tracks in the shards.
+        removed, removed_bytes: number of removed samples, and bytes of their tracks in the shards.
     """
 
     def __init__(self, labels: Labels, *, keep_unlisted: bool) -> None:

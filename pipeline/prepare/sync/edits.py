@@ -16,7 +16,7 @@ from pipeline.shards.checksums import index_line
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Lets one process at a time, of all parts, change sources.json, labels.jsonl and the indexes of shards."""
+    """Lets one process at a time, whatever its part, change sources.json, labels.jsonl and the indexes of shards."""
     # recipe.json is never replaced, so all processes open the same file; open for writing, as NFS demands for a lock.
     with (out / "recipe.json").open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -29,10 +29,10 @@ def edit_index(
     *,
     shards: Container[str] | None = None,
 ) -> None:
-    """Replaces each row of the indexes by what `edit` returns for it, and removes it for None.
+    """Replaces each row of the indexes by what `edit` returns for it; None removes the row.
 
-    Each index file is replaced atomically. That of a shard without any samples stays, empty, so that no later shard
-    takes the name.
+    Each index file is replaced atomically. The index of a shard without samples is kept as an empty file, so that no
+    later shard takes its name.
 
     Args:
         shards: names of the shards to edit, without suffix; by default all.
@@ -48,11 +48,11 @@ def edit_index(
 
 
 def prune_journals(out: Path, keep: Callable[[str], bool]) -> None:
-    """Removes the rejections of those sources from the journals for whose name `keep` is false."""
+    """Removes the rejections from the journals for whose source name `keep` returns False."""
     with locked(out):
         for path in sorted((out / "index").glob("*.rejected")):
             entries = list(read_journal(path))
             kept = [entry for entry in entries if keep(entry["source"])]
             if len(kept) < len(entries):
-                # Should another process add an entry just now, it is lost, and its file is tried again by a later run.
+                # An entry that another process appends at this moment is lost; a later run then tries its file again.
                 write_json_lines(path, kept)

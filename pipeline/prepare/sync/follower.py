@@ -1,4 +1,4 @@
-"""Lets the samples of one source folder follow its files: names before a run, labels and removals after it."""
+"""Updates the samples of one source folder to match its files: names before a run, labels and removals after it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipeline.prepare.sync.origins import Origins
 
 
 class Follower:
-    """What one run has to do so that the samples of `src` in `out` follow its files.
+    """Keeps the samples of `src` in `out` in step with its files, for one run.
 
     Everything new is durable before anything old is removed, so that a killed run loses nothing: names and versions
     first, then new samples, then the removal of rows, then the manifest, and the files of empty shards at the end.
 
     Args:
         sources: the files of `src`, as named within it.
-        also: the name that the user gave for `src` as a further source of `out`.
-        sync: whether samples of files that are gone leave, and files that were replaced are prepared again.
+        also: the name given with --also, if `src` is an additional source folder of `out`.
+        sync: whether to remove samples whose file is gone, and to prepare replaced files again.
 
     Attributes:
         origin: the source folder as `out` knows it.
@@ -59,11 +59,11 @@ class Follower:
         Raises:
             PrepareError: the folder holds other files, or most of them are gone.
         """
-        own = [sample for sample in staging.samples if self._origins.owns(self.origin, sample.source)]
-        changes = self._changes = find_changes(own, self.sources, threads=threads)
+        recorded = [sample for sample in staging.samples if self._origins.owns(self.origin, sample.source)]
+        changes = self._changes = find_changes(recorded, self.sources, threads=threads)
         check_changes(changes, self._src, self._out, sync=self._sync, remove_any=remove_any)
         if self._remark and not self._origins.verified:
-            # Samples that wait for their shard may be of files at the old path.
+            # Staged samples may come from files at the old path.
             staging.clear()
         self._origins.register(replace(self.origin, columns=tuple(columns)))
         changes.apply_names(self._out)
@@ -79,17 +79,17 @@ class Follower:
         staging.set_packed(packed.union(source.key for _, source in changes.moved))
 
     def finish(self, labels: Labels, *, from_file: bool, summary: Summary) -> None:
-        """Removes samples that leave, gives the others their current labels, and reports to `summary`.
+        """Removes outdated samples, gives the others their current labels, and records the changes in `summary`.
 
         Args:
             labels: the current labels of the sources.
-            from_file: whether they are from a file, which may have listed a source that it lists no more.
+            from_file: whether they come from a labels file, which may no longer list a source that it listed before.
         """
         changes, names = self._changes, {source.name for source in self.sources}
         if self._sync:
             prune_journals(self._out, lambda name: name in names or not self._origins.owns(self.origin, name))
         else:
-            # A label in the current list is that of the new file.
+            # The current list labels the new file, but the shard still holds the old one, which keeps its labels.
             names.difference_update(sample.source for sample in changes.replaced)
         settlement = Settlement(labels, keep_unlisted=from_file and not self._sync)
         settlement.apply(self._out, labelled=names, remove=self._to_remove)

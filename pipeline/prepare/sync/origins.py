@@ -1,4 +1,4 @@
-"""The source folders of OUT (OUT/sources.json): another one is refused, or its samples get a name of their own.
+"""The source folders of OUT (OUT/sources.json): another one is refused unless --also names it.
 
 Samples are known by their path within the source folder, so the files of two folders could take each other's labels.
 """
@@ -31,7 +31,7 @@ class Origin:
     """A source folder of OUT.
 
     Attributes:
-        name: what the names of its samples begin with, before a /; "" for a source without a name of its own.
+        name: what the names of its samples begin with, before a /; "" for the source added without --also.
         paths: where the folder was found, on this machine or others.
         columns: label columns of its samples.
     """
@@ -58,7 +58,7 @@ class Origins:
     """All source folders of OUT.
 
     Attributes:
-        verified: whether the content of files told `identify` that the folder is a known source.
+        verified: whether `identify` compared the folder's files with those recorded from another path.
 
     Raises:
         PrepareError: sources.json is damaged.
@@ -77,13 +77,13 @@ class Origins:
 
         Args:
             sources: its files, as named within `src`.
-            also: the name that the user gave for it.
+            also: the name given with --also.
 
         Returns:
             The source, and a remark for the user if it is at another path than before; else "".
 
         Raises:
-            PrepareError: it is none of the sources of OUT and `also` is not given, or `also` is not possible.
+            PrepareError: it is none of the sources of OUT and `also` is not given, or `also` cannot be used.
         """
         here = _as_text(src)
         if also is not None:
@@ -100,7 +100,7 @@ class Origins:
         return origin, remark
 
     def register(self, origin: Origin) -> None:
-        """Records `origin`, in place of the one of that name; what other processes recorded meanwhile stays."""
+        """Records `origin`, replacing the one of the same name; keeps what other processes recorded meanwhile."""
         path = self._out / "sources.json"
         with locked(self._out):
             old = _read(path)
@@ -207,12 +207,12 @@ class Origins:
 
 
 def prefix_labels(labels: Labels, origin: Origin) -> Labels:
-    """Returns `labels`, found among the names within the folder of `origin`, for the names of its samples."""
+    """Returns `labels` with the prefix of `origin` before each source name, as its samples are named."""
     return replace(labels, by_source={origin.prefix + name: values for name, values in labels.by_source.items()})
 
 
 def names_within(names: Iterable[str], origin: Origin) -> set[str]:
-    """Returns the names within the folder of `origin` of those samples that are named after it."""
+    """Returns those of `names` that begin with the prefix of `origin`, without the prefix."""
     return {name.removeprefix(origin.prefix) for name in names if name.startswith(origin.prefix)}
 
 
@@ -223,7 +223,7 @@ def _is_same(known: Mapping[str, _Known], sources: Sequence[Source], origin: Ori
     compared = shared[:: -(-len(shared) // _COMPARED_FILES) or 1]
     same = sum(_is_version(found[key], known[key]) for key in compared)
     if not origin.paths:
-        # Its path was not recorded, so only files that are surely others speak against the folder.
+        # Its path was not recorded, so only files that certainly differ (in size) count against the folder.
         other = sum(found[key].size != known[key].size for key in compared)
         return same > 0 or 2 * other <= len(compared)
     return 2 * same > len(compared) and 2 * len(shared) >= min(len(known), len(found))
