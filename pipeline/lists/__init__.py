@@ -1,1 +1,1 @@
-"""Lists of files that users bring: which form a list has, and which file each of its rows names."""
+"""Reads users' lists of files: recognises the columns of a list, and finds the file that each row names."""

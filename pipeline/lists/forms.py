@@ -1,4 +1,4 @@
-"""Recognises what the columns of a list are: by their names, by a published form, or by which of them name files."""
+"""Recognises the columns of a list by their names, by the form of a published list, or by which cells name files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILES = (
     *("path", "filepath", "relativepath", "relpath", "filename", "file", "fname", "videopath", "videoname", "video"),
     *("clippath", "clipname", "clip", "audiopath", "audioname", "audio", "wav", "sample", "name", *_IDS),
 )
-"""Names of columns of files, without capitals, spaces and signs; in doubt the first ones."""
+"""Names of columns that hold files, in lower case without spaces and punctuation; ties go to the earlier name."""
 _STARTS = ("start", "starttime", "timestart", "startsecond", "startseconds")
 _ENDS = ("end", "endtime", "timeend", "endsecond", "endseconds")
 _OTHERS = {
@@ -24,7 +24,7 @@ _OTHERS = {
 }
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
 _SAMPLED = 2_000
-"""Number of rows by which the column of files is recognised."""
+"""Approximate number of rows that are inspected to recognise the column of files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Form:
         start = _times(cells[self.start]) if self.start is not None else []
         if not name or not start:
             return [name]
-        # Without an end the clips have 10 s, as in VGGSound.
+        # Without a column of end times, clips last 10 s, as in VGGSound.
         end = _times(cells[self.end]) if self.end is not None else _times(str(int(float(start[1])) + 10))
         stamped = [f"{name}_{first}_{last}" for first, last in zip(start, end, strict=False)]
         return list(dict.fromkeys([*stamped, *(f"{name}_{first}" for first in start), name, f"Y{name}"]))
@@ -82,7 +82,7 @@ def recognise(table: Table, is_file: Callable[[str], bool]) -> Form:
     rows = [cells for _, cells in table.rows]
     sample = [rows[0], *rows[1 :: 1 + len(rows) // _SAMPLED]]
     hits = _hits(sample, is_file)
-    # Of a large list only a few files may be there.
+    # Only a few files of a large list may be present, and none of them in the inspected rows.
     hits = hits if any(hits) else _hits(rows, is_file)
     return (
         _published(sample, hits, is_file)
@@ -119,6 +119,7 @@ def _named(table: Table, sample: list[list[str]], hits: list[int], is_file: Call
 
 
 def _from_header(table: Table, names: list[str], hits: list[int], *, header: bool, file: int | None = None) -> Form:
+    """The form of a list whose columns have these names; `file` is the column of files if no name tells it."""
     words = [_word(name) for name in names]
     files = [index for index, word in enumerate(words) if _file_rank(word) is not None]
     if "path" in words:

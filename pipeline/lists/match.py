@@ -1,4 +1,4 @@
-"""Gives each file the values of the row that names it, and says what stayed without a match."""
+"""Gives each file the values of the row that names it, and reports the rows and files without a match."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Matches:
     """Which rows and files belong together.
 
     Attributes:
-        by_name: the values of each file that one row, or several rows that agree, name.
+        by_name: file name -> column -> value, for each file that one row names, or several rows that agree.
         rows: number of rows.
         missed: (row, reason or "") for rows that name no file.
         unclear: (row, reason) for rows that fit several files, or whose file other rows give other values.
@@ -79,10 +79,10 @@ class Names:
 
 
 def match(rows: Sequence[Row], names: Names, *, rejected: Set[str] = frozenset()) -> Matches:
-    """Matches rows with files; an ambiguity leaves only the rows and files without values that it concerns.
+    """Matches rows with files; a row or file that is ambiguous stays without values, and does not affect the others.
 
     Args:
-        rejected: names of files that turned out to be unusable; of several files that a row fits, they do not count.
+        rejected: names of files that turned out to be unusable; they are ignored where a row fits several files.
     """
     files = [name for name in names.usable if name not in rejected]
     matches = Matches(rows=len(rows), files=len(files))
@@ -110,7 +110,7 @@ def match(rows: Sequence[Row], names: Names, *, rejected: Set[str] = frozenset()
 def _settle(matches: Matches, name: str, claimed: list[tuple[Row, bool]]) -> None:
     """Gives the file `name` the values of the rows that claim it, if they agree.
 
-    A row of a.avi means a.mp4 if that is all there is, but not where another row means a.mp4 itself.
+    A row that lists a.avi may label a.mp4, but yields to a row that lists a.mp4 itself if their values differ.
     """
     if any(row.values != claimed[0][0].values for row, _ in claimed):
         literal = [claim for claim in claimed if claim[1]]
@@ -127,10 +127,10 @@ def _settle(matches: Matches, name: str, claimed: list[tuple[Row, bool]]) -> Non
 
 
 def check_fit(matches: Matches, names: Names, *, source: str) -> None:
-    """Raises LabelError if the list does not seem to belong to the files, or is not read as it is meant.
+    """Raises LabelError if the list does not seem to belong to the files, or its columns were misread.
 
     That is: no row names a file, or rows name fewer than half of the files. A row whose folder and file name both
-    exist, though not together, counts as if its file were there: it was only never downloaded.
+    exist, though not together, counts as if its file were there: the file was probably never downloaded.
     """
     gaps = sum(not reason and names.is_gap(row) for row, reason in matches.missed)
     named = matches.files - len(matches.unnamed)
@@ -141,7 +141,7 @@ def check_fit(matches: Matches, names: Names, *, source: str) -> None:
     else:
         return
     examples = "".join(f"\n  {line}" for line in describe(matches, names))
-    remedy = "correct the list, or pass --labels-may-miss to go on with what matches"
+    remedy = "correct the list, or pass --labels-may-miss to continue with the rows that match"
     raise LabelError(f"{source} does not fit the files: {found}; {remedy}{examples}")
 
 
@@ -152,8 +152,8 @@ def describe(matches: Matches, names: Names) -> list[str]:
     by_reason = {reason: (row, reason) for row, reason in reversed(matches.unclear)}
     unclear = [*by_reason.values()][::-1]
     return [
-        *_counted("rows without a file", len(matches.missed), map(_say, hinted)),
-        *_counted("rows whose file is unclear, which label nothing", len(matches.unclear), map(_say, unclear)),
+        *_counted("rows without a file", len(matches.missed), map(_format_row, hinted)),
+        *_counted("rows whose file is unclear, which label nothing", len(matches.unclear), map(_format_row, unclear)),
         *_counted("files without a row", len(matches.unnamed), map(format_value, matches.unnamed)),
     ]
 
@@ -162,6 +162,6 @@ def _counted(what: str, count: int, examples: Iterable[str]) -> list[str]:
     return [f"{what}: {count:,}", *(f"  {example}" for example in islice(examples, SHOWN))] if count else []
 
 
-def _say(item: tuple[Row, str]) -> str:
+def _format_row(item: tuple[Row, str]) -> str:
     row, reason = item
     return f"line {row.line}: {format_value(row.text)}{f' ({reason})' if reason else ''}"

@@ -52,9 +52,9 @@ class Finder:
         """Returns the names that `text` fits: none, one or, if it is ambiguous, several.
 
         A text fits the file at exactly this path, apart from Unicode's normal form, a leading ./, the backslashes of
-        Windows and the media suffix, as files are converted after lists are made: .avi fits .mp4 unless there is an
-        .avi. A text that gives no folder fits the files of this name in all folders; one that gives a folder never fits
-        a file in another folder.
+        Windows and the media suffix: .avi fits .mp4 unless there is an .avi, because files are often converted after a
+        list was made. A text that gives no folder fits the files of this name in all folders; one that gives a folder
+        never fits a file in another folder.
         """
         for path, in_folder in self._readings(text):
             if found := self._pick(self._paths, path, text):
@@ -64,7 +64,7 @@ class Finder:
         return []
 
     def is_gap(self, text: str) -> bool:
-        """Whether there is a folder and there are files as `text` says, but none of these files in this folder."""
+        """Whether the folder and the file name that `text` gives both exist, but no such file in that folder."""
         return any(
             in_folder and posixpath.dirname(path) in self._folders and _stem(path) in self._stems
             for path, in_folder in self._readings(text)

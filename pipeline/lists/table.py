@@ -12,7 +12,7 @@ from pathlib import Path
 from settings.load import format_value
 
 _LOOKED_AT = 50
-"""Number of rows by which the delimiter is recognised."""
+"""Number of rows that are inspected to recognise the delimiter."""
 
 
 class LabelError(ValueError):
