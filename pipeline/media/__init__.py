@@ -1,1 +1,1 @@
-"""What FFmpeg tells of a file that a user gives: opening it safely, its orientation, its clock and its sound."""
+"""Reads media files from users with FFmpeg: opens them safely, and handles rejection, orientation, clock and sound."""

@@ -18,7 +18,7 @@ _MOST_HELD = 1000
 """Largest number of packets that wait for the confirmation of a restart."""
 
 _BEGINNINGS = (b"ftyp", b"FLV\x01", b"RIFF", b"FORM", b"\x1aE\xdf\xa3", bytes.fromhex("3026b2758e66cf11"))
-"""What MP4, FLV, WAV and AVI, AIFF, Matroska and ASF files have near their beginning, and nowhere else."""
+"""Magic bytes that MP4, FLV, WAV and AVI, AIFF, Matroska and ASF files have near their beginning, and nowhere else."""
 _MOST_INDEX = 2**24
 """Number of bytes after the last packet in which the beginning of another file is searched."""
 
@@ -65,7 +65,7 @@ class JoinedClock:
         return len(self._offsets) - 1
 
     def steady(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        """Yields the packets in their order, with time stamps in seconds that go on from part to part."""
+        """Yields the packets in their order, with time stamps that continue from part to part."""
         held: list[av.Packet] = []
         for packet in packets:
             if held:
@@ -83,7 +83,7 @@ class JoinedClock:
         yield from map(self._moved, held)
 
     def _judge(self, suspect: av.Packet, following: av.Packet) -> None:
-        """Takes the stamps off a packet whose stream goes on after it as if it were not there."""
+        """Removes the time stamps of `suspect` if the next packet of its stream shows that no part begins there."""
         if not self._restarts(following):
             suspect.pts = suspect.dts = None
 
@@ -139,7 +139,7 @@ class JoinedClock:
 
 
 def unread_share(path: Path, read_to: int) -> float:
-    """Estimates what a demuxer left unread that stops at the end of the first of several joined files, as for mp4.
+    """Estimates what a demuxer leaves unread that stops after the first of several joined files, such as that of MP4.
 
     Args:
         read_to: position in the file, in bytes, after the last packet.

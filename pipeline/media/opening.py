@@ -1,4 +1,4 @@
-"""Opens files of users: local files only, of known formats and codecs, with one thread and a limit on pixels."""
+"""Opens files from users: local files only, of known formats and codecs, with one thread and a limit on pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORMATS = """
     h264 hevc ivf live_flv loas m4v matroska mjpeg mov mp3 mpc mpc8 mpeg mpegts mpegvideo mpjpeg mxf nsv nut obu ogg
     rm swf tak truehd tta ty vc1 voc vvc w64 wav webm wtv wv yuv4mpegpipe
 """
-"""FFmpeg's demuxers of media. Not on the list is what opens other files, devices or addresses, or reads pictures."""
+"""The accepted FFmpeg demuxers. Those that open other files, devices or network addresses, or read images, are not."""
 _VIDEO_DECODERS = """
     8bps apng av1 cavs cfhd cinepak dirac dnxhd dvvideo ffv1 ffvhuff flashsv flashsv2 flv gif h261 h263 h263i h263p h264
     hap hevc huffyuv indeo2 indeo3 indeo4 indeo5 jpeg2000 lagarith libaom-av1 libdav1d libvpx libvpx-vp9 magicyuv mjpeg
@@ -36,7 +36,8 @@ _AUDIO_DECODERS = """
     wmalossless wmapro wmav1 wmav2 wmavoice
 """
 DECODERS = frozenset((_VIDEO_DECODERS + _AUDIO_DECODERS).split())
-"""FFmpeg's decoders of what cameras, recorders and editors write; those of games and the like are hardly tested."""
+"""The accepted FFmpeg decoders: those of formats that cameras, recorders and editors write. Others, such as those of
+games, are hardly tested."""
 MAX_STREAMS = 128
 """Largest number of tracks of a file; a DVD has about 50."""
 
@@ -44,8 +45,8 @@ MAX_STREAMS = 128
 def open_media(path: str | Path, *, max_pixels: int) -> InputContainer:
     """Opens a file of a user; every place that decodes such files opens them here.
 
-    Decoders run with one thread, because the caller has a process per core. Untrusted files belong into a process with
-    limits of memory and time (`pipeline.prepare.workers`), because they may crash FFmpeg.
+    Decoders run with one thread, because the caller has a process per core. Decode untrusted files in a process with
+    limits on memory and time (`pipeline.prepare.workers`), because they may crash FFmpeg.
 
     Args:
         max_pixels: largest width times height; FFmpeg itself refuses larger frames, even if a header understates them.

@@ -1,4 +1,4 @@
-"""How decoded frames are turned and mirrored for display, in one of eight orientations, as FFmpeg's program does it."""
+"""How decoded frames are turned and mirrored for display, in one of eight orientations, as the ffmpeg program does."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def from_matrix(matrix: NDArray[np.int32]) -> Orientation:
     """The orientation nearest to a display matrix, int32 [9], as in FFmpeg's libavutil/display.h."""
     a, b, c, d = (float(matrix[place]) for place in (0, 1, 3, 4))
     if a * d == b * c:
-        return AS_STORED  # it would show no picture at all
+        return AS_STORED  # a singular matrix would show no picture at all
     angle = math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c)))
     off = abs((angle + 45) % 90 - 45)
     tilt = round(off) if off > _TILT_TOLERANCE else 0

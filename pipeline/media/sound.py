@@ -26,7 +26,7 @@ _MOST_PLANES = 7
 
 
 class SoundRepair:
-    """Replaces samples that are no sound by silence, and counts what it finds in the frames of one stream."""
+    """Silences samples that are not finite or far out of range, and counts them and clipped ones, for one stream."""
 
     def __init__(self) -> None:
         self._samples = 0
