@@ -61,7 +61,7 @@ def sealed(content: Mapping[str, Any]) -> str:
 
 
 def unsealed(data: bytes) -> dict[str, Any]:
-    """Reads what `sealed` wrote; text without a seal, which format 1 has, is read as it is.
+    """Reads what `sealed` wrote; text without a seal (format 1) is read unchecked.
 
     Raises:
         ChecksumError: the seal does not match.
@@ -80,7 +80,7 @@ def index_line(row: Mapping[str, Any]) -> str:
 
 
 def read_index_line(line: bytes) -> Any:
-    """Reads a line that `index_line` wrote, without its checksum; a line without one is read as it is.
+    """Reads a line that `index_line` wrote, without its checksum; a line without one (format 1) is read unchecked.
 
     Raises:
         ChecksumError: the checksum does not match.

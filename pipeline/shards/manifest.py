@@ -31,8 +31,8 @@ COLUMNS = {
 
 
 _HASHED_BYTES = 2**28
-"""A larger frame_offsets is not checked when the manifest is opened: the checksums in the shards detect a wrong offset
-when it is used."""
+"""Largest size in bytes of frame_offsets that is checked when the manifest is opened. If it is larger, the checksums in
+the shards detect a wrong offset when it is used."""
 
 
 class ManifestError(ValueError):

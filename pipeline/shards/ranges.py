@@ -1,4 +1,4 @@
-"""Checks that the numbers of a manifest are possible: lengths, offsets within the shards, codes with a name."""
+"""Checks that the numbers of a manifest are possible: lengths, offsets within the shards, label codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROWS = 4096
 """Rows that are checked at once, so that a check takes little memory however large the manifest is."""
 Arrays = Mapping[str, NDArray[Any]]
 Checks = Iterator[tuple[str, str, NDArray[np.bool_]]]
-"""Name of an array, what is wrong with it, and which of its rows are."""
+"""Yields the name of an array, what is wrong with it if any row fails, and bool [rows], which rows fail."""
 
 
 def impossible_number(arrays: Arrays, meta: Mapping[str, Any], *, fps: float, offsets: bool) -> tuple[str, str] | None:
@@ -98,7 +98,7 @@ def _wrong_offsets(
     part = offsets[start[0] : start[-1]]
     falls = np.flatnonzero(part[1:] <= part[:-1]) + start[0] + 1
     owner = np.searchsorted(start, falls, side="right") - 1
-    within = falls != start[owner]  # the offsets of each sample begin anew
+    within = falls != start[owner]  # each sample's offsets start again at its first frame
     wrong[owner[within]] = True
     last = start[1:][video] - 1
     wrong[video] |= offsets[last] > room[video]

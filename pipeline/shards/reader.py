@@ -91,7 +91,7 @@ class ShardReader:
         return blobs
 
     def checksums(self, ids: np.ndarray, first: np.ndarray, count: np.ndarray) -> list[list[int] | None]:
-        """Reads the checksums of units of samples; None for a sample that has none, because of its format.
+        """Reads the checksums of units of samples; None for a sample that has none, because it was written in format 1.
 
         Args:
             ids: int64 [N], samples.

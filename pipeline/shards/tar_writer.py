@@ -62,7 +62,7 @@ def sample_bytes(
     KEY.crc32c holds checksums (see pipeline.shards.checksums) and KEY.json the metadata.
 
     Args:
-        sha256: hash of the source file, by which its sample is found again after the file was moved; "" if unknown.
+        sha256: hash of the source file, which later identifies it if it was moved or renamed; "" if unknown.
     """
     buffer = io.BytesIO()
     # Not closed: that would write the end-of-archive blocks, but a shard joins many samples into one archive.
@@ -88,9 +88,9 @@ def sample_bytes(
         add("wav", wav)
         metadata.setdefault("seconds", len(media.pcm) / config.sample_rate)
         metadata |= {"sample_rate": config.sample_rate, "audio_samples": len(media.pcm)}
-    facts = json.dumps(metadata, ensure_ascii=False).encode("utf-8")
-    add("crc32c", sample_checksums(frames, frame_bytes, sound, facts))
-    add("json", facts)
+    metadata_json = json.dumps(metadata, ensure_ascii=False).encode("utf-8")
+    add("crc32c", sample_checksums(frames, frame_bytes, sound, metadata_json))
+    add("json", metadata_json)
     return buffer.getvalue()
 
 
@@ -103,7 +103,7 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
     video_suffixes = {codec.suffix for codec in CODECS.values()}
     row: dict[str, Any] = {"video_offset": -1, "audio_offset": -1, "audio_samples": 0}
     row |= {"width": 0, "height": 0, "first_frame": 0, "frame_bytes": []}
-    checksums, facts = None, b""
+    checksums, metadata_json = None, b""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
@@ -117,15 +117,15 @@ def sample_row(file: BinaryIO) -> dict[str, Any]:
                 elif suffix == "crc32c":
                     row["checksum_offset"], checksums = member.offset_data, _content(archive, member)
                 elif suffix == "json":
-                    facts = _content(archive, member)
-                    row |= json.loads(facts)
+                    metadata_json = _content(archive, member)
+                    row |= json.loads(metadata_json)
     except RowError:
         raise
     except (tarfile.TarError, ValueError, TypeError, OverflowError, OSError, EOFError, RecursionError) as error:
         raise RowError(" ".join(str(error).split())) from None
     checked_row(row)
     if checksums is not None:
-        _check_units(file, row, checksums, facts)
+        _check_units(file, row, checksums, metadata_json)
     return row
 
 
@@ -134,12 +134,12 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return content.read() if content is not None else b""
 
 
-def _check_units(file: BinaryIO, row: Mapping[str, Any], checksums: bytes, facts: bytes) -> None:
+def _check_units(file: BinaryIO, row: Mapping[str, Any], checksums: bytes, metadata_json: bytes) -> None:
     file.seek(0)
     data = memoryview(file.read())
     frames = data[max(0, row["video_offset"]) + row["first_frame"] :]
     sound = data[max(0, row["audio_offset"]) :][: 2 * row["audio_samples"]]
-    if sample_checksums(frames, row["frame_bytes"], sound, facts) != checksums:
+    if sample_checksums(frames, row["frame_bytes"], sound, metadata_json) != checksums:
         raise RowError("its content differs from its checksums")
 
 

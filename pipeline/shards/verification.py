@@ -1,4 +1,4 @@
-"""Reads a whole prepared data set and finds what is damaged in it."""
+"""Reads a complete prepared data set and finds what is damaged in it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _verify_shard(manifest: Manifest, number: int) -> list[Damage]:
     reader = ShardReader(manifest=manifest, frames=_FRAMES, stride=1, audio_samples=16 * AUDIO_BLOCK)
     samples = np.flatnonzero(manifest.shard == number).tolist()
     found = unreadable + [damage for i in samples if (damage := _verify_sample(reader, i)) is not None]
-    if wanted and not found:  # in tar headers, metadata or padding
+    if wanted and not found:  # the difference is in tar headers, metadata or padding
         return [Damage(path, "its SHA-256 differs, but the frames and the sound of all its samples are intact")]
     return found
 
