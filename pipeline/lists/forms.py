@@ -205,7 +205,7 @@ def _is_known(word: str) -> bool:
 
 
 def _times(text: str) -> list[str]:
-    """The spellings of a time in seconds in the names of clips: six digits, whole, as in the list, milliseconds."""
+    """How clip names may spell a time in seconds: zero-padded to six digits, whole, as in the list, in milliseconds."""
     try:
         seconds = float(text)
     except ValueError:
