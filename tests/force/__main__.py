@@ -1,10 +1,10 @@
-"""Tries by force what docs/reliability.md promises; the exit status is 1 if anything was lost or silently wrong.
+"""Tests the promises of docs/reliability.md by force; exits with 1 if anything was lost or silently wrong.
 
     python -m tests.force                                     # everything: half an hour on two cores
     python -m tests.force --kinds flips --cases 100 --seed 7
     python -m tests.force --kinds workers --first 12 --cases 1      # repeat one case
 
-A case is a function of its kind, the seed and its number. Outcomes are appended to --out, and the same command resumes.
+A case is determined by its kind, the seed and its number. Outcomes are appended to --out; the same command resumes.
 """
 
 from __future__ import annotations

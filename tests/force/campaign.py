@@ -22,7 +22,7 @@ from tests.force.programs import end_session
 from tests.fuzz.cases import working_folder
 
 _FORK = multiprocessing.get_context("fork")
-_SHOWN_SECONDS = 10.0
+_PROGRESS_SECONDS = 10.0
 """Interval between two lines of progress, in seconds."""
 _SHOWN_FINDINGS = 20
 """Findings per kind that are printed; the results file holds all of them."""
@@ -36,7 +36,7 @@ class Kind:
     Attributes:
         module, function: where the case is defined.
         what: what is tried, in words.
-        needs: methods of the module or of `World` that make the originals.
+        needs: name of the function, in the module or in `World`, that makes the undisturbed originals.
         cases: number of cases of a full campaign.
         seconds: limit per case.
     """
@@ -64,7 +64,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Record:
-    """The outcome of a case; the line of the results file."""
+    """The outcome of a case: one line of the results file."""
 
     kind: str
     seed: int
@@ -123,13 +123,13 @@ def _run_kind(name: str, numbers: list[int], *, seed: int, world: World, end: fl
             found += record.verdict != "kept"
             if record.verdict != "kept" and found <= _SHOWN_FINDINGS:
                 print(f"{name} {record.number}: {record.verdict.upper()}: {record.detail[:600]}", flush=True)
-            if time.monotonic() - shown > _SHOWN_SECONDS or done == len(numbers):
+            if time.monotonic() - shown > _PROGRESS_SECONDS or done == len(numbers):
                 shown = time.monotonic()
                 print(f"{name}: {done} of {len(numbers)} cases in {shown - started:.0f} s", flush=True)
 
 
 def _in_a_fork(make: Callable[[World], None], world: World) -> None:
-    """Makes the originals in a process of their own, because this one must stay without threads."""
+    """Makes the originals in a separate process: this one is forked for the cases, so it must not start threads."""
     process = _FORK.Process(target=make, args=(world,))
     process.start()
     process.join()
@@ -140,7 +140,7 @@ def _in_a_fork(make: Callable[[World], None], world: World) -> None:
 def _run_process(
     name: str, function: Callable[..., Outcome], numbers: Sequence[int], *, seed: int, world: World, end: float
 ) -> Any:
-    """Runs cases in a forked process; yields records until the process has been replaced or the time is over."""
+    """Runs cases in a forked process; yields records until the process has ended or the time is over."""
     receiver, sender = _FORK.Pipe(duplex=False)
     process = _FORK.Process(target=_work, args=(name, function, numbers, seed, world, sender))
     process.start()
@@ -162,14 +162,14 @@ def _run_process(
 def _receive(receiver: Connection, process: Any, seconds: float) -> tuple[Outcome, bool]:
     """Waits for the outcome of a case; returns also whether its process can run more cases."""
     if not receiver.poll(seconds):
-        return Outcome("lost", detail=f"the case does not end within {seconds:g} s"), False
+        return Outcome("lost", detail=f"the case did not end within {seconds:g} s"), False
     try:
         return receiver.recv(), True
     except EOFError:
         process.join()
         code = process.exitcode
         what = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return Outcome("lost", detail=f"the process that reads dies: {what}"), False
+        return Outcome("lost", detail=f"the process that runs the cases died: {what}"), False
 
 
 def _end(process: Any) -> None:

@@ -1,4 +1,4 @@
-"""What all kinds of cases share: how a case ends, the undisturbed originals, and the comparison of prepared folders."""
+"""Shared by all kinds of cases: the outcome of a case, the undisturbed originals, and comparing prepared folders."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Outcome:
     """How a case ended.
 
     Attributes:
-        verdict: `kept` (the right value, or an error in words), `lost` (the right value is gone or the program failed
-            in another way than promised), or `silent` (a wrong value, and nothing was said).
+        verdict: `kept` (the result is right, or the damage was reported), `lost` (the result is gone, or the program
+            failed in another way than promised), or `silent` (the result is wrong, and nothing was reported).
         tried: number of kills, flips or faults that hit.
         detail: what was done, and what was found, in words.
     """
@@ -63,7 +63,7 @@ class World:
 
     @property
     def shards(self) -> Path:
-        """What an undisturbed run makes of the videos."""
+        """The data set that an undisturbed run prepared from the videos."""
         return self.folder / "shards"
 
     @property
@@ -96,7 +96,7 @@ def prepare_arguments(world: World, out: Path) -> list[str]:
 
 
 def folder_differences(expected: Path, found: Path) -> list[str]:
-    """Returns the files in which two prepared folders differ in any bit; waiting samples do not count.
+    """Returns the files in which two prepared folders differ in any bit; samples in `.staging` do not count.
 
     The manifest lies in a folder whose name may differ, so it is compared under the same name in both.
     """

@@ -1,7 +1,7 @@
 """Runs prepare, training and evaluation on a file system that becomes full or read-only at a random moment.
 
 Expected: an exit status other than 0 and a message of a few lines that names a file or the folder, or a run that
-finishes nevertheless with the right result; after the fault is gone, the same command ends with the right result.
+finishes with the right result nevertheless. Once the fault is gone, the same command ends with the right result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MESSAGE = re.compile(r"^(prepare|train\.py|evaluate\.py|evaluate|train): ", re.
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to the folder: an error number after some changes, or a tmpfs of a size."""
+    """What happens to the folder: errors with `number` (an errno) after some changes, or a tmpfs of `kilobytes`."""
 
     number: int = 0
     after: int = 0
@@ -55,7 +55,7 @@ class Subject:
         start: starts it on a folder, with a fault or None, and a log file.
         wrong: lists what is wrong with a finished folder; each line of metrics starts with "step" or "metrics".
         kilobytes: size of the file system that it needs; 0 to try it with errors only.
-        fill: makes the content that the folder has before.
+        fill: makes the initial content of the folder.
     """
 
     start: Callable[[World, Path, Fault | None, Path], Program]
@@ -98,7 +98,7 @@ def _try(subject: Subject, world: World, folder: Path, chosen: Fault, log: Path,
     if code == 0:
         named = str(folder) in said
         if named and all(line.startswith(("step", "metrics")) for line in wrong):
-            return Outcome("kept", detail=f"{what}: finished without some lines of metrics, which it said")
+            return Outcome("kept", detail=f"{what}: finished without some lines of metrics, and reported this")
         return Outcome("lost" if named else "silent", detail=f"{what}: exit status 0, but wrong: {wrong[:5]}")
     if problem := message_problem(said, folder):
         return Outcome("lost", detail=f"{what}: exit status {code}, {problem}: {said[-700:]}")
@@ -109,9 +109,9 @@ def _try(subject: Subject, world: World, folder: Path, chosen: Fault, log: Path,
         later = log.read_text(errors="replace")[len(said) :]
         return Outcome("lost", detail=f"{what}: afterwards the run ends with {code}: {later[-700:]}")
     wrong = subject.wrong(world, folder)
-    # Lines of metrics before the last checkpoint are not written again.
+    # A resumed run does not write the lines of metrics from before its checkpoint again.
     if all(line.startswith(("step", "metrics")) for line in wrong) and ("metrics.jsonl" in said or not wrong):
-        return Outcome("kept", detail=f"{what}: said in words, then finished")
+        return Outcome("kept", detail=f"{what}: reported, then finished")
     return Outcome("silent", detail=f"{what}: afterwards the run ends with 0, but wrong: {wrong[:5]}")
 
 

@@ -1,7 +1,7 @@
 """Flips single bits of prepared data sets and checkpoints, and reads all of them.
 
-Expected: the damage is named, or all that is read is as before. What is read from a data set are all frames and all
-sound of all samples, their labels, their names and their clock; from a checkpoint, its whole content.
+Expected: the damage is named, or everything that is read is as before. From a data set, the frames and sound of all
+samples, their labels, names and clock are read; from a checkpoint, its entire content.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MEMORY = 4 * 2**30
 """Address space in bytes that this process may use in addition to what it occupies at the first flip."""
 
 
-class _Said(logging.Handler):
+class _WarningCollector(logging.Handler):
     """Collects warnings."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class _Said(logging.Handler):
 
 
 def make_flipped(world: World) -> None:
-    """Makes the data sets of five clips and the checkpoints that are damaged."""
+    """Makes the data sets of five clips and the checkpoints in which bits are flipped."""
     originals.prepared(world.folder / "tiny")
     training_kills.make_run(world)
     shutil.copytree(training_kills.undisturbed(world, 1), world.folder / "flipped-run", dirs_exist_ok=True)
@@ -106,21 +106,24 @@ def flipped(path: Path, offset: int, bit: int) -> Iterator[None]:
 
 
 def verdict(name: str, call: Any, expected: Any) -> Outcome:
-    """Returns whether `call`, on damaged files, raises an error in words, warns, or returns what is expected."""
-    said = _Said()
-    logging.getLogger().addHandler(said)
+    """Calls `call`, which reads damaged files. The promise is kept if it raises one of the documented errors, warns, or
+    returns `expected`."""
+    warnings = _WarningCollector()
+    logging.getLogger().addHandler(warnings)
     try:
         found = call()
     except (ManifestError, SampleError, ConfigError, CheckpointError) as error:
         return Outcome("kept", detail=f"{name}: detected: {' '.join(str(error).split())[:200]}")
     except Exception as error:
-        return Outcome("lost", detail=f"{name}: {type(error).__name__} instead of words: {str(error)[:300]}")
+        return Outcome(
+            "lost", detail=f"{name}: {type(error).__name__} instead of a documented error: {str(error)[:300]}"
+        )
     finally:
-        logging.getLogger().removeHandler(said)
+        logging.getLogger().removeHandler(warnings)
     if different := differences(expected, found):
-        if said.texts:
-            return Outcome("kept", detail=f"{name}: detected: {said.texts[0][:200]}")
-        return Outcome("silent", detail=f"{name}: other {', '.join(different[:6])}, and nothing is said")
+        if warnings.texts:
+            return Outcome("kept", detail=f"{name}: detected: {warnings.texts[0][:200]}")
+        return Outcome("silent", detail=f"{name}: different {', '.join(different[:6])}, and nothing was reported")
     return Outcome("kept", detail=f"{name}: harmless")
 
 
@@ -178,7 +181,8 @@ _checkpoint = functools.cache(_read_checkpoint)
 
 @functools.cache
 def _prepare_process() -> None:
-    """Limits this process, whose libraries may allocate what a damaged number says; their messages are not shown."""
+    """Limits the memory of this process, because libraries may allocate as much as a damaged number says, and discards
+    what it writes to standard error."""
     with open("/proc/self/statm", encoding="ascii") as file:
         present = int(file.read().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

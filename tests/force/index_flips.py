@@ -31,7 +31,7 @@ _PATTERNS = ("index/*.jsonl", "recipe.json", "sources.json", "rejected.jsonl", "
 
 
 def make_index(world: World) -> None:
-    """Makes the data set of five clips that is damaged."""
+    """Makes the data set of five clips in whose copies bits are flipped."""
     originals.prepared(world.folder / "tiny")
 
 
@@ -57,7 +57,7 @@ def outcome(name: str, tiny: Path, out: Path) -> Outcome:
     except (PrepareError, LabelError, ManifestError) as error:
         return Outcome("kept", detail=f"{name}: detected: {' '.join(str(error).split())[:200]}")
     if different := differences(_contents(tiny / "jpeg"), read_everything(out)):
-        return Outcome("silent", detail=f"{name}: other {', '.join(different[:6])}, and nothing is said")
+        return Outcome("silent", detail=f"{name}: different {', '.join(different[:6])}, and nothing was reported")
     return Outcome("kept", detail=f"{name}: {'repaired' if summary.set_aside else 'harmless'}")
 
 

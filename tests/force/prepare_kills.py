@@ -18,7 +18,7 @@ from tests.force.cases import Outcome, World, prepare_arguments, prepared_outcom
 from tests.force.programs import Program, kill, left_over, members, run_command
 
 KILLS_OF_WORKERS = 3
-"""Kills per run. More of them might hit one file so often that it may be refused: alone in its worker, twice."""
+"""Kills per run. Prepare may reject a file whose worker died four times, so more kills could lead to a rejection."""
 KILLS_OF_RUNS = 5
 _STARTING = 0.35
 """Share of the kills that hit a worker which has just been started."""
@@ -43,7 +43,7 @@ def workers(rng: random.Random, world: World) -> Outcome:
 
 
 def kill_workers(program: Program, out: Path, rng: random.Random, *, kills: int) -> Counter[str]:
-    """Kills a worker `kills` times, at start-up or later; between two kills at work a sample is finished."""
+    """Kills a worker `kills` times, each time either as it starts or, after another sample was finished, at work."""
     hits: Counter[str] = Counter()
     seen: set[int] = set()
     for _ in range(kills):
@@ -72,7 +72,7 @@ def _next_victim(
         seen.update(now)
         if starting and (new := sorted(set(now) - known)):
             return rng.choice(new), "starting"
-        # If a sample is finished before a worker is started, none is going to be: kill one at work.
+        # A sample was finished before any worker was started, so no start is to be expected: kill one at work.
         if now and _finished(out) != before:
             return rng.choice(now), "working"
         time.sleep(0.01)

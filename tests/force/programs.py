@@ -1,4 +1,4 @@
-"""Starts the programs under test, each process in a session of its own, and finds and ends all of a session."""
+"""Starts the programs under test, each process in its own session, and finds and kills the processes of a session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Program:
     """A running program.
 
     Args:
-        pids: the processes that were started; each leads a session of its own.
+        pids: the processes that were started; each leads its own session.
         status: returns the exit status of the i-th of them, or None while it runs.
         log: the file that receives the output.
     """
@@ -116,10 +116,10 @@ def members(session: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, _, own = path.read_text().rpartition(")")[2].split()[:4]
+            state, _, _, session_id = path.read_text().rpartition(")")[2].split()[:4]
         except OSError:
             continue
-        if int(own) == session and state != "Z":
+        if int(session_id) == session and state != "Z":
             found.append(int(path.parent.name))
     return found
 

@@ -20,11 +20,11 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
     """Counts the records per kind; `tried` counts the kills, flips or faults, and a case may hold several."""
     rows = []
     for name, kind in KINDS.items():
-        own = [record for record in records if record.kind == name]
-        row: dict[str, Any] = {"kind": name, "what": kind.what, "cases": len(own)}
-        row["tried"] = sum(record.tried for record in own)
-        row |= {verdict: sum(record.verdict == verdict for record in own) for verdict in VERDICTS}
-        rows.append(row | {"seconds": round(sum(record.seconds for record in own))})
+        of_kind = [record for record in records if record.kind == name]
+        row: dict[str, Any] = {"kind": name, "what": kind.what, "cases": len(of_kind)}
+        row["tried"] = sum(record.tried for record in of_kind)
+        row |= {verdict: sum(record.verdict == verdict for record in of_kind) for verdict in VERDICTS}
+        rows.append(row | {"seconds": round(sum(record.seconds for record in of_kind))})
     seeds = sorted({record.seed for record in records})
     return {"environment": environment(), "seeds": seeds, "rows": [row for row in rows if row["cases"]]}
 

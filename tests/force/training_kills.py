@@ -1,6 +1,6 @@
 """Kills training with SIGKILL at random moments, and compares the finished run with an undisturbed one.
 
-Expected: `--resume auto` continues from a whole checkpoint, and metrics and the last checkpoint are bit-identical.
+Expected: `--resume auto` continues from an intact checkpoint, and metrics and the last checkpoint are bit-identical.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Makes a folder full or read-only for this Python process once enough was written there; loaded at its start.
+"""Makes a folder full or read-only for this Python process after some changes; Python loads this file when it starts.
 
-The environment variable CMACC_FAULT describes the fault as JSON: `folder`, `errno`, `after` (number of changes that
-still succeed, counted over all processes) and `counter` (the file in which they are counted, a byte per change).
+The environment variable CMACC_FAULT holds the arguments of `install` as JSON. Changes are counted over all processes,
+in a file that grows by one byte per change.
 
 An audit hook sees every file that Python opens for writing, and every name that is made, changed or removed. Files that
-are open already can be written to, as after a chmod. A tmpfs of limited size shows the rest.
+are open already can still be written to, as after a chmod. A full tmpfs (tests/force/faults.py) covers that case.
 """
 
 from __future__ import annotations
