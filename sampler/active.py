@@ -65,6 +65,7 @@ class ActiveDictionary(nn.Module):
         self.temperature, self.seed, self.purpose = temperature, seed, purpose
         self.pool = Pool(size=pool.size, dim=dim)
         self.dictionary = Dictionary(size=dictionary.size, dim=dim)
+        # The last selection: its candidates, its picks (int64 rows) and the value of pool.written at that time.
         self._last: tuple[Candidates, Tensor, int] | None = None
 
     @property
@@ -156,7 +157,7 @@ class ActiveDictionary(nn.Module):
 
     @torch.no_grad()
     def diagnostics(self, labels: Tensor | None = None) -> dict[str, float]:
-        """Measures the dictionary and the last selection, at about the cost of one more selection.
+        """Measures the dictionary and the last selection; costs about as much as a selection.
 
         Args:
             labels: [n] int64 class of each sample id, -1 = unknown; if None, no classes are counted.

@@ -2,7 +2,8 @@
 
 Rows that are not finite are masked and counted. A request for more rows than there are returns all of them. When the
 D² distribution has no mass left (all remaining rows coincide with a pick), the remaining picks are drawn uniformly from
-the rows that are not chosen. No row is picked twice, nothing raises during a run, and the statistics report each case.
+the rows that are not chosen. No row is picked twice, no such input raises an error, and the statistics report each
+case.
 """
 
 from __future__ import annotations

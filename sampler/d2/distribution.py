@@ -16,7 +16,7 @@ FirstPick = Literal["uniform", "norm", "argmax"]
 
 _DICTIONARY_CHUNK = 256
 """Number of dictionary rows that the candidates are compared with at a time."""
-_SUMMED_TOGETHER = 2048
+_SEGMENT = 2048
 """Number of weights in a segment of `draw_rows`."""
 
 
@@ -61,7 +61,7 @@ def condition(d2: Tensor, candidates: Candidates, norms: Tensor, dictionary: Can
 def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
     """Draws rows with probability proportional to weight, by inversion; rows of weight 0 are never drawn.
 
-    Weights are summed within segments of `_SUMMED_TOGETHER` and then over the segments: a GPU's scan of one long vector
+    Weights are summed within segments of `_SEGMENT` and then over the segments: a GPU's scan of one long vector
     of floats is not deterministic, and all ranks must draw the same rows. There is no synchronisation with the host.
 
     Args:
@@ -71,7 +71,7 @@ def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         [n] int64 row numbers.
     """
-    padded = torch.nn.functional.pad(weight, (0, -len(weight) % _SUMMED_TOGETHER)).view(-1, _SUMMED_TOGETHER)
+    padded = torch.nn.functional.pad(weight, (0, -len(weight) % _SEGMENT)).view(-1, _SEGMENT)
     # float64: at a million rows float32 would leave almost half of them an interval of width 0.
     within = padded.cumsum(1, dtype=torch.float64)
     sums = within[:, -1]
@@ -81,4 +81,4 @@ def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
     segment = torch.searchsorted(ends, targets, right=True).clamp_(max=len(sums) - 1)
     inside = torch.minimum(targets - (ends[segment] - sums[segment]), sums[segment] * (1 - 1e-12))
     offset = torch.searchsorted(within[segment], inside[:, None], right=True).squeeze(1)
-    return (segment * _SUMMED_TOGETHER + offset).clamp_(max=len(weight) - 1)
+    return (segment * _SEGMENT + offset).clamp_(max=len(weight) - 1)

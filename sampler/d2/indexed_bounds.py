@@ -39,6 +39,7 @@ class IndexedBounds:
 
     def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
         """Sets u to min(u, D² to the centres) in the cells that the centres come near; see `Bounds.lower`."""
+        # The rows whose bounds are worth lowering (see _MASS_SHARE). All bounds are inf before the first centre.
         alive = (u > _MASS_SHARE * u.mean()) if torch.isfinite(u.sum()) else u > 0
         listed = self.order[alive[self.order]]
         sizes = torch.bincount(self.cell[listed])
@@ -64,6 +65,13 @@ class IndexedBounds:
         visited: list[int],
         alive_rows: tuple[Tensor, ...],
     ) -> None:
+        """Lowers u for the rows of the visited cells.
+
+        Args:
+            probed: [cells, C] bool, whether a centre comes near a cell.
+            visited: the cells that some centre comes near.
+            alive_rows: for each cell, the row numbers to evaluate.
+        """
         nearest = []
         # Each cell is gathered into the same memory: new pages would cost more than the copy.
         largest = max(len(alive_rows[cell]) for cell in visited)
@@ -73,8 +81,8 @@ class IndexedBounds:
             rows, near = alive_rows[cell], probed[cell].nonzero().squeeze(1)
             inner = torch.index_select(self.rows.a, 0, rows, out=a[: len(rows)]) @ centres.a[near].T
             if b is not None:
-                chosen = torch.index_select(required(self.rows.b, "b"), 0, rows, out=b[: len(rows)])
-                inner.mul_(chosen @ required(centres.b, "b")[near].T)
+                second = torch.index_select(required(self.rows.b, "b"), 0, rows, out=b[: len(rows)])
+                inner.mul_(second @ required(centres.b, "b")[near].T)
             nearest.append(inner.mul_(-2).add_(centre_norms[near]).amin(1))
         index = torch.cat([alive_rows[cell] for cell in visited])
         norms = self.norms[index]
