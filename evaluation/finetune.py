@@ -219,7 +219,7 @@ def top_k(probabilities: np.ndarray, codes: np.ndarray, k: int) -> float:
 
 
 def _refuse_loss(seen: Sequence[tuple[torch.Tensor, torch.Tensor]], loader: ClipLoader, epoch: int) -> None:
-    """Raises NotFiniteError for the first sample of an epoch whose logits are not finite.
+    """Raises NotFiniteError for the first sample of an epoch whose logits are not finite, or else for the loss.
 
     Args:
         seen: for each batch the sample ids, int64 [B], and whether their logits are finite, bool [B].

@@ -163,7 +163,7 @@ def _find(
     paths: Iterable[str], sources: Sequence[str], rejected: Mapping[str, str]
 ) -> tuple[dict[str, int], dict[str, tuple[str, bool]]]:
     """Returns the sample of each listed path and, for the others, the reason and whether the file is unreadable."""
-    samples, refused, why = _Tails(sources), _Tails(list(rejected)), list(rejected.values())
+    samples, refused, reasons = _SourceIndex(sources), _SourceIndex(list(rejected)), list(rejected.values())
     ids: dict[str, int] = {}
     absent: dict[str, tuple[str, bool]] = {}
     for path in paths:
@@ -172,14 +172,14 @@ def _find(
         elif found:
             absent[path] = (f"fits {len(found)} videos, such as {sources[found[0]]} and {sources[found[1]]}", False)
         elif unreadable := refused.find(path):
-            absent[path] = (why[unreadable[0]], True)
+            absent[path] = (reasons[unreadable[0]], True)
         else:
             absent[path] = ("missing", False)
     return ids, absent
 
 
-class _Tails:
-    """Finds sources by class folder and file name, wherever the class folders lie."""
+class _SourceIndex:
+    """Finds sources by the last two parts of their paths (class folder and file name), in any folder."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         self._places: dict[str, list[int]] = {}

@@ -132,7 +132,9 @@ def make_task(data: LabelledData, label: str, split: Split) -> Task:
 
 
 def choose_labels(data: LabelledData, wanted: str | None) -> list[str]:
-    """The columns of `--label a,b`, or the one with that whole name; without the option the only one of the data set.
+    """The columns of `--label a,b`; without the option, the only label column of the data set.
+
+    A value that is itself the name of a column is not split at its commas.
 
     Raises:
         ConfigError: the option is missing, and the data set does not have exactly one label column.
