@@ -39,6 +39,7 @@ GRID, AV_MNIST = "GRID", "AV-MNIST"
 CORPORA = {GRID: ("grid_words", "main"), AV_MNIST: ("av_mnist", "longer")}
 """Corpus -> the experiment and the group whose encoders are tested."""
 LEFT_OUT = ("shuffled pairs, fifo", "kmeanspp feature")
+"""Rules of those experiments whose encoders are not tested."""
 SEEDS = range(5)
 FILE = "esc50_speech.jsonl"
 

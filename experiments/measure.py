@@ -18,7 +18,9 @@ from model.encoder import OTHER_MODALITY
 from training.step import MODALITIES, Learner
 
 RETRIEVAL_PAIRS = 512
+"""Number of test pairs among which retrieval is measured."""
 RIDGE = 10.0
+"""Strength of the probe's L2 penalty."""
 
 
 def measure(learner: Learner, corpus: Corpus, *, batch_size: int) -> dict[str, Any]:
@@ -55,8 +57,8 @@ def dictionary_figures(learner: Learner, pairs: Pairs, *, batch_size: int) -> di
     kinds = pairs.combinations()
     rows = np.random.default_rng(0).choice(len(pairs), size=min(256, len(pairs)), replace=False)
     learner.model.eval()
-    encoded = [learner.model.query[m](_half(pairs, rows, m)).embedding for m in MODALITIES]
-    keys = [learner.model.key[m](_half(pairs, rows, m)).embedding for m in MODALITIES]
+    encoded = [learner.model.query[m](_clips(pairs, rows, m)).embedding for m in MODALITIES]
+    keys = [learner.model.key[m](_clips(pairs, rows, m)).embedding for m in MODALITIES]
     learner.model.train()
     queries = dict(zip(MODALITIES, encoded, strict=True))
     positives = dict(zip(MODALITIES, keys, strict=True))
@@ -76,7 +78,8 @@ def dictionary_figures(learner: Learner, pairs: Pairs, *, batch_size: int) -> di
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def _half(pairs: Pairs, rows: np.ndarray, modality: str) -> torch.Tensor:
+def _clips(pairs: Pairs, rows: np.ndarray, modality: str) -> torch.Tensor:
+    """The input of one modality's encoder for these rows."""
     return getattr(pairs.batch(rows), modality)
 
 

@@ -14,7 +14,8 @@ from settings import Config, TrainConfig
 from settings.load import to_dict
 
 RESULTS = Path(__file__).parent / "results"
-SHORTEST = TrialConfig(run=Config(train=TrainConfig(steps=1)))
+_DEFAULTS = TrialConfig(run=Config(train=TrainConfig(steps=1)))
+"""The defaults, which records omit from their settings. A trial needs a number of steps, which has no valid default."""
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def append(path: Path, planned: Planned, found: dict[str, Any], environment: dic
         "digest": planned.digest,
         **found,
         "environment": environment,
-        "settings": _without_defaults(to_dict(planned.settings), to_dict(SHORTEST)),
+        "settings": _without_defaults(to_dict(planned.settings), to_dict(_DEFAULTS)),
     }
     append_line(path, record)
 

@@ -5,7 +5,7 @@
 DATA holds whichever of omniglot/, mnist/ and spoken_digits/ the experiment needs, or is the folder of shards. Each
 trial's result is appended to experiments/results/NAME.jsonl when it ends: a run can be interrupted and restarted at any
 time, and two processes with --share 0/2 and --share 1/2 divide the trials between them. A trial that diverges is
-recorded as failed and the others go on. `python -m experiments.report` writes the pages.
+recorded as failed, and the others still run. `python -m experiments.report` writes the pages.
 """
 
 from __future__ import annotations
