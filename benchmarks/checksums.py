@@ -3,8 +3,8 @@
     python -m benchmarks.checksums --json out.json
     python -m benchmarks.checksums data.path=data/demo/shards_jpeg_144 clip.frames=16 clip.size=112
 
-Both loaders run in one process and take turns. Each block is preceded by batches that are not timed, until the queues
-that the loader filled while it waited are empty. The result is the median ratio of neighbouring blocks.
+Both loaders run in one process and take turns. Each timed block is preceded by untimed batches, which empty the queues
+that the loader filled while it waited. The result is the median ratio of neighbouring blocks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def batches(config: Config, *, compared: bool) -> Iterator[Batch]:
     """Training batches without end.
 
     Args:
-        compared: whether the loader compares checksums; else it treats the samples like those of format 1.
+        compared: whether the loader compares checksums; if not, it treats the samples like those of format 1.
 
     Raises:
         ConfigError: there is nothing to compare, because the shards are of format 1 or not shards.
@@ -50,14 +50,16 @@ def batches(config: Config, *, compared: bool) -> Iterator[Batch]:
     loader = make_loader(config)
     data = loader.dataset
     if not isinstance(data, Manifest) or (data.checksum_offset < 0).any():
-        raise ConfigError(f"{config.data.path} has samples without checksums; prepare it anew with this version")
+        raise ConfigError(
+            f"{config.data.path} has samples without checksums; prepare it again with this version, in a new folder"
+        )
     if not compared:
         data.checksum_offset = np.full(len(data), -1)
     return loader.steps(0, sys.maxsize)
 
 
 def block(source: Iterator[Batch], count: int) -> tuple[float, float]:
-    """CPU-ms and elapsed ms per clip of `count` batches."""
+    """CPU time and wall-clock time in ms per clip, over `count` batches."""
     for _ in range(LEAD):
         next(source)
     cpu, began = time.process_time(), time.perf_counter()

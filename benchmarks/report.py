@@ -209,7 +209,7 @@ def fill(text: str, folder: Path) -> str:
 
     Raises:
         SystemExit: the text names an unknown table.
-        ResultError: a result is not readable, or lacks a figure of the table.
+        ResultError: a result cannot be read, or lacks a figure of the table.
         NotFiniteError: a figure is not finite.
     """
 
@@ -225,7 +225,7 @@ def fill(text: str, folder: Path) -> str:
         try:
             return begin + make(result) + end
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ResultError(f"{path} is no result of benchmarks.{source}: {error!r}") from error
+            raise ResultError(f"{path} is not a result of benchmarks.{source}: {error!r}") from error
 
     return PLACE.sub(replaced, text)
 

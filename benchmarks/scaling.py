@@ -47,7 +47,7 @@ class Counter:
         self.calls: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
 
-    def note(self, name: str, tensor: torch.Tensor) -> None:
+    def record(self, name: str, tensor: torch.Tensor) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
         self.bytes[name] = self.bytes.get(name, 0) + tensor.numel() * tensor.element_size()
 
@@ -58,11 +58,11 @@ class Counter:
         def counted_gather(output: torch.Tensor, local: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             # On GPUs, torch's SyncBatchNorm gathers too: one row per layer with means, deviations and the count.
             what = "queries, keys and hidden" if local.dim() > 1 else "BatchNorm statistics"
-            self.note(f"all-gather of {what}", local)
+            self.record(f"all-gather of {what}", local)
             return gather(output, local, *args, **kwargs)
 
         def counted_reduce(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.note("all-reduce of BatchNorm statistics", tensor)
+            self.record("all-reduce of BatchNorm statistics", tensor)
             return reduce(tensor, *args, **kwargs)
 
         setattr(dist, ALL_GATHER, counted_gather)
@@ -99,7 +99,7 @@ def worker(options: argparse.Namespace) -> None:
     if world.size > 1:
         counter.install()
         learner.step(batches[0], 3)
-        counter.note("all-reduce of gradients", _flat(learner))
+        counter.record("all-reduce of gradients", _flat(learner))
         dist.barrier()
     calls, sizes = dict(counter.calls), dict(counter.bytes)
     synchronise(world)
@@ -116,6 +116,7 @@ def worker(options: argparse.Namespace) -> None:
 
 
 def _flat(learner: Learner) -> torch.Tensor:
+    """A tensor without storage, with as many elements as all gradients together."""
     count = sum(p.numel() for p in learner.model.query.parameters() if p.requires_grad)
     return torch.empty(count, device="meta")
 

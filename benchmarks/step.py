@@ -75,7 +75,7 @@ def synchronise(world: World) -> None:
 
 
 def block(learner: Learner, source: Iterator[Batch], *, steps: int, first: int) -> tuple[float, float]:
-    """Seconds per step, and the share of them spent waiting for the next batch."""
+    """Seconds per step, and the share of this time spent waiting for the next batch."""
     synchronise(learner.world)
     timer = StepTimer(learner.world.device)
     for number in range(steps):

@@ -43,10 +43,10 @@ class Baseline:
 def badge(candidates: Candidates, k: int, seed: int) -> np.ndarray:
     """BADGE's published seeding (Ash et al., 2020): largest norm first, then D² draws through scipy, one pass per pick.
 
-    As published, minima and sums are computed number by number in Python. To BADGE's advantage, distances between
+    As published, minima and sums are computed element by element in Python. To BADGE's advantage, distances between
     full gradient embeddings (D·H numbers per row, 10 GB at the paper's sizes) are computed from the factors here.
     """
-    return _badge(candidates, k, seed, nearer=_nearer_by_number, total=sum)
+    return _badge(candidates, k, seed, nearer=_minimum_by_element, total=sum)
 
 
 def badge_vectorised(candidates: Candidates, k: int, seed: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def _badge(
     return np.array(picks)
 
 
-def _nearer_by_number(distance: np.ndarray, to_last: np.ndarray) -> np.ndarray:
+def _minimum_by_element(distance: np.ndarray, to_last: np.ndarray) -> np.ndarray:
     for row in range(len(distance)):
         if distance[row] > to_last[row]:
             distance[row] = to_last[row]

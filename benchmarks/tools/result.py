@@ -12,7 +12,7 @@ from common.finite import NotFiniteError, require_finite, require_finite_figures
 
 
 class ResultError(ValueError):
-    """A file is no result of a benchmark; the message is for the user."""
+    """A file is not the result of a benchmark; the message is for the user."""
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -64,14 +64,14 @@ def read(path: Path) -> dict[str, Any]:
     """Reads a result.
 
     Raises:
-        ResultError: the file is no JSON object.
+        ResultError: the file does not hold a JSON object.
         NotFiniteError: a figure is not finite.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ResultError(f"{path} is no result of a benchmark: {error}") from None
+        raise ResultError(f"{path} is not a result of a benchmark: {error}") from None
     if not isinstance(result, dict):
-        raise ResultError(f"{path} is no result of a benchmark: it holds no JSON object")
+        raise ResultError(f"{path} is not a result of a benchmark: it holds no JSON object")
     require_finite_figures(result, f"the figures of {path}")
     return result

@@ -94,7 +94,7 @@ def test_a_broken_result_leaves_the_documents_as_they_are(tmp_path: Path, capsys
     monkeypatch.setattr(report, "DOCUMENTS", ("README.md",))
     assert report.main([str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "step.json is no result of" in error
+    assert "step.json is not a result of" in error
     assert said in error
     assert "| old |" in (tmp_path / "README.md").read_text()
 
