@@ -23,9 +23,13 @@ from experiments.corpora.pairs import Corpus, Pairs
 from settings import ConfigError
 
 HELD_OUT_SPEAKERS = ("theo", "yweweler")
+"""The speakers of the test pairs."""
 FREQUENT = (0, 1, 2)
+"""The digits that most training pairs are limited to if `skew` is large."""
 RATE, SECONDS, MELS, FFT, HOP = 8000, 0.75, 32, 256, 125
+"""Sample rate in Hz, length of a recording in seconds, mel bands, and FFT size and hop in samples."""
 DIGIT, CANVAS, FRAMES = 20, 32, 4
+"""Sides of a digit and of the canvas in pixels, and frames per video."""
 
 
 def make_av_mnist(folder: Path, *, train: int, held_out: int, seed: int, skew: float) -> Corpus:

@@ -23,6 +23,7 @@ from pipeline.load.reference.raw_decoding import decode_pcm
 from settings import AudioConfig, ConfigError
 
 SECONDS, FRAMES, SIDE = 5, 8, 32
+"""Length of a clip in seconds; number of frames of a video, and their side in pixels (one mel band per column)."""
 FLOOR_DB = 60.0
 """Range of the bars: a bar this far below the loudest band of the window has no height."""
 
