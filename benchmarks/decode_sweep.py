@@ -67,8 +67,8 @@ def measure(points: list[Point], *, work: Path, clips: int, rounds: int, device:
     """Measures every point once per round and returns the medians over the rounds."""
     found: dict[Point, list[dict[str, float]]] = {point: [] for point in points}
     for epoch, point in itertools.product(range(rounds), points):
-        most = max(clips, 16 * point.batch_size)
-        options = argparse.Namespace(work=work, clips=most, device=device, **asdict(point))
+        timed_clips = max(clips, 16 * point.batch_size)  # at least 16 batches
+        options = argparse.Namespace(work=work, clips=timed_clips, device=device, **asdict(point))
         found[point].append(decode.measure_in_subprocess("ours", point.storage, options=options, epoch=epoch))
         print(f"round {epoch + 1}: {point}: {found[point][-1]}", file=sys.stderr)
     return {point: medians(runs) for point, runs in found.items()}
