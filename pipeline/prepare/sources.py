@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline.lists.names import MEDIA_SUFFIXES
 from pipeline.media.rejection import RejectedSource, file_problem
+from pipeline.shards.checksums import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +105,6 @@ def add_prefix(sources: Sequence[Source], folder: Path, prefix: str) -> list[Sou
     ]
 
 
-def content_hash(path: Path) -> str:
-    """Returns the SHA-256 of a file, as 64 hexadecimal digits.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def unchanged(source: Source) -> Iterator[str]:
     """Yields the SHA-256 of the file of `source`, which must stay the listed version until the block ends.
@@ -125,7 +116,7 @@ def unchanged(source: Source) -> Iterator[str]:
     if before[:2] != (source.size, source.mtime_ns):
         raise _changed()
     try:
-        digest = content_hash(source.path)
+        digest = file_sha256(source.path)
     except OSError as error:
         raise RejectedSource("cannot be read", error.strerror or str(error)) from None
     try:

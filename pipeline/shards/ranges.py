@@ -33,7 +33,7 @@ def impossible_number(arrays: Arrays, meta: Mapping[str, Any], *, fps: float, of
     for text in ("source", *(f"label{column}_names" for column in columns)):
         start = arrays[f"{text}_start"]
         if not len(start) or start[0] != 0 or start[-1] != len(arrays[f"{text}_bytes"]) or not _rises(start):
-            return f"{text}_start", "it does not divide its text"
+            return f"{text}_start", "its offsets do not rise from 0 to the length of the text"
     shard_bytes = np.array(meta["shard_bytes"], dtype=np.int64)
     for first in range(0, meta["samples"], _ROWS):
         rows = slice(first, min(first + _ROWS, meta["samples"]))

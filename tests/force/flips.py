@@ -7,7 +7,6 @@ samples, their labels, names and clock are read; from a checkpoint, its entire c
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
@@ -25,7 +24,7 @@ from pipeline.load.clip_loader import ClipLoader
 from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.manifest import Manifest, ManifestError
-from settings import Config, ConfigError, DataConfig, load_config
+from settings import Config, ConfigError, load_config
 from tests.force import training_kills
 from tests.force.cases import Outcome, World
 from tests.fuzz import originals
@@ -37,8 +36,6 @@ SHARES = {"shard": 50, "array": 23, "meta.json": 5, "checkpoint": 20, "checksum"
 """Kind of file -> its share of the flips, in percent."""
 READING = ["clip.frames=4", "clip.size=32", "audio.n_mels=16", "train.batch_size=5", "data.threads=1"]
 """Settings with which a data set is read: two clips hold all frames of a sample."""
-if any(field.name == "verify" for field in dataclasses.fields(DataConfig)):
-    READING.append("data.verify=true")
 _MEMORY = 4 * 2**30
 """Address space in bytes that this process may use in addition to what it occupies at the first flip."""
 

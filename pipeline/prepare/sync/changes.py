@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.prepare.labels import Labels
-from pipeline.prepare.sources import PackedSample, Source, content_hash
+from pipeline.prepare.sources import PackedSample, Source
 from pipeline.prepare.staging import PrepareError
 from pipeline.prepare.sync.edits import edit_index
+from pipeline.shards.checksums import file_sha256
 from settings.load import format_key
 
 
@@ -105,7 +106,7 @@ def _hash(sources: Sequence[Source], threads: int) -> dict[str, str]:
 
     def digest(source: Source) -> str:
         try:
-            return content_hash(source.path)
+            return file_sha256(source.path)
         except OSError:
             return ""
 

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 from common.files import write_atomically
 from pipeline.prepare.labels import Labels
-from pipeline.prepare.sources import Source, add_prefix, content_hash
+from pipeline.prepare.sources import Source, add_prefix
 from pipeline.prepare.staging import PrepareError, read_index, read_journal
 from pipeline.prepare.sync.edits import locked
+from pipeline.shards.checksums import file_sha256
 from pipeline.shards.tar_writer import is_text
 from settings.load import format_key, format_value
 
@@ -235,7 +236,7 @@ def _is_version(source: Source, known: _Known) -> bool:
     if known.sha256 is None:
         return source.mtime_ns == known.mtime_ns
     try:
-        return content_hash(source.path) == known.sha256
+        return file_sha256(source.path) == known.sha256
     except OSError:
         return False
 

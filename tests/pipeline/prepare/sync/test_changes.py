@@ -232,6 +232,6 @@ def test_an_unreadable_file_is_not_hashed(src, monkeypatch):
     def fail(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("pipeline.prepare.sources.content_hash", fail)
+    monkeypatch.setattr("pipeline.prepare.sources.file_sha256", fail)
     with pytest.raises(RejectedSource, match="cannot be read: Input/output error"), unchanged(source):
         pass
