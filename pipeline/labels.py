@@ -15,7 +15,7 @@ from common.terminal import command, printable
 from pipeline.prepare.attached import read_attached, write_attached
 from pipeline.prepare.labels import LabelError, Labels, read_labels
 from pipeline.prepare.publish import publish, rejected_sources
-from pipeline.prepare.staging import PrepareError
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.sync.edits import locked
 from pipeline.shards.manifest import Manifest, ManifestError
 from settings import ConfigError, PrepareConfig

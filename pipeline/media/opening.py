@@ -46,7 +46,7 @@ def open_media(path: str | Path, *, max_pixels: int) -> InputContainer:
     """Opens a file of a user; every place that decodes such files opens them here.
 
     Decoders run with one thread, because the caller has a process per core. Decode untrusted files in a process with
-    limits on memory and time (`pipeline.prepare.workers`), because they may crash FFmpeg.
+    limits on memory and time (`pipeline.prepare.workers.pool`), because they may crash FFmpeg.
 
     Args:
         max_pixels: largest width times height; FFmpeg itself refuses larger frames, even if a header understates them.

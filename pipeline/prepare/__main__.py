@@ -19,8 +19,8 @@ from pathlib import Path
 
 from common.terminal import command, print_error
 from pipeline.prepare.labels import LabelError
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.run import prepare
-from pipeline.prepare.staging import PrepareError
 from pipeline.prepare.summary import print_summary
 from settings import ConfigError, PrepareConfig, load_config
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.files import write_json_lines
-from pipeline.prepare.staging import PrepareError
+from pipeline.prepare.records import PrepareError
 from pipeline.shards.tar_writer import is_text
 
 FILE = "labels.jsonl"

@@ -12,7 +12,7 @@ from common.files import write_json_lines
 from pipeline.prepare.attached import FILE, read_attached
 from pipeline.prepare.flags import flag_entries
 from pipeline.prepare.labels import Labels
-from pipeline.prepare.staging import index_rows, read_journal
+from pipeline.prepare.records import index_rows, read_journal
 from pipeline.shards.manifest_writer import write_manifest
 from settings import PrepareConfig
 

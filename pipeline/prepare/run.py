@@ -16,12 +16,13 @@ from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
 from pipeline.prepare.media import normalise
 from pipeline.prepare.publish import publish, rejected_sources, remove_empty_shards
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.sources import Source, find_sources, unchanged
-from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.prepare.staging import Staging
 from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.follower import Follower
 from pipeline.prepare.sync.origins import names_within, prefix_labels
-from pipeline.prepare.workers import WorkersCannotStart, run_tasks
+from pipeline.prepare.workers.pool import WorkersCannotStart, run_tasks
 from pipeline.shards.tar_writer import sample_bytes
 from settings import PrepareConfig
 

@@ -16,7 +16,7 @@ import fcntl
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from typing import Any
 from common.files import make_folder, replacing, sync, write_atomically
 from common.trees import flatten
 from pipeline.media.rejection import RejectedSource
+from pipeline.prepare.records import PrepareError, damaged_message, index_records, read_journal
 from pipeline.prepare.repair import check_shard, is_whole, set_aside
 from pipeline.prepare.sources import PackedSample, Source
-from pipeline.shards.checksums import file_sha256, index_line, read_index_line
-from pipeline.shards.tar_writer import RowError, checked_row, is_text, write_shard
+from pipeline.shards.checksums import file_sha256, index_line
+from pipeline.shards.tar_writer import RowError, write_shard
 from settings import PrepareConfig
 from settings.load import format_key, format_value, to_dict
 
@@ -39,10 +40,6 @@ _RETRIED_BY_DEFAULT = ("out of memory", "timed out", "internal error", "decoder 
 
 _ALWAYS_RETRIED = ("changed while being read", "missing")
 """Rejection reasons that may have ended without a change of the file, such as an unmounted disk; always retried."""
-
-
-class PrepareError(Exception):
-    """A run that cannot start or continue; the message is meant for the user."""
 
 
 class Staging:
@@ -113,13 +110,13 @@ class Staging:
         """Returns the rows of an index; none if it or its shard is damaged, which are then set aside."""
         name = index.stem
         try:
-            rows = list(_rows(index))
+            rows = list(index_records(index))
             check_shard(self.out / f"{name}.tar", rows)
             return rows
         except RowError as error:
             # The shards of another part may only be moved by a run that works on that part.
             if not (self._is_only_part or name.startswith(f"{self._shard}-")):
-                raise PrepareError(_damaged(index, error)) from None
+                raise PrepareError(damaged_message(index, error)) from None
             set_aside(self.out, name)
             self.set_aside.append(name)
             return []
@@ -234,73 +231,6 @@ class Staging:
 
 def _fragment_name(version: Source | PackedSample) -> str:
     return f"{version.key}.{version.size}-{version.mtime_ns}.tar"
-
-
-def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (shard file name, row) for every packed sample of all parts, shard by shard.
-
-    Raises:
-        PrepareError: an index file is damaged; the message names the line.
-    """
-    for path in sorted((out / "index").glob("*.jsonl")):
-        for row in read_index(path):
-            yield f"{path.stem}.tar", row
-
-
-def read_index(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of one index file.
-
-    Raises:
-        PrepareError: it is damaged; the message names the line.
-    """
-    try:
-        yield from _rows(path)
-    except RowError as error:
-        raise PrepareError(_damaged(path, error)) from None
-
-
-def _rows(index: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of an index file; raises RowError, which names the line, if it is damaged."""
-    number, row = 0, dict[str, Any]()
-    with index.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = checked_row(read_index_line(line))
-                if not _is_version(row):
-                    raise RowError("key, size or mtime_ns is missing")
-            except (ValueError, RecursionError) as error:
-                raise RowError(f"line {number}: {error}") from None
-            yield row
-    if row.get("lines", number) != number:
-        raise RowError(f"it has {number} of {row['lines']} lines")
-
-
-def _damaged(index: Path, error: RowError) -> str:
-    return f"{index} or its shard is damaged ({error}); run the command of its part again, which repairs it"
-
-
-def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rejections in `path`. Incomplete lines are skipped, so that their sources are tried again."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(entry, dict) and _is_rejection(entry):
-                yield entry
-
-
-def _is_rejection(entry: Mapping[str, Any]) -> bool:
-    texts = (entry.get("source"), entry.get("reason"), entry.get("detail", ""))
-    return "limits" in entry and _is_version(entry) and all(map(is_text, texts))
-
-
-def _is_version(entry: Mapping[str, Any]) -> bool:
-    """Whether the entry names a version of a source, as `Source` does."""
-    return is_text(entry.get("key")) and all(type(entry.get(name)) is int for name in ("size", "mtime_ns"))
 
 
 def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:

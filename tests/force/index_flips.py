@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from pipeline.prepare.labels import LabelError
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.run import prepare
-from pipeline.prepare.staging import PrepareError
 from pipeline.shards.manifest import ManifestError
 from settings import PrepareConfig, load_config
 from tests.force.cases import Outcome, World

@@ -91,7 +91,7 @@ def _workers(program: Program) -> list[int]:
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"worker_process import serve" in line:
+        if b"workers.process import serve" in line:
             found.append(pid)
     return sorted(found)
 

@@ -10,8 +10,8 @@ import random
 import pytest
 
 from pipeline.prepare import staging
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.run import prepare
-from pipeline.prepare.staging import PrepareError
 from settings import PrepareConfig, load_config
 from tests.force import campaign, flips, report
 from tests.force.cases import World, folder_differences

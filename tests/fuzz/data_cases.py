@@ -21,7 +21,8 @@ from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan, ClipPlanner
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
-from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.prepare.records import PrepareError
+from pipeline.prepare.staging import Staging
 from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.reader import ShardReader

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pipeline.load.reference.raw_decoding import LIMITS
 from pipeline.plan.bad_samples import SampleError
-from pipeline.prepare.worker_process import WorkerDied
-from pipeline.prepare.workers import WorkerPool, WorkersCannotStart, classify_failure, worker_pool
+from pipeline.prepare.workers.pool import WorkerPool, WorkersCannotStart, classify_failure, worker_pool
+from pipeline.prepare.workers.process import WorkerDied
 
 Result = TypeVar("Result")
 

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.prepare.labels import Labels
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.sources import PackedSample, Source
-from pipeline.prepare.staging import PrepareError
 from pipeline.prepare.sync.edits import edit_index
 from pipeline.shards.checksums import file_sha256
 from settings.load import format_key

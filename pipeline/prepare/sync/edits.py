@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_atomically, write_json_lines
+from pipeline.prepare.records import read_index, read_journal
 from pipeline.prepare.sources import PackedSample
-from pipeline.prepare.staging import read_index, read_journal
 from pipeline.shards.checksums import index_line
 
 

@@ -13,7 +13,8 @@ import pytest
 from pipeline.plan.clips import ClipPlanner
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
-from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.prepare.records import PrepareError
+from pipeline.prepare.staging import Staging
 from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.manifest_writer import write_manifest

@@ -19,9 +19,9 @@ import pytest
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare import run
 from pipeline.prepare.__main__ import main
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.run import prepare
-from pipeline.prepare.staging import PrepareError
-from pipeline.prepare.workers import WorkersCannotStart
+from pipeline.prepare.workers.pool import WorkersCannotStart
 from settings import PrepareConfig, StorageConfig
 
 CONFIG = PrepareConfig(storage=StorageConfig(fps=10, short_side=16), shard_samples=3)
@@ -39,7 +39,7 @@ def workers_of(process: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == process and b"worker_process" in (folder / "cmdline").read_bytes():
+            if parent == process and b"workers.process" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
 

@@ -20,8 +20,9 @@ from webdataset import tariterators
 
 from pipeline.prepare.__main__ import main
 from pipeline.prepare.labels import LabelError
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.run import prepare
-from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.prepare.staging import Staging
 from pipeline.shards.manifest import Manifest
 from settings import PrepareConfig, StorageConfig
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.media.rejection import RejectedSource
-from pipeline.prepare import worker_process, workers
-from pipeline.prepare.workers import WorkersCannotStart, run_tasks
+from pipeline.prepare.workers import pool, process
+from pipeline.prepare.workers.pool import WorkersCannotStart, run_tasks, worker_pool
 
 DIE_FIRST = """
 import os, pathlib, time
@@ -103,9 +103,9 @@ def test_the_third_try_is_alone(tmp_path):
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path, monkeypatch, times):
-    program = START_DYING.format(note=str(tmp_path / "note"), times=times) + worker_process._PROGRAM
-    monkeypatch.setattr(worker_process, "_PROGRAM", program)
-    monkeypatch.setattr(workers, "_PAUSE_SECONDS", 0.05)
+    program = START_DYING.format(note=str(tmp_path / "note"), times=times) + process._PROGRAM
+    monkeypatch.setattr(process, "_PROGRAM", program)
+    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.05)
     assert run(time.sleep, [0.01, 0.02, 0.03], count=2) == {0.01: None, 0.02: None, 0.03: None}
 
 
@@ -114,15 +114,15 @@ def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path, monkeypat
     [
         ("import os; os.kill(os.getpid(), 9)", "a process ended at its start, SIGKILL"),
         (
-            worker_process._PROGRAM.replace("import serve", "import nothing"),
+            process._PROGRAM.replace("import serve", "import nothing"),
             "ImportError: cannot import name 'nothing'",
         ),
     ],
 )
 def test_workers_that_never_start_end_the_run_with_one_sentence(monkeypatch, program, message):
-    monkeypatch.setattr(worker_process, "_PROGRAM", program)
-    monkeypatch.setattr(workers, "_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(workers, "_GIVE_UP_AFTER", (5, 0.1))
+    monkeypatch.setattr(process, "_PROGRAM", program)
+    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(pool, "_GIVE_UP_AFTER", (5, 0.1))
     with pytest.raises(WorkersCannotStart, match="no worker process can be started") as caught:
         run(time.sleep, [0.01, 0.02], count=2)
     assert message in str(caught.value)
@@ -133,8 +133,8 @@ def test_a_system_without_free_processes_ends_the_run_with_one_sentence(monkeypa
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    monkeypatch.setattr(workers, "_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(workers, "_GIVE_UP_AFTER", (5, 0.05))
+    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "_GIVE_UP_AFTER", (5, 0.05))
     with pytest.raises(WorkersCannotStart, match="Resource temporarily unavailable"):
         run(time.sleep, [0.01])
 
@@ -148,27 +148,27 @@ def test_with_too_few_processes_the_others_do_all_the_work(monkeypatch):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "Popen", first_only)
-    monkeypatch.setattr(workers, "_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(workers, "_GIVE_UP_AFTER", (5, 0.0))
+    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "_GIVE_UP_AFTER", (5, 0.0))
     tasks = [0.01 * i for i in range(9)]
     assert run(time.sleep, tasks, count=3) == dict.fromkeys(tasks)
 
 
 def test_idle_workers_that_are_killed_are_replaced(tmp_path):
-    pool = workers.worker_pool(2, memory_mb=512)
+    workers = worker_pool(2, memory_mb=512)
     try:
         for _ in range(3):
-            process = pool.schedule(os.getpid).result(30)
-            os.kill(process, signal.SIGKILL)
+            running = workers.schedule(os.getpid).result(30)
+            os.kill(running, signal.SIGKILL)
             time.sleep(0.05)
-        assert pool.schedule(pow, (2, 5)).result(30) == 32
+        assert workers.schedule(pow, (2, 5)).result(30) == 32
     finally:
-        pool.stop()
+        workers.stop()
 
 
 def test_workers_end_with_their_parent_even_while_they_work(tmp_path):
     script = (
-        "import os, sys, threading\nfrom pipeline.prepare.workers import worker_pool\n"
+        "import os, sys, threading\nfrom pipeline.prepare.workers.pool import worker_pool\n"
         "pool = worker_pool(1, memory_mb=512)\nprint(pool.schedule(os.getpid).result(), flush=True)\n"
         "pool.schedule(exec, ('while True: pass',)).result()"
     )
@@ -192,13 +192,13 @@ def _is_alive(process: int) -> bool:
 
 def test_stopping_a_pool_ends_calls_and_processes_at_once():
     before = set(threading.enumerate())
-    pool = workers.worker_pool(2, memory_mb=512)
-    process = pool.schedule(os.getpid).result(30)
-    calls = [pool.schedule(time.sleep, (1000,)) for _ in range(5)]
+    workers = worker_pool(2, memory_mb=512)
+    running = workers.schedule(os.getpid).result(30)
+    calls = [workers.schedule(time.sleep, (1000,)) for _ in range(5)]
     time.sleep(0.1)
     begun = time.monotonic()
-    pool.stop()
+    workers.stop()
     assert time.monotonic() - begun < 3
-    assert not _is_alive(process)
+    assert not _is_alive(running)
     assert all(isinstance(call.exception(1), InterruptedError) for call in calls)
     assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "worker"]

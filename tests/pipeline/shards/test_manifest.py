@@ -111,7 +111,10 @@ def save(root: Path, name: str, values: np.ndarray) -> None:
         (lambda root: next(root.glob("manifest/*/frames.npy")).write_bytes(b""), "is damaged"),
         (lambda root: np.save(next(root.glob("manifest/*/frames.npy")), np.ones(1, np.float32)), "float32"),
         (lambda root: save(root, "shard", np.ones(1, np.int32)), "beyond the 1 shards"),
-        (lambda root: save(root, "source_start", np.array([0, 2])), "source_start.npy is damaged: it does not divide"),
+        (
+            lambda root: save(root, "source_start", np.array([0, 2])),
+            "source_start.npy is damaged: its offsets do not rise",
+        ),
         (
             lambda root: save(root, "audio_samples", np.array([1599])),
             "differ from the lengths of the videos.* sample 0",

@@ -10,9 +10,10 @@ import pytest
 
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare import run
+from pipeline.prepare.records import PrepareError
 from pipeline.prepare.run import prepare_sample
 from pipeline.prepare.sources import find_sources, unchanged
-from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.prepare.staging import Staging
 from pipeline.prepare.summary import print_summary
 
 NEW = ("sha256", "lines", "crc32c")

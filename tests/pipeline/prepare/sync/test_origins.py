@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 
-from pipeline.prepare.staging import PrepareError, Staging
+from pipeline.prepare.records import PrepareError
+from pipeline.prepare.staging import Staging
 
 NEW = ("sha256", "lines", "crc32c")
 """Keys of index rows that older versions did not write."""

@@ -22,7 +22,7 @@ _PROGRAM = """
 import sys
 descriptor, parent, memory_mb, *sys.path = sys.argv[1:]
 try:
-    from pipeline.prepare.worker_process import serve
+    from pipeline.prepare.workers.process import serve
 except BaseException as error:
     from multiprocessing.connection import Connection
     Connection(int(descriptor)).send(f"{type(error).__name__}: {error}")

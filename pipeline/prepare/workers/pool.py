@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from pipeline.media.rejection import RejectedSource
-from pipeline.prepare.worker_process import CallNotBegun, Worker, WorkerDied
+from pipeline.prepare.workers.process import CallNotBegun, Worker, WorkerDied
 
 Task = TypeVar("Task")
 _TASKS_AHEAD = 3
