@@ -11,15 +11,15 @@ from common.terminal import encodable, printable
 
 
 class Console(rich.console.Console):
-    """rich's console for texts that hold names of files and labels, which are never markup.
+    """rich's console without markup, because file names and labels may contain brackets.
 
-    Strings, also those in tables, are printed as they are, except that control characters and line breaks are escaped
-    and signs that the output's encoding lacks become plainer. A `rich.text.Text` is printed unchanged.
+    In strings, also those in tables, control characters and line breaks are escaped, and characters that the output's
+    encoding lacks are replaced by ASCII (see `common.terminal`). A `rich.text.Text` is printed unchanged.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Returns `text` as a Text."""
+        """Converts a string to the `Text` that rich prints, with unprintable characters escaped."""
         return super().render_str(encodable(printable(text), self.encoding), **options)

@@ -93,8 +93,8 @@ def available_cores(*, processes: int = 1) -> int:
 def cpu_quota() -> float | None:
     """Returns the CPU quota of this process in cores (CPU seconds per second); None without a quota.
 
-    Each control group from the process's own to the root may set a quota; the smallest applies. Both versions are read:
-    `cpu.max` (v2), and `cpu.cfs_quota_us` with `cpu.cfs_period_us` (v1).
+    Each control group from the process's own to the root may set a quota; the smallest applies. Both versions of
+    cgroups are read: `cpu.max` (v2), and `cpu.cfs_quota_us` with `cpu.cfs_period_us` (v1).
     """
     quotas = [quota for folder in _cgroup_folders() if (quota := _quota(folder)) is not None]
     return min(quotas, default=None)

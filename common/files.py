@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 _LONGEST_NAME = 150
-"""Longest file name, in bytes, that `file_name` returns; file systems allow 255 with suffixes."""
+"""Longest name, in bytes, that `file_name` returns; file systems allow 255, but callers add suffixes."""
 
 
 @contextmanager
@@ -59,9 +59,9 @@ def write_json_lines(path: Path, entries: Iterable[Mapping[str, Any]], *, durabl
 
 
 def file_name(text: str) -> str:
-    """Returns `text` as part of a file name: `/`, `%` and unprintable characters become %xx, long texts end in a hash.
+    """Returns `text` in a form that is safe as part of a file name; different texts give different names.
 
-    Different texts give different names.
+    `/`, `%` and unprintable characters become %xx; a long text is cut and ends in a hash.
     """
     name = "".join(c if c.isprintable() and c not in "/%" else quote(c, "", errors="surrogatepass") for c in text)
     raw = name.encode("utf-8")

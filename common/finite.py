@@ -1,4 +1,4 @@
-"""The one check behind the rule that a number which is not finite is never a score."""
+"""Checks that numbers are finite before they are ranked, averaged or reported."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class NotFiniteError(ValueError):
 def finite_rows(values: ArrayLike) -> np.ndarray:
     """Returns which rows are finite, bool [n] (for a single number, [1]).
 
-    A row of a matrix is also not finite if its squared length overflows its own type, because then cosines and
-    distances are not finite.
+    A row of a matrix also counts as not finite if its squared norm overflows the array's dtype, because then cosines
+    and distances are not finite.
     """
     array = np.asarray(values)
     if array.ndim < 2:

@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C: a process ends within a moment, or notes the signal and finishes what it is doing.
+"""Handling of SIGTERM and Ctrl-C: a process ends immediately, or records the signal and finishes its current step.
 
-This module imports nothing that takes time, so that a command can call `end_on_signals` before its other imports.
+This module imports nothing slow, so that a command can call `end_on_signals` before its other imports.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _interrupted_at = float("-inf")
 
 
 def end_on_signals(program: str, *, terminated: int = EXIT_TERMINATED) -> None:
-    """Makes SIGTERM and Ctrl-C end this process with one line, at any moment and without a traceback.
+    """Makes SIGTERM and Ctrl-C end this process immediately, with a message of one line instead of a traceback.
 
-    A thread ends the process, because Python runs a signal handler only when the main thread returns from the library
-    that it is in. Within `recorded`, the first signal is only noted, but a second Ctrl-C ends the process at once.
+    A background thread ends the process, because Python runs signal handlers only in the main thread, and not while
+    that is inside native code. Within `recorded`, the first signal is only recorded, but a second Ctrl-C ends the
+    process at once.
 
     Args:
         program: name of the command, for messages.
@@ -45,7 +46,7 @@ def end_on_signals(program: str, *, terminated: int = EXIT_TERMINATED) -> None:
     for number in HANDLED:
         signal.signal(number, _on_signal)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_restore_defaults)
     threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
 
 
@@ -70,7 +71,7 @@ def received() -> int:
 
 
 def name_of(number: int) -> str:
-    """Returns what messages call a signal."""
+    """Returns the name of a signal for messages, such as "Ctrl-C" for SIGINT."""
     return HANDLED[signal.Signals(number)]
 
 
@@ -116,9 +117,9 @@ def _say(text: str) -> None:
         os.write(2, f"{_program}: {text}\n".encode())
 
 
-def _forget() -> None:
-    """In a forked process: signals for it must neither reach the parent through the shared pipe nor end like it."""
-    with suppress(ValueError):  # forked from another thread than the main one
+def _restore_defaults() -> None:
+    """Restores the default handlers in a forked child, which would otherwise write its signals to the parent's pipe."""
+    with suppress(ValueError):  # the fork was not made by the main thread, and only that may set handlers
         signal.set_wakeup_fd(-1)
         for number in HANDLED:
             if signal.getsignal(number) is _on_signal:

@@ -1,7 +1,8 @@
-"""Text for terminals, pipes and log files: any name, any encoding, a reader that has left, a disk that is full.
+"""Prints text safely to terminals, pipes and log files, and gives commands their error messages and exit statuses.
 
-Uses only the standard library, because `pipeline.doctor` must work where packages are missing; tables of rich go
-through `common.console`.
+Names may hold any characters, and the output may have any encoding, be closed by its reader, or be on a full disk. The
+module uses only the standard library, because `pipeline.doctor` must work where packages are missing; tables of rich
+are printed through `common.console`.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from typing import Any, TextIO
 from common.signals import EXIT_INTERRUPTED
 
 _PLAIN = {"✓": "+", "✗": "x", "→": "->", "–": "-", "—": "-", "−": "-", "±": "+-", "…": "...", "×": "x", "²": "2"}
-"""Signs of our own texts, and what is printed where the encoding of the output lacks them."""
+"""Replacements for the non-ASCII characters of our messages where the encoding of the output lacks them."""
 READER_LEFT = 141
 """Exit status if the reader of the output has closed it, as in `| head`: 128 + SIGPIPE."""
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""Returns `text` with every character that is not printable as a Python escape, such as `\x1b` or `\n`.
+    r"""Returns `text` with every unprintable character replaced by a Python escape such as `\x1b` or `\n`.
 
-    Names of files and labels may hold any characters. Printed as they are, a terminal would obey escape sequences, and
-    a line break would look like another message.
+    Names of files and labels may hold any characters. Unescaped, control sequences would act on the terminal, and a
+    line break would look like the start of another message.
 
     Args:
-        lines: keep the line breaks, for texts of several lines whose names are escaped already.
+        lines: whether to keep line breaks, for multi-line texts in which names are already escaped.
     """
     return "".join(
         c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode("ascii") for c in str(text)
@@ -39,12 +40,12 @@ def printable(text: object, *, lines: bool = False) -> str:
 
 
 def encodable(text: str, encoding: str) -> str:
-    """Returns `text` with plainer signs for characters that `encoding` lacks."""
+    """Returns `text` with characters that `encoding` lacks replaced by ASCII, such as `->` for an arrow."""
     return text.encode(encoding, "plainer").decode(encoding)
 
 
 def print_error(name: str, error: object) -> None:
-    """Prints `name: error` on stderr; an OSError as file and reason."""
+    """Prints `name: error` on stderr; of an OSError, the file and the reason."""
     if isinstance(error, OSError) and error.strerror:
         file = f" {error.filename}" if error.filename is not None else ""
         error = f"cannot read or write{file}: {error.strerror}"
@@ -61,12 +62,12 @@ def show_logs() -> None:
 def command(name: str, *errors: type[Exception]) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
     """Makes a decorator for the main function of a command, which then always returns an exit status.
 
-    The output may have any encoding. An OSError (a folder that cannot be written, a full disk) and `errors` end the
-    command with one message and status 2, Ctrl-C with `EXIT_INTERRUPTED`, and output that nobody reads any more with
-    `READER_LEFT` and no message.
+    The output may have any encoding. An OSError (a folder that cannot be written, a full disk) or one of `errors` ends
+    the command with one message and status 2; Ctrl-C ends it with `EXIT_INTERRUPTED`; and output that its reader has
+    closed ends it with `READER_LEFT` and no message.
 
     Args:
-        name: the command in messages.
+        name: the name of the command in messages.
         errors: further exceptions whose message is for the user.
     """
     expected: tuple[type[Exception], ...] = (OSError, *errors)
@@ -135,7 +136,7 @@ def _is_unread(stream: TextIO) -> bool:
 
 
 def _drop_unwritable_output() -> None:
-    """Drops buffered text that cannot be written, which Python would otherwise report in its own words at its end."""
+    """Drops buffered text that cannot be written; Python would otherwise print an error for it when it exits."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
