@@ -31,7 +31,7 @@ from training.saving.writing import HashingFile, saved_bytes
 
 FORMAT = 1
 RETRY_SECONDS = (1.0, 2.0, 4.0)
-"""Pauses before the last checkpoint is tried again if it cannot be written."""
+"""Pauses, in seconds, before each new attempt to write a run's last checkpoint."""
 LONGEST_PAUSE = 60.0
 """Longest time in seconds before training tries again to write a checkpoint that failed."""
 # Settings that may differ when a run is resumed: they affect where and how fast it computes and what it records, but
@@ -85,17 +85,18 @@ class CheckpointStore:
         self._unwritten: tuple[dict[str, Any], int] | None = None
         self._failures, self._try_again_at = 0, 0.0
         self._error: Exception | None = None
-        self._known_whole: dict[str, tuple[int, int, int]] = {}
+        self._verified: dict[str, tuple[int, int, int]] = {}
+        """Identity of each checkpoint (by name) when it was last found complete."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: dict[str, Any], *, step: int, prune: bool = True) -> None:
         """Copies `state` now and writes it in the background, after any pending write has finished.
 
         If it cannot be written (a full disk, weights that are not finite), a warning says so, the earlier checkpoints
-        stay untouched, and `wants_retry` becomes true soon.
+        stay untouched, and `wants_retry` becomes true after a pause.
 
         Args:
-            prune: delete the checkpoints that are older than the newest `keep`.
+            prune: whether to delete the checkpoints that are older than the newest `keep`.
         """
         self._unwritten = None  # frees the memory of a state that could not be written
         snapshot = _copy_to_cpu({"format": FORMAT, "step": step, **state})
@@ -150,19 +151,19 @@ class CheckpointStore:
                     hashing.save(state)
                 # Written before the checkpoint gets its final name, so that no checkpoint is without its checksum.
                 write_atomically(checksum_path(path), f"{hashing.digest}  {path.name}\n", durable=True)
-        except Exception as error:  # whatever it is, it would end only this thread, and nobody would know
+        except Exception as error:  # any error would otherwise end only this thread, unnoticed
             self._unwritten, self._error = (state, step), error
             self._try_again_at = time.monotonic() + min(10.0 * self._failures, LONGEST_PAUSE)
             self._failures += 1
             log.warning(
-                "could not write the checkpoint %s: %s; training continues, the last good one stays, and the next "
-                "attempt is soon",
+                "could not write the checkpoint %s: %s; training continues, the last good one stays, and writing is "
+                "retried soon",
                 path,
                 error,
             )
             return
         self._unwritten, self._failures = None, 0
-        self._known_whole[path.name] = _identity(path)
+        self._verified[path.name] = _identity(path)
         if prune:
             self._prune(step)
 
@@ -172,23 +173,23 @@ class CheckpointStore:
             unfinished.unlink(missing_ok=True)
 
     def _prune(self, newest_step: int) -> None:
-        whole = 0
+        complete = 0
         for step, path in checkpoint_files(self.folder):
             if step > newest_step:
-                continue  # not written by this run, and no reason to delete what it has written
-            if whole < self.keep:
-                whole += self._is_whole(path)
+                continue  # not written by this run, so it must not displace this run's checkpoints
+            if complete < self.keep:
+                complete += self._is_complete(path)
             elif not (self.milestone_every and step % self.milestone_every == 0):
                 path.unlink(missing_ok=True)
                 checksum_path(path).unlink(missing_ok=True)
 
-    def _is_whole(self, path: Path) -> bool:
+    def _is_complete(self, path: Path) -> bool:
         """Verifies a checkpoint, unless it has not changed since it was last verified or written."""
         try:
             identity = _identity(path)
-            if self._known_whole.get(path.name) != identity:
+            if self._verified.get(path.name) != identity:
                 verify(path, named=True)
-                self._known_whole[path.name] = identity
+                self._verified[path.name] = identity
         except (CheckpointError, OSError) as error:
             log.warning("%s; it does not count among the checkpoints to keep", error)
             if isinstance(error, DamagedCheckpoint):
@@ -238,7 +239,7 @@ def model_of(state: dict[str, Any], *, source: str) -> tuple[Config, CrossModalM
 
 
 def _require_shapes(config: Config, state: dict[str, Any]) -> None:
-    """Raises ValueError if the state's tensors do not fit the model, which is only outlined here, not allocated."""
+    """Raises ValueError if the state's tensors do not fit the model, which is built without allocating its memory."""
     with torch.device("meta"):
         outline = build_model(config.model, audio=config.audio, seed=config.seed).state_dict()
     tensors = state["model"]
@@ -275,5 +276,6 @@ def _copy_to_cpu(value: Any) -> Any:
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
+    """Inode, size and modification time, which change when a file is replaced or modified."""
     status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns

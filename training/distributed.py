@@ -22,11 +22,11 @@ from training.ranks.roll_call import address, open_store, roll_call, whole_numbe
 T = TypeVar("T")
 
 ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
-"""The name of torch.distributed's gather into one tensor; the second is the one before torch 2.14."""
+"""Name of torch.distributed's all-gather into a single tensor, which torch 2.14 renamed."""
 TIMEOUT = 300.0
 """Default of train.timeout_seconds."""
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "connection refused", "timed out", "broken pipe")
-"""Parts of the messages of collectives that fail because another process does not take part."""
+"""Substrings of the error messages of collectives that fail because another process is missing."""
 
 _heartbeat: Heartbeat | None = None
 
@@ -58,7 +58,7 @@ def start(device: str = "auto", threads: int = 0, timeout: float = TIMEOUT) -> W
         timeout: seconds to wait for another process, at the start and in a collective.
 
     Raises:
-        ConfigError: device is "cuda" and this process has no GPU, or the environment variables make no sense.
+        ConfigError: device is "cuda" and this process has no GPU, or torchrun's environment variables are invalid.
         RankError: not all processes have started within `timeout` seconds.
     """
     local_rank, local_size = whole_number("LOCAL_RANK", 0), max(1, whole_number("LOCAL_WORLD_SIZE", 1))
@@ -99,8 +99,8 @@ def _join(world: World, timeout: float) -> None:
         attempt = f"attempt {restarts}"
     store = dist.PrefixStore(attempt, store) if attempt else store
     roll_call(store, rank=world.rank, size=world.size, timeout=timeout)
-    # gloo in addition to NCCL: small messages between hosts must not wait for the GPU's queue. NCCL ends the process
-    # with pages of its own when it times out, so that the heartbeat, which names the process that hangs, comes first.
+    # gloo in addition to NCCL: small messages between hosts must not wait for the GPU's queue. When NCCL times out, it
+    # ends the process with pages of output; with a minute more, the heartbeat ends it first and names the hung process.
     gpu = world.device.type == "cuda"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpu else "gloo",
@@ -124,7 +124,7 @@ def stop() -> None:
 
 
 def beat(doing: str) -> None:
-    """Tells the other processes what this one does from now on."""
+    """Reports progress to the other processes; `doing` is what this process does from now on."""
     if _heartbeat is not None:
         _heartbeat.beat(doing)
 
@@ -146,8 +146,8 @@ def lost_ranks_named() -> Iterator[None]:
         if not dist.is_initialized() or not _is_lost_rank(error):
             raise
         signalled = received()
-        told = _heartbeat.explain() if _heartbeat is not None else str(error).strip().splitlines()[0]
-        raise RankError(f"another process of this run has failed: {told}", after_signal=signalled) from error
+        reason = _heartbeat.explain() if _heartbeat is not None else str(error).strip().splitlines()[0]
+        raise RankError(f"another process of this run has failed: {reason}", after_signal=signalled) from error
 
 
 def _is_lost_rank(error: RuntimeError) -> bool:

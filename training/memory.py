@@ -62,7 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def explain_out_of_memory(config: Config, error: BaseException) -> str:
     """Describes the peak memory and lists the settings that reduce it, in the order to try them."""
-    # torch is asked here because the error may occur before the process group exists.
+    # The device is inferred from torch, because memory may run out before the process has a World.
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_initialized() else torch.device("cpu")
     processes = dist.get_world_size() if dist.is_initialized() else 1
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ _URGENCY = (0, signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """Raised between two steps, on all ranks alike, if the run was asked to stop."""
+    """Raised between two steps, on all ranks at the same one, if the run was asked to stop."""
 
 
 class Preemption:
@@ -47,10 +47,10 @@ class Preemption:
         """Makes the ranks agree on whether to stop now; they must all call it.
 
         Args:
-            wish: something else that this rank wants.
+            wish: any other request of this rank (such as to retry saving), which is sent in the same collective.
 
         Returns:
-            Whether any rank has the wish.
+            Whether `wish` is true on at least one rank.
         """
         urgency, wished = largest([float(_URGENCY.index(signals.received())), float(wish)])
         self.signal = self.signal or _URGENCY[int(urgency)]

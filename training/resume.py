@@ -28,7 +28,7 @@ _TRACES = (
     "not_finite-*.json",
     "evaluation-*.json",
 )
-"""What a run and its evaluation write to the run folder."""
+"""Glob patterns of the files that a run and its evaluation write to the run folder."""
 
 
 @contextmanager

@@ -48,9 +48,9 @@ class Run:
         bad_samples: the loader's record of samples it could not read.
         total_steps: number of steps at which the run ends.
         profile: steps to profile, counted from this process's first.
-        measure: measures the model without changing it; its numbers become metrics. It gets a function that says
-            whether this process was asked to stop, and returns {} on all ranks if one was.
-        measure_every: steps between two such measurements.
+        measure: evaluates the model during the run without changing it, and returns metrics. Its second argument
+            returns whether this process was asked to stop; if any process was, `measure` returns {} on all ranks.
+        measure_every: number of steps between two such measurements.
         labels: [n] class of each sample id (-1 = unknown), used to count the classes in the dictionaries.
     """
 
@@ -75,7 +75,7 @@ class Run:
         self.store = CheckpointStore(self.folder / "checkpoints", keep=kept.keep, milestone_every=kept.milestone_every)
         self.step = self._saved_step = 0
         self._save_is_due = False
-        self._unmeasured_epoch: int | None = None
+        self._unmeasured_epoch: int | None = None  # the epoch of a measurement that is due or was interrupted
         self._measure, self._measure_every, self._labels = measure, measure_every, labels
         self._preemption = Preemption()
         self._profiler = StepProfiler(self.folder, profile, rank=world.rank)
@@ -111,7 +111,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> bool:
-        """Saves what is not yet saved; `Stopped` ends here.
+        """Saves the state unless it is already saved, and suppresses `Stopped`.
 
         Raises:
             CheckpointError: the last checkpoint could not be written.
@@ -173,7 +173,7 @@ class Run:
             yield batch
 
     def until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yields batches that are not those of a step; raises Stopped, on all ranks alike, if the run is to stop."""
+        """Yields the batches that fill the pool; raises Stopped on all ranks together if the run was asked to stop."""
         for batch in batches:
             beat(f"filling the pool before step {self.step}")
             self._preemption.check()
@@ -200,7 +200,7 @@ class Run:
         retry = self._preemption.check(wish=self.store.wants_retry)
         if retry or self.step % self.config.checkpoint.every_steps == 0:
             self._save_is_due = True
-        # While the gradient is not finite, the older checkpoints are of more use than one of the present state.
+        # While the gradient is not finite, older checkpoints are more useful than one of the current state.
         steady = (self._save_is_due or self.stopping) and self._is_steady()
         if self.stopping or (self._save_is_due and steady):
             self._save(prune=steady)
@@ -217,6 +217,7 @@ class Run:
             self._unmeasured_epoch = None
 
     def _is_steady(self) -> bool:
+        """Whether the gradient of the last step was finite."""
         return int(self.learner.guard.in_a_row) == 0
 
     def _save(self, *, prune: bool) -> None:

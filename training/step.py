@@ -82,10 +82,12 @@ class Learner:
         if self.world.size == 1:
             return pair
         devices = [self.world.device] if self.world.device.type == "cuda" else None
-        # Renamed in torch 2.14. The buffers are BatchNorm's, which computes the same on all ranks.
+        # DDP need not synchronise the buffers. They are BatchNorm's running statistics, which training never reads:
+        # with train.batchnorm=sync they are equal on all ranks, otherwise rank 0's are saved. torch 2.14 renamed the
+        # option.
         new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-        keep_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
-        return DistributedDataParallel(pair, device_ids=devices, gradient_as_bucket_view=True, **keep_buffers)
+        no_buffer_sync: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+        return DistributedDataParallel(pair, device_ids=devices, gradient_as_bucket_view=True, **no_buffer_sync)
 
     def _build_dictionary(self, modality: str) -> ActiveDictionary:
         config = self.config
@@ -111,19 +113,19 @@ class Learner:
             The number of clips encoded by all ranks together.
 
         Raises:
-            Exception: whatever `batches` raises; the state is then as before.
+            Exception: any error of `batches` or of encoding; the learner's state is then unchanged.
         """
         self.model.train()
         before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
-            rows, every_id = self._encode_pool(batches, epoch=epoch)
+            keys, all_ids = self._encode_pool(batches, epoch=epoch)
         except Exception:
             for buffer, value in before:  # BatchNorm's statistics and counters
                 buffer.copy_(value)
             raise
         for modality in MODALITIES:
-            self.active[modality].fill(rows[modality], every_id)
-        return len(every_id)
+            self.active[modality].fill(keys[modality], all_ids)
+        return len(all_ids)
 
     def _encode_pool(self, batches: Iterator[Batch], *, epoch: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Returns the momentum keys by modality, [n, D], and the ids [n] of all ranks' clips."""
@@ -140,7 +142,7 @@ class Learner:
         return {modality: torch.cat(rows) for modality, rows in keys.items()}, torch.cat(ids)
 
     def step(self, batch: Batch, step: int) -> Metrics:
-        """Makes training step number `step` (from 0) on this rank's share of a global batch.
+        """Performs training step number `step` (from 0) on this rank's share of a global batch.
 
         Returns:
             Metrics as 0-d tensors and plain numbers.
@@ -197,11 +199,11 @@ class Learner:
         select: bool,
         share: float = 1.0,
     ) -> Metrics:
-        """Computes the loss and adds its gradient.
+        """Computes the loss of a batch, or of a part of one, and adds its gradient to the parameters' gradients.
 
         Args:
-            select: update the dictionaries between forward and loss.
-            share: weight of the loss: the share of the batch's clips that are in this part of it.
+            select: whether to update the dictionaries between the forward pass and the loss.
+            share: weight of the loss, which is the fraction of the rank's clips that are in `batch`.
         """
         with self._autocast():
             outputs = self._encode_queries(batch.video, batch.audio)._asdict()

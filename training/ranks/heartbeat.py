@@ -1,4 +1,4 @@
-"""Heartbeats: every process tells the others that it is alive and how far it is, so that a hung one can be named."""
+"""Heartbeats: every process publishes that it is alive and how far it is, so that a hung process can be named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTERVAL = 1.0
 class Heartbeat:
     """Sends this process's heartbeats from a thread, and ends the process if another one has stopped.
 
-    The thread has a connection of its own, because the main thread may wait in the store for minutes.
+    The thread has its own connection to the store, because the main thread may wait in the store for minutes.
 
     Args:
         host, port: address of the store of the process group.
@@ -37,18 +37,18 @@ class Heartbeat:
         limit = timedelta(seconds=max(5.0, 3 * INTERVAL))
         client = TCPStore(host, port, is_master=False, timeout=limit, wait_for_workers=False)
         self._store: Store = PrefixStore(f"heartbeat {prefix}", client)
-        self._count, self._doing, self._moved = 0, "starting", time.monotonic()
+        self._count, self._doing, self._last_beat = 0, "starting", time.monotonic()
         self._ticks, self._farewell = 0, ""
-        self._seen: dict[int, tuple[int, float]] = {}
-        self._answered = time.monotonic()
+        self._seen: dict[int, tuple[int, float]] = {}  # rank: (its latest tick, when this process first saw that)
+        self._store_answered = time.monotonic()
         self._publish()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def beat(self, doing: str) -> None:
-        """Records progress: what the main thread does from now on."""
-        self._count, self._doing, self._moved = self._count + 1, doing, time.monotonic()
+        """Records progress; `doing` is what the main thread does from now on."""
+        self._count, self._doing, self._last_beat = self._count + 1, doing, time.monotonic()
 
     def stop(self) -> None:
         """Ends the thread."""
@@ -56,7 +56,7 @@ class Heartbeat:
         self._thread.join(timeout=2 * INTERVAL)
 
     def say_farewell(self, reason: str) -> None:
-        """Tells the others why this process ends."""
+        """Tells the other processes why this one ends."""
         self._farewell = reason
         with suppress(RuntimeError):
             self._publish()
@@ -79,7 +79,7 @@ class Heartbeat:
             elif before.get(rank) is not None and now["ticks"] == before[rank]["ticks"]:
                 lines.append(f"{who} no longer responds: it was killed, has crashed or is stopped ({now['doing']})")
             elif now["count"] < self._count:
-                lines.append(f"{who} is alive but has not gone on for {now['idle']:.0f} s: {now['doing']}")
+                lines.append(f"{who} is alive but has made no progress for {now['idle']:.0f} s: {now['doing']}")
         if not after:
             host, port = self._where
             lines.append(f"rank 0, or torchrun, at {host}:{port} no longer responds")
@@ -89,18 +89,19 @@ class Heartbeat:
         while not self._stopped.wait(INTERVAL):
             with suppress(RuntimeError):
                 self._publish()
-                self._answered = time.monotonic()
-            if time.monotonic() - self._moved > self.timeout:
-                self._look_for_the_hung()
+                self._store_answered = time.monotonic()
+            if time.monotonic() - self._last_beat > self.timeout:
+                self._exit_if_others_hang()
 
-    def _look_for_the_hung(self) -> None:
+    def _exit_if_others_hang(self) -> None:
+        """Ends this process if another one is silent or behind, or if the store no longer answers."""
         now, others = time.monotonic(), self._others()
         for rank, other in others.items():
             if other is not None and other["ticks"] != self._seen.get(rank, (-1, 0.0))[0]:
                 self._seen[rank] = other["ticks"], now
         silent = {rank for rank, (_, since) in self._seen.items() if now - since > max(5 * INTERVAL, 3.0)}
         behind = {rank for rank, other in others.items() if other is not None and other["count"] < self._count}
-        if silent or behind or now - self._answered > self.timeout:
+        if silent or behind or now - self._store_answered > self.timeout:
             print(
                 f"{Path(sys.argv[0]).name}: no progress for {self.timeout:g} s (train.timeout_seconds): "
                 f"{self.explain()}; --resume auto resumes from the newest checkpoint",
@@ -115,7 +116,7 @@ class Heartbeat:
             "ticks": self._ticks,
             "count": self._count,
             "doing": self._doing,
-            "idle": time.monotonic() - self._moved,
+            "idle": time.monotonic() - self._last_beat,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "farewell": self._farewell,

@@ -29,7 +29,7 @@ def whole_number(name: str, default: int) -> int:
     """Returns an environment variable as a number of at least 0.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the variable has any other value.
     """
     text = os.environ.get(name, "") or str(default)
     if not (text.isascii() and text.isdecimal()):
@@ -57,7 +57,7 @@ def open_store(*, rank: int, size: int, timeout: float) -> Store:
     """Opens the store through which the processes meet; rank 0 hosts it, unless torchrun does.
 
     Raises:
-        ConfigError: the environment does not say where.
+        ConfigError: the environment variables do not name its host and port.
         RankError: rank 0 cannot be reached within `timeout` seconds, or cannot open the port.
     """
     host, port = address(size)
@@ -71,7 +71,7 @@ def open_store(*, rank: int, size: int, timeout: float) -> Store:
     try:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             return next(rendezvous("env://", timeout=limit))[0]
-        # Not rendezvous: in it rank 0 waits for the others without a word.
+        # rendezvous is not used here, because in it rank 0 would wait for the others without a message.
         return TCPStore(
             host, port, is_master=rank == 0, timeout=limit, wait_for_workers=False, multi_tenant=True
         )  # fmt: skip
@@ -86,7 +86,7 @@ def open_store(*, rank: int, size: int, timeout: float) -> Store:
 
 
 def roll_call(store: Store, *, rank: int, size: int, timeout: float, key: str = "arrived") -> None:
-    """Returns when all `size` processes have called it; after ten seconds it says which are missing.
+    """Returns when all `size` processes have called it; after `PATIENCE` seconds one of them prints which are missing.
 
     Raises:
         RankError: some are still missing after `timeout` seconds.
@@ -99,7 +99,7 @@ def roll_call(store: Store, *, rank: int, size: int, timeout: float, key: str = 
             raise RankError(
                 f"gave up after {timeout:g} s (train.timeout_seconds): {_absence(store, missing, size, key)}"
             )
-        # One process speaks for all: the first of those that have arrived.
+        # Only one process prints the message: the one with the lowest rank of those that have arrived.
         if waited >= PATIENCE and not said and not any(other < rank for other in range(size) if other not in missing):
             said = True
             _say(_absence(store, missing, size, key))

@@ -16,7 +16,7 @@ from training.saving.files import (
 )
 
 DAMAGED, SUPERSEDED = "damaged", "superseded"
-"""Endings of checkpoints that were set aside."""
+"""File name suffixes of checkpoints that were set aside."""
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +24,14 @@ log = logging.getLogger(__name__)
 def newest(folder: Path, *, clean_up: bool = False) -> tuple[Path | None, list[str]]:
     """Chooses the newest checkpoint that is complete, finite, and from before the gradient ceased to be finite.
 
-    If the gradient was never finite, it is the newest one that is complete and finite. Each checkpoint that is passed
-    over is named in a warning.
+    If there is none, it is the newest one that is complete and finite. Each skipped checkpoint is named in a warning.
 
     Args:
         folder: the folder `checkpoints` of a run.
         clean_up: rename damaged files; only the run that owns the folder may do that.
 
     Returns:
-        The checkpoint, or None; and why those that were passed over cannot be used.
+        The checkpoint, or None; and for each skipped checkpoint, why it was not chosen.
     """
     fallback: Path | None = None
     problems: list[str] = []
@@ -48,7 +47,7 @@ def newest(folder: Path, *, clean_up: bool = False) -> tuple[Path | None, list[s
 
 
 def require_newest(folder: Path, *, clean_up: bool = False) -> Path | None:
-    """As `newest`, but returns None only if there is no checkpoint at all.
+    """Like `newest`, but returns None only if there is no checkpoint at all.
 
     Raises:
         CheckpointError: there are checkpoints, but none can be used.
@@ -83,7 +82,7 @@ def find(path: str | Path) -> Path:
 
 
 def supersede_later(folder: Path, *, step: int) -> None:
-    """Sets aside the checkpoints after `step`, from which the run continues: they belong to its former course."""
+    """Sets aside the checkpoints after `step`: the run resumes from that step and will train these steps again."""
     for later, path in checkpoint_files(folder):
         if later > step:
             set_aside(path, reason=SUPERSEDED)

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds: claimed sizes are compared with the file's before anything is allocated."""
+"""Reads checkpoint files; declared sizes are compared with the size of the file before memory is allocated."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Any:
     """Returns the contents of a checkpoint; only tensors and plain values are ever unpickled.
 
     Raises:
-        CheckpointError: the file is not a checkpoint, or its claims exceed its size.
+        CheckpointError: the file is not a checkpoint, or declares more data than it has.
     """
     peek(path)
     return _load(path, map_location=device)
 
 
 def peek(path: Path) -> Any:
-    """As `load`, but the tensors stay in the file and are read when they are used.
+    """Like `load`, but memory-maps the tensors, so that they are read from the file only when they are used.
 
-    Mapped tensors are slices of the file, so that a tensor that claims more than the file holds is refused here.
+    Mapped tensors are slices of the file, so a tensor that declares more data than the file has is rejected here.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -27,13 +27,13 @@ def file_name(step: int) -> str:
 
 
 def step_of(path: Path) -> int | None:
-    """Returns the step in a checkpoint's name; None if the name is none that `file_name` gives."""
+    """Returns the step in a checkpoint's name; None if `file_name` gives no such name."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match and path.name == file_name(int(match[1])) else None
 
 
 def checkpoint_files(folder: Path) -> list[tuple[int, Path]]:
-    """Returns (step, path) of the files in `folder` that are named as checkpoints are, the newest first."""
+    """Returns (step, path) of the files in `folder` that have the name of a checkpoint, the newest first."""
     found = [(step, path) for path in folder.glob("step-*.pt") if (step := step_of(path)) is not None]
     return sorted((pair for pair in found if pair[1].is_file()), reverse=True)
 

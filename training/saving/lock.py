@@ -16,6 +16,7 @@ NAME = "run.lock"
 _PATIENCE = 2.0
 """Seconds to wait for a process that is just ending, such as the previous attempt of a scheduler."""
 _UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""Errors of file systems that do not support locks."""
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 class RunLock:
     """An exclusive lock on a run folder; the kernel frees it when the process ends, however it ends.
 
-    On a file system without locks a warning is logged and the run continues without.
+    On a file system without locks, a warning is logged and the run continues without a lock.
 
     Raises:
         ConfigError: another process holds the lock, or the folder cannot be written to.
@@ -69,9 +70,9 @@ class RunLock:
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        except OSError:  # a full disk: the lock holds all the same
+        except OSError:  # such as a full disk, in which case the lock is still held
             pass
 
     def release(self) -> None:
-        """Frees the lock; the file stays, because removing it could hit a process that is just locking it."""
+        """Frees the lock; the file stays, because another process may be locking it at this moment."""
         os.close(self._file)

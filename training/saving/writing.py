@@ -1,4 +1,4 @@
-"""Files that torch.save writes into: one computes the checksum on the way, one only counts."""
+"""File objects for torch.save: one also computes a checksum, the other only counts bytes."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class MetricsWriter:
         self._tensorboard: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=start_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one line; it is in the file when this returns."""
+        """Appends one line, which is in the file (unless the disk is full) when this returns."""
         self._append(json.dumps({"step": step, **metrics}) + "\n")
         self._plot(step, metrics)
         if self._wandb is not None:
