@@ -34,7 +34,7 @@ class Dataset(ClipSource, Protocol):
     shard: np.ndarray
     """int [n], the shard of each sample (for data.order: shards)."""
     sample_rate: int
-    """Hz of the audio."""
+    """Sample rate of the audio in Hz."""
     label_columns: list[str]
     fingerprint: str
     """Identifies the content of the data set."""
@@ -54,7 +54,7 @@ class ClipLoader(ABC, Generic[D]):
     Args:
         config: data, clip, audio, augment, seed and train.batch_size are read.
         dataset: the samples.
-        fps: frame rate of the frames that the data set counts.
+        fps: frame rate at which `dataset.frames` counts frames, in frames per second.
         device: device of the video and audio tensors.
         rank, world_size: rank of this process, and number of processes that share the global batch.
         batch_size: clips per global batch; None means train.batch_size.
@@ -185,7 +185,7 @@ class ClipLoader(ABC, Generic[D]):
             planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
         )
         blocks = iter(blocks)
-        # Planning a few clips takes as long as planning many, and delays the training step.
+        # Planning a few clips takes as long as planning many, and each call delays the training step.
         while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
             plan = self.planner.train(np.concatenate(together), epoch=epoch, purpose=purpose)
             yield from self._in_batches(plan, replacement)

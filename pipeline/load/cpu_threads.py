@@ -15,8 +15,8 @@ TASKS_PER_THREAD = 4
 """Number of tasks per thread that a batch is split into: few, because submitting a task costs as much as a tenth of a
 small clip; more than one, because a thread yields its core only between tasks."""
 
-_SHARED_BY_TWO = 2**16
-"""Number of values from which torch splits an elementwise operation between two threads."""
+_PARALLEL_SIZE = 2**16
+"""Smallest tensor size, in values, for which torch splits an elementwise operation between two threads."""
 
 
 class PendingBatch:
@@ -35,7 +35,7 @@ class PendingBatch:
 class SingleThreadTorchPool:
     """Runs tasks in threads in which torch is single-threaded; the other threads of the process are not affected.
 
-    torch.set_num_threads sets the number of the calling thread (if that has called get_num_threads before) and the
+    torch.set_num_threads applies to the calling thread (if that has called get_num_threads before) and becomes the
     default of threads that start later. The pool restores this default.
 
     Args:
@@ -47,11 +47,11 @@ class SingleThreadTorchPool:
         self.count = count
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="torch")
         before = torch.get_num_threads()
-        all_there = threading.Barrier(count + 1)
-        started = [self.submit(_use_one_core, all_there, first=number == 0, idle=idle) for number in range(count)]
-        all_there.wait()
-        for task in started:
-            task.result()
+        all_started = threading.Barrier(count + 1)
+        setups = [self.submit(_use_one_core, all_started, first=number == 0, idle=idle) for number in range(count)]
+        all_started.wait()
+        for setup in setups:
+            setup.result()
         torch.set_num_threads(before)
 
     def submit(self, work: Callable[..., None], *arguments: Any, **keywords: Any) -> Future[None]:
@@ -64,7 +64,8 @@ def _run_and_yield(work: Callable[..., None], *arguments: Any, **keywords: Any) 
     yield_cpu()
 
 
-def _use_one_core(all_there: threading.Barrier, *, first: bool, idle: bool) -> None:
+def _use_one_core(all_started: threading.Barrier, *, first: bool, idle: bool) -> None:
+    """Sets up one thread of the pool; the barrier makes each thread run this once."""
     if idle:
         use_idle_priority()
     torch.get_num_threads()
@@ -72,6 +73,6 @@ def _use_one_core(all_there: threading.Barrier, *, first: bool, idle: bool) -> N
         # Between two operations of the training step, OpenMP threads (GNU's libgomp) spin for milliseconds on cores
         # that the loader needs, unless libgomp counts more threads than cores. This operation starts one more
         # OpenMP thread, which persists.
-        torch.empty(_SHARED_BY_TWO).fill_(0)
+        torch.empty(_PARALLEL_SIZE).fill_(0)
     torch.set_num_threads(1)
-    all_there.wait()
+    all_started.wait()

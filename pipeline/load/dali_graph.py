@@ -20,12 +20,12 @@ from settings import AudioConfig, Config
 
 
 def decoding_pipeline(*, config: Config, codec: Codec, device: torch.device, threads: int, batch: int) -> Pipeline:
-    """An empty pipeline for the operators of `codec.decode`, for batches of up to `batch` clips."""
+    """Creates an empty pipeline for the operators of `codec.decode`, for batches of up to `batch` clips."""
     return _pipeline(device, threads, batch * codec.samples_per_clip(config.clip.frames), config.data.prefetch)
 
 
 def decoder_device(*, config: Config, codec: Codec, shortest_side: int, device: torch.device) -> str:
-    """DALI's name of the device that decodes frames: mixed (the GPU) or cpu.
+    """Returns DALI's name for the device that decodes frames: mixed (the GPU) or cpu.
 
     Args:
         config: data.vp9_decoder is read.
@@ -41,9 +41,10 @@ def decoder_device(*, config: Config, codec: Codec, shortest_side: int, device: 
 
 
 def resampled(frames: Any, size: int) -> Any:
-    """DALI operators that do on a GPU what `Resampler` does on a CPU; call it within a pipeline definition.
+    """Adds DALI operators that do on a GPU what `Resampler` does on a CPU; call it within a pipeline definition.
 
-    They need the inputs of `resampling_arguments`. The output is float32, shaped like `frames` but with H = W = `size`.
+    They need the inputs that `resampling_arguments` returns. The output is float32, shaped like `frames` but with
+    H = W = `size`.
     """
     roi_start, roi_end, offset = (
         fn.external_source(name=name, dtype=DALIDataType.FLOAT, ndim=1) for name in ("roi_start", "roi_end", "offset")
@@ -54,7 +55,7 @@ def resampled(frames: Any, size: int) -> Any:
 
 
 def resampling_arguments(plan: ClipPlan, *, samples_per_clip: int) -> Inputs:
-    """Per-sample inputs of `resampled`: N = B * samples_per_clip rows, with the rows of a clip adjacent.
+    """Returns the per-sample inputs of `resampled`: N = B * samples_per_clip rows, with the rows of a clip adjacent.
 
     Returns:
         roi_start, roi_end: float32 [N, 2], (y, x). To flip a clip, its region runs from right to left, at no cost.
@@ -73,10 +74,10 @@ def resampling_arguments(plan: ClipPlan, *, samples_per_clip: int) -> Inputs:
 
 
 def audio_graph(*, config: Config, device: torch.device, threads: int, batch: int) -> Pipeline:
-    """Log-mel spectrograms of PCM: input `pcm` int16 [B, samples], output float32 [B, n_mels, F], normalised.
+    """Builds the graph of log-mel spectrograms: input `pcm` int16 [B, samples], output float32 [B, n_mels, F].
 
-    This graph is used on a GPU; on a CPU `LogMelRunner` replaces it. It matches torchaudio's MelSpectrogram and
-    AmplitudeToDB (power, no top_db) to 0.01 dB.
+    This graph is used on a GPU; on a CPU `LogMelRunner` replaces it. Before the normalisation with audio.mean_db and
+    audio.std_db, it matches torchaudio's MelSpectrogram and AmplitudeToDB (power, no top_db) to 0.01 dB.
     """
     audio: AudioConfig = config.audio
     pipe = _pipeline(device, threads, batch, config.data.prefetch)

@@ -67,8 +67,8 @@ class LogMelRunner:
         """
         pcm: np.ndarray = inputs["pcm"]
         out = torch.empty(len(pcm), self._audio.n_mels, 1 + pcm.shape[1] // self._audio.hop)
-        each = math.ceil(len(pcm) / (TASKS_PER_THREAD * self._threads.count))
-        parts = (slice(first, first + each) for first in range(0, len(pcm), each))
+        size = math.ceil(len(pcm) / (TASKS_PER_THREAD * self._threads.count))  # clips per task
+        parts = (slice(first, first + size) for first in range(0, len(pcm), size))
         return PendingBatch(out, [self._threads.submit(self._compute, pcm[part], out[part]) for part in parts])
 
     def result(self, run: PendingBatch) -> torch.Tensor:

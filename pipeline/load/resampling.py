@@ -47,9 +47,9 @@ class Resampler:
         frames = len(windows[0])
         clips = torch.empty(len(windows), frames, self._size, self._size, 3)
         matrix, offset = _maps_of_rows(plan, pixels=math.gcd(_PIXELS_PER_ROW, frames * self._size**2))
-        most = max(1, _VALUES_PER_TASK // clips[0].numel())
-        each = min(most, math.ceil(len(clips) / (TASKS_PER_THREAD * self._threads.count)))
-        parts = (slice(first, first + each) for first in range(0, len(clips), each))
+        fit_in_cache = max(1, _VALUES_PER_TASK // clips[0].numel())
+        clips_per_task = min(fit_in_cache, math.ceil(len(clips) / (TASKS_PER_THREAD * self._threads.count)))
+        parts = (slice(first, first + clips_per_task) for first in range(0, len(clips), clips_per_task))
         tasks = [
             self._threads.submit(
                 self._resample, windows[part], plan.flip[part].tolist(), matrix[part], offset[part], clips[part]
@@ -86,7 +86,7 @@ def _maps_of_rows(plan: ClipPlan, *, pixels: int) -> tuple[torch.Tensor, torch.T
     """
     matrix, offset = color_maps(plan)
     blocks = np.zeros((len(matrix), pixels, 3, pixels, 3), dtype=np.float32)
-    each = np.arange(pixels)
-    blocks[:, each, :, each] = matrix.transpose(0, 2, 1)
+    pixel = np.arange(pixels)
+    blocks[:, pixel, :, pixel] = matrix.transpose(0, 2, 1)
     rows = np.tile(offset, pixels)[:, None]
     return torch.from_numpy(blocks.reshape(-1, 3 * pixels, 3 * pixels)), torch.from_numpy(rows)

@@ -108,7 +108,7 @@ class DecordLoader(ClipLoader[RawDataset]):
         return Batch.of_plan(plan, video=video.to(self.device), audio=audio)
 
     def _clip(self, plan: ClipPlan, b: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Clip b of a plan: video float32 [3, T, H, W], and log-mel float32 [1, n_mels, F] if there is audio."""
+        """Loads clip b of a plan: video float32 [3, T, H, W], and log-mel float32 [1, n_mels, F] if there is audio."""
         i = int(plan.ids[b])
         video = self._augmented(self._frames(i, int(plan.start_frame[b])), plan, b)
         if not self.has_audio:
@@ -117,7 +117,7 @@ class DecordLoader(ClipLoader[RawDataset]):
         return video, self._log_mel(pcm).unsqueeze(0)
 
     def _frames(self, i: int, start_frame: int) -> torch.Tensor:
-        """uint8 [T, H, W, 3], the frames nearest to the clip's times; past the end, the last frame is repeated."""
+        """Decodes the frames nearest to the clip's times, uint8 [T, H, W, 3]; past the end, the last is repeated."""
         clip = self.config.clip
         wanted = np.minimum(start_frame + np.arange(clip.frames), self.dataset.frames[i] - 1) / clip.fps
         arguments = {"wanted": wanted, "is_upright": self.dataset.headers[i].is_upright}
@@ -136,7 +136,7 @@ class DecordLoader(ClipLoader[RawDataset]):
         return (video - torch.tensor(VIDEO_MEAN).view(3, 1, 1, 1)) / torch.tensor(VIDEO_STD).view(3, 1, 1, 1)
 
     def _pcm(self, i: int, start: int) -> torch.Tensor:
-        """float32 [audio_samples] in [-1, 1], the window from PCM sample `start`; silent where there is no audio."""
+        """Decodes the audio from PCM sample `start`, float32 [audio_samples] in [-1, 1]; silent past its end."""
         window = {"rate": self.config.audio.sample_rate, "start": start, "length": self.config.audio_samples}
         origin = self.dataset.headers[i].origin
         pcm = self._decoded(i, "PyAV cannot decode the audio", decode_pcm, origin=origin, **window)

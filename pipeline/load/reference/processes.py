@@ -1,4 +1,4 @@
-"""The processes in which the decord loader opens and decodes files: a file may crash, hang or exhaust one of them."""
+"""The processes in which the decord loader decodes files: a damaged file may crash one, hang it or fill its memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def call_in_process(workers: int, function: Callable[..., Result], path: str, **
     """Calls `function(path, **arguments)` in one of the processes.
 
     Raises:
-        ValueError: the function raised it, or the file crashed its process or went beyond a limit; it says which.
+        ValueError: the function raised it, or the file crashed its process or exceeded a limit; the message says which.
         SampleError: no process can be started, which is not the fault of the file.
     """
     try:

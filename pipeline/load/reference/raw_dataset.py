@@ -28,8 +28,8 @@ class RawDataset:
         root: folder, searched as by pipeline.prepare: ids equal those of the prepared data set if both can use the
             same files.
         labels: csv file as for pipeline.prepare; if empty, folder names become the label column `label`.
-        fps: frame rate at which frames are counted.
-        sample_rate: Hz, at which audio samples are counted.
+        fps: frame rate at which frames are counted, in frames per second.
+        sample_rate: sample rate at which audio samples are counted, in Hz.
         workers: number of processes that read the headers.
 
     Raises:

@@ -19,26 +19,26 @@ from pipeline.media.sound import SoundRepair
 from settings import PrepareConfig
 
 LIMITS = PrepareConfig()
-"""Limits of time and memory per file, and of pixels, are those of preparation."""
+"""Limits on the time, memory and pixels of a file, with the defaults of pipeline.prepare."""
 SEEK_BACK_SECONDS = 1.0
 """Audio is decoded from this long before the window: codecs need pre-roll, and seeks are only approximate."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header and the first frame of a video file tell about it."""
+    """Properties of a video file, read from its header and first frame."""
 
     origin: float
     """Presentation time of the first video frame in seconds; times of clips are relative to it."""
     seconds: float
-    """Duration."""
+    """Duration of the video in seconds."""
     width: int
-    """Width as shown, in pixels, after turning."""
+    """Width in pixels as displayed, after rotation."""
     height: int
-    """Height as shown, in pixels, after turning."""
+    """Height in pixels as displayed, after rotation."""
     has_audio: bool
     is_upright: bool
-    """Whether frames are shown as they are stored; decord does not know mirrors."""
+    """Whether frames are displayed as stored; if not, PyAV decodes them, because decord does not apply mirroring."""
 
 
 def read_header(path: str | Path) -> Header:
@@ -74,7 +74,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def decode_frames(path: str, *, wanted: np.ndarray, is_upright: bool) -> np.ndarray:
-    """uint8 [T, H, W, 3], the frames nearest to the times `wanted` [T], in seconds after the first frame.
+    """Returns the frames nearest to the times `wanted` [T], in seconds after the first frame; uint8 [T, H, W, 3].
 
     Raises:
         ValueError: neither decord nor PyAV can decode the file; the message is decord's.
@@ -95,7 +95,7 @@ def decode_frames(path: str, *, wanted: np.ndarray, is_upright: bool) -> np.ndar
 
 
 def decode_pcm(path: str, *, origin: float, rate: int, start: int, length: int) -> np.ndarray:
-    """int16 [length], mono audio at `rate` Hz from sample `start`, counted from time `origin` in seconds.
+    """Returns mono audio at `rate` Hz from sample `start`, counted from time `origin` in seconds; int16 [length].
 
     The result is silent where the file has no audio.
 
@@ -140,7 +140,7 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 
 def _check_clock(container: av.container.InputContainer) -> None:
-    """Raises ValueError if the time stamps start again: decord would mix the frames of the parts."""
+    """Raises ValueError if the timestamps start again, as in joined files: decord would mix the frames of the parts."""
     clock = JoinedClock(jumps=True)
     deque(clock.steady(container.demux()), maxlen=0)
     if clock.restarts:
@@ -157,7 +157,7 @@ def _seconds(container: av.container.InputContainer, video: av.VideoStream) -> f
 
 
 def _nearest(timestamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """int64 [T], index of the frame nearest to each time (seconds after the first frame), in a tie the earlier."""
+    """Returns the index of the frame nearest to each time in seconds after the first (the earlier if tied), [T]."""
     timestamps = timestamps - timestamps[0]
     after = np.searchsorted(timestamps, wanted).clip(1, max(len(timestamps) - 1, 1))
     nearer_before = wanted - timestamps[after - 1] <= timestamps[after.clip(max=len(timestamps) - 1)] - wanted
@@ -165,7 +165,7 @@ def _nearest(timestamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _frames_with_av(path: str, wanted: np.ndarray) -> np.ndarray:
-    """Like `decode_frames`, but with PyAV, and turned and mirrored as shown."""
+    """Like `decode_frames`, but with PyAV, and rotated and mirrored as displayed."""
     frames, upright, orientations = [], [], OrientationReader()
     try:
         with open_media(path, max_pixels=LIMITS.max_pixels) as container:
