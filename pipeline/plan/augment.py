@@ -1,4 +1,4 @@
-"""The arithmetic of augmentation: crop windows and colour maps from uniform random numbers, for a batch at a time."""
+"""Computes crop windows and colour maps from uniform random numbers, vectorised over the clips of a batch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263],
 
 
 def centre_windows(width: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """The largest centred square of each frame, int64 [B, 4] as (top, left, height, width)."""
+    """Returns the largest centred square of each frame, int64 [B, 4] as (top, left, height, width)."""
     return spread_windows(width, height, crops=1)[:, 0]
 
 
 def spread_windows(width: np.ndarray, height: np.ndarray, *, crops: int) -> np.ndarray:
-    """`crops` largest squares per frame, evenly spaced from end to end of the longer side; a single one is centred.
+    """Spreads `crops` squares, as large as the shorter side, evenly along the longer side; a single one is centred.
+
+    Args:
+        width, height: int [B], frame sizes.
 
     Returns:
         int64 [B, crops, 4] as (top, left, height, width).
@@ -45,7 +48,7 @@ def random_resized_windows(
     area_range: tuple[float, float],
     ratio_range: tuple[float, float],
 ) -> np.ndarray:
-    """Crop windows that follow the distribution of torchvision's RandomResizedCrop.
+    """Computes crop windows that follow the distribution of torchvision's RandomResizedCrop.
 
     Args:
         width, height: int [B], frame sizes.
@@ -84,12 +87,12 @@ def _fallback_windows(width: np.ndarray, height: np.ndarray, ratio_range: tuple[
 def color_matrices(
     *, brightness: np.ndarray, contrast: np.ndarray, saturation: np.ndarray, hue: np.ndarray
 ) -> np.ndarray:
-    """Colour changes as affine maps of RGB in [0, 1], float64 [B, 3, 4]; the arguments are [B].
+    """Returns colour changes as affine maps of RGB in [0, 1], float64 [B, 3, 4]; the arguments are [B].
 
     Brightness scales, contrast scales about mid-grey (0.5), saturation blends with the BT.601 luma and hue (degrees)
     rotates the YIQ chroma plane, as in DALI's color_twist. An affine map and the normalisation compose into a single
     pass over the pixels. To keep the map affine, values below 0 and above 1 are not clipped, and contrast does not
-    scale about the clip's mean; in both it differs from torchvision's ColorJitter.
+    scale about the clip's mean. Both differ from torchvision's ColorJitter.
     """
     n = len(brightness)
     to_grey = np.broadcast_to(_LUMA, (3, 3))

@@ -106,11 +106,11 @@ class BadSamples:
         return True
 
     def state(self) -> list[dict[str, int | str]]:
-        """The list as plain values, for checkpoints."""
+        """Returns the list as plain values, for checkpoints."""
         return [asdict(bad) for bad in self]
 
     def restore(self, state: list[dict[str, int | str]]) -> None:
-        """Restores from `state()`. A limit that has been lowered since then is applied at the next bad sample."""
+        """Restores the list from `state()`; a limit lowered since then takes effect at the next bad sample."""
         self._add(state)
 
     def write(self, path: Path) -> None:
@@ -122,7 +122,7 @@ class BadSamples:
             write_json_lines(path, self.state())
         except OSError as error:
             if not self._write_failed:
-                _log.warning("cannot write %s: %s; the run goes on without it", path, error.strerror or error)
+                _log.warning("cannot write %s: %s; the run continues without it", path, error.strerror or error)
             self._write_failed = True
 
     def _add(self, state: list[dict[str, int | str]]) -> None:

@@ -12,7 +12,7 @@ from pipeline.plan.bad_samples import BadSample, SampleError, listing
 from pipeline.plan.clips import ClipPlan, ClipPlanner
 
 MAX_ATTEMPTS = 64
-"""Replacements tried per clip. That many fail in a row only if almost nothing can be read."""
+"""Largest number of replacements tried per clip; that many fail in a row only if almost nothing can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class BatchPlan:
 
     @property
     def is_replaceable(self) -> bool:
+        """Whether bad samples of this batch may be replaced."""
         return self._replacement is not None
 
     def replace(self, errors: Mapping[int, SampleError]) -> None:

@@ -37,7 +37,8 @@ _DRAWS = {
     "gray": 1,
     "audio": 1,
 }
-"""How many uniform numbers a training clip takes for each purpose; reordering the entries changes every run."""
+"""Number of uniform random numbers that a training clip uses for each purpose. Reordering the entries would change the
+results of all runs."""
 
 
 class ClipSource(Protocol):
@@ -101,7 +102,7 @@ class ClipPlanner:
     Args:
         config: clip, audio, augment and seed are read.
         dataset: frame counts, frame sizes and audio lengths of the samples.
-        fps: frame rate of the frames that the data set counts.
+        fps: frame rate at which `dataset.frames` counts frames, in frames per second.
 
     Raises:
         ConfigError: there is video, but fps is not an integer multiple of clip.fps.
@@ -149,9 +150,9 @@ class ClipPlanner:
     def uniform(self, ids: np.ndarray, *, clips: int, crops: int = 1) -> ClipPlan:
         """Plans test clips: `clips` evenly spaced starts per id, each with `crops` square crops.
 
-        The first clip starts with the sample and the last ends with it; a single clip is the middle one. The squares
-        are spread over the longer side of the frame in the same way. The plan is ordered by id, then start, then crop.
-        Each start has its own audio window.
+        The first clip starts where the sample starts and the last ends where it ends; a single clip is centred. The
+        squares are spread over the frame's longer side in the same way. The plan is ordered by id, then start, then
+        crop. Each start has its own audio window.
         """
         ids = np.asarray(ids, dtype=np.int64)
         place = (np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])).repeat(crops)
@@ -168,7 +169,10 @@ class ClipPlanner:
         return {name: c[:, 0] if c.shape[1] == 1 else c for name, c in zip(_DRAWS, columns, strict=True)}
 
     def _plan(self, ids, window, *, start_frame, start_sample, flip=None, color=None) -> ClipPlan:
-        """`start_sample` places the audio of samples without video; all other audio is centred on the video."""
+        """Builds a plan from start positions and augmentations.
+
+        Audio is centred on the video clip; only for samples without video, `start_sample` is its first PCM sample.
+        """
         n = len(ids)
         has_video = self.dataset.frames[ids] > 0
         start = np.where(has_video, start_frame / self.fps, start_sample / self.config.audio.sample_rate)

@@ -23,7 +23,7 @@ class MismatchedPairs(ClipPlanner):
 
     Args:
         config, dataset, fps: as for ClipPlanner.
-        ids: int64 [n], distinct samples, which exchange their audio among one another.
+        ids: int64 [n], distinct samples, whose audio is exchanged among them.
 
     Raises:
         ConfigError: as for ClipPlanner.
@@ -35,7 +35,9 @@ class MismatchedPairs(ClipPlanner):
         self.partners = lru_cache(maxsize=2)(self._partners)
 
     def _partners(self, epoch: int) -> np.ndarray:
-        """For each sample, the sample whose audio it gets in an epoch, int64 [samples]; outside `ids`, itself.
+        """Returns, for each sample, the sample whose audio it gets in an epoch, int64 [samples].
+
+        Samples outside `ids` keep their own audio.
 
         Raises:
             ConfigError: there are fewer than two ids.
@@ -57,7 +59,7 @@ class MismatchedPairs(ClipPlanner):
 
 
 def derangement(ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Mismatched pairs: assigns to each of `ids` another one of them, int64 [n].
+    """Returns mismatched pairs: for each of `ids`, a different one of them, int64 [n].
 
     The assignment is one random cycle, so no id is assigned to itself and each is used once.
 

@@ -14,12 +14,12 @@ from settings.load import ConfigError
 
 
 def global_order(n: int, *, seed: int, epoch: int, purpose: str = "order") -> np.ndarray:
-    """A uniformly drawn permutation of range(n), int64 [n]."""
+    """Draws a uniformly random permutation of range(n), int64 [n]."""
     return numpy_generator(seed, epoch, purpose).permutation(n)
 
 
 def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpose: str = "order") -> np.ndarray:
-    """A permutation that visits one shard after another, shuffled within `window` samples; int64 [n].
+    """Returns a permutation that visits one shard after another, shuffled within `window` samples; int64 [n].
 
     The shards come in random order and each sample is displaced by fewer than `window` positions, as by a shuffle
     buffer of that size. Only a few shards are read at a time, which suits network disks, but batches are less random.
@@ -36,7 +36,7 @@ def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpo
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Number of complete global batches per epoch; the rest of the permutation is dropped.
+    """Returns the number of complete global batches per epoch; the rest of the permutation is dropped.
 
     Raises:
         ConfigError: the data set is smaller than one batch.
@@ -50,7 +50,7 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
 
 
 def rank_slice(batch_size: int, *, rank: int, world_size: int) -> slice:
-    """The contiguous part of a global batch that belongs to `rank`.
+    """Returns the contiguous part of a global batch that belongs to `rank`.
 
     Raises:
         ConfigError: batch_size is not a multiple of world_size, or `rank` is out of range.

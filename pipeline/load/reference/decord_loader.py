@@ -136,7 +136,7 @@ class DecordLoader(ClipLoader[RawDataset]):
         return (video - torch.tensor(VIDEO_MEAN).view(3, 1, 1, 1)) / torch.tensor(VIDEO_STD).view(3, 1, 1, 1)
 
     def _pcm(self, i: int, start: int) -> torch.Tensor:
-        """Decodes the audio from PCM sample `start`, float32 [audio_samples] in [-1, 1]; silent past its end."""
+        """Decodes the window from PCM sample `start`, float32 [audio_samples] in [-1, 1]; silent without audio."""
         window = {"rate": self.config.audio.sample_rate, "start": start, "length": self.config.audio_samples}
         origin = self.dataset.headers[i].origin
         pcm = self._decoded(i, "PyAV cannot decode the audio", decode_pcm, origin=origin, **window)

@@ -37,7 +37,7 @@ def test_a_full_disk_does_not_end_the_run_and_is_told_once(tmp_path: Path, caplo
     for _ in range(2):
         known.write(tmp_path / "no such folder" / "bad_samples.jsonl")
     (message,) = caplog.messages
-    assert message.endswith("bad_samples.jsonl: No such file or directory; the run goes on without it")
+    assert message.endswith("bad_samples.jsonl: No such file or directory; the run continues without it")
     known.write(tmp_path / "bad_samples.jsonl")
     assert (tmp_path / "bad_samples.jsonl").read_text().count("\n") == 1
 
