@@ -1,1 +1,1 @@
-"""Checks whether this machine can train, and with what."""
+"""Checks whether this machine can train, and verifies prepared data sets."""

@@ -1,8 +1,9 @@
 """Checks whether this machine can train and shows what training will use: `python -m pipeline.doctor`.
 
-With SHARDS --verify it reads a prepared data set instead, and names everything in it that is damaged.
+With SHARDS --verify it reads a prepared data set instead, and lists everything in it that is damaged.
 
-Exit status: 0 if everything that training needs works here (a GPU is optional), or if nothing is damaged; else 1.
+Exit status: 0 if everything that training needs works here (a GPU is optional) or, with --verify, if nothing is
+damaged; otherwise 1.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def examine(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding]:
 
 
 def choices(findings: Sequence[Finding]) -> list[tuple[str, str]]:
-    """Returns (component, choice) pairs: what a run with default settings uses on this machine."""
+    """Returns what a run with default settings uses on this machine, as (component, choice) pairs."""
     working = {finding.name for finding in findings if finding.state == "ok"}
     gpu = "GPU" in working
     processes = next((f.found.partition(" ")[0] for f in findings if f.name == "GPU" and gpu), "1")
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verify != (options.shards is not None):
         parser.error("to check a prepared data set, give both: SHARDS --verify")
     if options.verify:
-        # Imported here so that the doctor can report which of the packages that this needs are missing.
+        # Imported here so that the doctor itself starts even if packages that this import needs are missing.
         from pipeline.doctor.verify import verify
 
         return verify(options.shards)

@@ -1,4 +1,4 @@
-"""Reads a prepared data set and names everything in it that is damaged: `python -m pipeline.doctor SHARDS --verify`."""
+"""Reads a prepared data set and lists everything in it that is damaged: `python -m pipeline.doctor SHARDS --verify`."""
 
 from __future__ import annotations
 
