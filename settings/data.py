@@ -56,7 +56,7 @@ class PrepareConfig:
     timeout_seconds: float = 120.0
     """Time limit per source in seconds; a source that exceeds it is rejected, and its worker is replaced."""
     memory_mb: int = 4096
-    """Address space in MiB that a worker may use for a source, in addition to what it occupies before."""
+    """Address space in MiB that a worker may use for a source, in addition to what it already occupies."""
 
     def __post_init__(self) -> None:
         require(
@@ -139,7 +139,7 @@ class AugmentConfig:
     """Video augmentation; every factor is a function of (seed, epoch, sample id)."""
 
     enabled: bool = True
-    """Whether training clips are augmented. All other clips, test clips included, are unmodified centre crops."""
+    """Whether training clips are augmented; otherwise they are centre crops. Test clips are never augmented."""
     crop_area: tuple[float, float] = (0.3, 1.0)
     """Smallest and largest area of the crop, as a fraction of the frame's area."""
     crop_ratio: tuple[float, float] = (0.75, 1.333)
@@ -192,7 +192,7 @@ class DataConfig:
     """Control experiment: pair each video with the audio of another sample, at an independent position. The pairs are
     drawn again each epoch."""
     threads: int = 0
-    """Decode threads per process; 0 divides the machine's cores among its processes."""
+    """Decode threads per process; 0 divides the available cores among this machine's processes."""
     vp9_decoder: Literal["cpu", "nvdec"] = "cpu"
     """Decoder for VP9 in training on a GPU (JPEG is always decoded on the GPU). nvdec is the GPU's video decoder; with
     DALI 2.4 it is slower than two CPU cores and takes more CPU time (docs/performance.md)."""
@@ -214,5 +214,5 @@ class DataConfig:
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")
 
     def without_split(self, **changes: Any) -> DataConfig:
-        """Returns these settings with `changes`, for all samples with their own audio, loaded at normal priority."""
+        """Returns these settings with `changes`, for loading all samples with their own audio at normal priority."""
         return replace(self, split="", shuffle_pairs=False, **{"idle_priority": False, **changes})

@@ -16,7 +16,7 @@ class FinetuneConfig:
     """
 
     epochs: int = 30
-    """Passes over the training part. The classifier of the last one is tested."""
+    """Passes over the training part; the classifier after the last one is tested."""
     lr: float = 1e-4
     """Learning rate of the encoder after the warm-up."""
     head_lr: float = 1e-3

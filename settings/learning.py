@@ -56,7 +56,7 @@ class SamplerConfig:
     condition_on_dictionary: bool = False
     """Whether keys that remain in the dictionary count as already chosen, so that distances start from them."""
     every_n_steps: int = 1
-    """n: select at every n-th step only, but n times as many keys."""
+    """n: keys are selected only at every n-th step, but n times as many."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the chosen selection rule (see docs/samplers.md)."""
 

@@ -145,7 +145,7 @@ def read_start(path: Path, characters: int) -> str:
     """Returns at most this many characters of a text file in UTF-8.
 
     Raises:
-        OSError: it cannot be read, or is no regular file: reading a pipe or a device may never end.
+        OSError: it cannot be read, or is not a regular file (reading a pipe or a device may never end).
         UnicodeDecodeError: it is not UTF-8.
     """
     if not stat.S_ISREG(path.stat().st_mode):

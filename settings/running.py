@@ -23,8 +23,8 @@ class TrainConfig:
     (AVX-512 BF16 or AMX) bf16 is many times slower than fp32."""
     batchnorm: Literal["sync", "shuffle", "local"] = "sync"
     """Scope of the BatchNorm statistics with several processes. sync: the global batch, so that the number of processes
-    does not matter. local: the part of each process, whose statistics may reveal which key belongs to a query.
-    shuffle: as local, but each key is encoded by another process than its query, as in MoCo."""
+    does not matter. local: each process's share of the batch, whose statistics may reveal which key belongs to a query.
+    shuffle: as local, but keys are encoded in shares that are shuffled among the processes, as in MoCo."""
     accumulate: int = 1
     """Number of parts in which a batch is computed; more parts take less memory, but an extra forward pass."""
     recompute: bool = False
@@ -42,8 +42,9 @@ class TrainConfig:
     max_nonfinite_steps: int = 5
     """A step whose gradient is not finite is skipped on all processes; after this many in a row the run stops."""
     timeout_seconds: float = 300.0
-    """Seconds that a process waits for the others, at the start and in each step; then the run ends and names the one
-    that is missing or hangs. It must be longer than what one process does alone, such as writing a checkpoint."""
+    """Seconds that a process waits for the others, at the start and in each step; then the run ends and names the
+    process that is missing or hangs. It must exceed the time of anything that one process does while the others wait,
+    such as writing a checkpoint."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
