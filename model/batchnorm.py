@@ -1,4 +1,4 @@
-"""BatchNorm of video clips with CUDA's fast kernels for images, and replacing a network's BatchNorms."""
+"""BatchNorm that normalises video clips with CUDA's fast kernels for images, and a function that installs it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Video backbones, from clips [B, 3, T, H, W] to features [B, F].
 
 `r2plus1d_18`, `r3d_18` and `mc3_18` are torchvision's networks without `fc`. Their state dict names are torchvision's,
-so weights can be exchanged in both directions: `load_state_dict(weights, strict=False)` differs in nothing but `fc`.
+so weights can be exchanged in both directions: with `load_state_dict(weights, strict=False)` only `fc` is missing or
+unexpected.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ TINY_FEATURES = 256
 class TinyVideo(nn.Module):
     """A (2+1)-D network for CPUs: about 70 million multiply-adds for 8 frames of 64 x 64 pixels.
 
-    Its input has each frame twice: unchanged and minus the clip's mean image. The difference makes motion visible from
-    the first step; a network of this size would need most of a short run to learn to compute it.
+    The first convolution sees each frame twice: unchanged, and minus the clip's mean image. The difference makes motion
+    visible from the first step; a network of this size would need most of a short run to learn to compute it.
 
     Each stage is a spatial and then a temporal convolution, as in R(2+1)D (Tran et al. 2018). Four stages are shallow
     enough to train without residual connections. The stem reduces the resolution by a factor of four, because
