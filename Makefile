@@ -29,8 +29,7 @@ lint: .venv/installed-tests ## check style with ruff, types with mypy, imports w
 	$(BIN)/python -m mypy
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo --no-cache
 
-lock: .venv/installed ## pin requirements.txt and its dependencies in requirements.lock, with hashes
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
+lock: .venv/installed-tests ## pin requirements.txt and its dependencies in requirements.lock, with hashes
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: --emit-build-options requirements.txt -o requirements.lock
 
 docs: .venv/installed-docs ## build the documentation site into site/
