@@ -1,4 +1,4 @@
-"""D² of all rows after new centres: one matrix product per block, over chunks that stay in the cache."""
+"""D² of all rows after new centres, by a matrix product per factor and chunk of rows that stays in the cache."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from sampler.d2.distance import RELATIVE_FLOOR, product
 Precision = Literal["auto", "fp32", "bf16"]
 
 CHUNK = 2048
-"""Rows that are multiplied together on a CPU: few enough to stay in the cache, and a multiple of every tile size."""
+"""Rows that are multiplied together on a CPU: few enough to stay in the cache."""
 
-_ROUNDING = 2.0**-9
-"""Largest relative error of rounding a number to bf16."""
+_ROUNDING = 2.0**-8
+"""Largest relative error of rounding a number to bf16, whose significand has eight bits."""
 
 
 def rounding_error(factors: int) -> float:
-    """Returns the largest error of 2 <g_n, g_m> with one or two factors in bf16, as a share of |g_n|² + |g_m|².
+    """Returns the largest error of 2 <g_n, g_m> in bf16, as a share of |g_n|² + |g_m|².
 
-    The inner product of each factor is rounded three times (row, centre, product), and the product of both once more.
+    The inner product of each factor is rounded three times (row, centre, product), and the product of two factors once
+    more (counted for a single factor, too).
     By Cauchy-Schwarz, |<g_n, g_m>| <= |g_n||g_m| <= (|g_n|² + |g_m|²) / 2.
     """
     return (1 + 3.01 * _ROUNDING) ** factors * (1 + _ROUNDING) - 1
@@ -35,7 +36,7 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 class DenseBounds:
-    """Bounds that are D² of every row itself, in float32."""
+    """Bounds that equal D² of every row, up to the rounding of float32."""
 
     exact = True
 

@@ -1,7 +1,10 @@
 """The components of the blocked samplers."""
 
+from dataclasses import replace
+
 import torch
 
+from sampler.base import required
 from sampler.d2.accept import settle
 from sampler.d2.dense_bounds import DenseBounds, RoughBounds
 from sampler.d2.distance import squared_norms
@@ -57,12 +60,23 @@ def test_rough_and_indexed_bounds_are_never_below_the_distances():
         assert (u >= d2 - floor).all()
 
 
+def test_rough_bounds_hold_for_rows_that_bf16_rounds_worst():
+    """Each number lies just above the middle between two of bf16, so all errors are as large as can be, and add up."""
+    pool = random_pool(200)
+    worst = 1 + 2.0**-8 + 2.0**-11 * torch.rand(pool.a.shape, generator=torch.Generator().manual_seed(0))
+    pool = replace(pool, a=worst, b=worst[:, : required(pool.b, "b").shape[1]])
+    u, d2 = lowered(RoughBounds, pool, BLOCKS[:2])
+    assert (d2[9:] > 0).all()
+    assert (u >= d2 - 1e-5 * squared_norms(pool).double()).all()
+    assert (u[9:] > 0).all()
+
+
 def test_rough_bounds_are_within_the_error_they_allow_for():
     pool = random_pool(1000)
     u, d2 = lowered(RoughBounds, pool, BLOCKS[:2])
     nearest = dense_d2(pool, pool.rows(torch.arange(9))).argmin(1)
     norms = squared_norms(pool).double()
-    assert (u - d2 <= 0.03 * (norms + norms[nearest])).all()
+    assert (u - d2 <= 0.06 * (norms + norms[nearest])).all()
 
 
 def test_an_index_over_good_cells_leaves_most_pairs_out():
