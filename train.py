@@ -24,12 +24,13 @@ from typing import NoReturn
 from common.terminal import command, print_error
 from evaluation.monitor import Monitor
 from model.encoder import build_model
-from pipeline.load.clip_loader import ClipLoader
-from pipeline.loader import make_loader
+from pipeline.load.clip_loader import ClipLoader, Dataset, select_split
+from pipeline.loader import make_loader, open_dataset
 from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError
 from pipeline.shards.manifest import ManifestError
 from settings import Config, ConfigError, load_config
+from settings.schedule import total_steps
 from training import distributed
 from training.checkpoint import CheckpointError
 from training.dry_run import dry_run
@@ -37,7 +38,7 @@ from training.memory import explain_out_of_memory, is_out_of_memory
 from training.nonfinite import TrainingError
 from training.pool import known_labels, pool_ids
 from training.ranks.errors import RankError
-from training.resume import claim
+from training.resume import claim, fit_to_data
 from training.run import Run
 from training.step import Learner
 from training.tracking.profiling import DEFAULT_STEPS, parse_steps
@@ -68,12 +69,15 @@ def main() -> int:
         config = load_config(Config, args.config, args.overrides)
         with distributed.lost_ranks_named():
             world = distributed.start(config.train.device, config.train.threads, config.train.timeout_seconds)
+            dataset = open_dataset(config)
+            samples = len(select_split(dataset, config.data.split))
+            config = fit_to_data(config, world, samples=samples, resume=args.resume)
             if args.dry_run:
-                loader, learner, _ = build(config, world)
+                loader, learner, _ = build(config, world, dataset)
                 dry_run(config, world, loader=loader, learner=learner)
                 finished = True
             else:
-                finished = train(config, world, resume=args.resume, profile=parse_steps(args.profile))
+                finished = train(config, world, dataset, resume=args.resume, profile=parse_steps(args.profile))
     except RankError as error:
         end_without_the_others(error)
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
@@ -105,9 +109,16 @@ def end_without_the_others(error: RankError) -> NoReturn:
     os._exit(status)
 
 
-def train(config: Config, world: distributed.World, *, resume: str, profile: range = range(0)) -> bool:
+def train(
+    config: Config,
+    world: distributed.World,
+    dataset: Dataset | None = None,
+    *,
+    resume: str,
+    profile: range = range(0),
+) -> bool:
     """Trains until the run ends; returns False if it was asked to stop earlier (it has then saved a checkpoint)."""
-    loader, learner, monitor = build(config, world)
+    loader, learner, monitor = build(config, world, dataset)
     with claim(Path(config.run_dir), world, resume=resume):
         run = Run(
             config=config,
@@ -144,12 +155,17 @@ def steps(run: Run, loader: ClipLoader, learner: Learner) -> None:
             run.record(metrics, epoch=epoch)
 
 
-def build(config: Config, world: distributed.World) -> tuple[ClipLoader, Learner, Monitor | None]:
-    """Builds the parts of a run: the loader, the learner, and the monitor if `monitor.every_epochs` asks for one."""
-    loader = make_loader(config, device=world.device, rank=world.rank, world_size=world.size)
-    total_steps = min(config.train.epochs * len(loader), config.train.steps or sys.maxsize)
+def build(
+    config: Config, world: distributed.World, dataset: Dataset | None = None
+) -> tuple[ClipLoader, Learner, Monitor | None]:
+    """Builds the parts of a run: the loader, the learner, and the monitor if `monitor.every_epochs` asks for one.
+
+    Args:
+        dataset: what `open_dataset` returned; None opens it.
+    """
+    loader = make_loader(config, device=world.device, rank=world.rank, world_size=world.size, dataset=dataset)
     model = build_model(config.model, audio=config.audio, seed=config.seed)
-    learner = Learner(model=model, config=config, world=world, total_steps=total_steps)
+    learner = Learner(model=model, config=config, world=world, total_steps=total_steps(config, len(loader)))
     monitor = None
     if config.monitor.every_epochs:
         monitor = Monitor(

@@ -28,7 +28,8 @@ from pipeline.load.clip_loader import ClipLoader
 from pipeline.plan.order import global_order
 from settings import ConfigError
 from settings.evaluation import EvaluationConfig, FinetuneConfig
-from training.optim import learning_rate, weight_decay_groups
+from settings.schedule import learning_rate
+from training.optim import weight_decay_groups
 
 FULL, LINEAR = "fine-tuned", "linear"
 PURPOSE = "finetune"

@@ -19,6 +19,7 @@ from experiments.measure import measure
 from experiments.subprocess_trial import run_in_subprocesses
 from settings import Config
 from settings.load import require
+from settings.recipe import auto_keys
 from training.distributed import World
 from training.pool import pool_ids
 from training.step import Learner
@@ -62,6 +63,8 @@ class TrialConfig:
     """The product's configuration; train.steps sets the length."""
 
     def __post_init__(self) -> None:
+        open_keys = auto_keys(self.run)
+        require(not open_keys, f"a trial needs numbers, but {', '.join(open_keys)} is auto")
         require(self.run.train.steps >= 1, "run.train.steps must be at least 1: nothing else ends a trial")
         require(self.measure_every >= 1, f"measure_every must be at least 1, not {self.measure_every}")
 

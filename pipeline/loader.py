@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.load.dali_loader import DaliLoader
 from pipeline.load.reference.decord_loader import DecordLoader
+from pipeline.load.reference.raw_dataset import RawDataset
+from pipeline.shards.manifest import Manifest
 from settings import Config
 from settings.load import pick
 
 LOADERS: dict[str, type[DaliLoader] | type[DecordLoader]] = {"dali": DaliLoader, "decord": DecordLoader}
 """Maps data.loader to the class of the loader."""
+
+
+def open_dataset(config: Config) -> Manifest | RawDataset:
+    """Opens the data set that `make_loader` reads.
+
+    Raises:
+        ConfigError: the loader is unknown, or (decord) data.path holds no usable video.
+        ManifestError: (dali) data.path holds no complete prepared data set.
+    """
+    return pick(LOADERS, config.data.loader, "data.loader").open_dataset(config)
 
 
 def make_loader(
@@ -21,6 +35,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     batch_size: int | None = None,
+    dataset: Any = None,
 ) -> ClipLoader:
     """Returns the loader that config.data.loader names.
 
@@ -43,11 +58,12 @@ def make_loader(
         device: device of the video and audio tensors.
         rank, world_size: rank of this process, and number of processes that share the global batch.
         batch_size: clips per global batch; None means train.batch_size.
+        dataset: what `open_dataset` returned; None opens it.
 
     Raises:
         ConfigError: the loader is unknown, or settings contradict each other or the data.
         ManifestError: (dali) data.path holds no complete prepared data set.
     """
     return pick(LOADERS, config.data.loader, "data.loader")(
-        config=config, device=device, rank=rank, world_size=world_size, batch_size=batch_size
+        config=config, device=device, rank=rank, world_size=world_size, batch_size=batch_size, dataset=dataset
     )

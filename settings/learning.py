@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from settings.load import require
+from settings.load import AUTO, AutoInt, require
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,17 @@ class PoolConfig:
 
     source: Literal["stream", "epoch"] = "stream"
     """stream: the most recent keys. epoch: random clips, encoded again at the start of an epoch (not for fifo)."""
-    size: int = 38400
-    """N, the number of candidates; with source epoch, at most the number of samples of the data set."""
+    size: AutoInt = 38400
+    """N, the number of candidates; at most the number of samples of the data set. A stream pool needs two rows per
+    sample to hold the newest key of each, and more rows are never allocated. auto: 300 batches, or what all samples
+    need."""
     refresh_every: int = 1
     """Number of epochs after which a pool with source epoch is drawn again."""
     remove_selected: bool = False
     """Whether a selected key is removed from the pool (in the paper it is not)."""
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, f"pool.size must be at least 1, not {self.size}")
+        require(self.size == AUTO or self.size >= 1, f"pool.size must be at least 1, not {self.size}")
         require(self.refresh_every >= 1, f"pool.refresh_every must be at least 1, not {self.refresh_every}")
         require(
             self.source == "epoch" or self.refresh_every == 1,
@@ -90,11 +92,11 @@ class PoolConfig:
 class DictionaryConfig:
     """The negatives of each modality."""
 
-    size: int = 3840
-    """K, the number of negatives per modality."""
+    size: AutoInt = 3840
+    """K, the number of negatives per modality. auto: 30 batches, or half of the candidates if they are few."""
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, f"dictionary.size must be at least 1, not {self.size}")
+        require(self.size == AUTO or self.size >= 1, f"dictionary.size must be at least 1, not {self.size}")
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,15 @@ class OptimConfig:
     """Weight decay; biases and BatchNorm parameters are not decayed."""
     sgd_momentum: float = 0.9
     """Momentum of SGD."""
-    warmup_steps: int = 500
-    """Number of steps in which the learning rate rises linearly to optim.lr."""
+    warmup_steps: AutoInt = 500
+    """Number of steps in which the learning rate rises linearly to optim.lr. auto: a tenth of the run, at most 500."""
     clip_grad_norm: float = 0.0
     """Maximum norm of the gradient; 0 means no clipping."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr must be positive, not {self.lr}")
-        require(self.warmup_steps >= 0, f"optim.warmup_steps must be at least 0, not {self.warmup_steps}")
+        require(
+            self.warmup_steps == AUTO or self.warmup_steps >= 0,
+            f"optim.warmup_steps must be at least 0, not {self.warmup_steps}",
+        )
         require(self.clip_grad_norm >= 0, f"optim.clip_grad_norm must be at least 0, not {self.clip_grad_norm}")

@@ -13,11 +13,15 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
 T = TypeVar("T")
+AUTO: Any = "auto"
+AutoInt = Annotated[int, AUTO]
+"""Type of a setting that is a whole number or `auto`. Type checkers take it for an int, because everything that runs
+after `settings.recipe.fit` has replaced `auto` gets a number."""
 _MAX_VALUES = 10_000
 """Largest number of values in a YAML document: aliases can turn a few lines into billions, or into a cycle."""
 _MAX_CHARACTERS = 2**18
@@ -40,7 +44,7 @@ def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterabl
     Raises:
         ConfigError: the file is missing or not valid YAML, or a key is unknown, or a type or value is wrong.
     """
-    tree = _read_yaml(Path(path)) if path is not None else {}
+    tree = read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
         _apply_override(tree, override)
     return from_dict(cls, tree, source=str(path) if path is not None else "command line")
@@ -60,7 +64,7 @@ def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = 
         raise ConfigError(
             f"{source}: {prefix.rstrip('.') or 'the top level'} must be a mapping, not {format_value(tree)}"
         )
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
@@ -128,7 +132,12 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
     try:
         text = read_start(path, _MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
@@ -220,6 +229,10 @@ def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
         return ConfigError(f"{source}: {key} must be {expected}, not {format_value(value)}")
 
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:  # AutoInt
+        if value == AUTO:
+            return value
+        return _convert_scalar(int, value, lambda expected: wrong(f"{expected} or auto"))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, {} if value is None else value, source=source, prefix=key + ".")
     if origin is Literal:

@@ -11,7 +11,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
@@ -77,7 +77,7 @@ def field_docstrings(cls: type) -> dict[str, str]:
 
 
 def _table(cls: type, prefix: str) -> str:
-    docs, hints = field_docstrings(cls), typing.get_type_hints(cls)
+    docs, hints = field_docstrings(cls), typing.get_type_hints(cls, include_extras=True)
     lines = ["| key | type | default | |", "|---|---|---|---|"]
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
@@ -90,6 +90,8 @@ def _table(cls: type, prefix: str) -> str:
 
 def _type(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return "whole number or `auto`"
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):

@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from settings.load import require
+from settings.load import AUTO, AutoInt, require
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The training loop."""
 
-    epochs: int = 100
-    """Passes over the data; the learning rate reaches zero at the end of the last one, or at train.steps."""
-    steps: int = 0
-    """Number of steps after which training stops; 0 means all epochs."""
-    batch_size: int = 128
-    """M, the number of clips per step over all processes."""
+    epochs: AutoInt = 100
+    """Passes over the data; the learning rate reaches zero at the end of the last one, or at train.steps. auto: as many
+    as train.steps needs."""
+    steps: AutoInt = 0
+    """Number of steps after which training stops; 0 means all epochs. auto: all epochs, or with train.epochs=auto 50
+    epochs, but at least 1,000 steps."""
+    batch_size: AutoInt = 128
+    """M, the number of clips per step over all processes. auto: 128 on GPUs and 32 on a CPU, but at most about a
+    quarter of the samples."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU that has instructions for it, else fp32. On a CPU without such instructions
     (AVX-512 BF16 or AMX) bf16 is many times slower than fp32."""
@@ -47,9 +50,12 @@ class TrainConfig:
     such as writing a checkpoint."""
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
-        require(self.steps >= 0, f"train.steps must be at least 0, not {self.steps}")
-        require(self.batch_size >= 2, f"train.batch_size must be at least 2, not {self.batch_size}")
+        require(self.epochs == AUTO or self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
+        require(self.steps == AUTO or self.steps >= 0, f"train.steps must be at least 0, not {self.steps}")
+        require(
+            self.batch_size == AUTO or self.batch_size >= 2,
+            f"train.batch_size must be at least 2, not {self.batch_size}",
+        )
         require(self.accumulate >= 1, f"train.accumulate must be at least 1, not {self.accumulate}")
         require(self.threads >= 0, f"train.threads must be at least 0, not {self.threads}")
         require(self.log_every >= 1, f"train.log_every must be at least 1, not {self.log_every}")

@@ -1,8 +1,7 @@
-"""The optimiser, the learning-rate schedule, and an optimiser step that skips non-finite gradients."""
+"""The optimiser, and an optimiser step that skips non-finite gradients."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,14 +9,6 @@ import torch
 from torch import nn
 
 from settings import OptimConfig
-
-
-def learning_rate(step: int, *, peak: float, warmup: int, total: int) -> float:
-    """Returns the learning rate of a step: linear warm-up to `peak` in `warmup` steps, then cosine to 0 at `total`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return 0.5 * peak * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def weight_decay_groups(parameters: Iterable[nn.Parameter], **options: float) -> list[dict[str, Any]]:

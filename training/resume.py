@@ -1,19 +1,25 @@
-"""Resuming a run: the lock of its folder, the checkpoint to resume from, and whether it belongs to the run."""
+"""Starting and resuming a run: its settings, the lock of its folder, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.trees import flatten
 from settings import Config, ConfigError
+from settings.load import read_yaml
+from settings.pitfalls import find_pitfalls
+from settings.recipe import Choice, Resources, fit
 from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
 from training.distributed import World, from_main
 from training.saving.choose import require_newest, supersede_later
-from training.saving.files import step_of
+from training.saving.files import checkpoint_files, step_of
 from training.saving.lock import RunLock
 
 _TRACES = (
@@ -29,6 +35,64 @@ _TRACES = (
     "evaluation-*.json",
 )
 """Glob patterns of the files that a run and its evaluation write to the run folder."""
+
+log = logging.getLogger(__name__)
+
+
+def fit_to_data(config: Config, world: World, *, samples: int, resume: str) -> Config:
+    """Returns the configuration without any `auto`; says what was chosen and what will hinder the run.
+
+    A run that is resumed gets the values that it started with.
+
+    Args:
+        samples: number of samples to train on.
+        resume: as for `find_resume_checkpoint`.
+
+    Raises:
+        ConfigError: the run would learn nothing, or there are too few samples.
+    """
+    saved, samples = from_main((_saved_settings(resume, Path(config.run_dir)), samples))
+    resources = Resources(samples=samples, device=world.device.type, processes=world.size)
+    fitted, choices = fit(config, resources, saved=saved)
+    pitfalls = find_pitfalls(fitted, resources)
+    for pitfall in pitfalls:
+        # A run that has progressed is never refused, because its settings can no longer be changed.
+        if pitfall.fatal and not saved:
+            raise ConfigError(pitfall.message)
+    if world.is_main:
+        _print_choices(choices, config, resources, resumed=bool(saved))
+        for pitfall in pitfalls:
+            log.warning("%s", pitfall.message)
+    return fitted
+
+
+def _saved_settings(resume: str, run_dir: Path) -> dict[str, Any]:
+    """Returns by dotted key the settings of the run that is resumed, as its folder holds them; {} for a new run."""
+    path = run_dir if resume == "auto" else Path(resume)
+    folder = path.parent.parent if path.is_file() else path
+    if resume == "never" or not checkpoint_files(folder / "checkpoints"):
+        return {}
+    try:
+        tree = read_yaml(folder / "config.yaml")
+    except ConfigError as error:
+        log.warning("%s; settings that are auto are chosen again", error)
+        return {}
+    return flatten(tree)
+
+
+def _print_choices(choices: list[Choice], config: Config, resources: Resources, *, resumed: bool) -> None:
+    if not choices:
+        return
+    width = max(len(choice.key) for choice in choices)
+    lines = [f"  {key:<{width}} {value:>7,}  {reason}" for key, value, reason in choices]
+    where = f"{resources.samples:,} samples and {resources.processes} process(es) on {resources.device}"
+    print(f"{config.run_dir}: settings chosen for {where}:", *lines, sep="\n", file=sys.stderr, flush=True)
+    if resumed:
+        with suppress(ConfigError):
+            anew = {choice.key: choice.value for choice in fit(config, resources)[1]}
+            changed = [f"{key}={anew[key]}" for key, value, _ in choices if anew.get(key, value) != value]
+            if changed:
+                log.warning("data, device or processes have changed: a new run would have %s", " ".join(changed))
 
 
 @contextmanager
@@ -106,8 +170,10 @@ def _choose(resume: str, folder: Path) -> Path | None:
     return chosen
 
 
-def load_resume_state(path: Path, config: Config, *, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    """Reads a checkpoint and verifies that it belongs to this run.
+def load_resume_state(
+    path: Path, config: Config, *, fingerprint: str, samples: int, device: torch.device
+) -> dict[str, Any]:
+    """Reads a checkpoint and verifies that it belongs to this run, which trains on so many `samples`.
 
     Raises:
         ConfigError: the checkpoint was made with different settings or from different data.
@@ -119,7 +185,12 @@ def load_resume_state(path: Path, config: Config, *, fingerprint: str, device: t
     require_same_config(state["config"], config, path)
     if state["data"] != fingerprint:
         raise ConfigError(
-            f"{path} was trained on different data than {config.data.path} now holds (the manifests differ): "
+            f"{path} was trained on different data than {config.data.path} now holds (the manifests differ"
+            f"{_compare(state.get('samples'), samples)}): "
             "set data.path to the same shards, or start a new run with a different run_dir"
         )
     return state
+
+
+def _compare(before: Any, now: int) -> str:
+    return f"; {before} samples then, {now} now" if type(before) is int and before != now else ""

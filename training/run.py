@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from common.environment import environment
+from common.files import write_atomically
 from model.encoder import CrossModalModel
 from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples, TooManyBadSamples
 from settings import Config, to_dict, to_yaml
+from settings.recipe import Resources, auto_value
 from training.checkpoint import CheckpointError, CheckpointStore
 from training.distributed import (
     World,
@@ -32,6 +35,8 @@ from training.resume import find_resume_checkpoint, load_resume_state
 from training.step import Learner, Metrics
 from training.tracking.metrics import MetricsWriter, ProgressDisplay, StepTimer
 from training.tracking.profiling import StepProfiler
+
+log = logging.getLogger(__name__)
 
 BAD_SAMPLES = "bad_samples.jsonl"
 """File in the run folder that lists the samples that could not be read."""
@@ -76,6 +81,7 @@ class Run:
         self.step = self._saved_step = 0
         self._save_is_due = False
         self._unmeasured_epoch: int | None = None  # the epoch of a measurement that is due or was interrupted
+        self._said_short = False
         self._measure, self._measure_every, self._labels = measure, measure_every, labels
         self._preemption = Preemption()
         self._profiler = StepProfiler(self.folder, profile, rank=world.rank)
@@ -85,7 +91,13 @@ class Run:
         """Restores the checkpoint that `find_resume_checkpoint` chooses for `resume`, if any."""
         path = find_resume_checkpoint(resume=resume, store=self.store, world=self.world)
         if path is not None:
-            state = load_resume_state(path, self.config, fingerprint=self.fingerprint, device=self.world.device)
+            state = load_resume_state(
+                path,
+                self.config,
+                fingerprint=self.fingerprint,
+                samples=self.bad_samples.samples,
+                device=self.world.device,
+            )
             try:
                 self.learner.load_state_dict(state)
                 self.bad_samples.restore(state.get("bad_samples", []))
@@ -101,7 +113,7 @@ class Run:
 
     def __enter__(self) -> Run:
         if self.world.is_main:
-            (self.folder / "config.yaml").write_text(to_yaml(self.config))
+            write_atomically(self.folder / "config.yaml", to_yaml(self.config))
             (self.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
             self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
             self._print(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
@@ -193,6 +205,7 @@ class Run:
             numbers = mean_over_ranks(values) | speed | spread | {"bad_samples": len(self.bad_samples)}
             self.write({"epoch": epoch, **numbers})
         self._display.advance(self.step, numbers)
+        self._say_if_short(values)
         self._diagnose(epoch)
         if self._measure is not None and self.step % self._measure_every == 0:
             self._unmeasured_epoch = epoch
@@ -204,6 +217,22 @@ class Run:
         steady = (self._save_is_due or self.stopping) and self._is_steady()
         if self.stopping or (self._save_is_due and steady):
             self._save(prune=steady)
+
+    def _say_if_short(self, values: Metrics) -> None:
+        """Says once on rank 0 that a selection has picked fewer keys than it was asked for."""
+        short = next((name for name in values if name.endswith("/missing") and values[name]), None)
+        if short is None or self._said_short or not self.world.is_main:
+            return
+        self._said_short = True
+        modality, samples = short.removesuffix("/missing"), self.bad_samples.samples
+        picked, missing = int(values[f"{modality}/selected"]), int(values[short])
+        fits = auto_value(self.config, "dictionary.size", Resources(samples))
+        advice = f"; dictionary.size={fits} leaves enough" if fits < self.config.dictionary.size else ""
+        log.warning(
+            "step %d: the selection of %s keys picked %d of %d, because the other candidates were in the batch, in "
+            "the dictionary or not finite%s (said only once; see %s in metrics.jsonl)",
+            *(self.step, modality, picked, picked + missing, advice, short),
+        )
 
     def measure_if_due(self) -> None:
         """Measures the model if that is due or was interrupted; if it is interrupted now, a resumed run repeats it."""
@@ -225,7 +254,7 @@ class Run:
         self._share_bad_samples()
         if self.world.is_main:
             state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
-            state["bad_samples"] = self.bad_samples.state()
+            state |= {"samples": self.bad_samples.samples, "bad_samples": self.bad_samples.state()}
             state["unmeasured_epoch"] = self._unmeasured_epoch
             self.store.save(state, step=self.step, prune=prune)
 

@@ -17,10 +17,11 @@ from model.loss import info_nce
 from pipeline.batch import Batch
 from sampler.active import ActiveDictionary
 from settings import Config
+from settings.schedule import learning_rate
 from training.distributed import World, gather_rows
 from training.encode import EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
 from training.nonfinite import NonFiniteGuard, flatten_buffers, restore_buffers, restore_where
-from training.optim import build_optimizer, learning_rate, update
+from training.optim import build_optimizer, update
 from training.precision import uses_bf16
 from training.sync_batchnorm import synchronise_batchnorm
 

@@ -21,7 +21,7 @@ from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
 from pipeline.plan.mismatched_pairs import MismatchedPairs
 from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
 from settings import Config
-from settings.load import ConfigError, format_names
+from settings.load import AUTO, ConfigError, format_names, require
 
 BOTH = ("video", "audio")
 _PLANNED_TOGETHER = 256
@@ -91,6 +91,7 @@ class ClipLoader(ABC, Generic[D]):
         self.has_audio = bool((dataset.audio_samples > 0).all())
         self.ids = select_split(dataset, config.data.split)
         self._global_batch = config.train.batch_size if batch_size is None else batch_size
+        require(self._global_batch != AUTO, "only train.py chooses train.batch_size=auto: set it to a number")
         self._share = rank_slice(self._global_batch, rank=rank, world_size=world_size)
         self.batch_size = self._share.stop - self._share.start
         self.planner = (

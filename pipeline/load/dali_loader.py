@@ -71,8 +71,9 @@ class DaliLoader(ClipLoader[Manifest]):
         rank: int = 0,
         world_size: int = 1,
         batch_size: int | None = None,
+        dataset: Manifest | None = None,
     ) -> None:
-        dataset = Manifest.open(config.data.path)
+        dataset = self.open_dataset(config) if dataset is None else dataset
         super().__init__(
             config=config,
             dataset=dataset,
@@ -97,6 +98,11 @@ class DaliLoader(ClipLoader[Manifest]):
             self._decoder = CpuDecoder(config=config, dataset=dataset, stride=stride, batch=self.batch_size)
         idle = config.data.idle_priority and not on_gpu
         self._reading = ThreadPoolExecutor(1, "shard-reader", use_idle_priority if idle else None)
+
+    @staticmethod
+    def open_dataset(config: Config) -> Manifest:
+        """Opens the data set at data.path."""
+        return Manifest.open(config.data.path)
 
     def waveforms(self, plan: ClipPlan) -> np.ndarray:
         """Reads the audio windows of a plan as PCM, int16 [B, samples].

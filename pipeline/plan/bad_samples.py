@@ -59,7 +59,7 @@ class BadSamples:
     """
 
     def __init__(self, *, samples: int, max_fraction: float) -> None:
-        self._samples, self._max_fraction = samples, max_fraction
+        self.samples, self._max_fraction = samples, max_fraction
         self._known: dict[int, BadSample] = {}
         self._unshared = 0
         self._write_failed = False
@@ -130,10 +130,10 @@ class BadSamples:
             self._known.setdefault(int(fields["sample"]), BadSample(**fields))  # type: ignore[arg-type]
 
     def _check(self) -> None:
-        if len(self) > self._max_fraction * self._samples:
+        if len(self) > self._max_fraction * self.samples:
             raise TooManyBadSamples(
-                f"{len(self)} of {self._samples} samples cannot be read or decoded, and "
-                f"data.max_bad_fraction={self._max_fraction:g} allows {int(self._max_fraction * self._samples)}:\n"
+                f"{len(self)} of {self.samples} samples cannot be read or decoded, and "
+                f"data.max_bad_fraction={self._max_fraction:g} allows {int(self._max_fraction * self.samples)}:\n"
                 f"{listing(self)}\n"
                 "copy these files again, or prepare the data again (python -m pipeline.prepare); to train on other "
                 "samples in their place, raise data.max_bad_fraction"

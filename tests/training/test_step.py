@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode  # torch-private: see
 
 from model.encoder import build_model
 from settings import Config, load_config
+from settings.schedule import learning_rate
 from tests.training.small_run import alone, new_learner, random_batch, small_config
 from training.distributed import mean_over_ranks
 from training.nonfinite import TrainingError
-from training.optim import build_optimizer, learning_rate, update
+from training.optim import build_optimizer, update
 from training.step import Learner
 
 ROOT = Path(__file__).resolve().parents[2]

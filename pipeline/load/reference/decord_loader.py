@@ -48,14 +48,9 @@ class DecordLoader(ClipLoader[RawDataset]):
         rank: int = 0,
         world_size: int = 1,
         batch_size: int | None = None,
+        dataset: RawDataset | None = None,
     ) -> None:
-        dataset = RawDataset(
-            root=config.data.path,
-            labels=config.data.labels,
-            fps=config.clip.fps,
-            sample_rate=config.audio.sample_rate,
-            workers=decode_threads(config.data.threads),
-        )
+        dataset = self.open_dataset(config) if dataset is None else dataset
         super().__init__(
             config=config,
             dataset=dataset,
@@ -67,6 +62,17 @@ class DecordLoader(ClipLoader[RawDataset]):
         )
         self._log_mel = LogMel(config.audio)
         self._pool = ThreadPoolExecutor(decode_threads(config.data.threads), thread_name_prefix="decord")
+
+    @staticmethod
+    def open_dataset(config: Config) -> RawDataset:
+        """Opens the data set at data.path."""
+        return RawDataset(
+            root=config.data.path,
+            labels=config.data.labels,
+            fps=config.clip.fps,
+            sample_rate=config.audio.sample_rate,
+            workers=decode_threads(config.data.threads),
+        )
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         pending: deque[tuple[BatchPlan, list[Future]]] = deque()
