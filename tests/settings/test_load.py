@@ -39,8 +39,8 @@ def test_overrides_take_precedence_over_the_file(tmp_path):
     [
         ("optim.lrr=1", "unknown key optim.lrr; did you mean lr?"),
         ("data.order=glob", "data.order must be one of global, shards, not 'glob'"),
-        ("train.epochs=3.5", "train.epochs must be a whole number, not 3.5"),
-        ("train.epochs=true", "train.epochs must be a whole number, not True"),
+        ("train.epochs=3.5", "train.epochs must be a whole number or auto, not 3.5"),
+        ("train.epochs=true", "train.epochs must be a whole number or auto, not True"),
         ("augment.enabled=1", "augment.enabled must be true or false, not 1"),
         ("optim.lr=fast", "optim.lr must be a number, not 'fast'"),
         ("optim.lr=-1", "optim.lr must be positive, not -1"),
