@@ -107,3 +107,8 @@ def test_data_that_are_not_there_are_an_error_that_names_what_is_missing(tmp_pat
         run_trial(toy_trial("corpus.name=omniglot"), data=tmp_path)
     with pytest.raises(ConfigError, match="Spoken Digit"):
         run_trial(toy_trial("corpus.name=av_mnist"), data=tmp_path)
+
+
+def test_a_trial_needs_numbers():
+    with pytest.raises(ConfigError, match=r"a trial needs numbers, but pool.size, train.steps is auto"):
+        toy_trial("run.train.steps=auto", "run.pool.size=auto")
