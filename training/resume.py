@@ -54,11 +54,10 @@ def fit_to_data(config: Config, world: World, *, samples: int, resume: str) -> C
     saved, samples = from_main((_saved_settings(resume, Path(config.run_dir)), samples))
     resources = Resources(samples=samples, device=world.device.type, processes=world.size)
     fitted, choices = fit(config, resources, saved=saved)
-    pitfalls = find_pitfalls(fitted, resources)
-    for pitfall in pitfalls:
-        # A run that has progressed is never refused, because its settings can no longer be changed.
-        if pitfall.fatal and not saved:
-            raise ConfigError(pitfall.message)
+    pitfalls = sorted(find_pitfalls(fitted, resources), key=lambda pitfall: not pitfall.fatal)
+    # A run that has progressed is never refused, because its settings can no longer be changed.
+    if pitfalls and pitfalls[0].fatal and not saved:
+        raise ConfigError("\n".join(pitfall.message for pitfall in pitfalls))
     if world.is_main:
         _print_choices(choices, config, resources, resumed=bool(saved))
         for pitfall in pitfalls:

@@ -102,8 +102,10 @@ def test_a_run_that_is_resumed_by_its_path_gives_its_values(finished, tmp_path, 
 
 def test_a_run_that_would_learn_nothing_ends_before_it_writes(demo_shards, tmp_path, monkeypatch, capsys, caplog):
     where = [f"data.path={demo_shards}", f"run_dir={tmp_path / 'run'}", "dictionary.size=200"]
-    assert run_main(monkeypatch, *where) == 2
-    assert "no negative can be selected" in capsys.readouterr().err
+    assert run_main(monkeypatch, *where, "optim.warmup_steps=9") == 2
+    error = capsys.readouterr().err
+    assert "no negative can be selected" in error
+    assert "optim.warmup_steps=9 is not shorter than the run" in error  # all faults are named at once
     assert not (tmp_path / "run").exists()
     assert run_main(monkeypatch, *where[:1], f"run_dir={tmp_path / 'run'}", "--dry-run", "optim.warmup_steps=6") == 0
     assert "optim.warmup_steps=6 is not shorter than the run, which has 6 steps" in caplog.text
