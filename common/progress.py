@@ -15,35 +15,40 @@ _LOG_SECONDS = 10.0
 """Interval between two lines in a log file, in seconds."""
 
 
-def show_progress(items: Iterable[Item], *, total: int) -> Iterator[Item]:
-    """Yields `items` and shows their count, rate and estimated time left on stderr; `total` is the number of items."""
+def show_progress(items: Iterable[Item], *, total: int, unit: str = "files") -> Iterator[Item]:
+    """Yields `items` and shows their count, rate and estimated time left on stderr.
+
+    Args:
+        total: the number of items.
+        unit: what the items are, in the plural.
+    """
     console = Console(stderr=True)
     if total == 0:
         yield from items
     elif console.is_terminal:
-        yield from _bar(items, total, console)
+        yield from _bar(items, total, console, unit)
     else:
-        yield from _lines(items, total, console)
+        yield from _lines(items, total, console, unit)
 
 
-def _bar(items: Iterable[Item], total: int, console: Console) -> Iterator[Item]:
+def _bar(items: Iterable[Item], total: int, console: Console, unit: str) -> Iterator[Item]:
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f}/s"),
+        TextColumn("{task.description}, {task.fields[rate]:.1f}/s"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     start = time.monotonic()
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=total, rate=0.0)
+        bar = progress.add_task(unit, total=total, rate=0.0)
         for done, item in enumerate(items, start=1):
             yield item
             progress.update(bar, completed=done, rate=done / (time.monotonic() - start))
 
 
-def _lines(items: Iterable[Item], total: int, console: Console) -> Iterator[Item]:
+def _lines(items: Iterable[Item], total: int, console: Console, unit: str) -> Iterator[Item]:
     start = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
@@ -51,4 +56,4 @@ def _lines(items: Iterable[Item], total: int, console: Console) -> Iterator[Item
         if now - last >= _LOG_SECONDS or done == total:
             last, rate = now, done / (now - start)
             left = (total - done) / rate
-            console.print(f"{done}/{total} files, {rate:.1f}/s, {left:.0f} s left")
+            console.print(f"{done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left")

@@ -5,14 +5,16 @@ A test sample counts as a hit if a training sample of its class is among its nea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from evaluation.features import Features, cosines, require_finite_features
-from evaluation.statistics import CHANCE, standard_error
+from evaluation.features import Features, cosines, each_encoder, require_finite_features
+from evaluation.notes import reportable
+from evaluation.statistics import CHANCE, share_figures, standard_error
 from evaluation.task import Task
+from settings import ConfigError
 from settings.evaluation import EvaluationConfig
 
 RECALL_AT = (1, 5, 20)
@@ -20,16 +22,22 @@ BLOCK = 1024
 
 
 def run_class_retrieval(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Recall of test samples among training samples, for each encoder and modality and for a random order."""
+    """Recall of test samples among training samples, for each encoder and modality and for a random order.
+
+    Raises:
+        ConfigError: fewer than three training samples.
+        NotFiniteError: a feature is not finite.
+    """
     del config  # protocols share one signature, but retrieval has no settings
     gallery, queries = task.codes[task.train], task.codes[task.test]
+    if len(gallery) < 3:
+        raise ConfigError(f"retrieval needs at least three training samples, not {len(gallery)}")
     require_finite_features(features)
-    rows = []
-    for name, encoded in features.items():
-        for modality, pooled in encoded.pooled.items():
-            hits = first_hits(pooled[task.test], queries, pooled[task.train], gallery)
-            rows.append({"encoder": name, "modality": f"{modality} to {modality}"} | _recalls(hits))
-    chance = {f"R@{k}": float(np.mean(_chance(queries, gallery, k))) for k in RECALL_AT}
+    ks, rows = reportable(RECALL_AT, len(gallery)), []
+    for name, modality, pooled in each_encoder(features):
+        hits = first_hits(pooled[task.test], queries, pooled[task.train], gallery)
+        rows.append({"encoder": name, "modality": f"{modality} to {modality}"} | _recalls(hits, ks))
+    chance = {f"R@{k}": float(np.mean(_chance(queries, gallery, k))) for k in ks}
     return [*rows, {"encoder": CHANCE, "modality": "random order"} | chance]
 
 
@@ -60,8 +68,10 @@ def first_hits(
     return hits
 
 
-def _recalls(hits: np.ndarray) -> dict[str, float]:
-    recalls = {f"R@{k}": float(np.mean(hits <= k)) for k in RECALL_AT}
+def _recalls(hits: np.ndarray, ks: Sequence[int]) -> dict[str, Any]:
+    recalls: dict[str, Any] = {}
+    for k in ks:
+        recalls |= share_figures(f"R@{k}", hits <= k)
     return recalls | {"standard_error": standard_error(recalls["R@1"], len(hits))}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from common.finite import require_finite
-from evaluation.features import QueryEncoders, extract, require_finite_features
+from evaluation.features import QueryEncoders, each_encoder, extract, require_finite_features, test_clips
 from evaluation.statistics import CHANCE, over_splits
 from evaluation.task import LabelledData, Split, Task
 from model.encoder import CrossModalModel, EncoderOutput
@@ -91,20 +92,20 @@ def run_esc50(
         raise ConfigError("the ESC-50 protocols need audio in every sample; prepare the data with streams=audio")
     ids = np.flatnonzero(np.logical_or.reduce([task.test for task in tasks]))
     audio_models: dict[str, QueryEncoders] = {**_audio_only(models), BASELINE: Baseline()}
-    features = extract(audio_models, loader.uniform_clips(ids, clips=settings.clips), ids)
+    features = extract(audio_models, test_clips(loader, ids, replace(settings, crops=1)), ids)
     require_finite_features(features, name=lambda row: loader.dataset.source(int(ids[row])))
     fold_of = np.argmax([task.test[ids] for task in tasks], axis=0)
     rows = []
-    for name, encoded in features.items():
-        x = encoded.pooled["audio"]
-        x = _mean_and_deviation(x) if name == BASELINE else x
+    for name, _, pooled in each_encoder(features):
+        x = _mean_and_deviation(pooled) if name == BASELINE else pooled
         each, chosen = [], []
         for task in (task.rows(ids) for task in tasks):
             svm, c = fit_svm(x[task.train], task.codes[task.train], groups=fold_of[task.train])
             each.append({"accuracy": float(np.mean(svm.predict(x[task.test]) == task.codes[task.test]))})
             chosen.append(f"{c:g}")
-        rows.append({"encoder": name} | over_splits(each) | {"Cs": " ".join(chosen)})
-    return [*rows, {"encoder": f"{CHANCE} (majority class)"} | over_splits([_majority(task) for task in tasks])]
+        rows.append({"encoder": name} | over_splits(each, tests=len(ids)) | {"Cs": " ".join(chosen)})
+    majority = [{"accuracy": float(task.majority_correct().mean())} for task in tasks]
+    return [*rows, {"encoder": f"{CHANCE} (majority class)"} | over_splits(majority, tests=len(ids))]
 
 
 def fit_svm(x: np.ndarray, y: np.ndarray, *, groups: np.ndarray) -> tuple[Pipeline, float]:
@@ -130,7 +131,3 @@ def _audio_only(models: Mapping[str, CrossModalModel]) -> dict[str, CrossModalMo
 def _mean_and_deviation(moments: np.ndarray) -> np.ndarray:
     mean, square = np.split(moments.astype(np.float64), 2, axis=1)
     return np.concatenate([mean, np.sqrt(np.maximum(square - mean**2, 0))], axis=1)
-
-
-def _majority(task: Task) -> dict[str, float]:
-    return {"accuracy": task.majority_accuracy()}

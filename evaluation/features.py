@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +12,10 @@ import torch
 from torch import nn
 
 from common.finite import require_finite
+from common.progress import show_progress
 from pipeline.batch import Batch
+from pipeline.load.clip_loader import ClipLoader
+from settings.evaluation import EvaluationConfig
 
 MODALITIES = ("video", "audio")
 
@@ -32,6 +36,21 @@ class Features:
     """Backbone features, float32 [n, F], averaged over clips; with slots, [n, slots F] in temporal order."""
     embedding: dict[str, np.ndarray] = field(default_factory=dict)
     """Embeddings, float32 [n, D]: the clips' unit vectors, averaged."""
+
+
+def test_clips(loader: ClipLoader, ids: np.ndarray, settings: EvaluationConfig) -> Iterator[Batch]:
+    """The evenly spaced test clips of the samples `ids`, int64 [n], with a display of the progress."""
+    per_sample = settings.clips * settings.crops
+    full, rest = divmod(len(ids), loader.batch_size)
+    total = full * per_sample + math.ceil(rest * per_sample / loader.batch_size)
+    batches = loader.uniform_clips(ids, clips=settings.clips, crops=settings.crops)
+    return show_progress(batches, total=total, unit="batches of test clips")
+
+
+def each_encoder(features: Mapping[str, Features]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yields (encoder, modality, features [n, F]) with a display of the progress of what is done with them."""
+    found = [(name, modality, x) for name, encoded in features.items() for modality, x in encoded.pooled.items()]
+    yield from show_progress(found, total=len(found), unit="probes")
 
 
 @torch.no_grad()

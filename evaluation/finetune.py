@@ -11,7 +11,9 @@ import copy
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.finite import require_finite
+from common.progress import show_progress
 from common.randomness import torch_seed
+from evaluation.features import test_clips
+from evaluation.ranking import chance_figures, measurable, ranking_figures
 from evaluation.statistics import CHANCE, over_splits
 from evaluation.task import Task
 from model.encoder import CrossModalModel
+from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.plan.order import global_order
 from settings import ConfigError
@@ -76,6 +82,7 @@ def run_finetune(
     modality: str,
     kinds: Sequence[str] = (FULL, LINEAR),
     top5: bool = False,
+    ranking: bool = False,
 ) -> list[dict[str, Any]]:
     """Mean and standard deviation over the splits of the accuracy on samples and on single clips.
 
@@ -86,6 +93,7 @@ def run_finetune(
         tasks: the splits of one label.
         kinds: FULL, LINEAR or both.
         top5: also report how often the class is among the five most probable ones.
+        ranking: also report mAP, AUC and d-prime, of the only split.
 
     Raises:
         ConfigError: a training part is smaller than a batch.
@@ -93,7 +101,8 @@ def run_finetune(
     """
     models = {name: model for name, model in models.items() if modality in model.query}
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
-    majority = []
+    ranked: dict[tuple[str, str], dict[str, Any]] = {}
+    tests = int(np.logical_or.reduce([task.test for task in tasks]).sum())
     for number, task in enumerate(tasks, 1):
         train = np.flatnonzero(task.train)
         if len(train) < loader.batch_size:
@@ -116,9 +125,32 @@ def run_finetune(
             if top5:
                 figures["top5_accuracy"] = top_k(probabilities, task.codes[test], 5)
             results.setdefault(key, []).append(figures)
-        majority.append({"accuracy": task.majority_accuracy()})
-    rows = [{"encoder": name, "training": kind} | over_splits(each) for (name, kind), each in results.items()]
-    return [*rows, {"encoder": CHANCE, "training": "majority class"} | over_splits(majority)]
+            if ranking:
+                train_targets, test_targets = _targets(task)
+                kept = measurable(train_targets, test_targets)
+                ranked[key] = ranking_figures(probabilities[:, kept], test_targets[:, kept], seed=settings.seed)
+    rows = [
+        {"encoder": name, "training": kind} | over_splits(each, tests=tests) | ranked.get((name, kind), {})
+        for (name, kind), each in results.items()
+    ]
+    return [*rows, _chance_row(tasks, tests=tests, top5=top5, ranking=ranking)]
+
+
+def _chance_row(tasks: Sequence[Task], *, tests: int, top5: bool, ranking: bool) -> dict[str, Any]:
+    """The row of always predicting the most frequent classes of the training part."""
+    ks = {"accuracy": 1} | ({"top5_accuracy": 5} if top5 else {})
+    each = [{name: float(task.majority_correct(k).mean()) for name, k in ks.items()} for task in tasks]
+    row = {"encoder": CHANCE, "training": "majority class"} | over_splits(each, tests=tests)
+    if ranking:
+        train_targets, test_targets = _targets(tasks[0])
+        row |= chance_figures(test_targets[:, measurable(train_targets, test_targets)])
+    return row
+
+
+def _targets(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of the training and of the test samples, bool [n, classes]."""
+    classes = np.arange(int(task.codes.max()) + 1)
+    return task.codes[task.train, None] == classes, task.codes[task.test, None] == classes
 
 
 def fit(
@@ -150,12 +182,12 @@ def fit(
         ).to(device)
         optimizer, schedule = _optimizer(classifier, recipe, steps_per_epoch=steps)
         classifier.train()
-        for epoch in range(recipe.epochs):
-            order = global_order(len(ids), seed=settings.seed, epoch=epoch, purpose=PURPOSE)
-            kept = ids[order[: steps * loader.batch_size]]
+        clips = _training_clips(loader, ids, settings, modality=modality)
+        progress = show_progress(clips, total=recipe.epochs * steps, unit="steps")
+        for epoch, batches in groupby(progress, key=itemgetter(0)):
             total = torch.zeros((), device=device)
             seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-            for batch in loader.clips(kept, epoch=epoch, purpose=PURPOSE, streams=(modality,)):
+            for _, batch in batches:
                 with _autocast(device):
                     logits = classifier(getattr(batch, modality))
                 loss = F.cross_entropy(logits.float(), torch.from_numpy(codes[batch.ids.numpy()]).long().to(device))
@@ -170,6 +202,18 @@ def fit(
                 _refuse_loss(seen, loader, epoch + 1)
             log.info("epoch %d of %d: loss %.3f", epoch + 1, recipe.epochs, mean_loss)
     return classifier.eval()
+
+
+def _training_clips(
+    loader: ClipLoader, ids: np.ndarray, settings: EvaluationConfig, *, modality: str
+) -> Iterator[tuple[int, Batch]]:
+    """Yields (epoch, batch) of complete batches, in another order in each epoch."""
+    steps = len(ids) // loader.batch_size
+    for epoch in range(settings.finetune.epochs):
+        order = global_order(len(ids), seed=settings.seed, epoch=epoch, purpose=PURPOSE)
+        kept = ids[order[: steps * loader.batch_size]]
+        for batch in loader.clips(kept, epoch=epoch, purpose=PURPOSE, streams=(modality,)):
+            yield epoch, batch
 
 
 @torch.no_grad()
@@ -191,7 +235,7 @@ def classify(
     order = np.argsort(ids)
     sums: dict[Any, np.ndarray] = {}
     right: dict[Any, list[np.ndarray]] = {key: [] for key in classifiers}
-    for batch in loader.uniform_clips(ids, clips=settings.clips, crops=settings.crops):
+    for batch in test_clips(loader, ids, settings):
         sample = batch.ids.numpy()
         rows = order[np.searchsorted(ids[order], sample)]
         for key, classifier in classifiers.items():

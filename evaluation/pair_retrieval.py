@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from evaluation.features import MODALITIES, Features, cosines, require_finite_features
-from evaluation.statistics import CHANCE, standard_error
+from evaluation.notes import reportable
+from evaluation.statistics import CHANCE, bootstrap, share_figures, standard_error
 from evaluation.task import Split
 from settings import ConfigError
 from settings.evaluation import EvaluationConfig
@@ -22,13 +23,12 @@ def run_pair_retrieval(
     """Recall and median rank among the test samples, in both directions, for each encoder and for a random order.
 
     Raises:
-        ConfigError: the data lack a modality, or fewer than two test samples.
+        ConfigError: the data lack a modality, or fewer than three test samples.
         NotFiniteError: an embedding is not finite.
     """
-    del config  # protocols share one signature, but retrieval has no settings
     n = int(split.test.sum())
-    if n < 2:
-        raise ConfigError(f"retrieval needs at least two test samples, not {n}")
+    if n < 3:
+        raise ConfigError(f"retrieval needs at least three test samples, not {n}: a random order of two finds half")
     require_finite_features(features)
     rows = []
     for name, encoded in features.items():
@@ -36,8 +36,8 @@ def run_pair_retrieval(
             if query not in encoded.embedding or key not in encoded.embedding:
                 raise ConfigError("retrieval needs both video and audio; this data set lacks one of them")
             ranks = pair_ranks(encoded.embedding[query][split.test], encoded.embedding[key][split.test])
-            rows.append({"encoder": name, "modality": f"{query} to {key}"} | summarise(ranks))
-    chance = {f"R@{k}": min(k, n) / n for k in RECALL_AT} | {"median_rank": (n + 1) / 2}
+            rows.append({"encoder": name, "modality": f"{query} to {key}"} | summarise(ranks, seed=config.seed))
+    chance = {f"R@{k}": k / n for k in reportable(RECALL_AT, n)} | {"median_rank": (n + 1) / 2}
     return [*rows, {"encoder": CHANCE, "modality": "random order"} | chance]
 
 
@@ -55,10 +55,20 @@ def pair_ranks(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return (similarities >= own - 1e-6).sum(axis=1)
 
 
-def summarise(ranks: np.ndarray) -> dict[str, float]:
-    """Recall at RECALL_AT with the standard error of R@1, and the median rank."""
-    recalls = {f"R@{k}": float(np.mean(ranks <= k)) for k in RECALL_AT}
-    return recalls | {
-        "standard_error": standard_error(recalls["R@1"], len(ranks)),
+def summarise(ranks: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """Recall at RECALL_AT, where chance is below one half, and the median rank, with their intervals.
+
+    Args:
+        ranks: of the right keys among n keys, int64 [n].
+        seed: of the bootstrap.
+    """
+    n = len(ranks)
+    figures: dict[str, Any] = {}
+    for k in reportable(RECALL_AT, n):
+        figures |= share_figures(f"R@{k}", ranks <= k)
+    interval = bootstrap(lambda drawn: float(np.median(np.repeat(ranks, drawn))), n, seed=seed, purpose="median rank")
+    return figures | {
+        "standard_error": standard_error(figures["R@1"], n),
         "median_rank": float(np.median(ranks)),
+        "median_rank_interval": interval,
     }

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.class_retrieval import RECALL_AT as CLASS_RECALL_AT
 from evaluation.class_retrieval import run_class_retrieval
 from evaluation.esc50 import esc50_tasks, run_esc50
-from evaluation.features import Features, extract, require_finite_features
+from evaluation.features import Features, extract, require_finite_features, test_clips
 from evaluation.finetune import LINEAR, run_finetune
-from evaluation.knn import run_knn
-from evaluation.linear import run_linear
-from evaluation.official_splits import official_tasks, read_official_splits, read_rejected
+from evaluation.lists.official_splits import official_tasks, read_official_splits, read_rejected
+from evaluation.notes import few_samples, omitted_recalls
+from evaluation.pair_retrieval import RECALL_AT as PAIR_RECALL_AT
 from evaluation.pair_retrieval import run_pair_retrieval
-from evaluation.task import Task, choose_labels, make_split, make_splits, make_task
+from evaluation.probes.knn import run_knn
+from evaluation.probes.linear import run_linear
+from evaluation.task import SPLIT_COLUMN, Task, choose_labels, make_split, make_splits, make_task, retrieval_split
 from model.encoder import CrossModalModel
 from pipeline.load.clip_loader import ClipLoader
 from settings import ConfigError
@@ -46,6 +49,17 @@ class Table:
     rows: list[dict[str, Any]]
     coverage: Sequence[dict[str, Any]] = ()
     """How much of each official list the data set holds (see `official_tasks`); empty without official lists."""
+    notes: Sequence[str] = ()
+    """Sentences about what the figures can show, and what they cannot."""
+
+
+def check_split(protocol: str, label: str | None, settings: EvaluationConfig) -> None:
+    """Raises ConfigError if the setting split asks for samples that the protocol has to fit on."""
+    if settings.split != "auto" and (protocol != "retrieval" or label is not None or settings.splits):
+        raise ConfigError(
+            f"split={settings.split} is only for --protocol retrieval without --label and splits, which fits nothing; "
+            f"--protocol {protocol} {'with a label ' if protocol == 'retrieval' else ''}needs a training part as well"
+        )
 
 
 def _probe(run: Callable[..., list[dict[str, Any]]], protocol: str, inputs: EvaluationInputs) -> Iterator[Table]:
@@ -54,11 +68,14 @@ def _probe(run: Callable[..., list[dict[str, Any]]], protocol: str, inputs: Eval
     features, ids = _features(inputs, np.logical_or.reduce([task.train | task.test for task in tasks]))
     for task in tasks:
         selected = task.rows(ids)
+        rows = run(features, selected, inputs.settings)
+        omitted = omitted_recalls(CLASS_RECALL_AT, int(selected.train.sum())) if protocol == "retrieval" else []
         yield Table(
             name=f"{protocol}-{task.label}",
             caption=f"{_counts([selected])}; {_clips(inputs.settings)}",
-            rows=run(features, selected, inputs.settings),
+            rows=rows,
             coverage=coverage,
+            notes=[*omitted, *few_samples(rows, tests=int(selected.test.sum()))],
         )
 
 
@@ -67,13 +84,19 @@ def _retrieval(inputs: EvaluationInputs) -> Iterator[Table]:
     if inputs.label is not None or inputs.settings.splits:
         yield from _probe(run_class_retrieval, "retrieval", inputs)
         return
-    split = make_split(inputs.loader.dataset, seed=inputs.settings.seed)
+    data, settings = inputs.loader.dataset, inputs.settings
+    split = retrieval_split(data, settings.split, seed=settings.seed)
     features, ids = _features(inputs, split.test)
     selected = split.rows(ids)
+    rows = run_pair_retrieval(features, selected, settings)
+    notes = [*omitted_recalls(PAIR_RECALL_AT, len(ids)), *few_samples(rows, tests=len(ids))]
+    if notes and SPLIT_COLUMN not in data.label_columns and settings.split == "auto":
+        notes.append(f"Nobody has chosen these test samples; split=all takes all {len(data)} samples of the data set.")
     yield Table(
         name="retrieval",
-        caption=f"{selected.test.sum()} test samples; split: {split.origin}; {_clips(inputs.settings)}",
-        rows=run_pair_retrieval(features, selected, inputs.settings),
+        caption=f"{len(ids)} test samples; split: {split.origin}; {_clips(settings)}",
+        rows=rows,
+        notes=notes,
     )
 
 
@@ -97,7 +120,8 @@ def _kinetics_linear(inputs: EvaluationInputs) -> Iterator[Table]:
 def _esc50(inputs: EvaluationInputs) -> Iterator[Table]:
     tasks = esc50_tasks(inputs.loader.dataset)
     rows = run_esc50(inputs.models, inputs.loader, tasks, inputs.settings)
-    yield Table(name="esc50", caption=f"{_counts(tasks)}; {_clips(inputs.settings)}; linear SVM", rows=rows)
+    caption = f"{_counts(tasks)}; {_clips(inputs.settings)}; linear SVM"
+    yield Table(name="esc50", caption=caption, rows=rows, notes=few_samples(rows, tests=_tests(tasks)))
 
 
 def _esc50_finetune(inputs: EvaluationInputs) -> Iterator[Table]:
@@ -126,7 +150,8 @@ def _finetuned(
     rows = run_finetune(inputs.models, loader, tasks, settings, modality=modality, **options)
     recipe = f"{settings.finetune.epochs} epochs, the last one; {modality}"
     caption = f"{_counts(tasks)}; {_clips(settings)}; {recipe}"
-    return Table(name=name, caption=caption, rows=rows, coverage=coverage)
+    notes = few_samples(rows, tests=_tests(tasks))
+    return Table(name=name, caption=caption, rows=rows, coverage=coverage, notes=notes)
 
 
 def _tasks(inputs: EvaluationInputs, *, first_only: bool = False) -> tuple[list[Task], list[dict[str, Any]]]:
@@ -150,10 +175,14 @@ def _features(inputs: EvaluationInputs, used: np.ndarray) -> tuple[dict[str, Fea
     """
     ids, settings = np.flatnonzero(used), inputs.settings
     slots = settings.clips if settings.pooling == "concat" else 1
-    clips = inputs.loader.uniform_clips(ids, clips=settings.clips, crops=settings.crops)
-    features = extract(inputs.models, clips, ids, slots=slots)
+    features = extract(inputs.models, test_clips(inputs.loader, ids, settings), ids, slots=slots)
     require_finite_features(features, name=lambda row: inputs.loader.dataset.source(int(ids[row])))
     return features, ids
+
+
+def _tests(tasks: Sequence[Task]) -> int:
+    """The number of distinct test samples."""
+    return int(np.logical_or.reduce([task.test for task in tasks]).sum())
 
 
 def _counts(tasks: Sequence[Task]) -> str:

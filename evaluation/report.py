@@ -26,7 +26,7 @@ FORMATS = {
     "median_rank": "{:.1f}",
 }
 
-TEXT = ("encoder", "training", "modality")
+TEXT = ("encoder", "training", "modality", "layer")
 """Columns that contain text and are left-aligned."""
 
 
@@ -44,8 +44,14 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:
-    """Prints one line per row of `result["rows"]`, with columns in the order of their first appearance."""
-    columns = list(dict.fromkeys(column for row in result["rows"] for column in row))
+    """Prints one line per row of `result["rows"]`, with columns in the order of their first appearance.
+
+    An interval stands in brackets beside its figure; the standard error is then left out. The sentences of
+    `result["notes"]` follow the table.
+    """
+    found = list(dict.fromkeys(column for row in result["rows"] for column in row))
+    hidden = {"standard_error"} if any(map(_is_interval, found)) else set()
+    columns = [column for column in found if column not in hidden and not _is_interval(column)]
 
     def plain(text: str, *, lines: bool = False) -> Text:
         return Text(encodable(printable(text, lines=lines), console.encoding))
@@ -55,11 +61,13 @@ def print_table(result: dict[str, Any], console: Console) -> None:
         justify: Literal["left", "right"] = "left" if column in TEXT else "right"
         table.add_column(plain(column.replace("_", " ")), justify=justify, overflow="fold")
     for row in result["rows"]:
-        table.add_row(*(plain(_cell(column, row.get(column))) for column in columns))
+        table.add_row(*(plain(_cell(column, row)) for column in columns))
     if not console.is_terminal:
         # rich would wrap lines in a file or pipe at 80 characters.
         console.width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.print(table)
+    for note in result.get("notes", ()):
+        console.print(plain(note), soft_wrap=not console.is_terminal)
 
 
 def result_path(folder: Path, name: str) -> Path:
@@ -74,9 +82,16 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
-def _cell(column: str, value: Any) -> str:
-    if value is None:
-        return ""
+def _is_interval(column: str) -> bool:
+    return column.endswith("_interval")
+
+
+def _cell(column: str, row: Mapping[str, Any]) -> str:
+    value = row.get(column)
+    if value is None or isinstance(value, str):
+        return value or ""
     if isinstance(value, list):
         return " ".join(f"{item:.3f}" for item in value)
-    return value if isinstance(value, str) else FORMATS.get(column, "{:.3f}").format(value)
+    form = FORMATS.get(column, "{:.3f}")
+    bounds = row.get(f"{column}_interval")
+    return form.format(value) + (f" [{form.format(bounds[0])}, {form.format(bounds[1])}]" if bounds else "")

@@ -68,9 +68,25 @@ class Task:
         """The task over only these samples, in this order."""
         return replace(self, codes=self.codes[ids], split=self.split.rows(ids))
 
-    def majority_accuracy(self) -> float:
-        """Test accuracy of always predicting the most frequent class of the training part."""
-        return float(np.mean(self.codes[self.test] == np.bincount(self.codes[self.train]).argmax()))
+    def majority_correct(self, k: int = 1) -> np.ndarray:
+        """Whether each test sample's class is among the k most frequent ones of the training part, bool [tests]."""
+        counts = np.bincount(self.codes[self.train])
+        return np.isin(self.codes[self.test], np.argsort(-counts, kind="stable")[:k])
+
+
+def retrieval_split(data: LabelledData, wanted: str, *, seed: int) -> Split:
+    """The split whose test part is searched by retrieval, which fits nothing.
+
+    Args:
+        wanted: the setting split: auto for the test part of `make_split`, train for its training part, all.
+    """
+    if wanted == "all":
+        everything = np.ones(len(data), dtype=bool)
+        return Split(train=~everything, test=everything, origin="all samples (split=all)")
+    split = make_split(data, seed=seed)
+    if wanted == "train":
+        return Split(train=split.test, test=split.train, origin=f"the training part of {split.origin}")
+    return split
 
 
 def make_split(data: LabelledData, *, seed: int) -> Split:

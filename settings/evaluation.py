@@ -58,6 +58,9 @@ class EvaluationConfig:
     """Loader of the clips, dali or decord; empty for the checkpoint's."""
     labels: str = ""
     """Path of the labels.csv of raw videos (only with the loader decord)."""
+    split: Literal["auto", "train", "all"] = "auto"
+    """Samples that the protocol retrieval, without --label, searches for each other. auto: the test part (of the label
+    column split or, without one, 20 % chosen by a hash of the paths). train: the training part. all: all samples."""
     splits: str = ""
     """Folder of the official lists of UCF101 (trainlist01.txt, ...) or HMDB51 (..._test_split1.txt); empty for the
     label column split (finetune also uses split2, split3, ...)."""

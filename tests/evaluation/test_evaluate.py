@@ -47,7 +47,7 @@ def test_probes_put_random_encoder_and_chance_beside_the_checkpoint(run, shards,
             ("chance", "majority class"),
         ]
         assert "24 train and 6 test samples; split: label column split; 2 clips" in result["caption"]
-        assert {"accuracy", "standard_error"} <= result["rows"][0].keys()
+        assert {"accuracy", "accuracy_interval", "standard_error"} <= result["rows"][0].keys()
     assert all(text in printed for text in ("pre-trained", "random-initialised", "chance"))
 
 
@@ -86,7 +86,41 @@ def test_retrieval_of_a_label_looks_among_the_training_samples_of_each_modality(
     assert call(run, shards, "--protocol", "retrieval", "--label", "kind") == 0
     rows = json.loads((run / "evaluation-retrieval-kind.json").read_text())["rows"]
     assert [row["modality"] for row in rows] == ["video to video", "audio to audio"] * 2 + ["random order"]
-    assert {"R@1", "R@5", "R@20"} <= rows[-1].keys()
+    assert [key for key in rows[-1] if key.startswith("R@")] == ["R@1", "R@5"]  # of 24 candidates, 20 are too many
+
+
+def test_few_test_samples_are_said_to_be_few(run, shards, capsys):
+    assert call(run, shards, "--protocol", "retrieval") == 0
+    result = json.loads((run / "evaluation-retrieval.json").read_text())
+    omitted, few, *verdicts = result["notes"]
+    assert omitted == "R@5 and R@10: not reported, as half of the 6 candidates or more would count as found."
+    assert few.startswith("6 test samples are few: each is 0.167 of an accuracy or R@k, and one near 0.5 is known to ±")
+    assert any("pre-trained is above random-initialised (" in verdict for verdict in verdicts)
+    printed = capsys.readouterr()
+    assert all(note in printed.out for note in result["notes"])
+    low, high = result["rows"][0]["R@1_interval"]
+    assert f"{result['rows'][0]['R@1']:.3f} [{low:.3f}, {high:.3f}]" in printed.out
+    assert "standard error" not in printed.out
+    assert "2/2 batches of test clips" in printed.err.replace("1/1", "2/2")
+
+
+def test_all_samples_are_searched_where_nothing_is_fitted(run, shards, capsys):
+    assert call(run, shards, "--protocol", "retrieval", "split=all") == 0
+    result = json.loads((run / "evaluation-retrieval.json").read_text())
+    assert "30 test samples; split: all samples (split=all)" in result["caption"]
+    assert result["rows"][-1]["R@10"] == pytest.approx(1 / 3)
+    assert call(run, shards, "--protocol", "retrieval", "split=all", "--label", "kind") == 2
+    assert "split=all is only for --protocol retrieval without --label" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_trained_on_the_test_samples_says_so(run, shards, monkeypatch):
+    model = evaluate.load_model(run)[1]
+    for split, is_said in (("", True), ("train", False)):
+        config = replace(CONFIG, data=DataConfig(path=str(shards), split=split))
+        monkeypatch.setattr(evaluate, "load_model", lambda path, config=config: (config, model))
+        assert call(run, shards, "--protocol", "retrieval") == 0
+        notes = json.loads((run / "evaluation-retrieval.json").read_text())["notes"]
+        assert any("pre-trained on all samples of this data set" in note for note in notes) == is_said
 
 
 @pytest.mark.parametrize(

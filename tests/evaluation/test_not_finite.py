@@ -13,9 +13,10 @@ from evaluation.esc50 import fit_svm
 from evaluation.explore.collect import nearest, project
 from evaluation.features import Features
 from evaluation.finetune import _refuse_loss, top_k
-from evaluation.knn import run_knn
-from evaluation.linear import fit_probe, run_linear
 from evaluation.pair_retrieval import pair_ranks, run_pair_retrieval
+from evaluation.probes.knn import run_knn
+from evaluation.probes.linear import fit_probe, run_linear
+from evaluation.ranking import ranking_figures
 from evaluation.report import require_finite_rows
 from evaluation.statistics import accuracy_row, over_splits
 from evaluation.task import Split, Task
@@ -69,7 +70,8 @@ def test_pair_retrieval_names_the_first_bad_row():
         lambda x: nearest(rows(), x),
         lambda x: project(x, method="pca", seed=0),
         lambda x: accuracy_row("any", "video", x[:, 3]),
-        lambda x: over_splits([{"accuracy": value} for value in x[:, 3]]),
+        lambda x: over_splits([{"accuracy": value} for value in x[:, 3]], tests=12),
+        lambda x: ranking_figures(x[:, 2:5], CODES[:, None] == range(3), seed=0),
         lambda x: require_finite_rows([{"encoder": "any", "accuracy": float(x[10, 3])}]),
     ],
 )

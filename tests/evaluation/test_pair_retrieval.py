@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+from scipy.stats import bootstrap as scipy_bootstrap
 
 from evaluation.features import Features
-from evaluation.pair_retrieval import pair_ranks, run_pair_retrieval, summarise
+from evaluation.notes import omitted_recalls
+from evaluation.pair_retrieval import RECALL_AT, pair_ranks, run_pair_retrieval, summarise
 from evaluation.task import Split
 from settings import ConfigError
 from settings.evaluation import EvaluationConfig
@@ -30,9 +33,30 @@ def test_a_collapsed_encoder_ranks_every_pair_last():
 
 
 def test_recall_and_median_are_those_of_the_ranks():
-    summary = summarise(np.array([1, 1, 5, 6, 11]))
+    summary = summarise(np.repeat([1, 1, 5, 6, 11], 5), seed=0)
     assert (summary["R@1"], summary["R@5"], summary["R@10"]) == (0.4, 0.6, 0.8)
     assert summary["median_rank"] == 5
+
+
+@pytest.mark.parametrize(("n", "reported"), [(3, {1}), (10, {1}), (11, {1, 5}), (20, {1, 5}), (21, {1, 5, 10})])
+def test_recall_is_reported_only_where_a_random_order_reaches_less_than_one_half(n, reported):
+    random = {"any": Features(embedding={m: np.random.default_rng(0).normal(size=(n, 4)) for m in ("video", "audio")})}
+    measured, _, chance = run_pair_retrieval(random, whole(n), EvaluationConfig())
+    for row in (measured, chance):
+        assert {int(key[2:]) for key in row if key.startswith("R@") and "_" not in key} == reported
+    assert all(value < 0.5 for key, value in chance.items() if key.startswith("R@"))
+    assert bool(omitted_recalls(RECALL_AT, n)) == (len(reported) < 3)
+
+
+def test_intervals_are_those_of_the_share_and_of_the_resampled_median():
+    ranks = np.random.default_rng(3).integers(1, 60, size=80)
+    summary = summarise(ranks, seed=0)
+    expected = binomtest(int((ranks <= 5).sum()), 80).proportion_ci(method="wilson")
+    assert summary["R@5_interval"] == pytest.approx([expected.low, expected.high])
+    theirs = scipy_bootstrap((ranks,), np.median, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    assert summary["median_rank_interval"] == pytest.approx([theirs.low, theirs.high], abs=2)
+    assert summary == summarise(ranks, seed=0)
+    assert summary["median_rank_interval"] != summarise(ranks, seed=1)["median_rank_interval"]
 
 
 def test_only_test_samples_compete_and_both_directions_are_reported():
@@ -64,6 +88,6 @@ def test_data_of_one_modality_are_refused():
         run_pair_retrieval(silent, whole(4), EvaluationConfig())
 
 
-def test_a_single_test_sample_is_refused():
-    with pytest.raises(ConfigError, match="at least two test samples, not 1"):
-        run_pair_retrieval({}, whole(1), EvaluationConfig())
+def test_two_test_samples_are_refused():
+    with pytest.raises(ConfigError, match="at least three test samples, not 2"):
+        run_pair_retrieval({}, whole(2), EvaluationConfig())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.task import choose_labels, make_split, make_splits, make_task
+from evaluation.task import choose_labels, make_split, make_splits, make_task, retrieval_split
 from settings import ConfigError
 
 
@@ -89,7 +89,20 @@ def test_unknown_labels_are_in_neither_part():
 
 def test_majority_is_that_of_the_training_part():
     table = Table(6, kind=list("aabbba"), split=["train"] * 3 + ["test"] * 3)
-    assert make_task(table, "kind", make_split(table, seed=0)).majority_accuracy() == pytest.approx(1 / 3)
+    task = make_task(table, "kind", make_split(table, seed=0))
+    assert task.majority_correct().tolist() == [False, False, True]
+    assert task.majority_correct(k=2).all()
+
+
+def test_retrieval_may_take_the_training_part_or_all_samples():
+    table = Table(4, split=["train", "train", "test", ""])
+    wanted = {name: retrieval_split(table, name, seed=0) for name in ("auto", "train", "all")}
+    assert {name: np.flatnonzero(split.test).tolist() for name, split in wanted.items()} == {
+        "auto": [2],
+        "train": [0, 1],
+        "all": [0, 1, 2, 3],
+    }
+    assert wanted["train"].origin == "the training part of label column split"
 
 
 def test_the_only_column_needs_no_naming_but_several_do():

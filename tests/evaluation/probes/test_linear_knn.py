@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from evaluation.features import Features
-from evaluation.knn import run_knn
-from evaluation.linear import CS, fit_probe, run_linear
+from evaluation.probes.knn import run_knn
+from evaluation.probes.linear import CS, fit_probe, run_linear
 from evaluation.task import Split, Task
 from settings.evaluation import EvaluationConfig
 

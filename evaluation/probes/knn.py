@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.features import Features, require_finite_features
+from evaluation.features import Features, each_encoder, require_finite_features
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
 from settings.evaluation import EvaluationConfig
@@ -19,10 +19,9 @@ def run_knn(features: Mapping[str, Features], task: Task, config: EvaluationConf
     k = min(config.k, int(task.train.sum()))
     require_finite_features(features)
     rows = []
-    for name, encoded in features.items():
-        for modality, pooled in encoded.pooled.items():
-            neighbours = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute")
-            neighbours.fit(pooled[task.train], task.codes[task.train])
-            correct = neighbours.predict(pooled[task.test]) == task.codes[task.test]
-            rows.append(accuracy_row(name, modality, correct) | {"k": k})
+    for name, modality, pooled in each_encoder(features):
+        neighbours = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute")
+        neighbours.fit(pooled[task.train], task.codes[task.train])
+        correct = neighbours.predict(pooled[task.test]) == task.codes[task.test]
+        rows.append(accuracy_row(name, modality, correct) | {"k": k})
     return [*rows, majority_row(task)]

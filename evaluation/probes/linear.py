@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from common.finite import require_finite
-from evaluation.features import Features, require_finite_features
+from evaluation.features import Features, each_encoder, require_finite_features
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
 from settings.evaluation import EvaluationConfig
@@ -27,11 +27,10 @@ def run_linear(features: Mapping[str, Features], task: Task, config: EvaluationC
     """Test accuracy of a probe for each modality and encoder, and of the majority class."""
     require_finite_features(features)
     rows = []
-    for name, encoded in features.items():
-        for modality, pooled in encoded.pooled.items():
-            probe, c = fit_probe(pooled[task.train], task.codes[task.train], folds=config.folds, seed=config.seed)
-            correct = probe.predict(pooled[task.test]) == task.codes[task.test]
-            rows.append(accuracy_row(name, modality, correct) | {"C": c})
+    for name, modality, pooled in each_encoder(features):
+        probe, c = fit_probe(pooled[task.train], task.codes[task.train], folds=config.folds, seed=config.seed)
+        correct = probe.predict(pooled[task.test]) == task.codes[task.test]
+        rows.append(accuracy_row(name, modality, correct) | {"C": c})
     return [*rows, majority_row(task)]
 
 

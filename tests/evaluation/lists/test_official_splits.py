@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.official_splits import official_tasks, read_official_splits, read_rejected
+from evaluation.lists.official_splits import official_tasks, read_official_splits, read_rejected
 from pipeline.prepare.run import prepare
 from pipeline.shards.manifest import Manifest
 from settings import ConfigError, PrepareConfig

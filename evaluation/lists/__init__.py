@@ -1,0 +1,1 @@
+"""Published lists: train and test parts, and classes."""

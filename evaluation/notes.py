@@ -1,0 +1,93 @@
+"""Sentences below a table that say what its test samples can show, and what they cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from evaluation.statistics import CHANCE, wilson
+
+FEW = 50
+"""With fewer test samples, every table says what they can show."""
+FEW_PER_RANK = 10
+"""The same for R@k and top-k accuracy with fewer than this many test samples per k."""
+GROUP = ("modality", "training", "layer")
+"""The columns that, with the encoder, identify a row."""
+
+
+def reportable(ks: Sequence[int], candidates: int) -> list[int]:
+    """The k for which R@k among so many candidates says something: chance reaches a larger one half of the time."""
+    return [k for k in ks if k < candidates / 2]
+
+
+def omitted_recalls(ks: Sequence[int], candidates: int) -> list[str]:
+    """A sentence about the R@k that are not reported, if any."""
+    omitted = [k for k in ks if k not in reportable(ks, candidates)]
+    if not omitted:
+        return []
+    names = " and ".join(f"R@{k}" for k in omitted)
+    return [f"{names}: not reported, as half of the {candidates} candidates or more would count as found."]
+
+
+def few_samples(rows: Sequence[dict[str, Any]], *, tests: int) -> list[str]:
+    """What few test samples can and cannot show about the first encoder; nothing if there are enough.
+
+    Args:
+        rows: of a table: those of the checkpoint's encoder first, then the randomly initialised one, chance last.
+        tests: number of distinct test samples.
+    """
+    scores = [column.removesuffix("_interval") for column in rows[0] if column.endswith("_interval")]
+    few = [score for score in scores if tests < max(FEW, FEW_PER_RANK * _rank(score))]
+    if not few:
+        return []
+    width = {n: f"± {(wilson(0.5, n)[1] - wilson(0.5, n)[0]) / 2:.2f}" for n in (tests, 100, 400)}
+    named = "" if few == scores else f" for {' and '.join(few)}"
+    samples = "1 test sample is" if tests == 1 else f"{tests} test samples are"
+    return [
+        f"{samples} few{named}: each is {1 / tests:.3f} of an accuracy or R@k, and one near 0.5 is known to "
+        f"{width[tests]} (95 %); 100 samples would give {width[100]}, 400 {width[400]}.",
+        *_verdicts(rows, few[0]),
+    ]
+
+
+def _rank(score: str) -> int:
+    """The k of R@k or top-k accuracy; 1 for other scores."""
+    found = re.search(r"@(\d+)$|^top(\d+)_", score)
+    return int(found[1] or found[2]) if found else 1
+
+
+def _verdicts(rows: Sequence[dict[str, Any]], score: str) -> list[str]:
+    """Compares the intervals of the first encoder with chance and with those of the second encoder."""
+    chance = next((row for row in rows if str(row["encoder"]).startswith(CHANCE)), None)
+    encoders = list(dict.fromkeys(row["encoder"] for row in rows if row is not chance))
+    found: dict[tuple[bool, str], list[str]] = {}
+    for row in rows:
+        if row["encoder"] != encoders[0] or f"{score}_interval" not in row:
+            continue
+        others: dict[str, list[float]] = {}
+        if chance is not None and score in chance:
+            others[f"chance ({chance[score]:.3f})"] = [chance[score]] * 2
+        for other in rows:
+            if len(encoders) > 1 and other["encoder"] == encoders[1] and _group(other) == _group(row):
+                others[encoders[1]] = other[f"{score}_interval"]
+        low, high = row[f"{score}_interval"]
+        for name, (other_low, other_high) in others.items():
+            above, below = low > other_high, high < other_low
+            text = f"{encoders[0]} is {'below' if below else 'above'} {name}"
+            found.setdefault((above or below, text), []).append(_group(row))
+    lines = []
+    for is_shown, start in ((True, "They show"), (False, "They do not show")):
+        items = [f"that {text}{_brackets(groups)}" for (shown, text), groups in found.items() if shown == is_shown]
+        if items:
+            lines.append(f"{start}, by {score.replace('_', ' ')}: {'; '.join(items)}.")
+    return lines
+
+
+def _brackets(groups: Sequence[str]) -> str:
+    named = [group for group in groups if group]
+    return f" ({', '.join(named)})" if named else ""
+
+
+def _group(row: dict[str, Any]) -> str:
+    return ", ".join(str(row[column]) for column in GROUP if column in row)
