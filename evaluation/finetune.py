@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -104,20 +104,18 @@ def run_finetune(
     ranked: dict[tuple[str, str], dict[str, Any]] = {}
     tests = int(np.logical_or.reduce([task.test for task in tasks]).sum())
     for number, task in enumerate(tasks, 1):
-        train = np.flatnonzero(task.train)
+        train, test = np.flatnonzero(task.train), np.flatnonzero(task.test)
         if len(train) < loader.batch_size:
             raise ConfigError(
                 f"batch_size={loader.batch_size} is larger than the training part of {len(train)} samples; lower it"
             )
         classifiers = {}
-        for name, model in models.items():
-            for kind in kinds:
-                backbone = copy.deepcopy(model.query[modality].backbone)
-                log.info("split %d of %d: %s, %s", number, len(tasks), name, kind)
-                classifiers[name, kind] = fit(
-                    backbone, loader, train, task.codes, settings, modality=modality, frozen=kind == LINEAR
-                )
-        test = np.flatnonzero(task.test)
+        for name, kind in itertools.product(models, kinds):
+            log.info("split %d of %d: %s, %s, %s", number, len(tasks), modality, name, kind)
+            backbone = copy.deepcopy(models[name].query[modality].backbone)
+            classifiers[name, kind] = fit(
+                backbone, loader, train, task.codes, settings, modality=modality, frozen=kind == LINEAR
+            )
         for key, (probabilities, clips_right) in classify(
             classifiers, loader, test, task.codes, settings, modality=modality
         ).items():
@@ -126,9 +124,8 @@ def run_finetune(
                 figures["top5_accuracy"] = top_k(probabilities, task.codes[test], 5)
             results.setdefault(key, []).append(figures)
             if ranking:
-                train_targets, test_targets = _targets(task)
-                kept = measurable(train_targets, test_targets)
-                ranked[key] = ranking_figures(probabilities[:, kept], test_targets[:, kept], seed=settings.seed)
+                kept, targets = measured_targets(task)
+                ranked[key] = ranking_figures(probabilities[:, kept], targets, seed=settings.seed)
     rows = [
         {"encoder": name, "training": kind} | over_splits(each, tests=tests) | ranked.get((name, kind), {})
         for (name, kind), each in results.items()
@@ -142,15 +139,16 @@ def _chance_row(tasks: Sequence[Task], *, tests: int, top5: bool, ranking: bool)
     each = [{name: float(task.majority_correct(k).mean()) for name, k in ks.items()} for task in tasks]
     row = {"encoder": CHANCE, "training": "majority class"} | over_splits(each, tests=tests)
     if ranking:
-        train_targets, test_targets = _targets(tasks[0])
-        row |= chance_figures(test_targets[:, measurable(train_targets, test_targets)])
+        row |= chance_figures(measured_targets(tasks[0])[1])
     return row
 
 
-def _targets(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """The classes of the training and of the test samples, bool [n, classes]."""
+def measured_targets(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """The classes that are measurable, bool [classes], and which of them each test sample has, bool [tests, kept]."""
     classes = np.arange(int(task.codes.max()) + 1)
-    return task.codes[task.train, None] == classes, task.codes[task.test, None] == classes
+    train, test = (task.codes[part, None] == classes for part in (task.train, task.test))
+    kept = measurable(train, test)
+    return kept, test[:, kept]
 
 
 def fit(
@@ -184,7 +182,7 @@ def fit(
         classifier.train()
         clips = _training_clips(loader, ids, settings, modality=modality)
         progress = show_progress(clips, total=recipe.epochs * steps, unit="steps")
-        for epoch, batches in groupby(progress, key=itemgetter(0)):
+        for epoch, batches in itertools.groupby(progress, key=itemgetter(0)):
             total = torch.zeros((), device=device)
             seen: list[tuple[torch.Tensor, torch.Tensor]] = []
             for _, batch in batches:

@@ -10,7 +10,7 @@ from settings import AugmentConfig, require
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """The recipe of finetune, esc50_finetune and kinetics_linear: AdamW, linear warm-up, cosine decay to zero.
+    """The recipe of all protocols that train by gradient descent: AdamW, linear warm-up, cosine decay to zero.
 
     All rows of a table use the same recipe.
     """
@@ -62,8 +62,14 @@ class EvaluationConfig:
     """Samples that the protocol retrieval, without --label, searches for each other. auto: the test part (of the label
     column split or, without one, 20 % chosen by a hash of the paths). train: the training part. all: all samples."""
     splits: str = ""
-    """Folder of the official lists of UCF101 (trainlist01.txt, ...) or HMDB51 (..._test_split1.txt); empty for the
-    label column split (finetune also uses split2, split3, ...)."""
+    """Folder of the official lists of UCF101 (trainlist01.txt, ...) or HMDB51 (..._test_split1.txt), or VGGSound's file
+    vggsound.csv; empty for the label column split (finetune also uses split2, split3, ...)."""
+    classes: str = ""
+    """Uses only the samples of these classes of the label column: kinetics_sounds (31 classes of Kinetics), or the path
+    of a text file with one class on each line. Empty for all classes."""
+    separator: str = ";"
+    """Text between two classes in a value of the label column, for the protocol multilabel; AudioSet's lists have a
+    comma."""
     frames: int = 0
     """Number of frames per clip; 0 for the checkpoint's."""
     size: int = 0
@@ -78,13 +84,14 @@ class EvaluationConfig:
     seed: int = 0
     """Seed of the split by hash, the folds and fine-tuning."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """Recipe of finetune, esc50_finetune and kinetics_linear."""
+    """Recipe of finetune, esc50_finetune, kinetics_linear, vggsound and vggsound_finetune."""
 
     def __post_init__(self) -> None:
         minima = {"clips": 1, "crops": 1, "batch_size": 1, "k": 1, "folds": 2, "seed": 0, "frames": 0, "size": 0}
         for name, minimum in minima.items():
             value = getattr(self, name)
             require(value >= minimum, f"{name} must be at least {minimum}, not {value}")
+        require(self.separator != "", "separator must not be empty")
         require(
             self.pooling == "mean" or self.crops == 1,
             f"pooling=concat keeps the clips of a sample apart in time and needs crops=1, not crops={self.crops}",

@@ -1,7 +1,8 @@
-"""Reads the official train and test lists of UCF101 and HMDB51 and matches them with a prepared data set."""
+"""Reads the official train and test lists of UCF101, HMDB51 and VGGSound and matches them with a prepared data set."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,21 +22,32 @@ PARTS = ("train", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialSplits:
-    """The content of the lists. Paths are CLASS/FILE.avi."""
+    """The content of the lists. Paths are CLASS/FILE.avi, in VGGSound only the name of the file."""
 
     name: str
-    """ucf101 or hmdb51."""
+    """ucf101, hmdb51 or vggsound."""
     splits: dict[int, dict[str, str]] = field(default_factory=dict)
     """Number of the split -> path -> train or test."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """Path -> class, for lists that name it; otherwise it is the folder in the path."""
+
+    def class_of(self, path: str) -> str:
+        """The class of a listed path; capitals do not matter."""
+        return self.classes.get(path) or _key(path).rpartition("/")[0]
 
 
 def read_official_splits(folder: str | Path) -> OfficialSplits:
     """Reads ucfTrainTestlist/ (trainlist01.txt, testlist01.txt) or testTrainMulti_7030_splits/ (CLASS_test_split1.txt).
 
+    Args:
+        folder: the folder of the lists, or the file vggsound.csv.
+
     Raises:
         ConfigError: the folder holds no such lists, or a line has another format.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return _read_vggsound(folder)
     if lists := sorted(folder.glob("trainlist*.txt")):
         return OfficialSplits(name="ucf101", splits=dict(_read_ucf101(path) for path in lists))
     if lists := sorted(folder.glob("*_test_split*.txt")):
@@ -46,7 +58,7 @@ def read_official_splits(folder: str | Path) -> OfficialSplits:
         return OfficialSplits(name="hmdb51", splits=dict(sorted(splits.items())))
     raise ConfigError(
         f"splits={str(folder)!r} holds neither trainlist01.txt (UCF101's ucfTrainTestlist) nor CLASS_test_split1.txt "
-        "(HMDB51's testTrainMulti_7030_splits)"
+        "(HMDB51's testTrainMulti_7030_splits), and is not the file vggsound.csv"
     )
 
 
@@ -74,6 +86,20 @@ def _read_hmdb51(path: Path) -> tuple[int, dict[str, str]]:
         if part := HMDB51_PARTS[code]:
             parts[f"{label}/{name.strip()}"] = part
     return _number(path), parts
+
+
+def _read_vggsound(path: Path) -> OfficialSplits:
+    """Lines are `ID,SECONDS,"LABEL",PART`; a clip is the file ID_SECONDS, with six digits."""
+    parts, classes = {}, {}
+    lines = _lines(path)
+    for (number, line), cells in zip(lines, csv.reader(line for _, line in lines), strict=True):
+        if line.startswith("#"):
+            continue
+        if len(cells) != 4 or not cells[1].strip().isdigit() or cells[3].strip() not in PARTS:
+            raise ConfigError(f"{path}, line {number}: expected ID,SECONDS,LABEL,train or test, found {line!r}")
+        name = f"{cells[0].strip()}_{int(cells[1]):06d}"
+        parts[name], classes[name] = cells[3].strip(), cells[2].strip()
+    return OfficialSplits(name="vggsound", splits={1: parts}, classes=classes)
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -112,11 +138,11 @@ def official_tasks(
     """
     paths = {path for parts in official.splits.values() for path in parts}
     ids, absent = _find(paths, [data.source(index) for index in range(len(data))], rejected)
-    classes = {label: code for code, label in enumerate(sorted({_class(path) for path in paths}))}
+    classes = {label: code for code, label in enumerate(sorted({official.class_of(path) for path in paths}))}
     codes = np.full(len(data), -1, dtype=np.int32)
     for path in paths:
         if path in ids:
-            codes[ids[path]] = classes[_class(path)]
+            codes[ids[path]] = classes[official.class_of(path)]
     tasks, coverage = [], []
     for number, parts in official.splits.items():
         masks = {part: np.zeros(len(data), dtype=bool) for part in PARTS}
@@ -203,10 +229,6 @@ def _coverage_row(number: int, part: str, listed: list[str], reasons: Mapping[st
         "missing": len(absent) - unreadable,
         "absent": {path: reason for path, (reason, _) in list(absent.items())[:20]},
     }
-
-
-def _class(path: str) -> str:
-    return _key(path).rpartition("/")[0]
 
 
 def _key(path: str) -> str:

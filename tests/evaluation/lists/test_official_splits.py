@@ -46,6 +46,46 @@ def test_coverage_tells_missing_from_unreadable(ucf_like):
     assert all(row["listed"] == row["found"] + row["unreadable"] + row["missing"] for row in coverage)
 
 
+LIST = """# YouTube ID, start seconds, label,train/test split.
+--0PQM4-hqg,30,"waterfall burbling, loud",train
+_lost,5,rapping,train
+-abc,110,rapping,test
+-abc,7,rapping,test
+"""
+
+
+class Clips:
+    """A data set of these sources, without labels."""
+
+    sources = ("b/-abc_000110.mp4", "x/y/--0PQM4-hqg_000030.webm", "other_000001.mp4")
+
+    def __len__(self):
+        return len(self.sources)
+
+    def source(self, index):
+        return self.sources[index]
+
+
+def test_vggsounds_list_names_files_classes_and_parts(tmp_path):
+    (tmp_path / "vggsound.csv").write_text(LIST)
+    official = read_official_splits(tmp_path / "vggsound.csv")
+    (task,), coverage = official_tasks(official, Clips(), rejected={"a/_lost_000005.mp4": "no audio track"})
+    assert task.label == "vggsound"
+    assert task.train.tolist() == [False, True, False]
+    assert task.test.tolist() == [True, False, False]
+    assert task.codes.tolist() == [0, 1, -1]  # rapping, waterfall burbling, loud
+    assert [(row["part"], row["listed"], row["found"], row["unreadable"]) for row in coverage] == [
+        ("train", 2, 1, 1),
+        ("test", 2, 1, 0),
+    ]
+
+
+def test_a_list_that_is_not_vggsounds_is_refused_with_its_line(tmp_path):
+    (tmp_path / "list.csv").write_text("a,1,rapping,train\na,one,rapping,test\n")
+    with pytest.raises(ConfigError, match="line 2: expected ID,SECONDS,LABEL,train or test, found 'a,one,rapping"):
+        read_official_splits(tmp_path / "list.csv")
+
+
 # Of the training lists alone: such copies of UCF101 are about, and one class must not become two.
 @pytest.mark.parametrize("lists", ["*list0*.txt", "trainlist0*.txt"])
 def test_capitals_do_not_matter(ucf_like, tmp_path, lists):
