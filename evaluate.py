@@ -22,6 +22,7 @@ from common.console import Console
 from common.finite import NotFiniteError
 from common.terminal import command, print_error, show_logs
 from evaluation.lists.official_splits import describe_coverage
+from evaluation.notes import pretrained_on
 from evaluation.protocols import PROTOCOLS, TRAINING, EvaluationInputs, check_split
 from evaluation.reference import reference_model
 from evaluation.report import print_table, require_finite_rows, result_path, run_folder, write_json
@@ -80,7 +81,7 @@ def evaluate(
             "settings": to_dict(settings),
             "rows": table.rows,
             "coverage": list(table.coverage),
-            "notes": [*table.notes, *_pretrained_on(config, data)],
+            "notes": [*table.notes, *pretrained_on(config.data, data)],
         }
         require_finite_rows(table.rows)
         # Printed first: a run folder that cannot be written must not cost the result of a long evaluation.
@@ -116,16 +117,6 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, tra
         augment=settings.finetune.augment,
     )
     return wanted, device
-
-
-def _pretrained_on(config: Config, data: str) -> list[str]:
-    """A sentence if the checkpoint was pre-trained on the samples that are tested, without their labels."""
-    if config.data.split or Path(config.data.path).resolve() != Path(data).resolve():
-        return []
-    return [
-        "The checkpoint was pre-trained on all samples of this data set, the test samples too (its data.split is "
-        "empty): this does not show how well it does on unseen videos."
-    ]
 
 
 def _encoders(config: Config, model: CrossModalModel, settings: EvaluationConfig) -> dict[str, CrossModalModel]:

@@ -54,7 +54,7 @@ def print_error(name: str, error: object) -> None:
 
 def show_logs() -> None:
     """Shows log messages from level INFO on stderr, as plain lines."""
-    handler = logging.StreamHandler()
+    handler = _CurrentStderr()
     handler.setFormatter(_PrintableFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
@@ -103,6 +103,17 @@ def accept_any_text() -> None:
             stream.reconfigure(errors="plainer")
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter())
+
+
+class _CurrentStderr(logging.StreamHandler[TextIO]):
+    """Writes to the current sys.stderr, which a progress bar replaces so that messages appear above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 class _PrintableFormatter(logging.Formatter):

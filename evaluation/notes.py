@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from evaluation.statistics import CHANCE, wilson
+from settings import DataConfig
 
 FEW = 50
 """With fewer test samples, every table says what they can show."""
@@ -30,6 +32,21 @@ def omitted_recalls(ks: Sequence[int], candidates: int) -> list[str]:
     return [f"{names}: not reported, as half of the {candidates} candidates or more would count as found."]
 
 
+def pretrained_on(trained: DataConfig, data: str) -> list[str]:
+    """A sentence if the checkpoint was pre-trained on the samples that are tested, though without their labels.
+
+    Args:
+        trained: the data settings of the run.
+        data: the folder that is evaluated.
+    """
+    if trained.split or Path(trained.path).resolve() != Path(data).resolve():
+        return []
+    return [
+        "The checkpoint was pre-trained on all samples of this data set, the test samples too (its data.split is "
+        "empty): this does not show how well it does on unseen videos."
+    ]
+
+
 def few_samples(rows: Sequence[dict[str, Any]], *, tests: int) -> list[str]:
     """What few test samples can and cannot show about the first encoder; nothing if there are enough.
 
@@ -43,9 +60,8 @@ def few_samples(rows: Sequence[dict[str, Any]], *, tests: int) -> list[str]:
         return []
     width = {n: f"± {(wilson(0.5, n)[1] - wilson(0.5, n)[0]) / 2:.2f}" for n in (tests, 100, 400)}
     named = "" if few == scores else f" for {' and '.join(few)}"
-    samples = "1 test sample is" if tests == 1 else f"{tests} test samples are"
     return [
-        f"{samples} few{named}: each is {1 / tests:.3f} of an accuracy or R@k, and one near 0.5 is known to "
+        f"{tests} test sample{' is' if tests == 1 else 's are'} few{named}: each is {1 / tests:.3f} of an accuracy or R@k, and one near 0.5 is known to "
         f"{width[tests]} (95 %); 100 samples would give {width[100]}, 400 {width[400]}.",
         *_verdicts(rows, few[0]),
     ]
@@ -86,7 +102,7 @@ def _verdicts(rows: Sequence[dict[str, Any]], score: str) -> list[str]:
 
 def _brackets(groups: Sequence[str]) -> str:
     named = [group for group in groups if group]
-    return f" ({', '.join(named)})" if named else ""
+    return f" ({'; '.join(named)})" if named else ""
 
 
 def _group(row: dict[str, Any]) -> str:

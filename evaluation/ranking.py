@@ -14,7 +14,7 @@ import numpy as np
 
 from common.finite import require_finite
 from common.progress import show_progress
-from evaluation.statistics import RESAMPLES, percentiles, resamples
+from evaluation.statistics import RESAMPLES, around, resamples
 
 
 class Ranking:
@@ -90,7 +90,7 @@ def ranking_figures(scores: np.ndarray, targets: np.ndarray, *, seed: int) -> di
     draws = show_progress(resamples(n, seed=seed, purpose="ranking"), total=RESAMPLES, unit="resamples")
     # A class that a resample lacks is left out of its mean.
     found = np.array([_mean_of_finite(ranking.figures(drawn)) for drawn in draws])
-    aps, aucs = (percentiles(values[np.isfinite(values)]) for values in found.T)
+    aps, aucs = (around(float(value), values) for value, values in zip((mean_ap, auc), found.T, strict=True))
     return {
         "mAP": float(mean_ap),
         "mAP_interval": aps,
@@ -102,8 +102,18 @@ def ranking_figures(scores: np.ndarray, targets: np.ndarray, *, seed: int) -> di
 
 
 def chance_figures(targets: np.ndarray) -> dict[str, float]:
-    """The figures of a random order of many samples: average precision is then the share of positive samples."""
-    return {"mAP": float(targets.mean()), "AUC": 0.5, "d_prime": 0.0}
+    """The expected figures of a random order.
+
+    At rank k, a positive sample has a precision of (1 + (k - 1) q) / k on average, where q is the share of the positive
+    ones among the others; each rank is equally likely. With many samples, that is the share of positive samples.
+
+    Args:
+        targets: the classes of each sample, bool [n, classes], n > 1.
+    """
+    n = len(targets)
+    others = (targets.sum(axis=0) - 1) / (n - 1)
+    first = (1 / np.arange(1, n + 1)).mean()
+    return {"mAP": float(np.mean(others + (1 - others) * first)), "AUC": 0.5, "d_prime": 0.0}
 
 
 def measurable(train: np.ndarray, test: np.ndarray) -> np.ndarray:

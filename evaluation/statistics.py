@@ -51,6 +51,17 @@ def percentiles(values: Sequence[float]) -> list[float]:
     return [float(bound) for bound in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
 
 
+def around(value: float, values: np.ndarray) -> list[float]:
+    """Bounds of the bootstrap's normal 95 % interval of a figure in [0, 1]: the value plus and minus z deviations.
+
+    Args:
+        values: the figure of each resample, float64 [RESAMPLES]; NaN where it has none. Their mean may differ from the
+            value, as that of average precision does, which grows as fewer samples are distinct.
+    """
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * float(np.std(values[np.isfinite(values)]))
+    return [max(0.0, value - half), min(1.0, value + half)]
+
+
 def bootstrap(statistic: Callable[[np.ndarray], float], n: int, *, seed: int, purpose: str) -> list[float]:
     """Bounds of the bootstrap's 95 % interval of a statistic of n samples.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.prepare.labels import read_labels
 from pipeline.prepare.sources import find_sources
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -88,6 +89,25 @@ def test_hmdb51_labels(tmp_path):
         ["brush_hair/a clip [1].avi", "brush_hair", "train", "", "test"],
         ["brush_hair/b.avi", "brush_hair", "test", "train", ""],
     ]
+
+
+def test_audioset_labels_of_both_parts_are_read_with_all_labels_of_a_clip(tmp_path):
+    head = "# Segments csv created Sun Mar  5 10:54:25 2017\n# YTID, start_seconds, end_seconds, positive_labels\n"
+    _run(
+        "AudioSet",
+        tmp_path,
+        {
+            "balanced_train_segments.csv": head + '--4gqARaEJE, 0.000, 10.000, "/m/068hy,/m/07q6cd_"\n',
+            "eval_segments.csv": head + '-0RWZT-miFs, 30.000, 40.000, "/m/07rgt08"\n',
+            "audioset/segments/--4gqARaEJE_000000.mp4": "",
+            "audioset/segments/-0RWZT-miFs_000030.mp4": "",
+        },
+    )
+    labels = read_labels(tmp_path / "labels.csv", ["--4gqARaEJE_000000.mp4", "-0RWZT-miFs_000030.mp4"])
+    assert labels.by_source == {
+        "--4gqARaEJE_000000.mp4": {"label": "/m/068hy,/m/07q6cd_", "split": "train"},
+        "-0RWZT-miFs_000030.mp4": {"label": "/m/07rgt08", "split": "test"},
+    }
 
 
 @pytest.mark.parametrize("name", ["ESC-50", "UCF101", "HMDB51", "VGGSound", "AudioSet"])

@@ -169,6 +169,24 @@ def test_kinetics_linear_and_class_retrieval_use_split_one(run, ucf_like):
     assert "official split 1 of ucf101" in result["caption"]
 
 
+@pytest.mark.parametrize(("protocol", "kind"), [("vggsound", "linear"), ("vggsound_finetune", "fine-tuned")])
+def test_vggsound_reports_its_figures_for_each_modality(run, shards, protocol, kind):
+    options = ["--label", "kind", "device=cpu", "batch_size=8", "clips=1", "finetune.epochs=1"]
+    arguments = ["--checkpoint", str(run), "--data", str(shards), "--protocol", protocol, *options]
+    assert evaluate.main(arguments) == 0
+    result = json.loads((run / f"evaluation-{protocol}.json").read_text())
+    rows = [(row["encoder"], row["modality"], row["training"]) for row in result["rows"]]
+    models = ("pre-trained", "random-initialised")
+    expected = [(model, modality, kind) for modality in ("video", "audio") for model in models]
+    assert rows == [*expected, ("chance", "majority class", "majority class")]
+    figures = {"accuracy", "top5_accuracy", "mAP", "AUC", "d_prime"}
+    for row in result["rows"][:-1]:
+        assert figures <= row.keys()
+        assert all(row[f"{name}_interval"][0] <= row[name] <= row[f"{name}_interval"][1] for name in figures)
+    assert result["rows"][-1]["AUC"] == 0.5
+    assert "VGGSound 309: do not compare" in result["notes"][0]
+
+
 def test_a_training_part_smaller_than_a_batch_is_refused(run, ucf_like, capsys):
     assert call(run, ucf_like, "--protocol", "finetune", "batch_size=64") == 2
     assert "batch_size=64 is larger than the training part of 11 samples" in capsys.readouterr().err

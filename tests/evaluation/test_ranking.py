@@ -27,6 +27,7 @@ def test_figures_equal_scikit_learns(ties):
     for name in ("mAP", "AUC", "d_prime"):
         low, high = figures[f"{name}_interval"]
         assert low < figures[name] < high
+        assert high - low < 1
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -59,10 +60,21 @@ def test_a_class_that_no_resample_holds_is_left_out_of_that_mean():
 
 def test_chance_is_that_of_random_scores():
     rng = np.random.default_rng(0)
-    targets = rng.random((4000, 5)) < [0.02, 0.1, 0.2, 0.5, 0.7]
-    figures = Ranking(rng.random((4000, 5)), targets).figures(np.ones(4000, dtype=int)).mean(axis=0)
-    chance = chance_figures(targets)
-    assert figures == pytest.approx([chance["mAP"], chance["AUC"]], abs=0.02)
+    for n, tolerance in ((6, 0.02), (60, 0.015)):
+        targets = np.arange(n)[:, None] < np.ceil(n * np.array([0.02, 0.2, 0.7]))
+        orders = range(24000 // n)
+        each = [Ranking(rng.random((n, 3)), targets).figures(np.ones(n, dtype=int)).mean(axis=0) for _ in orders]
+        chance = chance_figures(targets)
+        assert np.mean(each, axis=0) == pytest.approx([chance["mAP"], chance["AUC"]], abs=tolerance)
+
+
+def test_the_interval_holds_the_expected_map_of_such_a_test_set(monkeypatch):
+    monkeypatch.setattr("evaluation.statistics.RESAMPLES", 100)
+    figures = [ranking_figures(*case(n=100, classes=3, seed=seed), seed=0) for seed in range(60)]
+    for name in ("mAP", "AUC"):
+        expected = np.mean([each[name] for each in figures])
+        held = [each[f"{name}_interval"][0] <= expected <= each[f"{name}_interval"][1] for each in figures]
+        assert np.mean(held) >= 0.87
 
 
 def test_perfect_and_reversed_orders_have_finite_d_primes():

