@@ -122,7 +122,7 @@ def measurable(train: np.ndarray, test: np.ndarray) -> np.ndarray:
     Args:
         train, test: the classes of each sample, bool [n, classes].
     """
-    return train.any(axis=0) & test.any(axis=0) & ~test.all(axis=0)
+    return np.asarray(train.any(axis=0) & test.any(axis=0) & ~test.all(axis=0))
 
 
 def left_out(kept: np.ndarray, *, label: str) -> Sequence[str]:

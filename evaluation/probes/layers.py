@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from common.progress import show_progress
-from evaluation.features import Features, QueryEncoders
+from evaluation.features import Features
 from evaluation.probes.linear import fit_probe
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
-from model.encoder import EncoderOutput
+from model.encoder import CrossModalModel, Encoder, EncoderOutput
 from settings.evaluation import EvaluationConfig
 
 
@@ -28,7 +28,7 @@ class LayeredEncoder(nn.Module):
         widths: name of each layer -> number of its features, in their order; filled by the first forward pass.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.backbone = encoder.backbone
         self.widths: dict[str, int] = {}
@@ -56,9 +56,13 @@ class LayeredEncoder(nn.Module):
 class LayeredModel(nn.Module):
     """The query encoders of a model with the features of all their layers."""
 
-    def __init__(self, model: QueryEncoders) -> None:
+    def __init__(self, model: CrossModalModel) -> None:
         super().__init__()
-        self.query = nn.ModuleDict({modality: LayeredEncoder(encoder) for modality, encoder in model.query.items()})
+        self.query = nn.ModuleDict({modality: LayeredEncoder(model.query[modality]) for modality in model.query})
+
+    def widths(self, modality: str) -> dict[str, int]:
+        """The number of features of each layer, after the first forward pass."""
+        return cast(LayeredEncoder, self.query[modality]).widths
 
 
 def run_layers(
@@ -75,7 +79,7 @@ def run_layers(
         (name, modality, layer, columns)
         for name, encoded in features.items()
         for modality in encoded.pooled
-        for layer, columns in _columns(models[name].query[modality].widths, slots)
+        for layer, columns in _columns(models[name].widths(modality), slots)
     ]
     rows = []
     for name, modality, layer, columns in show_progress(probes, total=len(probes), unit="probes"):

@@ -70,11 +70,15 @@ def run_multilabel(
         )
     require_finite_features(features)
     train, test = targets[task.train][:, kept], targets[task.test][:, kept]
-    rows = []
+    fitted = []
     for name, modality, x in each_encoder(features):
         probe, c = fit_multilabel(x[task.train], train, folds=config.folds, seed=config.seed)
-        figures = ranking_figures(probe.predict_proba(x[task.test]), test, seed=config.seed)
-        rows.append({"encoder": name, "modality": modality} | figures | {"C": c})
+        fitted.append((name, modality, probe.predict_proba(x[task.test]), c))
+    # Not in the loop above: two displays of progress would overwrite each other.
+    rows = [
+        {"encoder": name, "modality": modality} | ranking_figures(scores, test, seed=config.seed) | {"C": c}
+        for name, modality, scores, c in fitted
+    ]
     return [*rows, {"encoder": CHANCE, "modality": "random order"} | chance_figures(test)]
 
 
