@@ -61,9 +61,9 @@ def few_samples(rows: Sequence[dict[str, Any]], *, tests: int) -> list[str]:
     width = {n: f"± {(wilson(0.5, n)[1] - wilson(0.5, n)[0]) / 2:.2f}" for n in (tests, 100, 400)}
     named = "" if few == scores else f" for {' and '.join(few).replace('_', ' ')}"
     return [
-        f"{tests} test sample{' is' if tests == 1 else 's are'} few{named}: each is {1 / tests:.3f} of an accuracy or "
-        f"R@k, and one near 0.5 is known to {width[tests]} (95 %); 100 samples would give {width[100]}, 400 "
-        f"{width[400]}.",
+        f"{tests} test sample{' is' if tests == 1 else 's are'} few{named}: a single one changes an accuracy or R@k by "
+        f"{1 / tests:.3f}, and the 95 % interval of a score near 0.5 is {width[tests]}; with 100 samples it would be "
+        f"{width[100]}, with 400 {width[400]}.",
         *_verdicts(rows, few[0]),
     ]
 

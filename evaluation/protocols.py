@@ -98,7 +98,7 @@ def _retrieval(inputs: EvaluationInputs) -> Iterator[Table]:
     rows = run_pair_retrieval(features, selected, settings)
     notes = [*omitted_recalls(PAIR_RECALL_AT, len(ids)), *few_samples(rows, tests=len(ids))]
     if notes and SPLIT_COLUMN not in data.label_columns and settings.split == "auto":
-        notes.append(f"Nobody has chosen these test samples; split=all takes all {len(data)} samples of the data set.")
+        notes.append(f"The test samples are a random part of the data set; split=all tests all {len(data)} samples.")
     yield Table(
         name="retrieval",
         caption=f"{len(ids)} test samples; split: {split.origin}; {_clips(settings)}",
