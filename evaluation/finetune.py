@@ -103,26 +103,22 @@ def run_finetune(
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
     ranked: dict[tuple[str, str], dict[str, Any]] = {}
     tests = int(np.logical_or.reduce([task.test for task in tasks]).sum())
+    _require_batches(tasks, loader.batch_size)
     for number, task in enumerate(tasks, 1):
-        train, test = np.flatnonzero(task.train), np.flatnonzero(task.test)
-        if len(train) < loader.batch_size:
-            raise ConfigError(
-                f"batch_size={loader.batch_size} is larger than the training part of {len(train)} samples; lower it"
-            )
         classifiers = {}
         for name, kind in itertools.product(models, kinds):
             log.info("split %d of %d: %s, %s, %s", number, len(tasks), modality, name, kind)
             backbone = copy.deepcopy(models[name].query[modality].backbone)
+            train = np.flatnonzero(task.train)
             classifiers[name, kind] = fit(
                 backbone, loader, train, task.codes, settings, modality=modality, frozen=kind == LINEAR
             )
+        test = np.flatnonzero(task.test)
         for key, (probabilities, clips_right) in classify(
             classifiers, loader, test, task.codes, settings, modality=modality
         ).items():
-            figures = {"accuracy": top_k(probabilities, task.codes[test], 1), "clip_accuracy": clips_right.mean()}
-            if top5:
-                figures["top5_accuracy"] = top_k(probabilities, task.codes[test], 5)
-            results.setdefault(key, []).append(figures)
+            shares = _shares(probabilities, task.codes[test], clips_right, top5=top5)
+            results.setdefault(key, []).append(shares)
             if ranking:
                 kept, targets = measured_targets(task)
                 ranked[key] = ranking_figures(probabilities[:, kept], targets, seed=settings.seed)
@@ -131,6 +127,19 @@ def run_finetune(
         for (name, kind), each in results.items()
     ]
     return [*rows, _chance_row(tasks, tests=tests, top5=top5, ranking=ranking)]
+
+
+def _require_batches(tasks: Sequence[Task], batch_size: int) -> None:
+    """Raises ConfigError unless every training part fills a batch."""
+    fewest = min(int(task.train.sum()) for task in tasks)
+    if fewest < batch_size:
+        raise ConfigError(f"batch_size={batch_size} is larger than the training part of {fewest} samples; lower it")
+
+
+def _shares(probabilities: np.ndarray, codes: np.ndarray, clips_right: np.ndarray, *, top5: bool) -> dict[str, float]:
+    """The accuracies of one split; the arguments are those of `top_k` and what `classify` says of single clips."""
+    shares = {"accuracy": top_k(probabilities, codes, 1), "clip_accuracy": float(clips_right.mean())}
+    return shares | ({"top5_accuracy": top_k(probabilities, codes, 5)} if top5 else {})
 
 
 def _chance_row(tasks: Sequence[Task], *, tests: int, top5: bool, ranking: bool) -> dict[str, Any]:

@@ -69,10 +69,16 @@ def check_split(protocol: str, label: str | None, settings: EvaluationConfig) ->
         )
 
 
-def _probe(run: Callable[..., list[dict[str, Any]]], protocol: str, inputs: EvaluationInputs) -> Iterator[Table]:
+def _probe(
+    run: Callable[..., list[dict[str, Any]]],
+    protocol: str,
+    inputs: EvaluationInputs,
+    *,
+    models: Mapping[str, QueryEncoders] | None = None,
+) -> Iterator[Table]:
     """Runs a protocol over frozen features of the samples of the first split."""
     tasks, coverage, missing = _tasks(inputs, first_only=True)
-    features, ids = _features(inputs, _used(tasks))
+    features, ids = _features(inputs, _used(tasks), models=models)
     for task in tasks:
         selected = task.rows(ids)
         rows = run(features, selected, inputs.settings)
@@ -171,19 +177,8 @@ def _multilabel(inputs: EvaluationInputs) -> Iterator[Table]:
 
 def _layers(inputs: EvaluationInputs) -> Iterator[Table]:
     """Fits a linear probe to the features of every layer of every encoder."""
-    tasks, coverage, notes = _tasks(inputs, first_only=True)
     models = {name: LayeredModel(model) for name, model in inputs.models.items()}
-    features, ids = _features(inputs, _used(tasks), models=models)
-    for task in tasks:
-        selected = task.rows(ids)
-        rows = run_layers(models, features, selected, inputs.settings)
-        yield Table(
-            name=f"layers-{task.label}",
-            caption=f"{_counts([selected])}; {_clips(inputs.settings)}; features averaged over time and space",
-            rows=rows,
-            coverage=coverage,
-            notes=[*notes, *few_samples(rows, tests=int(selected.test.sum()))],
-        )
+    yield from _probe(partial(run_layers, models), "layers", inputs, models=models)
 
 
 def _esc50(inputs: EvaluationInputs) -> Iterator[Table]:

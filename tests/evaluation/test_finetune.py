@@ -170,7 +170,8 @@ def test_kinetics_linear_and_class_retrieval_use_split_one(run, ucf_like):
 
 
 @pytest.mark.parametrize(("protocol", "kind"), [("vggsound", "linear"), ("vggsound_finetune", "fine-tuned")])
-def test_vggsound_reports_its_figures_for_each_modality(run, shards, protocol, kind):
+def test_vggsound_reports_its_figures_for_each_modality(run, shards, monkeypatch, protocol, kind):
+    monkeypatch.setattr("evaluation.statistics.RESAMPLES", 50)
     options = ["--label", "kind", "device=cpu", "batch_size=8", "clips=1", "finetune.epochs=1"]
     arguments = ["--checkpoint", str(run), "--data", str(shards), "--protocol", protocol, *options]
     assert evaluate.main(arguments) == 0

@@ -85,6 +85,7 @@ def test_map_is_scikit_learns_over_the_classes_that_both_parts_hold():
 
 
 def test_evaluate_prints_map_for_a_column_of_several_labels(run, shards, monkeypatch, capsys):
+    monkeypatch.setattr("evaluation.statistics.RESAMPLES", 50)
     names = Manifest.label_names
 
     def several(data, column):
