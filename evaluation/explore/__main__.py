@@ -1,7 +1,8 @@
 """Makes a page to explore a run's embeddings: `python -m evaluation.explore RUN --data SHARDS [--out explore.html]`.
 
-The page is one self-contained HTML file. It shows a map of the embeddings, the audio and videos nearest to each clip,
-and the content of the run's dictionaries compared with as many samples drawn at random.
+The page is one self-contained HTML file. It shows a map of the video embeddings and one of the audio embeddings, the
+audio and videos nearest to each clip, and the content of the run's dictionaries compared with as many samples drawn at
+random. Clips are thumbnails that play under the mouse pointer, and can be searched by source and label.
 """
 
 from __future__ import annotations
@@ -30,19 +31,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
     parser.add_argument("--data", required=True, metavar="SHARDS", help="folder that pipeline.prepare made")
     parser.add_argument("--out", type=Path, default=Path("explore.html"), help="page to write (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=300, help="maximum number of samples (default: %(default)s)")
+    parser.add_argument(
+        "--samples", type=int, default=300, help="maximum number of samples, up to 20000 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--media",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="maximum number of samples that play, at about 20 kB each; the others show a still picture of about 1 kB "
+        "(default: %(default)s)",
+    )
     parser.add_argument(
         "--map", choices=("tsne", "pca"), default="tsne", help="projection to 2D (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     show_logs()
     try:
-        page = explore(options.run, data=options.data, samples=options.samples, method=options.map)
+        page = explore(options.run, data=options.data, samples=options.samples, media=options.media, method=options.map)
         size = write_page(page, options.out)
     except (CheckpointError, ConfigError, ManifestError, SampleError) as error:
         print_error("explore", error)
         return 2
-    print(f"{printable(options.out)} ({len(page.clips)} clips, {size / 1e6:.1f} MB)")
+    playing = sum(clip.media is not None for clip in page.clips)
+    print(f"{printable(options.out)} ({len(page.clips)} clips, {playing} of them play, {size / 1e6:.1f} MB)")
     return 0
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
-from common.finite import require_finite
-from evaluation.explore.page import Clip, Page
-from evaluation.features import MODALITIES, extract, require_finite_features, unit_rows
+from evaluation.explore.geometry import Method, clusters, nearest, project
+from evaluation.explore.media import opus, shrink, strip, thumbnail_pixels
+from evaluation.explore.page import Clip, Media, Page
+from evaluation.features import MODALITIES, extract, require_finite_features
 from model.encoder import CrossModalModel
 from pipeline.batch import Batch, pixels
 from pipeline.load.clip_loader import select_split
@@ -22,8 +20,8 @@ from pipeline.plan.order import global_order
 from settings import ConfigError
 from training.checkpoint import find, model_of, read
 
-NEIGHBOURS = 8
-Method = Literal["tsne", "pca"]
+MOST_SAMPLES = 20_000
+"""Largest page: above it the maps no longer move smoothly, and browsers take long to open the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +37,24 @@ class Chosen:
     held: dict[str, int]
     """Modality -> how many clips its dictionary holds."""
 
+    def playing(self, most: int, *, seed: int) -> np.ndarray:
+        """At most `most` ids whose frames and sound the page holds: those of the dictionaries first."""
+        compared = np.isin(self.ids, np.concatenate([np.zeros(0, np.int64), *self.active.values()]))
+        order = global_order(len(self.ids), seed=seed, epoch=0, purpose="explore media")
+        return self.ids[order[np.argsort(~compared[order], kind="stable")][:most]]
 
-def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
-    """The page for `run` on the shards `data`.
+
+def explore(run: Path, *, data: str, samples: int, media: int, method: Method) -> Page:
+    """The page for `run` on the shards `data`, with at most `samples` clips, `media` of which play.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, SampleError: the run, an argument or the data cannot be used.
         NotFiniteError: an embedding is not finite; the message names the sample.
     """
-    if samples < 8:
-        raise ConfigError(f"--samples must be at least 8, not {samples}")
+    if not 8 <= samples <= MOST_SAMPLES:
+        raise ConfigError(f"--samples must be from 8 to {MOST_SAMPLES:,}, not {samples:,}")
+    if media < 0:
+        raise ConfigError(f"--media must be at least 0, not {media}")
     state = read(find(run))
     config, model = model_of(state, source=str(run))
     source = config.data.without_split(path=data, loader="dali", labels="", max_bad_fraction=0.0)
@@ -61,13 +67,15 @@ def explore(run: Path, *, data: str, samples: int, method: Method) -> Page:
     chosen = choose(held, trained_on, everything=loader.ids, samples=samples, seed=config.seed)
     if len(chosen.ids) < 8:
         raise ConfigError(f"{data} has {len(chosen.ids)} samples; a map needs at least 8")
-    embedding, clips = _embed(loader, model, chosen.ids)
+    playing = chosen.playing(media, seed=config.seed)
+    embedding, clips = _embed(loader, model, chosen.ids, playing=set(playing.tolist()))
     return Page(
         title=f"{run.resolve().name}, step {state['step']}",
-        notes=_notes(chosen, loader, method, same_data),
+        notes=_notes(chosen, len(playing), loader, method, same_data),
         columns=_columns(loader, chosen.ids),
+        clusters={m: clusters(embedding[m], seed=config.seed) for m in MODALITIES},
         clips=clips,
-        sample_rate=config.audio.sample_rate,
+        seconds=config.clip.seconds,
         maps={m: project(embedding[m], method=method, seed=config.seed) for m in MODALITIES},
         nearest={(a, b): nearest(embedding[a], embedding[b]) for a in MODALITIES for b in MODALITIES},
         active={m: np.searchsorted(chosen.ids, ids) for m, ids in chosen.active.items()},
@@ -99,52 +107,27 @@ def choose(
     return Chosen(ids=ids, active=active, random=random, held={m: len(ids) for m, ids in filled.items()})
 
 
-def project(embedding: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
-    """Projects embeddings, float32 [n, D], to a map with coordinates in [0, 1], float64 [n, 2].
-
-    Raises:
-        NotFiniteError: an embedding is not finite.
-    """
-    require_finite(embedding, "the embeddings")
-    if method == "pca":
-        flat = PCA(n_components=2, random_state=seed).fit_transform(embedding)
-    else:
-        # t-SNE requires a perplexity below the number of points.
-        perplexity = min(30.0, (len(embedding) - 1) / 3)
-        flat = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=seed).fit_transform(embedding)
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    return (flat - low) / np.maximum(high - low, 1e-12)
-
-
-def nearest(queries: np.ndarray, keys: np.ndarray) -> list[list[tuple[int, float]]]:
-    """For each row of `queries` [n, D], the NEIGHBOURS nearest rows of `keys` [n, D] as (row, cosine similarity).
-
-    If both are the same array, a row is not its own neighbour.
-
-    Raises:
-        NotFiniteError: a row is not finite.
-    """
-    require_finite(queries, "the embeddings of the queries")
-    require_finite(keys, "the embeddings of the keys")
-    cosines = unit_rows(queries) @ unit_rows(keys).T
-    if queries is keys:
-        np.fill_diagonal(cosines, -np.inf)
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(keys) - 1)]
-    return [[(int(k), float(cosines[i, k])) for k in row] for i, row in enumerate(order)]
-
-
-def _embed(loader: DaliLoader, model: CrossModalModel, ids: np.ndarray) -> tuple[dict[str, np.ndarray], list[Clip]]:
-    """Embeddings of the samples' middle clips, by modality, and the clips themselves (middle frame and audio)."""
+def _embed(
+    loader: DaliLoader, model: CrossModalModel, ids: np.ndarray, *, playing: set[int]
+) -> tuple[dict[str, np.ndarray], list[Clip]]:
+    """Embeddings of the samples' middle clips, by modality, and the clips themselves."""
     clips: list[Clip] = []
+    side, rate = thumbnail_pixels(len(ids)), loader.config.audio.sample_rate
 
     def collected() -> Iterator[Batch]:
         for batch in loader.uniform_clips(ids, clips=1):
             assert batch.video is not None
             assert batch.plan is not None
-            middle = batch.video.shape[2] // 2
-            pictures = pixels(batch.video[:, :, middle : middle + 1])[:, 0]
-            for i, picture, pcm in zip(batch.ids.tolist(), pictures, loader.waveforms(batch.plan), strict=True):
-                clips.append(Clip(sample=i, source=loader.dataset.source(i), picture=picture, pcm=pcm))
+            lead = batch.plan.start - batch.plan.audio_start / rate
+            waveforms = loader.waveforms(batch.plan)
+            for b, sample in enumerate(batch.ids.tolist()):
+                frames, media = pixels(batch.video[b]), None
+                if sample in playing:
+                    media = Media(frames=strip(frames), sound=opus(waveforms[b], rate), lead=float(lead[b]))
+                thumbnail = shrink(frames[len(frames) // 2], side)
+                clips.append(
+                    Clip(sample=sample, source=loader.dataset.source(sample), thumbnail=thumbnail, media=media)
+                )
             yield batch
 
     features = extract({"trained": model}, collected(), ids)
@@ -161,10 +144,15 @@ def _columns(loader: DaliLoader, ids: np.ndarray) -> dict[str, list[str]]:
     return columns
 
 
-def _notes(chosen: Chosen, loader: DaliLoader, method: Method, same_data: bool) -> list[str]:
+def _notes(chosen: Chosen, playing: int, loader: DaliLoader, method: Method, same_data: bool) -> list[str]:
     total = len(loader.ids)
     shown = f"{len(chosen.ids)} of {total} samples" if len(chosen.ids) < total else f"all {total} samples"
     notes = [f"{shown}, the middle clip of each; {'t-SNE' if method == 'tsne' else 'PCA'} of the embeddings."]
+    if playing < len(chosen.ids):
+        notes.append(
+            f"{playing} of these clips play; the others show a still picture, because each clip that plays adds about "
+            "20 kB to the page (--media)."
+        )
     for modality, ids in chosen.active.items():
         notes.append(
             f"{modality} dictionary: {len(ids)} of the {chosen.held[modality]} clips it holds, compared with "

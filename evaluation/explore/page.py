@@ -1,35 +1,44 @@
-"""Writes the page of evaluation.explore: one HTML file with embedded images and audio."""
+"""Writes the page of evaluation.explore: one HTML file with embedded pictures and audio."""
 
 from __future__ import annotations
 
-import html
-import io
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from PIL import Image
 
-from common.html import data_uri
+from common.html import data_uri, fill_page
+from evaluation.explore.geometry import Neighbours
+from evaluation.explore.media import sheets
 
-TEMPLATE = Path(__file__).with_suffix(".html")
-PICTURE_PIXELS = 96
+ASSETS = Path(__file__).with_name("assets")
+SCRIPTS = ("map.js", "media.js", "app.js")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Media:
+    """What a clip plays."""
+
+    frames: bytes
+    """WebP, frames side by side."""
+    sound: bytes
+    """Ogg Opus."""
+    lead: float
+    """Seconds from the start of the sound to the first frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One point of the map."""
+    """One point of the maps."""
 
     sample: int
     source: str
-    picture: np.ndarray
-    """uint8 [H, W, 3]."""
-    pcm: np.ndarray
-    """int16 [samples]."""
+    thumbnail: np.ndarray
+    """uint8 [S, S, 3]; S is the same for all clips."""
+    media: Media | None
+    """None for a clip that only has its thumbnail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +48,16 @@ class Page:
     title: str
     notes: list[str]
     columns: Mapping[str, list[str]]
-    """Label column -> the label of each clip."""
+    """Label column -> the label of each clip; empty text where it is unknown."""
+    clusters: Mapping[str, np.ndarray]
+    """Modality -> number of each clip's cluster, int64 [n]."""
     clips: list[Clip]
-    sample_rate: int
+    seconds: float
+    """Length of the video of a clip."""
     maps: Mapping[str, np.ndarray]
     """Modality -> coordinates in [0, 1], [n, 2]."""
-    nearest: Mapping[tuple[str, str], list[list[tuple[int, float]]]]
-    """(modality of the query, modality found) -> for each clip, its nearest ones as (row, cosine similarity)."""
+    nearest: Mapping[tuple[str, str], Neighbours]
+    """(modality of the query, modality found) -> the nearest clips of each clip."""
     active: Mapping[str, np.ndarray]
     """Modality -> rows that its dictionary holds."""
     random: Mapping[str, np.ndarray]
@@ -58,65 +70,81 @@ def write_page(page: Page, path: Path) -> int:
     Raises:
         OSError: it cannot be written.
     """
-    text = build_page(page)
+    text = build_page(page).encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.write_text(text, encoding="utf-8")
+    return path.write_bytes(text)
 
 
 def build_page(page: Page) -> str:
     """The HTML; no text of the data can become markup or script."""
+    pictures, columns = sheets([clip.thumbnail for clip in page.clips])
     data = {
         "notes": page.notes,
-        "columns": dict(page.columns),
-        "clips": [
-            {
-                "sample": clip.sample,
-                "source": clip.source,
-                "picture": data_uri("image/jpeg", jpeg(clip.picture)),
-                "sound": data_uri("audio/ogg", opus(clip.pcm, page.sample_rate)),
-            }
-            for clip in page.clips
-        ],
-        "maps": {modality: np.round(places, 4).tolist() for modality, places in page.maps.items()},
+        "samples": [clip.sample for clip in page.clips],
+        "sources": [clip.source for clip in page.clips],
+        "columns": [*_label_columns(page), *_cluster_columns(page)],
+        "maps": {modality: np.round(places, 4).ravel().tolist() for modality, places in page.maps.items()},
         "nearest": {
-            f"{query}-{found}": [[[row, round(cosine, 3)] for row, cosine in near] for near in rows]
-            for (query, found), rows in page.nearest.items()
+            f"{query}-{found}": {"rows": near.rows.tolist(), "cosines": np.round(near.cosines, 3).tolist()}
+            for (query, found), near in page.nearest.items()
         },
         "sets": {
             modality: {"active": rows.tolist(), "random": page.random[modality].tolist()}
             for modality, rows in page.active.items()
         },
+        "first": first_chosen(page),
+        "seconds": page.seconds,
+        "thumbnails": {
+            "size": len(page.clips[0].thumbnail),
+            "columns": columns,
+            "per_sheet": columns**2,
+            "sheets": [data_uri("image/webp", picture) for picture in pictures],
+        },
+        "media": {row: _media(clip.media) for row, clip in enumerate(page.clips) if clip.media},
     }
-    # The data are inserted last, because names may contain the placeholders.
-    before, after = TEMPLATE.read_text(encoding="utf-8").split("{{data}}")
-    before = before.replace("{{title}}", html.escape(page.title))
-    return before + _json_in_html(data) + after
+    return fill_page(ASSETS, title=page.title, data=data, scripts=SCRIPTS)
 
 
-def jpeg(picture: np.ndarray) -> bytes:
-    """A JPEG of at most PICTURE_PIXELS per side."""
-    image = Image.fromarray(picture)
-    image.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=70)
-    return buffer.getvalue()
+def first_chosen(page: Page) -> int:
+    """The row that is chosen when the page opens: of those that play, the one whose video and audio agree most.
+
+    Their cosine similarity is known where the clip is among its own nearest; if none is, the first row that plays.
+    """
+    near = page.nearest["video", "audio"]
+    plays = [row for row, clip in enumerate(page.clips) if clip.media] or [0]
+
+    def agreement(row: int) -> float:
+        own = near.cosines[row][near.rows[row] == row]
+        return float(own[0]) if len(own) else -np.inf
+
+    return max(plays, key=agreement)
 
 
-def opus(pcm: np.ndarray, sample_rate: int) -> bytes:
-    """Encodes mono int16 PCM as Ogg Opus at 24 kbit/s."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="ogg") as container:
-        stream = container.add_stream("libopus", rate=48000, layout="mono")
-        stream.bit_rate = 24000
-        frame = av.AudioFrame.from_ndarray(pcm.astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = sample_rate
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=48000)
-        for resampled in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(stream.encode(resampled))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
+def _label_columns(page: Page) -> list[dict[str, Any]]:
+    columns = []
+    for name, labels in page.columns.items():
+        values = sorted({label for label in labels if label})
+        code_of = {value: code for code, value in enumerate(values)}
+        columns.append(_column(name, values, [code_of.get(label, -1) for label in labels]))
+    return columns
 
 
-def _json_in_html(data: Any) -> str:
-    # Without any "<", names like </script> or <!-- cannot end the script element.
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+def _cluster_columns(page: Page) -> list[dict[str, Any]]:
+    columns = []
+    for modality, codes in page.clusters.items():
+        values = [f"cluster {number + 1}" for number in range(int(codes.max()) + 1)]
+        columns.append(_column(f"clusters of the {modality}", values, codes.tolist(), cluster=True))
+    return columns
+
+
+def _column(name: str, values: list[str], codes: Sequence[int], *, cluster: bool = False) -> dict[str, Any]:
+    """One way to colour the clips; code -1 is unknown."""
+    return {"name": name, "values": values, "codes": list(codes), "cluster": cluster}
+
+
+def _media(media: Media) -> dict[str, Any]:
+    return {
+        "frames": data_uri("image/webp", media.frames),
+        "sound": data_uri("audio/ogg", media.sound),
+        "lead": round(media.lead, 3),
+    }
