@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +41,35 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         workers=1,
     )
     return folder / "shards"
+
+
+@pytest.fixture
+def in_browser(tmp_path: Path) -> Callable[[str, str], Any]:
+    """Opens a page in Chromium and returns what the body of an async JavaScript function returns there, as JSON.
+
+    The answer also names errors of the page and whatever it loaded from elsewhere: both must be empty. Skips the test
+    where there is no Chromium.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no chromium on this machine")
+
+    def run(page: str, probe: str) -> Any:
+        listen = "<script>window.faults = []; addEventListener('error', e => faults.push(e.message));"
+        listen += "addEventListener('securitypolicyviolation', e => faults.push(e.blockedURI));</script><title>"
+        report = f"<script>(async () => {{ {probe} }})().catch(e => String(e.stack)).then(answer => {{"
+        report += "document.title = JSON.stringify({answer, faults, loaded: performance.getEntriesByType('resource')"
+        report += ".map(e => e.name).filter(name => !name.startsWith('data:'))}); });</script></body>"
+        file = tmp_path / "probed.html"
+        file.write_text(page.replace("<title>", listen, 1).replace("</body>", report), encoding="utf-8")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        options += ["--window-size=1400,900", "--virtual-time-budget=4000", "--dump-dom"]
+        shown = subprocess.run(
+            [program, *options, file.as_uri()], capture_output=True, text=True, timeout=60, check=True
+        )
+        told = json.loads(html.unescape(re.search("<title>(.*?)</title>", shown.stdout, re.DOTALL)[1]))
+        assert told["faults"] == told["loaded"] == []
+        return told["answer"]
+
+    return run

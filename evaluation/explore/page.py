@@ -132,8 +132,8 @@ def _label_columns(page: Page) -> list[dict[str, Any]]:
 def _cluster_columns(page: Page) -> list[dict[str, Any]]:
     columns = []
     for modality, codes in page.clusters.items():
-        values = [f"cluster {number + 1}" for number in range(int(codes.max()) + 1)]
-        columns.append(_column(f"clusters of the {modality}", values, codes.tolist(), cluster=True))
+        values = [f"{modality} cluster {number + 1}" for number in range(int(codes.max()) + 1)]
+        columns.append(_column(f"{modality} clusters", values, codes.tolist(), cluster=True))
     return columns
 
 

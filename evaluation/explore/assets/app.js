@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const PALETTE = ["#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#ff9da7", "#9c755f", "#e15759",
-  "#86bcb6", "#d37295", "#8cd17d"];
+  "#a0cbe8", "#d37295", "#8cd17d"];
 const RELATIONS = [["Audio nearest to this video", "video-audio"], ["Videos nearest to this audio", "audio-video"],
   ["Videos nearest to this video", "video-video"], ["Audio nearest to this audio", "audio-audio"]];
 const MOST_MATCHES = 24;
@@ -16,7 +16,7 @@ const texts = data.sources.map((source, k) => [source, `#${data.samples[k]}`,
 
 let column = data.columns[0], colours = [], legendCode = null, matches = null;
 const scene = {
-  chosen: data.first, hovered: null, ringed: [], ringColour: "", theme: {},
+  chosen: data.first, hovered: null, theme: {},
   visible: k => matches === null || matches[k] === 1,
   colour: k => colours[column.codes[k]] || scene.theme.other,
   neighbours: map => data.nearest[`${map.modality}-${map.modality}`].rows[scene.chosen],
@@ -30,7 +30,7 @@ function element(name, properties = {}, ...children) {
 }
 
 function labelsOf(k) {
-  return data.columns.filter(of => of.codes[k] >= 0).map(of => [of.name, of.values[of.codes[k]]]);
+  return data.columns.filter(of => of.codes[k] >= 0).map(of => [of.cluster ? "" : of.name, of.values[of.codes[k]]]);
 }
 
 // ---- maps
@@ -57,10 +57,7 @@ const maps = Object.keys(data.maps).map(modality => {
 
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["text", "accent", "other", "active", "random"]) {
-    scene.theme[name] = style.getPropertyValue(`--${name}`).trim();
-  }
-  scene.ringColour = scene.theme[$("set").value.split(" ")[1]] || "";
+  for (const name of ["text", "accent", "other"]) scene.theme[name] = style.getPropertyValue(`--${name}`).trim();
 }
 
 // ---- colours, dictionaries and search
@@ -71,7 +68,7 @@ function recolour() {
   for (const code of column.codes) if (code >= 0) counts[code]++;
   const most = counts.map((_, code) => code).sort((a, b) => counts[b] - counts[a]).slice(0, PALETTE.length);
   colours = [];
-  most.sort((a, b) => a - b).forEach((code, k) => { colours[code] = PALETTE[k]; });
+  most.sort((a, b) => column.values[a].localeCompare(column.values[b], "en", {numeric: true})).forEach((code, k) => { colours[code] = PALETTE[k]; });
   legendCode = null;
   const entry = (code, text, colour) => {
     const swatch = element("i");
@@ -93,31 +90,34 @@ function recolour() {
   filter();
 }
 
-// Shows only the clips that have every searched word and the pressed colour; the others stay as faint dots.
+// The rows whose source, sample or labels contain the searched text or, if none does, all of its words.
+function search(text) {
+  const rows = texts.map((_, k) => k), asked = text.trim().toLowerCase(), words = asked.split(/\s+/);
+  const exact = rows.filter(k => texts[k].includes(asked));
+  return exact.length ? exact : rows.filter(k => words.every(word => texts[k].includes(word)));
+}
+
+// Shows only the clips that are searched for, of the pressed colour and in the dictionary; others stay as faint dots.
 function filter() {
-  const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = k => words.every(word => texts[k].includes(word))
-    && (legendCode === null || (legendCode === "rest" ? !colours[column.codes[k]] : column.codes[k] === legendCode));
-  matches = words.length || legendCode !== null ? Uint8Array.from({length: count}, (_, k) => fits(k)) : null;
+  const asked = $("search").value.trim(), [owner, kind] = $("set").value.split(" ");
+  const conditions = [];
+  if (asked) conditions.push(new Set(search(asked)));
+  if (owner) conditions.push(new Set(data.sets[owner][kind]));
+  if (legendCode !== null) {
+    const fits = code => legendCode === "rest" ? !colours[code] : code === legendCode;
+    conditions.push(new Set([...column.codes.keys()].filter(k => fits(column.codes[k]))));
+  }
+  matches = conditions.length ? Uint8Array.from({length: count}, (_, k) => conditions.every(of => of.has(k))) : null;
   const found = matches ? [...matches.keys()].filter(k => matches[k]) : [];
-  $("found").value = matches ? `${found.length} of ${count} clips` : "";
+  const values = new Set(found.map(k => column.codes[k]).filter(code => code >= 0));
+  $("found").value = matches ? `${found.length} of ${count} clips${owner ? `, values of ${column.name}: ${values.size}` : ""}` : "";
   $("matches")?.remove();
-  if (words.length && found.length) {
+  if (asked && found.length) {
     const first = found.slice(0, MOST_MATCHES);
     $("near").prepend(group(`Found${found.length > first.length ? ` (the first ${first.length})` : ""}`,
       first.map(k => tile(k, `#${data.samples[k]}`, false)), "matches"));
   }
   for (const map of maps) map.refresh();
-}
-
-function ring() {
-  const [owner, kind] = $("set").value.split(" ");
-  scene.ringed = owner ? data.sets[owner][kind] : [];
-  readTheme();
-  const values = new Set(scene.ringed.map(k => column.codes[k]).filter(code => code >= 0));
-  if (owner) $("found").value = `${scene.ringed.length} clips ringed, ${values.size} values of ${column.name}`;
-  else filter();
-  for (const map of maps) map.redraw();
 }
 
 // ---- the chosen clip and its neighbours
@@ -169,26 +169,27 @@ function hover(k, event) {
   if (event && event.pointerType === "touch") return;
   if (k !== scene.hovered) {
     scene.hovered = k;
-    for (const map of maps) map.redraw();
+    for (const map of maps) map.redraw(false);
     card.hidden = k === null;
     if (k === null) { cardPlayer.rest(); return; }
     card.querySelector("b").textContent = data.sources[k];
-    card.querySelector("span").textContent = labelsOf(k).map(([name, value]) => `${name} ${value}`).join(" · ");
+    card.querySelector("span").textContent = labelsOf(k).map(([name, value]) => `${name} ${value}`.trim()).join(" · ");
     const sound = $("sound").checked;
     if (sound) stage.rest();
     if (stillness.matches && !sound) cardPlayer.rest(k);
     else cardPlayer.play(k, {sound});
   }
   if (k !== null) {
-    const box = card.getBoundingClientRect(), {clientX: x, clientY: y} = event;
-    card.style.left = `${x + 18 + box.width < innerWidth ? x + 18 : Math.max(4, x - 18 - box.width)}px`;
+    const box = card.getBoundingClientRect(), {clientX: x, clientY: y, leftwards} = event;
+    card.style.left = `${!leftwards && x + 18 + box.width < innerWidth ? x + 18 : Math.max(4, x - 18 - box.width)}px`;
     card.style.top = `${Math.max(4, Math.min(y - box.height / 2, innerHeight - box.height - 4))}px`;
   }
 }
 
+// The card appears to the left of all tiles, which it must not cover.
 function hoverTile(made) {
   const box = made.getBoundingClientRect();
-  hover(Number(made.dataset.row), {clientX: box.left - 4, clientY: box.top + box.height / 2});
+  hover(Number(made.dataset.row), {leftwards: true, clientX: $("near").getBoundingClientRect().left, clientY: box.top + box.height / 2});
 }
 
 $("near").addEventListener("pointerover", event => {
@@ -235,7 +236,8 @@ function moveFocus(key) {
 document.addEventListener("keydown", event => {
   const typing = event.target.matches("input[type=search], select");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape") { $("search").value = ""; recolour(); return; }
+  if (event.key === "Escape") { $("search").value = $("set").value = ""; recolour(); return; }
+  if (event.target === $("search") && event.key === "ArrowDown") { event.preventDefault(); grid()[0][0].focus(); return; }
   if (typing) return;
   const map = maps.find(({canvas}) => canvas === event.target);
   const zoom = {"+": 1.6, "=": 1.6, "-": 1 / 1.6, "0": 0}[event.key];
@@ -249,13 +251,13 @@ document.addEventListener("keydown", event => {
 
 // ---- start
 
-$("notes").append(...data.notes.map(text => element("p", {className: "note"}, text)));
+$("notes").append(...data.notes.map(text => element("p", {className: "note"}, `${text} `)));
 $("column").append(...data.columns.map((of, k) => new Option(of.name, k)));
 $("dictionary").hidden = !Object.keys(data.sets).length;
-$("set").append(new Option("not shown", ""), ...Object.keys(data.sets).flatMap(name =>
+$("set").append(new Option("all clips", ""), ...Object.keys(data.sets).flatMap(name =>
   [new Option(`${name}: active`, `${name} active`), new Option(`${name}: random`, `${name} random`)]));
 $("column").addEventListener("change", recolour);
-$("set").addEventListener("change", ring);
+$("set").addEventListener("change", filter);
 $("search").addEventListener("input", filter);
 $("play").addEventListener("click", play);
 $("controls").addEventListener("submit", event => {

@@ -1,28 +1,27 @@
-"""The page of evaluation.explore: what it holds, what it refuses, and how it behaves in a browser."""
+"""The command evaluation.explore: what its page holds, and what it refuses."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
-import shutil
-import subprocess
-from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evaluation.explore import collect as explore
+from evaluation.explore import media
 from evaluation.explore.__main__ import main
-from evaluation.explore.page import Clip, Page, build_page, opus
+from evaluation.explore.media import opus, sheets, strip
 from model import build_model
 from pipeline.shards.manifest import Manifest
 from settings import ClipConfig, Config, DataConfig, ModelConfig, to_dict
 from training.checkpoint import CheckpointStore
 
-NASTY = "</script><img src=x onerror=alert(1)> {{title}} {{data}} \u2028 & \" ' \\"
 CONFIG = Config(
     data=DataConfig(path="elsewhere"),
     clip=ClipConfig(frames=4, fps=8.0, size=32),
@@ -47,51 +46,50 @@ def run(shards, tmp_path_factory):
     return folder
 
 
-def small_page(**changes) -> Page:
-    rng = np.random.default_rng(0)
-    clip = Clip(sample=0, source=NASTY, picture=np.zeros((8, 8, 3), np.uint8), pcm=np.zeros(1600, np.int16))
-    page = Page(
-        title=NASTY,
-        notes=[NASTY],
-        columns={NASTY: [NASTY, ""]},
-        clips=[clip, replace(clip, sample=1)],
-        sample_rate=16000,
-        maps={modality: rng.random((2, 2)) for modality in ("video", "audio")},
-        nearest={(a, b): [[(1, 0.5)], [(0, 0.5)]] for a in ("video", "audio") for b in ("video", "audio")},
-        active={"video": np.array([0])},
-        random={"video": np.array([1])},
-    )
-    return replace(page, **changes)
-
-
 def data_of(text: str) -> dict:
     return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def test_names_cannot_become_markup_or_script():
-    text = build_page(small_page())
-    assert text.count("</script>") == 2
-    assert "<img src=x" not in text
-    data = data_of(text)
-    assert data["clips"][0]["source"] == data["notes"][0] == NASTY
-    assert list(data["columns"]) == [NASTY]
-
-
-def test_page_needs_nothing_from_elsewhere(run, shards, tmp_path):
-    out = tmp_path / "explore.html"
-    arguments = [str(run), "--data", str(shards), "--out", str(out), "--samples", "20", "--map", "pca"]
+@pytest.fixture(scope="module")
+def written(run, shards, tmp_path_factory):
+    """The data of a page with 20 clips, 6 of which play, and its text."""
+    out = tmp_path_factory.mktemp("page") / "explore.html"
+    arguments = [str(run), "--data", str(shards), "--out", str(out), "--samples", "20", "--media", "6", "--map", "pca"]
     assert main(arguments) == 0
     text = out.read_text(encoding="utf-8")
-    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    return data_of(text), text
+
+
+def test_page_needs_nothing_from_elsewhere(written):
+    _, text = written
+    assert not re.findall(r"https?://", text)
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
-    assert out.stat().st_size < 500_000
-    data = data_of(text)
-    assert len(data["clips"]) == 20
-    assert all(clip["picture"].startswith("data:image/jpeg;base64,") for clip in data["clips"])
+    assert "default-src 'none'" in text
+    assert len(text) < 500_000
+
+
+def test_page_holds_the_clips_their_labels_and_the_dictionaries(written):
+    data, _ = written
+    assert len(data["samples"]) == len(data["sources"]) == 20
     assert any("20 of 30 samples" in note for note in data["notes"])
-    active = {data["clips"][row]["sample"] for row in data["sets"]["video"]["active"]}
+    active = {data["samples"][row] for row in data["sets"]["video"]["active"]}
     assert active == {3, 7, 11, 20}
     assert len(data["sets"]["video"]["random"]) == 4
+    assert [column["name"] for column in data["columns"]][-2:] == ["video clusters", "audio clusters"]
+    assert all(len(column["codes"]) == 20 for column in data["columns"])
+    assert all(len(places) == 40 and 0 <= min(places) <= max(places) <= 1 for places in data["maps"].values())
+
+
+def test_clips_beyond_the_limit_show_a_still_picture(written):
+    data, _ = written
+    assert len(data["media"]) == 6
+    plays = {data["samples"][int(row)] for row in data["media"]}
+    assert {3, 7, 11, 20} < plays
+    assert str(data["first"]) in data["media"]
+    assert any(note.startswith("6 of these clips play; the others show a still picture") for note in data["notes"])
+    clip = next(iter(data["media"].values()))
+    frames = Image.open(io.BytesIO(base64.b64decode(clip["frames"].partition(",")[2])))
+    assert frames.size == (4 * 32, 32)
 
 
 def test_dictionaries_of_other_data_are_not_shown():
@@ -110,12 +108,6 @@ def test_random_set_is_as_large_as_the_active_one_and_from_what_was_trained_on()
     assert len(chosen.ids) == 60
 
 
-def test_nearest_leaves_a_clip_out_only_within_its_own_modality():
-    rows = np.eye(3) + 0.1
-    assert [near[0][0] for near in explore.nearest(rows, rows.copy())] == [0, 1, 2]
-    assert all(k not in [row for row, _ in near] for k, near in enumerate(explore.nearest(rows, rows)))
-
-
 def test_sound_is_small_and_plays_as_long_as_the_clip():
     seconds = np.arange(16000) / 16000
     data = opus((8000 * np.sin(2 * np.pi * 440 * seconds)).astype(np.int16), 16000)
@@ -125,10 +117,35 @@ def test_sound_is_small_and_plays_as_long_as_the_clip():
     assert samples / 48000 == pytest.approx(1, abs=0.05)
 
 
+def test_sheets_hold_the_thumbnails_row_by_row():
+    shades = [np.full((64, 64, 3), 40 * k, np.uint8) for k in range(5)]
+    (sheet,), columns = sheets(shades)
+    picture = np.asarray(Image.open(io.BytesIO(sheet)).convert("L")).astype(int)
+    assert (columns, picture.shape) == (3, (128, 192))
+    found = [picture[64 * (k // columns) + 32, 64 * (k % columns) + 32] for k in range(5)]
+    assert found == pytest.approx([0, 40, 80, 120, 160], abs=6)
+
+
+def test_many_thumbnails_take_several_sheets(monkeypatch):
+    monkeypatch.setattr(media, "SHEET_PIXELS", 256)
+    pages, columns = sheets([np.zeros((64, 64, 3), np.uint8)] * 17)
+    assert [Image.open(io.BytesIO(page)).size for page in pages] == [(256, 256), (256, 64)]
+    assert columns == 4
+
+
+def test_strip_shows_the_middle_of_equal_parts_of_a_clip():
+    frames = np.stack([np.full((112, 112, 3), 15 * k, np.uint8) for k in range(16)])
+    picture = np.asarray(Image.open(io.BytesIO(strip(frames))).convert("L")).astype(int)
+    assert picture.shape == (112, 8 * 112)
+    assert [picture[56, 56 + 112 * j] for j in range(8)] == pytest.approx([15 * (2 * j + 1) for j in range(8)], abs=6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samples", "3"], "--samples must be at least 8, not 3"),
+        (["--samples", "3"], "--samples must be from 8 to 20,000, not 3"),
+        (["--samples", "20001"], "--samples must be from 8 to 20,000, not 20,001"),
+        (["--media", "-1"], "--media must be at least 0, not -1"),
         (["--data", "nowhere"], "nowhere holds no manifest"),
     ],
 )
@@ -136,31 +153,3 @@ def test_mistakes_are_named_and_end_with_status_two(run, shards, capsys, tmp_pat
     assert main([str(run), "--data", str(shards), "--out", str(tmp_path / "x.html"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-
-
-@pytest.mark.skipif(not BROWSER, reason="no chromium on this machine")
-def test_click_in_a_browser_shows_the_nearest_clips(tmp_path):
-    probe = """<script>
-    document.querySelector('circle[data-row="0"]').dispatchEvent(new MouseEvent("click", {bubbles: true}));
-    const set = document.getElementById("set");
-    set.value = "video active"; set.dispatchEvent(new Event("change"));
-    document.title = ["tiles", document.querySelectorAll("#clip .row .clip").length, "ringed",
-      document.querySelectorAll("circle.active").length, "injected", document.querySelectorAll("img[src=x]").length,
-      "audio", document.querySelectorAll("audio[controls]").length].join(" ");
-    </script></body>"""
-    page = tmp_path / "page.html"
-    page.write_text(build_page(small_page()).replace("</body>", probe), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    shown = subprocess.run(
-        [BROWSER, *options, "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "<title>tiles 4 ringed 1 injected 0 audio 1</title>" in shown.stdout
