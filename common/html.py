@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 THEME = Path(__file__).with_name("theme.css")
 """Colours, light and dark, and controls that the pages share."""
@@ -17,6 +21,14 @@ THEME = Path(__file__).with_name("theme.css")
 def data_uri(kind: str, data: bytes) -> str:
     """Returns `data` as a base64 data URI; `kind` is its MIME type, such as image/png."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def webp(picture: np.ndarray, *, quality: int | None) -> bytes:
+    """Encodes uint8 [H, W, 3], with sides up to 16,383, as WebP; quality None keeps every value."""
+    buffer = io.BytesIO()
+    lossless = quality is None
+    Image.fromarray(picture).save(buffer, "WEBP", lossless=lossless, quality=80 if lossless else quality, method=4)
+    return buffer.getvalue()
 
 
 def json_in_html(data: Any) -> str:

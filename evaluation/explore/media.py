@@ -9,6 +9,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from common.html import webp
+
 STRIP_PIXELS, STRIP_FRAMES = 112, 8
 """Largest side and largest number of the frames that the page plays."""
 SHEET_PIXELS = 4096
@@ -31,7 +33,7 @@ def strip(frames: np.ndarray) -> bytes:
     count, side = min(len(frames), STRIP_FRAMES), min(frames.shape[1], STRIP_PIXELS)
     # Frame j is shown during the j-th of `count` equal parts of the clip: take the frame in the middle of that part.
     chosen = ((np.arange(count) + 0.5) * len(frames) / count).astype(int)
-    return webp(np.concatenate([shrink(frames[k], side) for k in chosen], axis=1))
+    return webp(np.concatenate([shrink(frames[k], side) for k in chosen], axis=1), quality=QUALITY)
 
 
 def sheets(thumbnails: Sequence[np.ndarray]) -> tuple[list[bytes], int]:
@@ -46,15 +48,9 @@ def sheets(thumbnails: Sequence[np.ndarray]) -> tuple[list[bytes], int]:
         part = thumbnails[first : first + columns**2]
         cells = np.zeros((-(-len(part) // columns), columns, side, side, 3), np.uint8)
         cells.reshape(-1, side, side, 3)[: len(part)] = part
-        pages.append(webp(cells.swapaxes(1, 2).reshape(len(cells) * side, columns * side, 3)))
+        picture = cells.swapaxes(1, 2).reshape(len(cells) * side, columns * side, 3)
+        pages.append(webp(picture, quality=QUALITY))
     return pages, columns
-
-
-def webp(picture: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", quality=QUALITY, method=4)
-    return buffer.getvalue()
 
 
 def opus(pcm: np.ndarray, sample_rate: int) -> bytes:

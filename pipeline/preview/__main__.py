@@ -1,7 +1,7 @@
 """Draws clips as the model gets them: `python -m pipeline.preview SHARDS [--config YAML] --out preview.png [--html]`.
 
 The picture shows the first training clips of an epoch after crop, flip and colour: frames, waveform and log-mel
-spectrogram on a common time axis. --html also writes a page that plays the audio. --compare VIDEOS adds rows from the
+spectrogram on a common time axis. --html also writes a page that plays the clips. --compare VIDEOS adds rows from the
 decord loader, which reads the raw videos.
 """
 
@@ -16,7 +16,8 @@ from pathlib import Path
 from common.terminal import command, print_error, printable
 from pipeline.plan.bad_samples import SampleError
 from pipeline.preview.collect import collect
-from pipeline.preview.contact_sheet import write_page, write_picture
+from pipeline.preview.contact_sheet import write_picture
+from pipeline.preview.player import write_page
 from pipeline.shards.manifest import ManifestError
 from settings import Config, ConfigError, load_config
 
@@ -49,7 +50,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("shards", help="folder of prepared shards (from pipeline.prepare)")
     parser.add_argument("--config", type=Path, help="YAML configuration of the run (without it: default settings)")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write (default: %(default)s)")
-    parser.add_argument("--html", action="store_true", help="also write an HTML page with audio, next to the picture")
+    parser.add_argument("--html", action="store_true", help="also write an HTML page that plays the clips")
     parser.add_argument("--compare", type=Path, metavar="VIDEOS", help="folder of raw videos to load with decord too")
     parser.add_argument("--ids", type=_ids, default=[], metavar="3,17", help="ids of the samples to show")
     parser.add_argument("--count", type=int, default=6, help="number of samples without --ids (default: %(default)s)")

@@ -1,9 +1,7 @@
-"""Draws clips as a contact sheet: a picture, or an HTML page with audio."""
+"""Draws clips as a contact sheet: a picture."""
 
 from __future__ import annotations
 
-import html
-import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +11,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-
-from common.html import data_uri
-from pipeline.shards.wav import wav_bytes
 
 WIDTH_INCHES, DOTS_PER_INCH = 16.0, 100
 MOST_FRAMES = 16
@@ -76,17 +71,7 @@ def write_picture(clips: Sequence[ShownClip], path: Path) -> Path:
     return path
 
 
-def write_page(clips: Sequence[ShownClip], path: Path) -> Path:
-    """Writes a self-contained HTML file with the picture and the audio of each clip.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path.write_text(_PAGE.format(clips="\n".join(_clip_html(clip) for clip in clips)), encoding="utf-8")
-    return path
-
-
-def _save(figure: Figure, target: Path | io.BytesIO) -> None:
+def _save(figure: Figure, target: Path) -> None:
     with warnings.catch_warnings():
         # The font lacks emoji, which file names may contain: a box in their place is good enough.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -102,7 +87,7 @@ def _draw(figure: Figure | SubFigure, clip: ShownClip) -> None:
         empty.remove()
     for axes, fill in zip(rows[1:-1], _fillers(clip), strict=True):
         fill(axes)
-        axes.set_xlim(_time_span(clip))
+        axes.set_xlim(time_span(clip))
         axes.tick_params(labelbottom=False, labelsize=8)
         axes.set_yticks([])
     rows[-2].tick_params(labelbottom=True)
@@ -126,7 +111,7 @@ def _row_inches(clip: ShownClip) -> list[float]:
     rows = [TITLE_INCHES]
     for view in clip.views:
         if view.frames is not None:
-            begin, end = _time_span(clip)
+            begin, end = time_span(clip)
             cell = clip.frame_seconds * _step(view.frames) / (end - begin) * WIDTH_INCHES * (RIGHT - LEFT)
             rows.append(cell * view.frames.shape[1] / view.frames.shape[2])
     if clip.pcm is not None:
@@ -150,12 +135,10 @@ def _draw_frames(axes: Axes, *, clip: ShownClip, loader: str, frames: np.ndarray
 
 
 def _draw_wave(axes: Axes, *, clip: ShownClip, pcm: np.ndarray) -> None:
-    # Draw the minimum and maximum of each stretch, because a line through 25,600 samples would alias.
-    stretches = np.array_split(pcm.astype(np.float32) / 32768, min(1200, len(pcm)))
-    times = clip.audio_start + np.linspace(0, len(pcm) / clip.sample_rate, len(stretches))
-    low, high = [s.min() for s in stretches], [s.max() for s in stretches]
+    low, high = envelope(pcm)
+    times = clip.audio_start + np.linspace(0, len(pcm) / clip.sample_rate, len(low))
     axes.fill_between(times, low, high, color="tab:blue", linewidth=0.5, edgecolor="tab:blue")
-    loudest = max(abs(min(low)), max(high), 1e-3)
+    loudest = max(abs(low.min()), high.max(), 1e-3)
     axes.set_ylim(-loudest, loudest)
     _label(axes, f"waveform\npeak {loudest:.2f}")
 
@@ -165,7 +148,7 @@ def _draw_mel(axes: Axes, *, clip: ShownClip, loader: str, decibels: np.ndarray,
     # Frame j of the spectrogram is centred on PCM sample j * hop.
     begin = clip.audio_start - clip.hop_seconds / 2
     extent = (begin, begin + frames * clip.hop_seconds, 0, bands)
-    low, high = np.percentile(reference, [1, 100])
+    low, high = decibel_range(reference)
     axes.imshow(decibels, extent=extent, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=high)
     note = f"\n{low:.0f} to {high:.0f} dB"
     if decibels is not reference:
@@ -177,12 +160,27 @@ def _label(axes: Axes, text: str) -> None:
     axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
 
 
+def envelope(pcm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of equal stretches of `pcm`, int16 [samples], as float32 [at most 1200] with full scale 1.
+
+    A line through all samples would alias.
+    """
+    stretches = np.array_split(pcm.astype(np.float32) / 32768, min(1200, len(pcm)))
+    return np.array([s.min() for s in stretches]), np.array([s.max() for s in stretches])
+
+
+def decibel_range(decibels: np.ndarray) -> tuple[float, float]:
+    """The levels that the darkest and the brightest colour of a spectrogram stand for."""
+    low, high = np.percentile(decibels, [1, 100])
+    return float(low), float(high)
+
+
 def _step(frames: np.ndarray) -> int:
     """Every how many frames one is drawn."""
     return -(-len(frames) // MOST_FRAMES)
 
 
-def _time_span(clip: ShownClip) -> tuple[float, float]:
+def time_span(clip: ShownClip) -> tuple[float, float]:
     """The earliest start and the latest end of the clip's streams, in seconds."""
     begins, ends = [], []
     frames = clip.views[0].frames
@@ -193,46 +191,3 @@ def _time_span(clip: ShownClip) -> tuple[float, float]:
         begins.append(clip.audio_start)
         ends.append(clip.audio_start + len(clip.pcm) / clip.sample_rate)
     return min(begins), max(ends)
-
-
-def _clip_html(clip: ShownClip) -> str:
-    figure = Figure(figsize=(WIDTH_INCHES, sum(_row_inches(clip))), dpi=DOTS_PER_INCH)
-    _draw(figure, clip)
-    picture = io.BytesIO()
-    _save(figure, picture)
-    begin, end = _time_span(clip)
-    scale = (RIGHT - LEFT) / (end - begin)
-    first = LEFT + (clip.audio_start - begin) * scale
-    parts = [
-        f'<div class="sheet"><img alt="" src="{data_uri("image/png", picture.getvalue())}"><i></i></div>',
-    ]
-    if clip.pcm is not None:
-        sound = data_uri("audio/wav", wav_bytes(clip.pcm, clip.sample_rate))
-        parts.append(f'<audio controls data-first="{first:.5f}" data-scale="{scale:.5f}" src="{sound}"></audio>')
-    return f"<figure>{''.join(parts)}<figcaption>{html.escape(clip.title)}</figcaption></figure>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Preview</title>
-<style>
-body {{ font: 15px system-ui, sans-serif; margin: 1rem auto; max-width: 1600px; }}
-figure {{ margin: 0 0 2.5rem; }}
-.sheet {{ position: relative; }}
-.sheet img {{ width: 100%; display: block; }}
-.sheet i {{ position: absolute; top: 0; bottom: 0; width: 2px; background: #e33; display: none; }}
-audio {{ width: 100%; }}
-</style></head><body>
-{clips}
-<script>
-// A red line over the picture follows the audio.
-for (const audio of document.querySelectorAll("audio")) {{
-  const line = audio.parentElement.querySelector("i");
-  const move = () => {{
-    line.style.display = "block";
-    line.style.left = 100 * (+audio.dataset.first + audio.currentTime * audio.dataset.scale) + "%";
-    if (!audio.paused) requestAnimationFrame(move);
-  }};
-  for (const event of ["play", "seeked", "timeupdate"]) audio.addEventListener(event, move);
-}}
-</script></body></html>
-"""
