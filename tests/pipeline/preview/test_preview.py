@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
-import wave
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -17,30 +13,10 @@ from pipeline.loader import make_loader
 from pipeline.preview import __main__ as preview
 from pipeline.preview import contact_sheet
 from pipeline.preview.collect import collect
-from pipeline.preview.contact_sheet import ShownClip, View, write_page, write_picture
+from pipeline.preview.contact_sheet import View, write_picture
+from tests.pipeline.preview.clips import make_clip
 
 SETTINGS = ["clip.frames=8", "clip.size=48", "data.threads=1"]
-
-
-def _clip(**changes) -> ShownClip:
-    """A clip of 4 frames (0.4 s) whose audio begins 0.1 s earlier and ends 0.1 s later."""
-    rng = np.random.default_rng(0)
-    view = View(
-        loader="dali",
-        frames=rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),
-        decibels=rng.normal(-30, 10, (8, 61)).astype(np.float32),
-    )
-    values = {
-        "title": "#3 a.mp4",
-        "start": 1.0,
-        "frame_seconds": 0.1,
-        "audio_start": 0.9,
-        "pcm": rng.integers(-3000, 3000, 9600).astype(np.int16),
-        "sample_rate": 16000,
-        "hop_seconds": 0.01,
-        "views": [view],
-    }
-    return ShownClip(**(values | changes))
 
 
 def test_the_clips_shown_are_the_first_of_the_epoch(corpus):
@@ -82,9 +58,9 @@ def test_the_decord_loader_gives_nearly_the_same_clips(corpus):
         assert np.median(np.abs(dali.decibels - decord.decibels)) < 2
 
 
-def test_the_picture_has_a_row_for_each_stream_of_each_clip(tmp_path):
-    one = imread(write_picture([_clip()], tmp_path / "one.png"))
-    two = imread(write_picture([_clip(), _clip()], tmp_path / "two.png"))
+def test_the_picture_has_a_row_for_each_stream_of_eachmake_clip(tmp_path):
+    one = imread(write_picture([make_clip()], tmp_path / "one.png"))
+    two = imread(write_picture([make_clip(), make_clip()], tmp_path / "two.png"))
     assert one.shape[1] == two.shape[1] == 1600
     assert abs(two.shape[0] - 2 * one.shape[0]) <= 2
 
@@ -93,7 +69,7 @@ def test_frames_are_aligned_with_the_audio_in_time(tmp_path):
     red = np.zeros((4, 8, 8, 3), dtype=np.uint8)
     red[:, :, :, 0] = 255
     view = View(loader="dali", frames=red, decibels=None)
-    picture = imread(write_picture([_clip(views=[view])], tmp_path / "red.png"))[..., :3]
+    picture = imread(write_picture([make_clip(views=[view])], tmp_path / "red.png"))[..., :3]
     columns = np.flatnonzero(((picture[..., 0] > 0.9) & (picture[..., 1:].max(axis=2) < 0.1)).any(axis=0))
     left, right = (1600 * edge for edge in (contact_sheet.LEFT, contact_sheet.RIGHT))
     # Audio from 0.9 s to 1.5 s, frames from 1.0 s to 1.4 s.
@@ -106,34 +82,7 @@ def test_only_every_nth_frame_of_a_long_clip_is_drawn():
 
 
 def test_any_file_name_can_be_drawn(tmp_path):
-    title = "#1 $x_{^ 🦊 <b>&.mp4"
-    write_picture([_clip(title=title)], tmp_path / "odd.png")
-    page = write_page([_clip(title=title)], tmp_path / "odd.html").read_text(encoding="utf-8")
-    assert "<b>" not in page
-    assert "🦊 &lt;b&gt;&amp;.mp4" in page
-
-
-class _Sources(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, str]] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.found += [(tag, value) for name, value in attrs if name in ("src", "href")]
-
-
-def test_the_page_is_self_contained_and_plays_the_models_audio(tmp_path):
-    clip = _clip()
-    page = write_page([clip], tmp_path / "page.html").read_text(encoding="utf-8")
-    parser = _Sources()
-    parser.feed(page)
-    assert [tag for tag, _ in parser.found] == ["img", "audio"]
-    assert all(source.startswith("data:") for _, source in parser.found)
-    assert "http" not in page
-    sound = base64.b64decode(dict(parser.found)["audio"].partition(",")[2])
-    with wave.open(io.BytesIO(sound)) as file:
-        assert (file.getframerate(), file.getnchannels()) == (16000, 1)
-        np.testing.assert_array_equal(np.frombuffer(file.readframes(-1), "<i2"), clip.pcm)
+    assert write_picture([make_clip(title="#1 $x_{^ 🦊 <b>&.mp4")], tmp_path / "odd.png").exists()
 
 
 @pytest.mark.parametrize("streams", ["audio", "video"])
@@ -142,7 +91,7 @@ def test_data_with_one_stream_shows_its_test_clips(corpus, prepared, tmp_path, s
     out = tmp_path / "one.png"
     assert preview.main([str(shards), "--out", str(out), "--html", "--count", "2", *SETTINGS]) == 0
     assert out.exists()
-    assert ("<audio" in out.with_suffix(".html").read_text()) == (streams == "audio")
+    assert ("data:audio/wav" in out.with_suffix(".html").read_text()) == (streams == "audio")
 
 
 def test_the_command_writes_what_it_prints(corpus, tmp_path, capsys):
