@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         default=1000,
         metavar="N",
-        help="maximum number of samples that play, at about 20 kB each; the others show a still picture of about 1 kB "
+        help="maximum number of samples that play, up to 5000, at about 20 kB each; the others show a still picture "
         "(default: %(default)s)",
     )
     parser.add_argument(

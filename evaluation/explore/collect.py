@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +21,12 @@ from pipeline.plan.order import global_order
 from settings import ConfigError
 from training.checkpoint import find, model_of, read
 
+log = logging.getLogger(__name__)
+
 MOST_SAMPLES = 20_000
 """Largest page: above it the maps no longer move smoothly, and browsers take long to open the file."""
+MOST_MEDIA = 5_000
+"""Most clips that play: their frames and sound take about 100 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +58,8 @@ def explore(run: Path, *, data: str, samples: int, media: int, method: Method) -
     """
     if not 8 <= samples <= MOST_SAMPLES:
         raise ConfigError(f"--samples must be from 8 to {MOST_SAMPLES:,}, not {samples:,}")
-    if media < 0:
-        raise ConfigError(f"--media must be at least 0, not {media}")
+    if not 0 <= media <= MOST_MEDIA:
+        raise ConfigError(f"--media must be from 0 to {MOST_MEDIA:,}, not {media:,}")
     state = read(find(run))
     config, model = model_of(state, source=str(run))
     source = config.data.without_split(path=data, loader="dali", labels="", max_bad_fraction=0.0)
@@ -67,8 +72,10 @@ def explore(run: Path, *, data: str, samples: int, media: int, method: Method) -
     chosen = choose(held, trained_on, everything=loader.ids, samples=samples, seed=config.seed)
     if len(chosen.ids) < 8:
         raise ConfigError(f"{data} has {len(chosen.ids)} samples; a map needs at least 8")
+    log.info("embedding %d clips", len(chosen.ids))
     playing = chosen.playing(media, seed=config.seed)
     embedding, clips = _embed(loader, model, chosen.ids, playing=set(playing.tolist()))
+    log.info("projecting the embeddings with %s and comparing them", method)
     return Page(
         title=f"{run.resolve().name}, step {state['step']}",
         notes=_notes(chosen, len(playing), loader, method, same_data),

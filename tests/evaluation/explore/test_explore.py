@@ -145,7 +145,7 @@ def test_strip_shows_the_middle_of_equal_parts_of_a_clip():
     [
         (["--samples", "3"], "--samples must be from 8 to 20,000, not 3"),
         (["--samples", "20001"], "--samples must be from 8 to 20,000, not 20,001"),
-        (["--media", "-1"], "--media must be at least 0, not -1"),
+        (["--media", "-1"], "--media must be from 0 to 5,000, not -1"),
         (["--data", "nowhere"], "nowhere holds no manifest"),
     ],
 )
