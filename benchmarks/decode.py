@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.tools.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
-from benchmarks.tools.ffmpeg import with_ffmpeg_libraries
+from benchmarks.tools.ffmpeg import restart_with_ffmpeg_libraries
 from benchmarks.tools.options import positive
 from benchmarks.tools.result import medians, publish, ratio, write
 from benchmarks.tools.usage import usage
@@ -86,13 +86,13 @@ def batches(loader: str, storage: str, *, options: argparse.Namespace, epoch: in
         from benchmarks.peers.decoder_alone import decoder_alone
 
         return decoder_alone(config, device=torch.device(options.device), epoch=epoch)
-    from benchmarks.peers.loaders import PeerClips, data_loader, spdl_threads
+    from benchmarks.peers.loaders import PeerClips, data_loader, threaded_loader
 
     videos = recordings(options.work / storage)
     ids = np.resize(np.arange(len(videos)), wanted)
     clips = PeerClips(config=config, recordings=videos, ids=ids, epoch=epoch, decoder=loader)
-    # Peers that decode on a GPU run in threads: forked workers cannot share this process's GPU.
-    return (spdl_threads if loader in ("spdl", "torchcodec_cuda") else data_loader)(clips, workers=options.workers)
+    # SPDL brings its own threads; torchcodec_cuda needs them, because forked workers cannot share this process's GPU.
+    return (threaded_loader if loader in ("spdl", "torchcodec_cuda") else data_loader)(clips, workers=options.workers)
 
 
 def measure(loader: str, storage: str, *, options: argparse.Namespace, epoch: int) -> dict[str, float]:
@@ -303,5 +303,5 @@ def make_demo_videos(work: Path) -> Path:
 
 
 if __name__ == "__main__":
-    with_ffmpeg_libraries()
+    restart_with_ffmpeg_libraries()
     sys.exit(main())

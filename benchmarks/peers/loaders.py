@@ -1,4 +1,4 @@
-"""A torch DataLoader (or SPDL's threads) around one of the decoders, with everything else as cheap as possible.
+"""A torch DataLoader (or SPDL's thread pipeline) around one of the decoders, with everything else as cheap as possible.
 
 Audio is read from PCM files, and colour and normalisation are one affine map as in our own graph: the comparison should
 depend on the decoding of stored video, not on how carefully the rest is written.
@@ -26,9 +26,10 @@ class PeerClips(torch.utils.data.Dataset):
     """Clips of stored videos, made from the same plans as our loader's.
 
     Args:
-        config: the sections clip, audio and augment and the seed are used.
-        recordings: the videos, in the order of their ids.
-        ids: int64 ids of the clips, in order.
+        config: the sections clip, audio and augment, the seed and train.batch_size are used.
+        recordings: the videos; a video's id is its index in this list.
+        ids: int64 id of each clip's video, in order; an id may occur several times.
+        epoch: with the seed, it decides the random choices of each clip.
         decoder: a key of DECODERS.
     """
 
@@ -89,8 +90,12 @@ def data_loader(clips: PeerClips, *, workers: int) -> Iterator[tuple[torch.Tenso
     )
 
 
-def spdl_threads(clips: PeerClips, *, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches from an SPDL pipeline, which uses threads because the decoding releases the GIL."""
+def threaded_loader(clips: PeerClips, *, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches from an SPDL pipeline of threads.
+
+    SPDL's decoding releases the GIL, so threads suffice; decoding on a GPU needs them, because forked workers cannot
+    share this process's GPU.
+    """
     from spdl.pipeline import PipelineBuilder
 
     executor = ThreadPoolExecutor(workers)

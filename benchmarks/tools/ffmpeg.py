@@ -13,12 +13,13 @@ import av
 LIBRARIES = ("avcodec", "avdevice", "avfilter", "avformat", "avutil", "swresample", "swscale")
 
 
-def with_ffmpeg_libraries() -> None:
+def restart_with_ffmpeg_libraries() -> None:
     """Restarts this program with PyAV's FFmpeg libraries on LD_LIBRARY_PATH if the system has none.
 
-    torchcodec and SPDL load the libraries by their usual names; PyAV bundles them under different names, so a
-    temporary folder gets links with the usual names.
+    torchcodec and SPDL load the libraries by their usual names; PyAV bundles them under different names, so
+    links with the usual names are made in a temporary folder, which is never removed.
     """
+    # CMACC_FFMPEG is set by the restart, so that it happens only once.
     bundled = Path(av.__file__).resolve().parents[1] / "av.libs"
     if os.environ.get("CMACC_FFMPEG") or ctypes.util.find_library("avcodec") or not bundled.is_dir():
         return
