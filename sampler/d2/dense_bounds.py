@@ -42,18 +42,19 @@ class DenseBounds:
 
     def __init__(self, rows: Candidates, norms: Tensor) -> None:
         self.rows, self.norms = rows, norms
+        # On a GPU, chunks only limit the memory of the product: [65,536, C] float32.
         self.chunk = CHUNK if norms.device.type == "cpu" else 32 * CHUNK
 
-    def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
-        """Sets d2 to min(d2, D² to the nearest of the centres), in place; returns the number of pairs evaluated.
+    def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+        """Sets u to min(u, bound on D² to the nearest of the centres), in place; returns the number of evaluated pairs.
 
         Args:
-            d2: [N] float32; rows at 0 stay at 0, including rows that are not finite.
+            u: [N] float32, the bounds so far; rows at 0 stay at 0, including rows that are not finite.
             centres: C rows.
             centre_norms: [C] their |g|².
         """
-        nearest = torch.empty_like(d2)
-        for start in range(0, len(d2), self.chunk):
+        nearest = torch.empty_like(u)
+        for start in range(0, len(u), self.chunk):
             rows = slice(start, start + self.chunk)
             inner = self._product(self.rows.a[rows], centres.a)
             if self.rows.b is not None:
@@ -62,8 +63,8 @@ class DenseBounds:
         nearest.add_(self.norms)
         nearest.masked_fill_(nearest < RELATIVE_FLOOR * self.norms, 0.0)
         # fmin, because rows that are not finite start at 0 and must stay there.
-        torch.fmin(d2, nearest, out=d2)
-        return len(d2) * len(centre_norms)
+        torch.fmin(u, nearest, out=u)
+        return len(u) * len(centre_norms)
 
     _product = staticmethod(product)
 
@@ -82,9 +83,9 @@ class RoughBounds(DenseBounds):
         rounded = replace(rows, a=rows.a.bfloat16(), b=None if rows.b is None else rows.b.bfloat16())
         super().__init__(rounded, norms * self.inflate)
 
-    def lower(self, d2: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
+    def lower(self, u: Tensor, centres: Candidates, centre_norms: Tensor) -> int:
         rounded = replace(centres, a=centres.a.bfloat16(), b=None if centres.b is None else centres.b.bfloat16())
-        return super().lower(d2, rounded, centre_norms * self.inflate)
+        return super().lower(u, rounded, centre_norms * self.inflate)
 
     @staticmethod
     def _product(rows: Tensor, centres: Tensor) -> Tensor:
