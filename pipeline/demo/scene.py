@@ -1,7 +1,7 @@
 """The scene of a demo video, whose images and audio follow from the same causes.
 
 A shape flies straight through a room and bounces off its walls. Its kind (outline and pattern) decides the timbre of
-its hum, its speed decides the pitch, and each bounce is audible as a short stroke. Everything else (colours, size,
+its hum, its speed decides the pitch, and each bounce is heard as a knock. Everything else (colours, size,
 rotation, background, motionless silent shapes, loudness, noise) is drawn independently of kind and speed.
 """
 
@@ -27,7 +27,7 @@ class Flight:
     """Motion of the shape: the common cause of images and sound."""
 
     start: np.ndarray
-    """[2] position (x, y) at t = 0, in pixels from the leftmost and topmost position of the centre."""
+    """[2] position (x, y) of the centre at t = 0, in pixels from the leftmost and topmost point that it can reach."""
     velocity: np.ndarray
     """[2] velocity (x, y) at t = 0, in pixels per second."""
     room: np.ndarray
@@ -35,7 +35,12 @@ class Flight:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, pixels_per_second: float, radius: float) -> Flight:
-        """Draws a random flight; `radius` is the size of the shape in pixels."""
+        """Draws a random flight.
+
+        Args:
+            pixels_per_second: speed along the path.
+            radius: nominal radius of the shape in pixels; the centre stays at least this far from the frame's edges.
+        """
         # The angles avoid the axes, along which the shape would meet only one pair of walls.
         angle = rng.uniform(0.3, np.pi / 2 - 0.3) + rng.integers(4) * np.pi / 2
         room = np.array([WIDTH, HEIGHT]) - 2 * radius
@@ -44,13 +49,14 @@ class Flight:
 
     def positions(self, times: np.ndarray) -> np.ndarray:
         """Returns the positions [n, 2] at `times` [n] in seconds: a straight path, reflected at the walls."""
-        unfolded = np.mod(self.start + times[:, None] * self.velocity, 2 * self.room)
-        return self.room - np.abs(self.room - unfolded)
+        wrapped = np.mod(self.start + times[:, None] * self.velocity, 2 * self.room)
+        return self.room - np.abs(self.room - wrapped)
 
     def impacts(self) -> np.ndarray:
         """Returns the times in seconds, in ascending order, at which the shape touches a wall."""
         times = []
         for start, velocity, room in zip(self.start, self.velocity, self.room, strict=True):
+            # Without reflection, the path would cross walls at all multiples of `room`.
             walls = np.arange(-np.ceil(abs(velocity) * SECONDS / room) - 1, abs(velocity) * SECONDS / room + 2)
             times.append((walls * room - start) / velocity)
         reached = np.concatenate(times)
@@ -117,7 +123,7 @@ def _draw(canvas: np.ndarray, kind: int, centre: np.ndarray, radius: float, angl
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     shape, pattern = LOOKS[KINDS[kind]]
     coverage = np.clip(0.5 - radius * shape(u, v), 0, 1)[..., None]
-    # The pattern only darkens the colour of the shape; a colour of its own would reveal the kind.
+    # The pattern only darkens the shape's random colour, so that colour does not reveal the kind.
     shade = 1 - 0.7 * pattern(u, v)[..., None]
     patch = canvas[top:bottom, left:right]
     patch += coverage * (shade * colour - patch)
@@ -133,7 +139,7 @@ def _plain(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _stripes(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.sin(9 * u + 0 * v) > 0
+    return np.sin(9 * u + 0 * v) > 0  # 0 * v broadcasts to 2-D.
 
 
 def _checks(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -145,7 +151,7 @@ def _target(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _half(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u + 0 * v > 0
+    return u + 0 * v > 0  # 0 * v broadcasts to 2-D.
 
 
 LOOKS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
@@ -173,12 +179,12 @@ def _sound(rng: np.random.Generator, kind: int, pitch: float, impacts: np.ndarra
     time = np.arange(SAMPLE_RATE * SECONDS) / SAMPLE_RATE
     hum = TIMBRES[KINDS[kind]](rng, 2 * np.pi * pitch * rng.uniform(0.97, 1.03) * time, time)
     hum /= np.sqrt(np.mean(hum**2))
-    strokes = np.zeros_like(time)
+    knocks = np.zeros_like(time)
     for impact in impacts:
         since = time - impact
-        strokes += np.where(since >= 0, np.exp(-np.maximum(since, 0) / 0.06), 0)
-    click = rng.normal(0, 1, len(time)) * strokes**2
-    sound = hum * (0.06 + 0.25 * strokes) + 0.1 * click + rng.uniform(0.001, 0.008) * rng.normal(0, 1, len(time))
+        knocks += np.where(since >= 0, np.exp(-np.maximum(since, 0) / 0.06), 0)
+    noise = rng.normal(0, 1, len(time)) * knocks**2
+    sound = hum * (0.06 + 0.25 * knocks) + 0.1 * noise + rng.uniform(0.001, 0.008) * rng.normal(0, 1, len(time))
     return np.clip(rng.uniform(0.5, 1.2) * sound, -1, 1).astype(np.float32)
 
 
