@@ -213,7 +213,8 @@ def _finetuned(
     if not getattr(loader, f"has_{modality}"):
         raise ConfigError(f"this protocol needs {modality} in every sample; prepare the data with streams={modality}")
     rows = run_finetune(inputs.models, loader, tasks, settings, modality=modality, **options)
-    recipe = f"{settings.finetune.epochs} epochs, the last one; {modality}"
+    epochs = settings.finetune.epochs
+    recipe = f"{epochs} epoch{'s' * (epochs != 1)}, the last one; {modality}"
     caption = f"{_counts(tasks)}; {_clips(settings)}; {recipe}"
     notes = [*notes, *few_samples(rows, tests=_tests(tasks))]
     return Table(name=name, caption=caption, rows=rows, coverage=coverage, notes=notes)
