@@ -39,7 +39,7 @@ LEGEND = """\
 - **distinct**: number of distinct classes in the dictionary, divided by its number of keys.
 - **false neg.**: share of all (query, negative) pairs in which both have the same class.
 - **mass**: mean total softmax probability of a query's negatives, which measures how hard they are. The queries are
-  random: for the batch that a dictionary was selected for, the picks of `hard` and D² are harder than this.
+  random: on the batch it was selected for, a dictionary of `hard` or `kmeanspp` is harder than shown.
 - **CPU s**: CPU seconds of training, including selection but not the measurements. The encoders are so small that
   selection is a large part of a step, which it is not at real sizes; the machine also did other work during the trials.
 - **at fifo's final**: where the mean curve first reaches the baseline's final probe, as a share of the baseline's steps
@@ -109,4 +109,8 @@ def _short(page: Page) -> str:
 
 
 def _long(page: Page) -> str:
-    return "\n".join([f"{GENERATED}# All figures: {page.question}\n", page.details])
+    links = (
+        f"How it was measured: [docs/results/{page.name}.md](../../docs/results/{page.name}.md). Rules and statistics: "
+        "[docs/results.md](../../docs/results.md#how-to-read-the-figures).\n"
+    )
+    return "\n".join([f"{GENERATED}# All figures: {page.question}\n", links, page.details])

@@ -126,7 +126,7 @@ def _mean_curve(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def sentences(condition: str, rows: Sequence[Row], *, baseline: str, metric: str = "probe") -> list[str]:
-    """One sentence per rule that states only what the data support: a difference with p < 0.01, or none shown."""
+    """One sentence per rule that claims only what the data support: a difference with p < 0.01, or none."""
     found = []
     for row in rows:
         comparison = row.against.get(metric)
@@ -135,6 +135,10 @@ def sentences(condition: str, rows: Sequence[Row], *, baseline: str, metric: str
         difference, n = comparison.difference, comparison.difference.n
         if n < 5:
             verdict = f"differs from `{baseline}` by {difference} with {n} seed{'s' * (n > 1)}: too few for a claim"
+        elif ALPHA <= comparison.p < 0.05:
+            # The 95 % interval excludes 0, so "shows no difference" would be misleading.
+            verdict = f"differs from `{baseline}` by {difference} (p = {comparison.p:.2g}, {n} seeds), "
+            verdict += f"which misses the criterion for a claim (p < {ALPHA})"
         elif comparison.p >= ALPHA:
             verdict = f"shows no difference from `{baseline}` ({difference}, p = {comparison.p:.2g}, {n} seeds)"
         else:
