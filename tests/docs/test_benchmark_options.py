@@ -72,7 +72,7 @@ def test_results_and_ratios_that_are_not_finite_are_refused_by_name(tmp_path: Pa
         read(tmp_path / "nan.json")
 
 
-def test_a_row_whose_figures_are_not_finite_fails_and_the_others_go_on(monkeypatch) -> None:
+def test_a_row_whose_figures_are_not_finite_fails_and_the_others_continue(monkeypatch) -> None:
     def measure(command: list[str], **options: object) -> object:
         speed = math.nan if "pyav" in command else 2.0
         return decode.subprocess.CompletedProcess(command, 0, stdout=json.dumps({"clips_per_second": speed}), stderr="")

@@ -29,7 +29,7 @@ class Corpus:
 
 
 def write_video(path: Path, colour: tuple[int, int, int], seed: int) -> None:
-    """0.8 s of MPEG-4 in AVI: noise about a colour."""
+    """Writes 7 frames (0.875 s) of MPEG-4 in AVI: noise around a colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w") as container:
@@ -70,9 +70,9 @@ def run(request, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def ucf_like(tmp_path_factory) -> Corpus:
-    """UCF-101/CLASS/v_CLASS_gXX_c01.avi, six groups a class, two of which are tested in each of three splits.
+    """UCF-101/CLASS/v_CLASS_gXX_c01.avi, six groups per class, two of which are tested in each of three splits.
 
-    One listed video is not there, one is damaged.
+    One listed video is missing, and one is damaged.
     """
     folder = tmp_path_factory.mktemp("ucf")
     lists = folder / "ucfTrainTestlist"
@@ -80,7 +80,7 @@ def ucf_like(tmp_path_factory) -> Corpus:
     names: dict[int, list[tuple[str, int]]] = {}
     for code, (label, colour) in enumerate(COLOURS.items(), 1):
         for group in range(6):
-            # As in the real one: the folder's name has one capital fewer than its files'.
+            # As in UCF101 itself: the folder's name has one capital fewer than its files'.
             name = f"{label}/v_{label.replace('stand', 'Stand')}_g{group + 1:02d}_c01.avi"
             names.setdefault(group, []).append((name, code))
             write_video(folder / "UCF-101" / name, colour, seed=code * 10 + group)

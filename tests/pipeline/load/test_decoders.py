@@ -1,4 +1,4 @@
-"""Both decoders give the same batches for a plan; `GpuDecoder` runs here with DALI's CPU operators."""
+"""Both decoders give the same batches for a plan, within tolerances; `GpuDecoder` runs with DALI's CPU operators."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class OnCpu(Vp9):
 
 def test_the_gpu_decoder_agrees_with_the_cpu_loader(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CODECS, "vp9", OnCpu())
+    # "mixed" skips `.gpu()`, which would need a GPU.
     monkeypatch.setattr(gpu_decoder, "decoder_device", lambda **_: "mixed")
     loader = make_loader(corpus.config("dali-vp9"))
     batches = list(loader.clips(np.arange(10), epoch=0, purpose="train"))
@@ -35,6 +36,7 @@ def test_the_gpu_decoder_agrees_with_the_cpu_loader(corpus, monkeypatch: pytest.
     for item in items:
         assert isinstance(item, InFlight)
         decoder.submit(item)
+    # Results may be collected in any order.
     for item, expected in reversed(list(zip(items, batches, strict=True))):
         batch = decoder.result(item)
         assert torch.equal(batch.ids, expected.ids)

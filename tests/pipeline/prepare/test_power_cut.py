@@ -191,7 +191,7 @@ def sources(clip, tmp_path, monkeypatch) -> Path:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """The data set: all files but the journal, which may hold a line twice, and what was set aside."""
+    """All files of the data set, without the journal (it may hold a line twice) and the damaged files set aside."""
     kept = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".rejected"]
     return {
         path.relative_to(out).as_posix(): path.read_bytes()

@@ -14,7 +14,7 @@ from training.tracking.metrics import MetricsWriter, read_metrics
 
 @contextlib.contextmanager
 def room_for(size):
-    """Limits the files of this process to `size` bytes."""
+    """Limits each file that this process writes to `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -42,14 +42,14 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_the_last_good_one_is_kep
 
 def test_metrics_that_do_not_fit_are_dropped_and_later_ones_are_written(tmp_path, caplog, monkeypatch):
     # TensorBoard's writer thread dies of the failed write, which is expected here.
-    monkeypatch.setattr(threading, "excepthook", lambda dead: None)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     before = set(threading.enumerate())
     writer = MetricsWriter(tmp_path, start_step=0)
-    (plotting,) = set(threading.enumerate()) - before
+    (tensorboard_thread,) = set(threading.enumerate()) - before
     writer.write(0, {"loss": 1.0})
-    with room_for(40):
+    with room_for(40):  # One line (25 bytes) fits, two do not.
         writer.write(1, {"loss": 2.0})
-        plotting.join(timeout=60)
+        tensorboard_thread.join(timeout=60)
         writer.write(2, {"loss": 2.0})
     writer.write(3, {"loss": 3.0})
     writer.close()
