@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import stat
 from array import array
@@ -15,6 +16,7 @@ import numpy as np
 from common.terminal import print_error, printable
 from common.trees import flatten
 from settings.load import ConfigError, parse_yaml, read_start
+from training.report.evaluations import Evaluation, read_evaluations
 
 _MAX_BYTES = 2**31
 """Largest metrics.jsonl that is read; a run of a million logged steps writes half of it."""
@@ -43,9 +45,19 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     """Maps each dotted key of environment.json to its value; empty without that file."""
 
+    evaluations: list[Evaluation] = field(default_factory=list)
+
     def last(self, metric: str) -> float | None:
         """Returns the metric's last value, or None if the run does not have the metric."""
         return float(self.curves[metric][1][-1]) if metric in self.curves else None
+
+    def recent(self, metric: str) -> float | None:
+        """Returns the metric's mean over the last thirtieth of its finite values, or None if it has none."""
+        if metric not in self.curves:
+            return None
+        values = self.curves[metric][1]
+        values = values[np.isfinite(values)]
+        return float(values[len(values) * 29 // 30 :].mean()) if len(values) else None
 
 
 def read_runs(paths: list[Path]) -> list[Run]:
@@ -67,6 +79,7 @@ def _read_run(folder: Path, name: str) -> Run:
         curves=_curves(folder / "metrics.jsonl"),
         config=_read_optional(folder / "config.yaml", parse_yaml),
         environment=_read_optional(folder / "environment.json", _parse_json),
+        evaluations=read_evaluations(folder),
     )
 
 
@@ -80,10 +93,13 @@ def _curves(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             continue
         step = line.pop("step")
         for metric, value in line.items():
-            if metric in points or len(points) < _MAX_METRICS:
-                steps, values = points.setdefault(metric, (array("d"), array("d")))
-                steps.append(step)
-                values.append(value)
+            columns = points.get(metric)
+            if columns is None:
+                if len(points) >= _MAX_METRICS:
+                    continue
+                columns = points[metric] = array("d"), array("d")
+            columns[0].append(step)
+            columns[1].append(value)
     if not points:
         what = "has no complete line of metrics" if count else "is empty: no step has been logged yet"
         raise ReportError(f"{path} {what}")
@@ -125,12 +141,16 @@ def _parse(text: bytes) -> dict[str, float] | None:
     if not isinstance(line, dict):
         return None
     numbers = {
-        printable(name): _float(value)
+        _name(name): _float(value)
         for name, value in line.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     # Beyond 2**53, neighbouring steps would be the same number.
     return numbers if abs(numbers.get("step", np.nan)) <= 2**53 else None
+
+
+_name = functools.lru_cache(maxsize=4096)(printable)
+"""The same few names stand in every line."""
 
 
 def _float(value: float) -> float:
