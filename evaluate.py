@@ -34,6 +34,7 @@ from pipeline.shards.manifest import ManifestError
 from settings import Config, ConfigError, load_config, to_dict
 from settings.evaluation import EvaluationConfig
 from training.checkpoint import CheckpointError, load_model
+from training.report.run_page import write_run_page
 
 PRETRAINED, RANDOM, REFERENCE = "pre-trained", "random-initialised", "Kinetics-400 labels (torchvision)"
 
@@ -88,6 +89,7 @@ def evaluate(
         print_table(result, Console())
         write_json(result_path(run_folder(checkpoint), table.name), result)
         results.append(result)
+    write_run_page(run_folder(checkpoint))
     return results
 
 

@@ -31,6 +31,7 @@ from training.distributed import (
 )
 from training.memory import is_out_of_memory
 from training.preemption import Preemption, Stopped
+from training.report.run_page import write_run_page
 from training.resume import find_resume_checkpoint, load_resume_state
 from training.step import Learner, Metrics
 from training.tracking.metrics import MetricsWriter, ProgressDisplay, StepTimer
@@ -114,7 +115,8 @@ class Run:
     def __enter__(self) -> Run:
         if self.world.is_main:
             write_atomically(self.folder / "config.yaml", to_yaml(self.config))
-            (self.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+            started = environment() | {"processes": self.world.size, "total_steps": self.total_steps}
+            (self.folder / "environment.json").write_text(json.dumps(started, indent=2) + "\n")
             self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
             self._print(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
         self._display = ProgressDisplay(total=self.total_steps, start=self.step, shown=self.world.is_main)
@@ -145,6 +147,8 @@ class Run:
                 self._metrics.close()
         if self.world.is_main:
             self._print(f"{'finished' if clean and self.finished else 'stopped'} at step {self.step}")
+            if kind is None or issubclass(kind, Exception):  # a second Ctrl-C ends the process at once
+                write_run_page(self.folder)
         return kind is Stopped
 
     def _finish_saving(self) -> None:

@@ -59,6 +59,7 @@ def test_a_run_leaves_config_environment_metrics_and_checkpoints(undisturbed):
         "step-000000014.pt",
     ]
     assert list((undisturbed / "tensorboard").glob("events*"))
+    assert '"Steps":[{"text":"14","note":"of 14"' in (undisturbed / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
