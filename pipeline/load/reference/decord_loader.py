@@ -127,7 +127,13 @@ class DecordLoader(ClipLoader[RawDataset]):
         clip = self.config.clip
         wanted = np.minimum(start_frame + np.arange(clip.frames), self.dataset.frames[i] - 1) / clip.fps
         arguments = {"wanted": wanted, "is_upright": self.dataset.headers[i].is_upright}
-        return torch.from_numpy(self._decoded(i, "decord cannot decode the video", decode_frames, **arguments))
+        what = "decord cannot decode the video"
+        frames = self._decoded(i, what, decode_frames, **arguments)
+        height, width = self.dataset.height[i], self.dataset.width[i]
+        if frames.shape[1:3] != (height, width):  # a damaged file; the crop is planned for the header's size
+            found = f"frames of {frames.shape[2]} x {frames.shape[1]} pixels, though the first has {width} x {height}"
+            raise self._error(i, what, ValueError(found))
+        return torch.from_numpy(frames)
 
     def _augmented(self, frames: torch.Tensor, plan: ClipPlan, b: int) -> torch.Tensor:
         """Crops, resizes, flips, colours and normalises: uint8 [T, H, W, 3] to float32 [3, T, size, size]."""

@@ -1,4 +1,4 @@
-"""The decord loader never mixes the frames of files that were joined, whose time stamps start again."""
+"""The decord loader uses only frames that fit the header: of one part of a joined file, and of the stated size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.load.reference.decord_loader import DecordLoader, RawVideoError
 from pipeline.load.reference.raw_decoding import decode_frames, read_header
+from settings import Config, load_config
 
 
 def recording(path: Path, *, brightness: int, codec: str = "mpeg2video") -> Path:
@@ -48,3 +50,12 @@ def test_frames_of_a_joined_file_are_those_of_its_first_part(tmp_path) -> None:
     assert read_header(path).seconds == pytest.approx(1, abs=0.1)
     frames = decode_frames(str(path), wanted=np.arange(10) / 10, is_upright=True)
     assert frames.max() < 80
+
+
+def test_frames_of_another_size_than_the_first_one_are_refused_by_name(tmp_path) -> None:
+    path = recording(tmp_path / "a.mp4", brightness=40, codec="libx264")
+    settings = ["data.loader=decord", f"data.path={tmp_path}", "clip.frames=2", "clip.size=32", "train.batch_size=2"]
+    loader = DecordLoader(config=load_config(Config, None, settings))
+    loader.dataset.height[0] += 2
+    with pytest.raises(RawVideoError, match=rf"{path}: frames of 64 x 48 pixels, though the first has 64 x 50"):
+        list(loader.uniform_clips([0], clips=1))
