@@ -32,6 +32,9 @@ def checkout(tmp_path_factory):
         (folder / ".venv/bin" / name).chmod(0o755)
     (folder / ".venv/bin/activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
     make_demo(folder / "data/demo/videos", videos=48, seed=0)
+    # A dictionary from which so few samples leave something to select.
+    config = folder / "configs/quickstart.yaml"
+    config.write_text(config.read_text().replace("dictionary: {size: 256}", "dictionary: {size: 16}"))
     for stamp in ("installed", "installed-tests"):
         (folder / ".venv" / stamp).touch()
     return folder
