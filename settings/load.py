@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import errno
@@ -11,7 +12,7 @@ import stat
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,6 +27,8 @@ _MAX_VALUES = 10_000
 """Largest number of values in a YAML document: aliases can turn a few lines into billions, or into a cycle."""
 _MAX_CHARACTERS = 2**18
 """Largest length of a YAML document, which PyYAML reads at less than 1 MB/s."""
+COMMAND_LINE = "command line"
+"""The name of the command line in messages, where a file is named by its path."""
 
 
 class ConfigError(ValueError):
@@ -38,16 +41,50 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
+def load_config(
+    cls: type[T],
+    path: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    check: Callable[[T], None] = lambda config: None,
+) -> T:
     """Builds `cls` from a YAML file, then applies `key=value` overrides, whose keys are dotted paths.
 
+    Args:
+        check: further checks of the settings; raises ConfigError.
+
     Raises:
-        ConfigError: the file is missing or not valid YAML, or a key is unknown, or a type or value is wrong.
+        ConfigError: the file is missing or not valid YAML, or a key is unknown, or a type or value is wrong; the
+            message says whether the file or the command line is at fault.
     """
+
+    def build(tree: Any) -> T:
+        config = from_dict(cls, tree, source=COMMAND_LINE)
+        try:
+            check(config)
+        except ConfigError as error:
+            raise ConfigError(f"{COMMAND_LINE}: {error}") from None
+        return config
+
     tree = read_yaml(Path(path)) if path is not None else {}
+    merged = copy.deepcopy(tree)
     for override in overrides:
-        _apply_override(tree, override)
-    return from_dict(cls, tree, source=str(path) if path is not None else "command line")
+        _apply_override(merged, override)
+    try:
+        return build(merged)
+    except ConfigError as error:
+        if path is not None and _mistake(build, tree) == str(error):  # the file alone has the same mistake
+            raise ConfigError(f"{path}{str(error).removeprefix(COMMAND_LINE)}") from None
+        raise
+
+
+def _mistake(build: Callable[[Any], Any], tree: Any) -> str | None:
+    """The message of the first mistake in the settings `tree`."""
+    try:
+        build(tree)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = "") -> T:
@@ -68,7 +105,7 @@ def from_dict(cls: type[T], tree: Any, *, source: str = "config", prefix: str = 
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
-            raise ConfigError(f"{source}: unknown key {format_key(prefix, key)}; {_suggest(str(key), fields)}")
+            raise ConfigError(f"{source}: unknown key {format_key(prefix, key)}; {suggest(str(key), fields)}")
     values = {key: _convert(hints[key], value, source=source, key=prefix + key) for key, value in tree.items()}
     missing = [
         prefix + name
@@ -90,7 +127,7 @@ def pick(table: Mapping[str, T], name: str, key: str) -> T:
         ConfigError: `table` has no such name; the message names the setting `key` and the allowed names.
     """
     if name not in table:
-        raise ConfigError(f"{key}={format_value(name)} is not known; {_suggest(name, table)}")
+        raise ConfigError(f"{key}={format_value(name)} is not known; {suggest(name, table)}")
     return table[name]
 
 
@@ -201,8 +238,10 @@ def _require_few_nodes(root: yaml.Node | None, what: str) -> None:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        raise ConfigError(f"{format_value(override)} is not of the form key=value, as in optim.lr=0.001")
-    value = parse_yaml(text, f"the value of {format_value(override)}")
+        raise ConfigError(
+            f"{COMMAND_LINE}: {format_value(override)} is not of the form key=value, as in optim.lr=0.001"
+        )
+    value = parse_yaml(text, f"{COMMAND_LINE}: the value of {format_value(override)}")
     *parents, leaf = dotted.split(".")
     node: Any = tree
     for parent in parents:
@@ -211,12 +250,13 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(
-                f"{format_value(override)}: {format_key('', parent)} is a single value, so it has no nested keys"
+                f"{COMMAND_LINE}: {format_value(override)}: {format_key('', parent)} is a single value, so it has no "
+                "nested keys"
             )
     node[leaf] = value
 
 
-def _suggest(name: str, allowed: Iterable[str]) -> str:
+def suggest(name: str, allowed: Iterable[str]) -> str:
     """Lists the allowed names for a message, after the most similar one if there is one."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(name, allowed, n=1)

@@ -58,6 +58,27 @@ def test_mistakes_name_the_key_and_what_is_allowed(override, message):
         load_config(Config, overrides=[override])
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "source"),
+    [
+        ("optim: {lrr: 1}", [], "FILE: unknown key optim.lrr"),
+        ("optim: {lrr: 1}", ["seed=3"], "FILE: unknown key optim.lrr"),
+        ("seed: 3", ["optim.lrr=1"], "command line: unknown key optim.lrr"),
+        ("optim: {lr: -1}", ["optim.warmup_steps=3"], "FILE: optim.lr must be positive"),
+        ("optim: {lr: 1}", ["optim.lr=-1"], "command line: optim.lr must be positive"),
+        ("data: {order: glob}", ["optim.lr=-1"], "FILE: data.order must be one of"),
+        ("seed: 3", ["optim.lr"], "command line: 'optim.lr' is not of the form key=value"),
+        ("seed: 3", ["seed.low=3"], "command line: 'seed.low=3': seed is a single value"),
+    ],
+)
+def test_a_mistake_is_said_to_be_in_the_file_or_on_the_command_line(tmp_path, text, overrides, source):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(Config, path, overrides)
+    assert str(caught.value).startswith(source.replace("FILE", str(path)))
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "3"])
 def test_a_file_that_is_not_a_mapping_is_named(tmp_path, text):
     path = tmp_path / "broken.yaml"
