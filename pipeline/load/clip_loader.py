@@ -20,6 +20,7 @@ from pipeline.plan.batch_plan import BatchPlan, Replacement
 from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
 from pipeline.plan.mismatched_pairs import MismatchedPairs
 from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
+from pipeline.suitability import check_sample_rate, check_split_column
 from settings import Config
 from settings.load import AUTO, ConfigError, format_names, require
 
@@ -79,11 +80,7 @@ class ClipLoader(ABC, Generic[D]):
         world_size: int,
         batch_size: int | None,
     ) -> None:
-        if dataset.sample_rate != config.audio.sample_rate:
-            raise ConfigError(
-                f"audio.sample_rate={config.audio.sample_rate} but {config.data.path} was prepared at "
-                f"{dataset.sample_rate} Hz: set audio.sample_rate to that, or prepare again"
-            )
+        check_sample_rate(config, dataset.sample_rate)
         self.config = config
         self.dataset = dataset
         self.device = torch.device(device)
@@ -248,9 +245,7 @@ def select_split(dataset: Dataset, split: str) -> np.ndarray:
     """
     if not split:
         return np.arange(len(dataset))
-    if "split" not in dataset.label_columns:
-        columns = format_names(dataset.label_columns)
-        raise ConfigError(f"data.split={split!r} needs a label column named split; there are: {columns}")
+    check_split_column(split, dataset.label_columns)
     names = dataset.label_names("split")
     if split not in names:
         near = difflib.get_close_matches(split, names, n=1)

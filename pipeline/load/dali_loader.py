@@ -38,6 +38,7 @@ import numpy as np
 import torch
 
 from common.cpu_priority import use_idle_priority
+from common.phases import begin
 from common.terminal import printable
 from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
@@ -83,6 +84,7 @@ class DaliLoader(ClipLoader[Manifest]):
             world_size=world_size,
             batch_size=batch_size,
         )
+        begin("building the pipeline")
         self._codec = CODECS[dataset.storage.codec]
         stride = self.planner.stride
         self._reader = ShardReader(

@@ -7,7 +7,6 @@ per sample.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +16,12 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
+from pipeline.shards.meta import ChecksumError
+
 AUDIO_BLOCK = 4096
 """PCM samples per checksum: 8 KiB, because a window of sound is read in whole blocks."""
 
 _LINE_KEY = b', "crc32c": '
-_SEAL_KEY = b'"sha256": "'
-
-
-class ChecksumError(ValueError):
-    """The content differs from its checksum."""
 
 
 def audio_blocks(samples: int) -> int:
@@ -46,31 +42,6 @@ def sample_checksums(video: memoryview, frame_bytes: Sequence[int], pcm: memoryv
     units = [video[begin:end] for begin, end in ends]
     units += [pcm[begin : begin + 2 * AUDIO_BLOCK] for begin in range(0, len(pcm), 2 * AUDIO_BLOCK)]
     return np.array([*map(crc32c, units), crc32c(metadata)], dtype="<u4").tobytes()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sealed(content: Mapping[str, Any]) -> str:
-    """JSON text of `content` (not empty), whose last key `sha256` is the SHA-256 of the text before it."""
-    body = json.dumps(content, indent=1).removesuffix("\n}") + ",\n "
-    return f'{body}"sha256": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
-
-
-def unsealed(data: bytes) -> dict[str, Any]:
-    """Reads what `sealed` wrote; text without a seal (format 1) is read unchecked.
-
-    Raises:
-        ChecksumError: the seal does not match.
-        ValueError, RecursionError: `data` is not JSON.
-    """
-    body, key, seal = data.rpartition(_SEAL_KEY)
-    if key and hashlib.sha256(body).hexdigest().encode() != seal[:64]:
-        raise ChecksumError("its content differs from the SHA-256 at its end")
-    return json.loads(data.decode("utf-8"))
 
 
 def index_line(row: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.checksums import file_sha256, unsealed
+from common.files import file_sha256
+from common.phases import begin
+from pipeline.shards.meta import REBUILD, check_shards, damaged, meta_file, read_meta
+from pipeline.shards.meta import ManifestError as ManifestError
 from pipeline.shards.ranges import impossible_number
 from settings import StorageConfig
-from settings.load import format_names, format_value, from_dict
+from settings.load import format_names, from_dict
 
-FORMAT = 2
-"""Version of the format that is written. Format 1, which has no checksums, is read too."""
 COLUMNS = {
     "shard": np.int32,
     "video_offset": np.int64,
@@ -33,10 +33,6 @@ COLUMNS = {
 _HASHED_BYTES = 2**28
 """Largest size in bytes of frame_offsets that is checked when the manifest is opened. If it is larger, the checksums in
 the shards detect a wrong offset when it is used."""
-
-
-class ManifestError(ValueError):
-    """The manifest is missing or damaged, or does not match its shards; the message is meant for the user."""
 
 
 class Manifest:
@@ -101,32 +97,18 @@ class Manifest:
             ManifestError: there is no manifest, it is damaged, or a shard is missing or has another size.
         """
         root = Path(path)
-        meta_path = root / "manifest" / "meta.json"
+        meta, meta_path = read_meta(root), meta_file(root)
+        begin(f"opening {meta['samples']:,} samples of {root}")
         try:
-            meta = unsealed(meta_path.read_bytes())
-        except FileNotFoundError:
-            raise ManifestError(
-                f"{root} holds no manifest; make one with: python -m pipeline.prepare SRC {root}"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ManifestError(f"cannot read {meta_path}: {error}; {_REBUILD}") from None
-        try:
-            if meta["format"] not in (1, FORMAT):
-                found = f"{meta_path} has format {format_value(meta['format'])}"
-                raise ManifestError(f"{found}, this version reads 1 and {FORMAT}; {_REBUILD}")
-            if meta["format"] == 1:
-                meta |= {"shard_sha256": [""] * len(meta["shards"])}
-            _check_meta(meta)
             storage = from_dict(StorageConfig, meta["storage"], source=str(meta_path))
             arrays = _load_arrays(meta_path.parent / meta["version"], meta, fps=storage.fps, every=verify)
             if not verify:
-                _check_shards(root, meta)
+                check_shards(root, meta)
             return cls(root=root, meta=meta, storage=storage, arrays=arrays)
         except ManifestError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-            found = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ManifestError(f"{meta_path} is damaged ({found}); {_REBUILD}") from None
+            raise damaged(meta_path, error) from None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -170,43 +152,6 @@ class Manifest:
         return bytes(self._arrays[f"{name}_bytes"][start[index] : start[index + 1]]).decode("utf-8", "replace")
 
 
-_REBUILD = "delete the folder manifest and run pipeline.prepare again: it is rebuilt from the shards' index"
-
-
-# Strict, because the name becomes part of paths that are read, and removed when a new version is published.
-_VERSION = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?")
-_META: dict[str, type] = {"samples": int, "sample_rate": int, "streams": str, "fingerprint": str, "version": str}
-_META_LISTS: dict[str, type] = {"label_columns": str, "shards": str, "shard_bytes": int, "shard_sha256": str}
-
-
-def is_version(name: Any) -> bool:
-    """Whether `name` is a valid name of a version folder."""
-    return isinstance(name, str) and _VERSION.fullmatch(name) is not None
-
-
-def _check_meta(meta: Mapping[str, Any]) -> None:
-    """Raises ValueError or KeyError unless meta.json has all entries, with values of the right type."""
-    for key, kind in _META.items():
-        if type(meta[key]) is not kind or (kind is int and meta[key] < 0):
-            raise ValueError(f"{key} is {format_value(meta[key])}")
-    for key, kind in _META_LISTS.items():
-        if type(meta[key]) is not list or any(type(item) is not kind for item in meta[key]):
-            raise ValueError(f"{key} is {format_value(meta[key])}")
-    if not len(meta["shards"]) == len(meta["shard_bytes"]) == len(meta["shard_sha256"]):
-        raise ValueError("shards, shard_bytes and shard_sha256 differ in length")
-    if meta["format"] != 1 and not {"array_sha256", "sha256"} <= meta.keys():
-        raise ValueError("array_sha256 or sha256 is missing")
-    if not is_version(meta["version"]):
-        raise ValueError(f"version is {format_value(meta['version'])}")
-    if meta["sample_rate"] == 0:
-        raise ValueError("sample_rate is 0")
-    for name in meta["shards"]:
-        if not name.isprintable() or name != Path(name).name:
-            raise ValueError(
-                f"a shard is named {format_value(name)}, which is not the name of a file next to the folder manifest"
-            )
-
-
 def _load_arrays(folder: Path, meta: Mapping[str, Any], *, fps: float, every: bool) -> dict[str, NDArray[Any]]:
     count, columns = meta["samples"], range(len(meta["label_columns"]))
     texts = ["source", *(f"label{column}_names" for column in columns)]
@@ -226,14 +171,14 @@ def _load_arrays(folder: Path, meta: Mapping[str, Any], *, fps: float, every: bo
         _check_length(folder, arrays, name, length)
     _check_length(folder, arrays, "frame_offsets", int(arrays["frame_start"][-1]))
     if found := impossible_number(arrays, meta, fps=fps, offsets=every):
-        raise ManifestError(f"{folder}/{found[0]}.npy is damaged: {found[1]}; {_REBUILD}")
+        raise ManifestError(f"{folder}/{found[0]}.npy is damaged: {found[1]}; {REBUILD}")
     return {"checksum_offset": np.broadcast_to(np.int64(-1), count), **arrays}
 
 
 def _check_hashes(folder: Path, hashes: Mapping[str, str], names: Iterable[str]) -> None:
     for name in names:
         if file_sha256(folder / f"{name}.npy") != hashes[name]:
-            raise ManifestError(f"{folder}/{name}.npy is damaged: its SHA-256 differs from meta.json; {_REBUILD}")
+            raise ManifestError(f"{folder}/{name}.npy is damaged: its SHA-256 differs from meta.json; {REBUILD}")
 
 
 def _load_array(path: Path, dtype: type) -> NDArray[Any]:
@@ -242,23 +187,13 @@ def _load_array(path: Path, dtype: type) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
     except Exception as error:  # NumPy raises various types, depending on the damage
-        raise ManifestError(f"{path} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from None
+        raise ManifestError(f"{path} is damaged ({' '.join(str(error).split())}); {REBUILD}") from None
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ManifestError(f"{path} is damaged (it is {found}, not a list of {dtype.__name__}); {_REBUILD}")
+        raise ManifestError(f"{path} is damaged (it is {found}, not a list of {dtype.__name__}); {REBUILD}")
     return array
 
 
 def _check_length(folder: Path, arrays: Mapping[str, NDArray[Any]], name: str, length: int) -> None:
     if arrays[name].shape != (length,):
-        raise ManifestError(f"{folder}/{name}.npy has shape {arrays[name].shape}, not ({length},); {_REBUILD}")
-
-
-def _check_shards(root: Path, meta: Mapping[str, Any]) -> None:
-    for name, size in zip(meta["shards"], meta["shard_bytes"], strict=True):
-        path = root / name
-        if not path.is_file():
-            raise ManifestError(f"{path} is missing, though the manifest names it; restore it or prepare again")
-        if path.stat().st_size != size:
-            found = f"{path} has {path.stat().st_size:,} bytes, the manifest expects {size:,}"
-            raise ManifestError(f"{found}; copy it again or prepare again")
+        raise ManifestError(f"{folder}/{name}.npy has shape {arrays[name].shape}, not ({length},); {REBUILD}")

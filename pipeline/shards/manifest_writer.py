@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import make_folder, replacing, sync, write_atomically
-from pipeline.shards.checksums import file_sha256, sealed
-from pipeline.shards.manifest import COLUMNS, FORMAT, is_version
+from common.files import file_sha256, make_folder, replacing, sync, write_atomically
+from pipeline.shards.manifest import COLUMNS
+from pipeline.shards.meta import FORMAT, is_version, sealed
 from settings import StorageConfig
 
 

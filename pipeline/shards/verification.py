@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from common.environment import available_cores
+from common.files import file_sha256
 from pipeline.plan.clips import ClipPlan
-from pipeline.shards.checksums import AUDIO_BLOCK, file_sha256
+from pipeline.shards.checksums import AUDIO_BLOCK
 from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardError, ShardReader

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from common.files import file_sha256
 from pipeline.plan.clips import ClipPlanner
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
 from pipeline.prepare.staging import Staging
-from pipeline.shards.checksums import file_sha256, sealed
 from pipeline.shards.codecs import CODECS, VideoBlob
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.meta import sealed
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.tar_writer import NormalisedMedia, sample_bytes
 from settings import Config, PrepareConfig, from_dict
