@@ -20,14 +20,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.options import at_least, positive
+from common.phases import introduce
+from common.terminal import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
+    parser.add_argument("--rounds", type=functools.partial(at_least, 2), default=60, help="pairs of blocks, at least 2")
+    parser.add_argument("--batches", type=positive, default=10, help="timed batches per block")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
+    return parser.parse_intermixed_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("benchmarks.checksums", "timing the loader with and without checksums", parse)
+
 import numpy as np
 import torch
 
-from benchmarks.tools.options import at_least, positive
 from benchmarks.tools.result import publish, ratio
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command
 from pipeline.batch import Batch
 from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import SampleError
@@ -90,13 +106,7 @@ def measure(config: Config, *, rounds: int, count: int) -> dict[str, Any]:
 
 @command("benchmarks.checksums", NotFiniteError, ConfigError, ManifestError, SampleError)
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
-    parser.add_argument("--rounds", type=functools.partial(at_least, 2), default=60, help="pairs of blocks, at least 2")
-    parser.add_argument("--batches", type=positive, default=10, help="timed batches per block")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
-    options = parser.parse_intermixed_args(arguments)
+    options = parse(arguments)
     config = load_config(Config, options.config, options.overrides)
     result = {
         "environment": environment("nvidia-dali-cuda130", "numpy", "crc32c"),

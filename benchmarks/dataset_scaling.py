@@ -19,14 +19,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.options import positive
+from common.phases import introduce
+from common.terminal import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to repeat")
+    parser.add_argument("--clips", type=positive, default=1600, help="timed clips per case and round")
+    parser.add_argument("--rounds", type=positive, default=10, help="interleaved repeats of all cases")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__" and "--case" not in sys.argv:
+    introduce("benchmarks.dataset_scaling", "timing the loader over small and large data sets", parse)
+
 import numpy as np
 
-from benchmarks.tools.options import positive
 from benchmarks.tools.result import medians, publish, ratio
 from benchmarks.tools.usage import usage
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command
 from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.manifest import COLUMNS, Manifest, ManifestError
 from pipeline.shards.manifest_writer import publish_manifest
@@ -101,13 +117,7 @@ def measure_in_subprocess(data: Path, clips: int) -> dict[str, float]:
     *(NotFiniteError, ConfigError, ManifestError, SampleError, subprocess.CalledProcessError),
 )
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to repeat")
-    parser.add_argument("--clips", type=positive, default=1600, help="timed clips per case and round")
-    parser.add_argument("--rounds", type=positive, default=10, help="interleaved repeats of all cases")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     if options.case:
         print(json.dumps(measure(options.case, options.clips)))
         return

@@ -20,18 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from benchmarks.tools.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
-from benchmarks.tools.ffmpeg import restart_with_ffmpeg_libraries
-from benchmarks.tools.options import positive
-from benchmarks.tools.result import medians, publish, ratio, write
-from benchmarks.tools.usage import usage
+from benchmarks.tools.options import add_decode_options, positive
 from common.environment import ROOT, available_cores, environment
-from common.finite import NotFiniteError, require_finite_figures
+from common.phases import introduce
 from common.terminal import command, printable
-from settings import ClipConfig, Config, DataConfig, TrainConfig
 
 PEERS = ("decord", "pyav", "torchcodec_exact", "torchcodec_approximate", "spdl")
 ROWS = [
@@ -51,6 +44,43 @@ GPU_ROWS = [
     (OURS_NVDEC, "shards_vp9_144"),
 ]
 """Further rows with --device cuda. NVDEC does not decode MJPEG."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_decode_options(parser, per="row")
+    parser.add_argument("--rows", nargs="+", metavar="LOADER:STORAGE", help="only these rows, e.g. ours:shards_vp9_144")
+    parser.add_argument("--frames", type=positive, default=16, help="frames per clip")
+    parser.add_argument("--batch-size", type=positive, default=16, help="clips per batch")
+    parser.add_argument("--workers", type=positive, default=available_cores(), help="decoding processes or threads")
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--epoch", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    for row in options.rows or ():
+        loader, _, storage = row.partition(":")
+        loaders, storages = (*PEERS, "torchcodec_cuda", ALONE, *OURS), (*RECIPES, *SHARDS)
+        if loader not in loaders or (storage not in RECIPES and shard_settings(storage) is None):
+            parser.error(
+                f"--rows {printable(row)}: not LOADER:STORAGE with a loader of {', '.join(loaders)} and a storage of "
+                f"{', '.join(storages)}"
+            )
+        if (storage in RECIPES) == (loader in (*OURS, ALONE)):
+            parser.error(f"--rows {row}: {loader} reads {', '.join(SHARDS if loader in (*OURS, ALONE) else RECIPES)}")
+    return options
+
+
+if __name__ == "__main__" and "--row" not in sys.argv:
+    introduce("benchmarks.decode", "timing loaders over the same videos", parse)
+
+import numpy as np
+import torch
+
+from benchmarks.tools.ffmpeg import restart_with_ffmpeg_libraries
+from benchmarks.tools.result import medians, publish, ratio, write
+from benchmarks.tools.usage import usage
+from common.finite import NotFiniteError, require_finite_figures
+from settings import ClipConfig, Config, DataConfig, TrainConfig
+
 SETTINGS = ("frames", "batch_size", "clips", "rounds", "workers", "device")
 """The options that a result records."""
 WARM_UP_BATCHES = 3
@@ -225,40 +255,6 @@ def comparisons(records: list[dict[str, Any]]) -> dict[str, Any]:
         ratios = {s: ratio(rate, alone[s], f"{ALONE}: the ratio of {s}") for s, rate in ours.items() if s in alone}
         found["decoding_alone"] = {"fastest_peer": ALONE, "ratio": ratios}
     return found
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_common_options(parser, per="row")
-    parser.add_argument("--rows", nargs="+", metavar="LOADER:STORAGE", help="only these rows, e.g. ours:shards_vp9_144")
-    parser.add_argument("--frames", type=positive, default=16, help="frames per clip")
-    parser.add_argument("--batch-size", type=positive, default=16, help="clips per batch")
-    parser.add_argument("--workers", type=positive, default=available_cores(), help="decoding processes or threads")
-    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--epoch", type=int, default=0, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    for row in options.rows or ():
-        loader, _, storage = row.partition(":")
-        loaders, storages = (*PEERS, "torchcodec_cuda", ALONE, *OURS), (*RECIPES, *SHARDS)
-        if loader not in loaders or (storage not in RECIPES and shard_settings(storage) is None):
-            parser.error(
-                f"--rows {printable(row)}: not LOADER:STORAGE with a loader of {', '.join(loaders)} and a storage of "
-                f"{', '.join(storages)}"
-            )
-        if (storage in RECIPES) == (loader in (*OURS, ALONE)):
-            parser.error(f"--rows {row}: {loader} reads {', '.join(SHARDS if loader in (*OURS, ALONE) else RECIPES)}")
-    return options
-
-
-def add_common_options(parser: argparse.ArgumentParser, *, per: str) -> None:
-    """Adds the options that benchmarks.decode_sweep has too; `per` names what is measured once per round."""
-    parser.add_argument("--videos", type=Path, help="folder of videos with audio (default: a generated demo corpus)")
-    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="folder that keeps the stored forms")
-    parser.add_argument("--clips", type=positive, default=256, help=f"timed clips per {per} and round")
-    parser.add_argument("--rounds", type=positive, default=3, help=f"interleaved repeats of every {per}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device that batches end on")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("--plot", type=Path, help="write a chart to this file")
 
 
 @command("benchmarks.decode", NotFiniteError, subprocess.CalledProcessError)

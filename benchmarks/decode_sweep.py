@@ -17,12 +17,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.options import add_decode_options
+from common.phases import introduce
+from common.terminal import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_decode_options(parser, per="point")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("benchmarks.decode_sweep", "timing storage settings over the same videos", parse)
+
 from benchmarks import decode
 from benchmarks.tools.corpus import make_corpus, usable_sources
 from benchmarks.tools.result import medians, publish
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command
 from settings import StorageConfig
 
 SHORT_SIDES = (112, 144, 192, 256)
@@ -76,9 +89,7 @@ def measure(points: list[Point], *, work: Path, clips: int, rounds: int, device:
 
 @command("benchmarks.decode_sweep", NotFiniteError, decode.RowError, subprocess.CalledProcessError)
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    decode.add_common_options(parser, per="point")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     sources = usable_sources(options.videos or decode.make_demo_videos(work), seconds=max(FRAMES) / 10)

@@ -13,13 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.phases import introduce
+from common.terminal import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder with the JSON that benchmarks.run_all wrote")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("benchmarks.report", "updating the tables in the documents", parse)
+
 from benchmarks.tools.corpus import SHARDS
 from benchmarks.tools.plots import plot_loaders
 from benchmarks.tools.result import ResultError, read
 from common.environment import ROOT
 from common.finite import NotFiniteError
 from common.markdown import markdown_table
-from common.terminal import command, printable
 
 DOCUMENTS = ("README.md", "docs/performance.md")
 PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -232,11 +244,9 @@ def fill(text: str, folder: Path) -> str:
 
 @command("benchmarks.report", NotFiniteError, ResultError)
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="folder with the JSON that benchmarks.run_all wrote")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     if not any((options.results / f"{source}.json").exists() for source, _ in TABLES.values()):
-        parser.error(f"{printable(options.results)} holds no result (NAME.json of benchmarks.run_all)")
+        raise ResultError(f"{options.results} holds no result (NAME.json of benchmarks.run_all)")
     filled = {ROOT / name: fill((ROOT / name).read_text(), options.results) for name in DOCUMENTS}
     for path, text in filled.items():
         path.write_text(text)

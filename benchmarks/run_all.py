@@ -17,10 +17,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+from common.phases import introduce
+from common.terminal import command, print_error, printable
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON and charts")
+    parser.add_argument("--videos", type=Path, help="folder of videos for decode (default: a generated demo corpus)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="prepared demo corpus for step, checksums and dataset_scaling (default: the one of `make train`)",
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the results to make (default: all)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("benchmarks.run_all", "running the benchmarks one after the other", parse)
+
 import torch
 
 from common.environment import ROOT
-from common.terminal import command, printable
 
 PLOTTED = ("sampling_38400x3840", "decode", "decode_sweep", "decode_gpu", "decode_sweep_gpu")
 """Results that have a chart."""
@@ -75,21 +94,13 @@ def prepare_for_gpu() -> None:
 
 @command("benchmarks.run_all")
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON and charts")
-    parser.add_argument("--videos", type=Path, help="folder of videos for decode (default: a generated demo corpus)")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="prepared demo corpus for step, checksums and dataset_scaling (default: the one of `make train`)",
-    )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the results to make (default: all)")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     every = commands(options) | (gpu_commands(options) if torch.cuda.is_available() else {})
     for name in options.only or ():
         if name not in every:
             why = "needs a GPU" if name in gpu_commands(options) else "is not known"
-            parser.error(f"--only {printable(name)} {why}; allowed: {', '.join(every)}")
+            print_error("benchmarks.run_all", f"--only {printable(name)} {why}; allowed: {', '.join(every)}")
+            return 2
     options.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, (module, *rest) in every.items():

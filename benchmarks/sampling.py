@@ -19,20 +19,61 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.options import device, positive, size
+from common.phases import introduce
+from common.registry_keys import registry_keys
+from common.terminal import command
+
+BACKENDS = (
+    ("sampler/__init__.py", "SAMPLERS"),
+    ("benchmarks/peers/sampling_backends.py", "VARIANTS"),
+    ("benchmarks/peers/samplers.py", "BASELINES"),
+)
+"""The registries of what can be timed."""
+ORACLE = "kmeanspp_sequential"
+DEFAULT_BACKENDS = [ORACLE, "kmeanspp_fp32", "kmeanspp_bf16", "kmeanspp_faiss_sketch", "kmeanspp_sketch64"]
+LINEAR = (ORACLE, "badge", "badge_vectorised")
+"""Backends that cost the same for every pick, so that a few picks can be extrapolated."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    known = sorted({name for registry in BACKENDS for name in registry_keys(*registry)})
+    parser.add_argument(
+        "--sizes", nargs="+", type=size, default=["4096x128", "38400x128"], help="candidates x picks, as in 38400x3840"
+    )
+    kinds = sorted(registry_keys("benchmarks/tools/pools.py", "KINDS"))
+    parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=kinds, help="synthetic pools")
+    parser.add_argument("--backends", nargs="+", default=DEFAULT_BACKENDS, choices=known, metavar="NAME",
+                        help=f"any of {', '.join(known)}")  # fmt: skip
+    parser.add_argument("--seeds", type=positive, default=3, help="interleaved repeats, each with a different seed")
+    parser.add_argument("--slow-repeats", type=positive, default=sys.maxsize,
+                        help=f"maximum number of repeats of {ORACLE} and of the alternatives")  # fmt: skip
+    parser.add_argument("--sequential-picks", type=int, default=0,
+                        help=f"extrapolate {', '.join(LINEAR)} from this many picks; 0: run all")  # fmt: skip
+    parser.add_argument("--quality", action="store_true", help="also report phi and near-duplicates of the selections")
+    parser.add_argument("--step", action="store_true", help="time the selection inside a training step instead")
+    parser.add_argument("--device", type=device, choices=["cpu", "cuda"], help="default: the GPU if there is one")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--plot", type=Path, help="write a chart to this file")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("benchmarks.sampling", "timing samplers and published alternatives", parse)
+
 import torch
 
 from benchmarks.peers.samplers import BASELINES
-from benchmarks.peers.sampling_backends import DEFAULT_BACKENDS, LINEAR, ORACLE, VARIANTS, make_backend
+from benchmarks.peers.sampling_backends import make_backend
 from benchmarks.sampling_step import measure_step
-from benchmarks.tools.options import device, positive, size
 from benchmarks.tools.plots import plot_times
-from benchmarks.tools.pools import KINDS, make_pool
+from benchmarks.tools.pools import make_pool
 from benchmarks.tools.result import ratio, write
 from benchmarks.tools.timing import hold_threads, timed
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command
-from sampler import SAMPLERS
 from sampler.base import Candidates, Sampler
 from sampler.quality import near_duplicate_share, phi
 from settings import ConfigError
@@ -158,34 +199,10 @@ def conditions(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    known = sorted({*SAMPLERS, *VARIANTS, *BASELINES})
-    parser.add_argument(
-        "--sizes", nargs="+", type=size, default=["4096x128", "38400x128"], help="candidates x picks, as in 38400x3840"
-    )
-    parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=sorted(KINDS), help="synthetic pools")
-    parser.add_argument("--backends", nargs="+", default=DEFAULT_BACKENDS, choices=known, metavar="NAME",
-                        help=f"any of {', '.join(known)}")  # fmt: skip
-    parser.add_argument("--seeds", type=positive, default=3, help="interleaved repeats, each with a different seed")
-    parser.add_argument("--slow-repeats", type=positive, default=sys.maxsize,
-                        help=f"maximum number of repeats of {ORACLE} and of the alternatives")  # fmt: skip
-    parser.add_argument("--sequential-picks", type=int, default=0,
-                        help=f"extrapolate {', '.join(LINEAR)} from this many picks; 0: run all")  # fmt: skip
-    parser.add_argument("--quality", action="store_true", help="also report phi and near-duplicates of the selections")
-    parser.add_argument("--step", action="store_true", help="time the selection inside a training step instead")
-    parser.add_argument(
-        "--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
-    )
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("--plot", type=Path, help="write a chart to this file")
-    return parser.parse_args(arguments)
-
-
 @command("benchmarks.sampling", NotFiniteError, ConfigError, ImportError)
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     hold_threads(options.threads)
     records = measure_step(options) if options.step else measure(options)
     for record in records if options.step else ():

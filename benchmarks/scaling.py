@@ -18,15 +18,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.options import positive
+from common.phases import introduce
+from common.terminal import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
+    parser.add_argument(
+        "--processes", type=positive, nargs="+", default=[1, 2, 4], help="numbers of processes to compare"
+    )
+    parser.add_argument("--steps", type=positive, default=20, help="timed steps per run")
+    parser.add_argument("--threads", type=positive, default=1, help="torch threads per process")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
+    return parser.parse_intermixed_args(arguments)
+
+
+if __name__ == "__main__" and "--worker" not in sys.argv:
+    introduce("benchmarks.scaling", "timing training steps on several processes", parse)
+
 import torch
 import torch.distributed as dist
 
 from benchmarks.step import synchronise
-from benchmarks.tools.options import positive
 from benchmarks.tools.result import publish, ratio
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command
 from model.encoder import build_model
 from pipeline.batch import Batch
 from settings import Config, ConfigError, load_config
@@ -156,17 +176,7 @@ def launch(processes: int, options: argparse.Namespace) -> dict[str, Any]:
 
 @command("benchmarks.scaling", NotFiniteError, ConfigError)
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
-    parser.add_argument(
-        "--processes", type=positive, nargs="+", default=[1, 2, 4], help="numbers of processes to compare"
-    )
-    parser.add_argument("--steps", type=positive, default=20, help="timed steps per run")
-    parser.add_argument("--threads", type=positive, default=1, help="torch threads per process")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
-    options = parser.parse_intermixed_args(arguments)
+    options = parse(arguments)
     if options.worker:
         worker(options)
         return

@@ -16,15 +16,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.options import device, positive
+from common.phases import introduce
+from common.terminal import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-size", type=positive, default=32, help="windows per batch")
+    parser.add_argument("--batches", type=positive, default=10, help="timed batches per round")
+    parser.add_argument("--rounds", type=positive, default=5, help="interleaved repeats of every library")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads per library")
+    parser.add_argument("--device", type=device, choices=["cpu", "cuda"], help="default: the GPU if there is one")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("benchmarks.spectrogram", "timing log-mel spectrograms", parse)
+
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.tools.options import device, positive
 from benchmarks.tools.result import publish
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command
 from pipeline.load.cpu_threads import SingleThreadTorchPool
 from pipeline.load.dali_graph import audio_graph
 from pipeline.load.dali_runner import GraphRunner, as_tensor
@@ -148,16 +165,8 @@ def timed(compute: Compute, pcm: np.ndarray, options: argparse.Namespace) -> tup
 
 @command("benchmarks.spectrogram", NotFiniteError)
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch-size", type=positive, default=32, help="windows per batch")
-    parser.add_argument("--batches", type=positive, default=10, help="timed batches per round")
-    parser.add_argument("--rounds", type=positive, default=5, help="interleaved repeats of every library")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads per library")
-    parser.add_argument(
-        "--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
-    )
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(options.threads)
     records = measure(options)
     result = {

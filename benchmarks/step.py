@@ -23,15 +23,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.options import at_least, positive
+from common.phases import introduce
+from common.terminal import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
+    parser.add_argument("--against", nargs="+", default=[], metavar="key=value", help="compare with these settings")
+    parser.add_argument(
+        "--rounds", type=functools.partial(at_least, 2), default=30, help="alternating pairs of blocks, at least 2"
+    )
+    parser.add_argument("--steps", type=positive, default=6, help="timed steps per block")
+    parser.add_argument("--peak-tflops", type=float, default=0.0,
+                        help="the GPU's peak TFLOP/s, for model FLOP utilisation; 0: look it up by name")  # fmt: skip
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
+    return parser.parse_intermixed_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("benchmarks.step", "timing the parts of a training step", parse)
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import training.step
-from benchmarks.tools.options import at_least, positive
 from benchmarks.tools.result import publish, ratio
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command
 from model.encoder import build_model
 from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
@@ -209,18 +230,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 @command("benchmarks.step", NotFiniteError, ConfigError, ManifestError, SampleError)
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
-    parser.add_argument("--against", nargs="+", default=[], metavar="key=value", help="compare with these settings")
-    parser.add_argument(
-        "--rounds", type=functools.partial(at_least, 2), default=30, help="alternating pairs of blocks, at least 2"
-    )
-    parser.add_argument("--steps", type=positive, default=6, help="timed steps per block")
-    parser.add_argument("--peak-tflops", type=float, default=0.0,
-                        help="the GPU's peak TFLOP/s, for model FLOP utilisation; 0: look it up by name")  # fmt: skip
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
-    options = parser.parse_intermixed_args(arguments)
+    options = parse(arguments)
     result = measure(options)
     publish(result, options.json)
 

@@ -18,12 +18,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from common.phases import introduce
+from common.terminal import command, print_error
+from experiments import RESULTS
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.esc50_speech",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/, mnist/ and spoken_digits/")
+    parser.add_argument("--runs", type=Path, help="run folders that experiments.run grid_words --keep kept")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
+    parser.add_argument("--quick", action="store_true", help="test the encoders of the quick versions, one seed")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the recorded results")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("experiments.esc50_speech", "testing the audio encoders of the experiments on ESC-50", parse)
+
 import numpy as np
 import torch
 
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command, print_error
 from experiments import records
 from experiments.corpora import av_mnist
 from experiments.corpora.esc50 import Sounds, even_windows, read_sounds
@@ -47,17 +68,7 @@ FILE = "esc50_speech.jsonl"
 @command("experiments.esc50_speech", ConfigError, CheckpointError)
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 if a trial has failed, or 2 for a mistake in the arguments or missing data."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.esc50_speech",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/, mnist/ and spoken_digits/")
-    parser.add_argument("--runs", type=Path, help="run folders that experiments.run grid_words --keep kept")
-    parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
-    parser.add_argument("--quick", action="store_true", help="test the encoders of the quick versions, one seed")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the recorded results")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     path, here = options.results / FILE, environment("scikit-learn", "numpy")
     wanted = [t for t in trials(quick=options.quick) if t[0] != GRID or options.runs]
     index, count = parse_share(options.share)

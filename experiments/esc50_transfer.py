@@ -18,12 +18,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.phases import introduce
+from common.terminal import command, print_error
+from experiments import RESULTS
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.esc50_transfer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
+    parser.add_argument("--quick", action="store_true", help="run only fold 1, in fp32")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the recorded results")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("experiments.esc50_transfer", "pre-training and testing on the folds of ESC-50", parse)
+
 import numpy as np
 import torch
 
 from common.environment import environment
 from common.finite import NotFiniteError
-from common.terminal import command, print_error
 from evaluation.esc50 import fit_svm
 from experiments import records
 from experiments.corpora.esc50 import Sounds, even_windows, make_pairs, read_sounds
@@ -59,16 +79,7 @@ FILE = "esc50_transfer.jsonl"
 @command("experiments.esc50_transfer", ConfigError)
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 if a trial has failed, or 2 for a mistake in the arguments or missing data."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.esc50_transfer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50/")
-    parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
-    parser.add_argument("--quick", action="store_true", help="run only fold 1, in fp32")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the recorded results")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     trials = [(fold, rule) for fold in range(1, 2 if options.quick else 6) for rule in RULES]
     path = options.results / FILE
     index, count = parse_share(options.share)

@@ -13,7 +13,6 @@ from experiments.trial import TrialConfig
 from settings import Config, TrainConfig
 from settings.load import to_dict
 
-RESULTS = Path(__file__).parent / "results"
 _DEFAULTS = TrialConfig(run=Config(train=TrainConfig(steps=1)))
 """The defaults, which records omit from their settings. A trial needs a number of steps, which has no valid default."""
 

@@ -16,9 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from common.environment import ROOT
+from common.phases import introduce
+from common.terminal import command
+from experiments import RESULTS
+
+DOCS = ROOT / "docs"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the recorded results")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder for results.md and results/")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("experiments.report", "writing the pages about the experiments", parse)
+
 from common.finite import NotFiniteError
 from common.markdown import markdown_table
-from common.terminal import command
 from experiments import records
 from experiments.esc50_page import esc50_page
 from experiments.pages import LEGEND, Page, describe_machines, write_pages
@@ -28,7 +44,6 @@ from experiments.summary import Row, sentences, summarise
 from experiments.sweep import SWEEPS, Planned, Sweep, is_tuning, load_sweep, plan
 from settings.load import ConfigError
 
-DOCS = ROOT / "docs"
 EXPERIMENTS = ("mutual_information", "grid_words", "av_mnist", "quickstart", "ablations")
 COLUMNS = {
     "probe": "probe",
@@ -43,10 +58,7 @@ COLUMNS = {
 @command("experiments.report", ConfigError, NotFiniteError)
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a sweep that cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder with the recorded results")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder for results.md and results/")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     pages = [_page(name, options) for name in EXPERIMENTS if (SWEEPS / f"{name}.yaml").is_file()]
     pages.append(esc50_page(options.results, options.docs / "results"))
     write_pages(pages, docs=options.docs, results=options.results)

@@ -16,18 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-from common.environment import environment
-from common.finite import NotFiniteError
+from common.phases import introduce
 from common.terminal import command
-from experiments import records
-from experiments.sweep import load_sweep, parse_share, plan
-from experiments.trial import run_trial
-from settings.load import ConfigError
+from experiments import RESULTS
 
 
-@command("experiments.run", ConfigError)
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 if a trial has failed, 2 for a mistake in the arguments, the sweep or the data."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,8 +32,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after this many minutes")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep run folders here (experiments on shards)")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the recorded results")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the recorded results")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    introduce("experiments.run", "running the trials that have no result yet", parse)
+
+from common.environment import environment
+from common.finite import NotFiniteError
+from experiments import records
+from experiments.sweep import load_sweep, parse_share, plan
+from experiments.trial import run_trial
+from settings.load import ConfigError
+
+
+@command("experiments.run", ConfigError)
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, 1 if a trial has failed, 2 for a mistake in the arguments, the sweep or the data."""
+    options = parse(arguments)
     started = time.monotonic()
     trials = list(plan(load_sweep(options.experiment), options.group, quick=options.quick))
     index, count = parse_share(options.share)

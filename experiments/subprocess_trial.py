@@ -52,7 +52,7 @@ def run_in_subprocesses(
         _start(["evaluate.py", "--checkpoint", str(run), *protocol, *probe])
         lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         *_, last = (line for line in lines if "loss" in line)  # the monitor's lines have no loss
-        final: dict[str, Any] = {"step": last["step"] + 1, "loss": last["loss"], **spent}
+        final: dict[str, Any] = {"step": last["step"], "loss": last["loss"], **spent}
         for label in labels:
             table = json.loads(result_path(run, f"linear-{label}").read_text(encoding="utf-8"))
             found = {row["encoder"]: row["accuracy"] for row in table["rows"] if row["modality"] == "video"}

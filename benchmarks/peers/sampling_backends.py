@@ -8,7 +8,6 @@ from benchmarks.peers.samplers import BASELINES, Baseline
 from sampler import build_sampler
 from sampler.base import Sampler
 
-ORACLE = "kmeanspp_sequential"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "kmeanspp_fp32": ("kmeanspp", {"precision": "fp32"}),
     "kmeanspp_bf16": ("kmeanspp", {"precision": "bf16"}),
@@ -17,9 +16,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "kmeanspp_sketch64": ("kmeanspp_sketch", {"dim": 64}),
 }
 """Name -> (sampler, options). A `_persistent` sampler is kept for all repeats; the warm-up builds its index."""
-DEFAULT_BACKENDS = [ORACLE, "kmeanspp_fp32", "kmeanspp_bf16", "kmeanspp_faiss_sketch", "kmeanspp_sketch64"]
-LINEAR = (ORACLE, "badge", "badge_vectorised")
-"""Backends that cost the same for every pick, so that a few picks can be extrapolated."""
 
 
 def make_backend(name: str) -> Sampler:

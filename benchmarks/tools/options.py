@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from common.terminal import printable
 
@@ -40,3 +41,14 @@ def device(text: str) -> str:
     if text == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError("torch finds no GPU that it can use; give cpu")
     return text
+
+
+def add_decode_options(parser: argparse.ArgumentParser, *, per: str) -> None:
+    """Adds what benchmarks.decode and benchmarks.decode_sweep share; `per` names what is measured once per round."""
+    parser.add_argument("--videos", type=Path, help="folder of videos with audio (default: a generated demo corpus)")
+    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="folder that keeps the stored forms")
+    parser.add_argument("--clips", type=positive, default=256, help=f"timed clips per {per} and round")
+    parser.add_argument("--rounds", type=positive, default=3, help=f"interleaved repeats of every {per}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device that batches end on")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--plot", type=Path, help="write a chart to this file")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import esc50_page, records, report
+from experiments import RESULTS, esc50_page, records, report
 from experiments.summary import sentences, summarise
 from experiments.sweep import load_sweep, plan
 
@@ -110,12 +110,12 @@ def test_the_report_is_made_from_the_lines_and_says_what_is_missing(tmp_path: Pa
 
 def test_the_committed_pages_are_those_of_the_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # A setting that is newer than the results belongs into LATER_SETTINGS; else no result matches its trial any more.
-    results, docs = shutil.copytree(records.RESULTS, tmp_path / "results"), tmp_path / "docs"
+    results, docs = shutil.copytree(RESULTS, tmp_path / "results"), tmp_path / "docs"
     monkeypatch.setattr(report, "plot_experiment", lambda conditions, path: None)
     monkeypatch.setattr(esc50_page, "_plot", lambda table, path: None)
     assert report.main(["--results", str(results), "--docs", str(docs)]) == 0
     for made in [*docs.rglob("*.md"), *results.glob("*.md")]:
-        folder = report.DOCS if made.is_relative_to(docs) else records.RESULTS
+        folder = report.DOCS if made.is_relative_to(docs) else RESULTS
         committed = folder / made.relative_to(docs if made.is_relative_to(docs) else results)
         assert made.read_text() == committed.read_text(), f"{committed}: run python -m experiments.report"
         assert "Not run yet" not in made.read_text()
