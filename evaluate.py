@@ -16,11 +16,66 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common.phases import begin, open_log, say
+from common.registry_keys import registry_keys
+from common.terminal import command, print_error, show_logs
+from evaluation.columns import Columns, choose_labels, predicts_a_label, require_label
+from pipeline.shards.meta import ManifestError, check_shards, read_meta
+from settings import Config, ConfigError, load_config, to_dict
+from settings.evaluation import EvaluationConfig
+from training.saving.files import CheckpointError, require_some_checkpoint
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, or a checkpoint file")
+    protocols = sorted(registry_keys("evaluation/protocols.py", "PROTOCOLS"))
+    parser.add_argument("--protocol", choices=protocols, required=True)
+    parser.add_argument("--data", required=True, help="folder of shards (of raw videos with loader=decord)")
+    parser.add_argument("--label", help="label columns to predict, separated by commas (default: the only one)")
+    parser.add_argument("--config", type=Path, help="YAML file of settings, for example from configs/eval")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings such as clips=10 (docs/configuration.md)"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+@command("evaluate.py", ConfigError, CheckpointError, ManifestError)
+def announce() -> None:
+    """Finds mistakes that can be found without torch and DALI, which take seconds to import; says what follows."""
+    args = parse()
+    settings = load_config(EvaluationConfig, args.config, args.overrides)
+    require_some_checkpoint(args.checkpoint)
+    if (settings.loader or _trained_with(args.checkpoint)) == "dali":
+        root = Path(args.data)
+        meta = read_meta(root)
+        check_shards(root, meta)
+        if predicts_a_label(args.protocol, args.label) and not settings.splits:
+            columns = Columns(meta["label_columns"])
+            for label in choose_labels(columns, args.label):
+                require_label(columns, label)
+    say(f"evaluating {args.checkpoint} with the protocol {args.protocol} on {args.data}")
+    begin("importing torch and DALI")
+
+
+def _trained_with(checkpoint: Path) -> str:
+    """The loader of the run that the checkpoint belongs to; empty if its folder does not tell."""
+    folder = checkpoint.resolve().parents[1] if checkpoint.is_file() else checkpoint
+    try:
+        return load_config(Config, folder / "config.yaml").data.loader
+    except ConfigError:  # the checkpoint itself holds the settings
+        return ""
+
+
+if __name__ == "__main__":
+    open_log("evaluate.py")
+    if status := announce():
+        sys.exit(status)
+
 import torch
 
 from common.console import Console
 from common.finite import NotFiniteError
-from common.terminal import command, print_error, show_logs
 from evaluation.lists.official_splits import describe_coverage
 from evaluation.notes import pretrained_on
 from evaluation.protocols import PROTOCOLS, TRAINING, EvaluationInputs, check_split
@@ -30,10 +85,7 @@ from model.encoder import CrossModalModel, build_model
 from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError
-from pipeline.shards.manifest import ManifestError
-from settings import Config, ConfigError, load_config, to_dict
-from settings.evaluation import EvaluationConfig
-from training.checkpoint import CheckpointError, load_model
+from training.checkpoint import load_model
 from training.report.run_page import write_run_page
 
 PRETRAINED, RANDOM, REFERENCE = "pre-trained", "random-initialised", "Kinetics-400 labels (torchvision)"
@@ -41,16 +93,7 @@ PRETRAINED, RANDOM, REFERENCE = "pre-trained", "random-initialised", "Kinetics-4
 
 @command("evaluate.py", NotFiniteError)
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, or a checkpoint file")
-    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), required=True)
-    parser.add_argument("--data", required=True, help="folder of shards (of raw videos with loader=decord)")
-    parser.add_argument("--label", help="label columns to predict, separated by commas (default: the only one)")
-    parser.add_argument("--config", type=Path, help="YAML file of settings, for example from configs/eval")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings such as clips=10 (docs/configuration.md)"
-    )
-    args = parser.parse_intermixed_args(arguments)
+    args = parse(arguments)
     show_logs()
     try:
         settings = load_config(EvaluationConfig, args.config, args.overrides)
@@ -66,12 +109,14 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Runs a protocol, writes evaluation-*.json to the run folder and prints one table per label."""
     check_split(protocol, label, settings)
+    begin(f"reading {checkpoint}")
     config, model = load_model(checkpoint)
     loader_config, device = _loader_config(config, data, settings, trains=protocol in TRAINING)
     loader = make_loader(loader_config, device=device, batch_size=settings.batch_size)
     models = {name: m.to(device).eval() for name, m in _encoders(config, model, settings).items()}
     inputs = EvaluationInputs(models=models, loader=loader, settings=settings, label=label)
     results = []
+    begin(f"running {protocol}")
     for table in PROTOCOLS[protocol](inputs):
         result = {
             "title": table.name.replace("-", " of ", 1),

@@ -22,15 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save as to_safetensors
-
-from common.files import write_atomically
+from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable
-from model.encoder import CrossModalModel
-from pipeline.batch import VIDEO_MEAN, VIDEO_STD
-from settings import Config, ConfigError, to_dict
-from training.checkpoint import CheckpointError, load_model
+from training.saving.files import CheckpointError, require_some_checkpoint
 
 EXAMPLE = """\
 To load a video encoder with torchvision alone (r3d_18 and mc3_18 in the same way):
@@ -50,6 +44,52 @@ The architectures resnet1d_18 and tiny are defined in this project (model/audio.
 """
 
 
+SUFFIXES = {"torchvision": ".pth", "safetensors": ".safetensors"}
+"""Maps each value of --format to the files' suffix."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python export.py",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="run folder, or a checkpoint file")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--format",
+        choices=sorted(SUFFIXES),
+        default="torchvision",
+        help="torchvision: .pth files for torch.load (default); safetensors: files for the safetensors library",
+    )
+    return parser.parse_args(arguments)
+
+
+@command("export.py", CheckpointError)
+def announce() -> None:
+    """Finds mistakes that can be found without torch, which takes seconds to import; says what follows."""
+    args = parse()
+    require_some_checkpoint(args.run)
+    say(f"exporting the encoders of {args.run} to {args.out}")
+    begin("importing torch")
+
+
+if __name__ == "__main__":
+    open_log("export.py")
+    if status := announce():
+        sys.exit(status)
+
+import torch
+from safetensors.torch import save as to_safetensors
+
+from common.files import write_atomically
+from model.encoder import CrossModalModel
+from pipeline.batch import VIDEO_MEAN, VIDEO_STD
+from settings import Config, ConfigError, to_dict
+from training.checkpoint import load_model
+
+
 def _to_torch(state: dict[str, torch.Tensor]) -> bytes:
     # Not straight into the file: on a full disk torch.save raises an error of its own that names no file.
     buffer = io.BytesIO()
@@ -57,11 +97,11 @@ def _to_torch(state: dict[str, torch.Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-FORMATS: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], bytes]]] = {
-    "torchvision": (".pth", _to_torch),
-    "safetensors": (".safetensors", to_safetensors),
+FORMATS: dict[str, Callable[[dict[str, torch.Tensor]], bytes]] = {
+    "torchvision": _to_torch,
+    "safetensors": to_safetensors,
 }
-"""Maps each value of --format to the files' suffix and the function that makes their content."""
+"""Maps each value of --format to the function that makes the files' content."""
 
 VIDEO_INPUT = "float32 [B, 3, frames, size, size]: (RGB in [0, 1] - mean) / std"
 AUDIO_INPUT = (
@@ -91,7 +131,7 @@ def export(
     Raises:
         OSError: the folder or a file cannot be written.
     """
-    suffix, serialise = FORMATS[file_format]
+    suffix, serialise = SUFFIXES[file_format], FORMATS[file_format]
     audio = to_dict(config.audio) | {"seconds": config.audio_seconds}
     clip = to_dict(config.clip) | {"mean": list(video_mean), "std": list(video_std)}
     out.mkdir(parents=True, exist_ok=True)
@@ -109,23 +149,11 @@ def export(
 @command("export.py")
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 if the run cannot be read or OUT cannot be written."""
-    parser = argparse.ArgumentParser(
-        prog="python export.py",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="run folder, or a checkpoint file")
-    parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument(
-        "--format",
-        choices=sorted(FORMATS),
-        default="torchvision",
-        help="torchvision: .pth files for torch.load (default); safetensors: files for the safetensors library",
-    )
-    args = parser.parse_args(arguments)
+    args = parse(arguments)
     try:
+        begin(f"reading {args.run}")
         config, model = load_model(args.run)
+        begin(f"writing {args.out}")
         written = export(model, config, args.out, file_format=args.format, video_mean=VIDEO_MEAN, video_std=VIDEO_STD)
     except (CheckpointError, ConfigError) as error:
         print_error("export.py", error)

@@ -21,31 +21,15 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
+from common.phases import begin, open_log, say
 from common.terminal import command, print_error
-from evaluation.monitor import Monitor
-from model.encoder import build_model
-from pipeline.load.clip_loader import ClipLoader, Dataset, select_split
-from pipeline.loader import make_loader, open_dataset
-from pipeline.plan.bad_samples import SampleError
-from pipeline.prepare.labels import LabelError
-from pipeline.shards.manifest import ManifestError
+from pipeline.shards.meta import ManifestError
 from settings import Config, ConfigError, load_config
-from settings.schedule import total_steps
-from training import distributed
-from training.checkpoint import CheckpointError
-from training.dry_run import dry_run
-from training.memory import explain_out_of_memory, is_out_of_memory
-from training.nonfinite import TrainingError
-from training.pool import known_labels, pool_ids
-from training.ranks.errors import RankError
-from training.resume import claim, fit_to_data
-from training.run import Run
-from training.step import Learner
-from training.tracking.profiling import DEFAULT_STEPS, parse_steps
+from training.options import DEFAULT_STEPS, check_files, check_names, parse_steps
+from training.saving.files import CheckpointError
 
 
-@command("train.py")
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="YAML file with settings; without it, the defaults apply")
     parser.add_argument(
@@ -65,7 +49,50 @@ def main() -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as optim.lr=0.001")
     args = parser.parse_intermixed_args()
+    args.profile = parse_steps(args.profile)
+    return args
+
+
+@command("train.py", ConfigError, ManifestError, CheckpointError)
+def announce() -> None:
+    """Finds mistakes that can be found without torch and DALI, which take seconds to import; says what follows."""
+    args = parse()
+    config = load_config(Config, args.config, args.overrides, check=check_names)
+    samples = 0
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        samples = check_files(config, resume=args.resume, dry_run=args.dry_run)
+    clips = f"{samples:,} samples of {config.data.path}" if samples else config.data.path
+    say(f"dry run on {clips}" if args.dry_run else f"training on {clips}, in {config.run_dir}")
+    begin("importing torch and DALI")
+
+
+if __name__ == "__main__":
+    open_log("train.py")
+    if status := announce():
+        sys.exit(status)
+
+from evaluation.monitor import Monitor
+from model.encoder import build_model
+from pipeline.load.clip_loader import ClipLoader, Dataset, select_split
+from pipeline.loader import make_loader, open_dataset
+from pipeline.plan.bad_samples import SampleError
+from pipeline.prepare.labels import LabelError
+from settings.schedule import total_steps
+from training import distributed
+from training.dry_run import dry_run
+from training.memory import explain_out_of_memory, is_out_of_memory
+from training.nonfinite import TrainingError
+from training.pool import known_labels, pool_ids
+from training.ranks.errors import RankError
+from training.resume import claim, fit_to_data
+from training.run import Run
+from training.step import Learner
+
+
+@command("train.py")
+def main() -> int:
     try:
+        args = parse()
         config = load_config(Config, args.config, args.overrides)
         with distributed.lost_ranks_named():
             world = distributed.start(config.train.device, config.train.threads, config.train.timeout_seconds)
@@ -74,10 +101,11 @@ def main() -> int:
             config = fit_to_data(config, world, samples=samples, resume=args.resume)
             if args.dry_run:
                 loader, learner, _ = build(config, world, dataset)
+                begin("making two steps")
                 dry_run(config, world, loader=loader, learner=learner)
                 finished = True
             else:
-                finished = train(config, world, dataset, resume=args.resume, profile=parse_steps(args.profile))
+                finished = train(config, world, dataset, resume=args.resume, profile=args.profile)
     except RankError as error:
         end_without_the_others(error)
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
@@ -148,6 +176,7 @@ def steps(run: Run, loader: ClipLoader, learner: Learner) -> None:
         if offset == 0 and config.draws_pool(epoch):
             started = time.perf_counter()
             ids = pool_ids(config, loader.ids, epoch, run.world)
+            begin(f"filling the pool with {len(ids) * run.world.size:,} clips")
             learner.fill(run.until_stopped(loader.clips(ids, epoch=epoch, purpose="pool")), epoch=epoch)
             run.exclude(time.perf_counter() - started)
         for batch in run.batches(islice(batches, len(loader) - offset)):
@@ -164,6 +193,7 @@ def build(
         dataset: what `open_dataset` returned; None opens it.
     """
     loader = make_loader(config, device=world.device, rank=world.rank, world_size=world.size, dataset=dataset)
+    begin("building the model")
     model = build_model(config.model, audio=config.audio, seed=config.seed)
     learner = Learner(model=model, config=config, world=world, total_steps=total_steps(config, len(loader)))
     monitor = None

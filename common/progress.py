@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from common import phases
 from common.console import Console
 
 Item = TypeVar("Item")
@@ -41,11 +42,15 @@ def _bar(items: Iterable[Item], total: int, console: Console, unit: str) -> Iter
         TimeRemainingColumn(),
     )
     start = time.monotonic()
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(unit, total=total, rate=0.0)
-        for done, item in enumerate(items, start=1):
-            yield item
-            progress.update(bar, completed=done, rate=done / (time.monotonic() - start))
+    phases.shown(live=True)
+    try:
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task(unit, total=total, rate=0.0)
+            for done, item in enumerate(items, start=1):
+                yield item
+                progress.update(bar, completed=done, rate=done / (time.monotonic() - start))
+    finally:
+        phases.shown(live=False)
 
 
 def _lines(items: Iterable[Item], total: int, console: Console, unit: str) -> Iterator[Item]:
@@ -56,4 +61,5 @@ def _lines(items: Iterable[Item], total: int, console: Console, unit: str) -> It
         if now - last >= _LOG_SECONDS or done == total:
             last, rate = now, done / (now - start)
             left = (total - done) / rate
+            phases.shown()
             console.print(f"{done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from common.randomness import uniform_of_text
+from evaluation.columns import SPLIT_COLUMN, is_split, require_label
+from evaluation.columns import choose_labels as choose_labels
 from settings import ConfigError
 from settings.load import format_names
 
-SPLIT_COLUMN = "split"
 TEST_NAMES = ("test", "validation", "validate", "val")
 """Names of the tested part, in order of preference: Kinetics withholds the labels of its test part."""
 TRAIN_SHARE = 0.8
@@ -108,7 +108,7 @@ def make_splits(data: LabelledData, *, seed: int) -> list[Split]:
     Raises:
         ConfigError: one of the columns has no train or no test samples.
     """
-    further = [column for column in data.label_columns if _is_split(column) and column != SPLIT_COLUMN]
+    further = [column for column in data.label_columns if is_split(column) and column != SPLIT_COLUMN]
     further.sort(key=lambda column: int(column.removeprefix(SPLIT_COLUMN)))
     return [make_split(data, seed=seed), *(_column_split(data, column) for column in further)]
 
@@ -124,19 +124,13 @@ def _column_split(data: LabelledData, column: str) -> Split:
     return Split(train=codes == names.index("train"), test=codes == names.index(test), origin=origin)
 
 
-def _is_split(column: str) -> bool:
-    return re.fullmatch(rf"{SPLIT_COLUMN}\d*", column) is not None
-
-
 def make_task(data: LabelledData, label: str, split: Split) -> Task:
     """The task of predicting a label column.
 
     Raises:
         ConfigError: there is no such column, fewer than two classes to fit, or no test sample.
     """
-    columns = [column for column in data.label_columns if not _is_split(column)]
-    if label not in columns:
-        raise ConfigError(f"--label {label}: the data set has no such label column; it has {_listing(columns)}")
+    require_label(data, label)
     task = Task(label=label, codes=np.asarray(data.labels(label)), split=split)
     classes = np.unique(task.codes[task.train])
     if len(classes) < 2 or not task.test.any():
@@ -145,25 +139,3 @@ def make_task(data: LabelledData, label: str, split: Split) -> Task:
             f"have {len(classes)} classes in {task.train.sum()} training samples, and {task.test.sum()} test samples"
         )
     return task
-
-
-def choose_labels(data: LabelledData, wanted: str | None) -> list[str]:
-    """The columns of `--label a,b`; without the option, the only label column of the data set.
-
-    A value that is itself the name of a column is not split at its commas.
-
-    Raises:
-        ConfigError: the option is missing, and the data set does not have exactly one label column.
-    """
-    if wanted in data.label_columns:
-        return [wanted]
-    if wanted is not None:
-        return list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
-    columns = [column for column in data.label_columns if not _is_split(column)]
-    if len(columns) != 1:
-        raise ConfigError(f"choose what to predict with --label: the data set has {_listing(columns)}")
-    return columns
-
-
-def _listing(columns: list[str]) -> str:
-    return f"the label columns {format_names(columns)}" if columns else "no label columns"

@@ -6,19 +6,52 @@ Nothing is decoded. A later `pipeline.prepare` of the same OUT keeps these label
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.phases import begin, open_log, say
 from common.terminal import command, printable
-from pipeline.prepare.attached import read_attached, write_attached
 from pipeline.prepare.labels import LabelError, Labels, read_labels
-from pipeline.prepare.publish import publish, rejected_sources
-from pipeline.prepare.records import PrepareError
-from pipeline.prepare.sync.edits import locked
-from pipeline.shards.manifest import Manifest, ManifestError
+from pipeline.prepare.sources import PrepareError
+from pipeline.shards.meta import ManifestError, read_meta
 from settings import ConfigError, PrepareConfig
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.labels", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder that pipeline.prepare has written")
+    parser.add_argument("labels", type=Path, help="list with a column path and label columns")
+    parser.add_argument(
+        "--labels-may-miss",
+        action="store_true",
+        help="continue even if the list names no sample or fewer than half of them",
+    )
+    return parser.parse_args(arguments)
+
+
+@command("labels", LabelError, ManifestError)
+def announce() -> None:
+    """Finds mistakes that can be found without NumPy, and says what follows."""
+    options = parse()
+    read_meta(options.out)
+    if not options.labels.exists():
+        raise LabelError(f"cannot read the labels {options.labels}: {os.strerror(errno.ENOENT)}")
+    say(f"attaching the labels of {options.labels} to {options.out}")
+
+
+if __name__ == "__main__":
+    open_log("labels")
+    if status := announce():
+        sys.exit(status)
+
+from pipeline.prepare.attached import read_attached, write_attached
+from pipeline.prepare.publish import publish, rejected_sources
+from pipeline.prepare.sync.edits import locked
+from pipeline.shards.manifest import Manifest
 from settings.load import from_dict
 
 
@@ -41,6 +74,7 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
             raise PrepareError(f"{index} is missing, and the manifest cannot be written again without it; restore it")
     rejected = rejected_sources(out)
     sources = [manifest.source(index) for index in range(len(manifest))]
+    begin("matching the list with the samples")
     names = [*sources, *sorted(rejected - set(sources))]
     labels = read_labels(path, names, rejected=rejected)
     if not may_miss:
@@ -51,6 +85,7 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
             columns += [column for column in labels.columns if column not in columns]
             for source in labels.by_source.keys() & set(sources):
                 attached[source] = attached.get(source, {}) | labels.by_source[source]
+            begin("writing the manifest")
             write_attached(out, columns, attached)
             config = replace(
                 from_dict(PrepareConfig, {"streams": manifest.streams}, source=f"{out}/manifest/meta.json"),
@@ -76,15 +111,7 @@ def _published(manifest: Manifest) -> Labels:
 @command("labels", ConfigError, LabelError, ManifestError, PrepareError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 if the labels or the data set cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.labels", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder that pipeline.prepare has written")
-    parser.add_argument("labels", type=Path, help="list with a column path and label columns")
-    parser.add_argument(
-        "--labels-may-miss",
-        action="store_true",
-        help="continue even if the list names no sample or fewer than half of them",
-    )
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     labels = attach_labels(options.out, options.labels, may_miss=options.labels_may_miss)
     print(f"{len(labels.by_source):,} samples labelled; columns: {', '.join(map(repr, labels.columns))}")
     for line in labels.describe():

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from common.phases import begin
 from common.signals import received
 from settings import ConfigError
 from training.process import set_up_process
@@ -89,6 +90,7 @@ def start(device: str = "auto", threads: int = 0, timeout: float = TIMEOUT) -> W
 def _join(world: World, timeout: float) -> None:
     """Joins the process group through a store that no earlier attempt of torchrun has written to."""
     global _heartbeat
+    begin(f"waiting for all {world.size} processes")
     store = open_store(rank=world.rank, size=world.size, timeout=timeout)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
     attempt = ""
@@ -124,7 +126,8 @@ def stop() -> None:
 
 
 def beat(doing: str) -> None:
-    """Reports progress to the other processes; `doing` is what this process does from now on."""
+    """Reports progress: `doing` is what this process does from now on, for the others and for the next sign of life."""
+    begin(doing, quietly=True)
     if _heartbeat is not None:
         _heartbeat.beat(doing)
 

@@ -38,6 +38,7 @@ class NonFiniteGuard(nn.Module):
         """Counts a step.
 
         Args:
+            step: number of the step, from 1.
             finite: bool, 0-d, equal on all ranks: whether the step's gradient was finite.
             ids: int64 [m], sample ids of this rank's share of the batch.
         """

@@ -20,21 +20,8 @@ from training.checkpoint import CheckpointError, CheckpointStore, find, read, re
 from training.distributed import World, from_main
 from training.saving.choose import require_newest, supersede_later
 from training.saving.files import checkpoint_files, step_of
+from training.saving.folder import require_new
 from training.saving.lock import RunLock
-
-_TRACES = (
-    "checkpoints/*",
-    "config.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "tensorboard",
-    "wandb_run_id",
-    "profile",
-    "bad_samples.jsonl",
-    "not_finite-*.json",
-    "evaluation-*.json",
-)
-"""Glob patterns of the files that a run and its evaluation write to the run folder."""
 
 log = logging.getLogger(__name__)
 
@@ -121,17 +108,6 @@ def claim(folder: Path, world: World, *, resume: str) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
-
-
-def require_new(folder: Path) -> None:
-    """Raises ConfigError if `folder` already holds anything of a run."""
-    found = [path for pattern in _TRACES for path in sorted(folder.glob(pattern))]
-    if found:
-        newest = [path for path in found if step_of(path) is not None][-1:] or found
-        raise ConfigError(
-            f"{folder} already holds a run (up to {newest[0].name}): resume with --resume auto, "
-            "or choose a different run_dir"
-        )
 
 
 def find_resume_checkpoint(*, resume: str, store: CheckpointStore, world: World) -> Path | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.environment import environment
 from common.files import write_atomically
+from common.phases import begin
 from model.encoder import CrossModalModel
 from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples, TooManyBadSamples
@@ -30,9 +31,9 @@ from training.distributed import (
     spread_over_ranks,
 )
 from training.memory import is_out_of_memory
-from training.preemption import Preemption, Stopped
 from training.report.run_page import write_run_page
 from training.resume import find_resume_checkpoint, load_resume_state
+from training.saving.preemption import Preemption, Stopped
 from training.step import Learner, Metrics
 from training.tracking.metrics import MetricsWriter, ProgressDisplay, StepTimer
 from training.tracking.profiling import StepProfiler
@@ -92,6 +93,7 @@ class Run:
         """Restores the checkpoint that `find_resume_checkpoint` chooses for `resume`, if any."""
         path = find_resume_checkpoint(resume=resume, store=self.store, world=self.world)
         if path is not None:
+            begin(f"reading {path}")
             state = load_resume_state(
                 path,
                 self.config,
@@ -121,6 +123,7 @@ class Run:
             self._print(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
         self._display = ProgressDisplay(total=self.total_steps, start=self.step, shown=self.world.is_main)
         self._timer = StepTimer(self.world.device)
+        self._first_step = self.step
         self._preemption.__enter__()
         return self
 
@@ -153,6 +156,7 @@ class Run:
 
     def _finish_saving(self) -> None:
         error = None
+        begin("saving the last checkpoint")
         with lost_ranks_named():
             if self._saved_step != self.step:
                 self._save(prune=self._is_steady())
@@ -177,21 +181,23 @@ class Run:
 
     def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yields the batches until the run stops and measures the wait for each."""
+        if self.step == self._first_step:
+            begin("first step, which compiles the encoders" if self.config.train.compile else "first step")
         while not self.stopping:
             self._profiler.step()
             self._timer.batch_requested()
-            beat(f"waiting for the data of step {self.step}")
+            beat(f"waiting for the data of step {self.step + 1}")
             batch = next(batches, None)
             if batch is None:
                 return
             self._timer.batch_ready()
-            beat(f"step {self.step}")
+            beat(f"step {self.step + 1}")
             yield batch
 
     def until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yields the batches that fill the pool; raises Stopped on all ranks together if the run was asked to stop."""
         for batch in batches:
-            beat(f"filling the pool before step {self.step}")
+            beat(f"filling the pool before step {self.step + 1}")
             self._preemption.check()
             if self._preemption.requested:
                 raise Stopped
@@ -276,7 +282,7 @@ class Run:
     def write(self, numbers: Mapping[str, float]) -> None:
         """Writes a line of metrics for the last step (rank 0 only)."""
         if self._metrics is not None:
-            self._metrics.write(self.step - 1, numbers)
+            self._metrics.write(self.step, numbers)
 
     def exclude(self, seconds: float) -> None:
         """Excludes time that was just spent on something else, such as a measurement, from the step times."""

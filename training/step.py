@@ -163,7 +163,7 @@ class Learner:
         norm = update(self.optimizer, rate=rate, clip_norm=self.config.optim.clip_grad_norm)
         finite = torch.isfinite(norm)
         restore_where(finite, self._float_buffers, buffers_before)
-        self.guard.record(finite, step=step, ids=batch.ids)
+        self.guard.record(finite, step=step + 1, ids=batch.ids)
         self.model.update_momentum()
         return metrics | {"lr": rate, "grad_norm": norm, "skipped_steps": self.guard.total}
 

@@ -12,17 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.finite import NotFiniteError
+from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable, show_logs
-from evaluation.explore.collect import explore
-from evaluation.explore.page import write_page
 from pipeline.plan.bad_samples import SampleError
-from pipeline.shards.manifest import ManifestError
+from pipeline.shards.meta import ManifestError, check_shards, read_meta
 from settings import ConfigError
-from training.checkpoint import CheckpointError
+from training.saving.files import CheckpointError, require_some_checkpoint
 
 
-@command("explore", NotFiniteError)
+@command("explore")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake in the arguments, the run or the data."""
     parser = argparse.ArgumentParser(
@@ -48,6 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     show_logs()
     try:
+        require_some_checkpoint(options.run)
+        check_shards(Path(options.data), read_meta(Path(options.data)))
+        say(f"mapping the embeddings of {options.run} for {options.data}, in {options.out}")
+        begin("importing torch and DALI")
+        from evaluation.explore.collect import explore
+        from evaluation.explore.page import write_page
+
         page = explore(options.run, data=options.data, samples=options.samples, media=options.media, method=options.map)
         size = write_page(page, options.out)
     except (CheckpointError, ConfigError, ManifestError, SampleError) as error:
@@ -59,4 +64,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    open_log("explore")
     sys.exit(main())

@@ -11,8 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from common.phases import open_log, say
 from common.terminal import command, print_error, printable
-from pipeline.demo.corpus import DemoError, make_demo
 
 
 @command("pipeline.demo")
@@ -23,6 +23,9 @@ def main() -> int:
     parser.add_argument("--videos", type=int, default=400, help="number of videos (default 400)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default 0)")
     args = parser.parse_args()
+    say(f"making {args.videos:,} videos in {args.out}")
+    from pipeline.demo.corpus import DemoError, make_demo
+
     try:
         made = make_demo(args.out, videos=args.videos, seed=args.seed)
     except DemoError as error:
@@ -33,4 +36,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    open_log("pipeline.demo")
     sys.exit(main())

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable
 from pipeline.doctor.checks import CHECKS, INSTALL, Finding
 
@@ -24,6 +25,7 @@ def examine(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding]:
     """Runs the checks; a check that raises (such as for a package that cannot be imported) gives an error finding."""
     findings = []
     for check in checks:
+        begin(check.__name__.removeprefix("check_").replace("_", " "), quietly=True)
         try:
             findings.append(check())
         except Exception as error:
@@ -55,10 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verify != (options.shards is not None):
         parser.error("to check a prepared data set, give both: SHARDS --verify")
     if options.verify:
+        say(f"comparing {options.shards} with its checksums")
         # Imported here so that the doctor itself starts even if packages that this import needs are missing.
         from pipeline.doctor.verify import verify
 
         return verify(options.shards)
+    say("checking what this machine supports")
     findings = examine()
     errors = [finding.name for finding in findings if finding.state == "error"]
     try:
@@ -102,4 +106,5 @@ def _print_plainly(findings: Sequence[Finding]) -> None:
 
 
 if __name__ == "__main__":
+    open_log("doctor")
     sys.exit(main())

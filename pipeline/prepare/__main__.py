@@ -13,15 +13,16 @@ if __name__ == "__main__":
     end_on_signals("prepare", terminated=75)
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.phases import open_log, say
 from common.terminal import command, print_error
 from pipeline.prepare.labels import LabelError
-from pipeline.prepare.records import PrepareError
-from pipeline.prepare.run import prepare
-from pipeline.prepare.summary import print_summary
+from pipeline.prepare.sources import PrepareError, check_folders
 from settings import ConfigError, PrepareConfig, load_config
 
 
@@ -33,10 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parse(arguments)
     try:
+        config = load_config(PrepareConfig, None, options.settings)
+        check_folders(options.src.resolve(), options.out.resolve())
+        if options.labels is not None and not options.labels.exists():
+            raise LabelError(f"cannot read the labels {options.labels}: {os.strerror(errno.ENOENT)}")
+        say(f"preparing the videos in {options.src} as shards in {options.out}")
+        from pipeline.prepare.run import prepare
+        from pipeline.prepare.summary import print_summary
+
         summary = prepare(
             options.src,
             options.out,
-            config=load_config(PrepareConfig, None, options.settings),
+            config=config,
             labels_path=options.labels,
             workers=options.workers,
             part=options.shard,
@@ -94,4 +103,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    open_log("prepare")
     sys.exit(main())

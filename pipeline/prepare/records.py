@@ -7,12 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.prepare.sources import PrepareError as PrepareError
 from pipeline.shards.checksums import read_index_line
 from pipeline.shards.tar_writer import RowError, checked_row, is_text
-
-
-class PrepareError(Exception):
-    """A run that cannot start or continue; the message is meant for the user."""
 
 
 def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from common.environment import available_cores
 from common.files import write_atomically
+from common.phases import begin
 from common.progress import show_progress
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
 from pipeline.prepare.media import normalise
 from pipeline.prepare.publish import publish, rejected_sources, remove_empty_shards
 from pipeline.prepare.records import PrepareError
-from pipeline.prepare.sources import Source, find_sources, unchanged
+from pipeline.prepare.sources import Source, check_folders, find_sources, unchanged
 from pipeline.prepare.staging import Staging
 from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.follower import Follower
@@ -70,10 +71,11 @@ def prepare(
         LabelError: the list cannot be used, or does not seem to belong to the sources.
     """
     src, out = src.resolve(), out.resolve()
-    _check_folders(src, out)
+    check_folders(src, out)
     sources, skipped = _find_sources(src, out, may_be_empty=sync_all)
     follower = Follower(src, out, sources, also=also, sync=sync or sync_all)
     labels = _labels(labels_path, src, sources, streams=config.streams, may_miss=labels_may_miss)
+    begin(f"comparing {len(sources):,} files with what {out} holds")
     summary = Summary(skipped=skipped, synced=sync or sync_all)
     staging = None
     try:
@@ -98,6 +100,7 @@ def prepare(
 
 
 def _find_sources(src: Path, out: Path, *, may_be_empty: bool) -> tuple[list[Source], Counter[str]]:
+    begin(f"listing the files in {src}")
     sources, skipped = find_sources(src, exclude=out)
     if not (sources or may_be_empty):
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
@@ -114,6 +117,7 @@ def _labels(path: Path | None, src: Path, sources: Sequence[Source], *, streams:
 
 
 def _finish(out: Path, follower: Follower, labels: Labels, *, config: PrepareConfig, summary: Summary) -> None:
+    begin("writing the manifest")
     if labels.is_unclear:
         # The unusable files are known now, so a row that fits several files may fit only one usable file.
         labels = labels.without(names_within(rejected_sources(out), follower.origin))
@@ -122,17 +126,6 @@ def _finish(out: Path, follower: Follower, labels: Labels, *, config: PrepareCon
     # The indexes hold the labels of all sources by now.
     summary.totals = publish(out, config=config, labels=Labels(columns=follower.columns()))
     remove_empty_shards(out)
-
-
-def _check_folders(src: Path, out: Path) -> None:
-    if not src.is_dir():
-        raise PrepareError(
-            f"SRC must be a folder of videos, but {src} {'is a file' if src.exists() else 'does not exist'}"
-        )
-    if out == src or out in src.parents:
-        raise PrepareError(f"OUT ({out}) must not be SRC ({src}), and must not contain it")
-    if out.exists() and not out.is_dir():
-        raise PrepareError(f"OUT must be a folder, but {out} is a file")
 
 
 def _prepare_part(
@@ -158,6 +151,7 @@ def _prepare_part(
         for source in todo
         if source.problem is None
     ]
+    begin(f"preparing {len(tasks):,} files")
     results = run_tasks(
         partial(prepare_sample, config=config),
         tasks,

@@ -11,9 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.files import file_sha256
 from pipeline.lists.names import MEDIA_SUFFIXES
 from pipeline.media.rejection import RejectedSource, file_problem
-from pipeline.shards.checksums import file_sha256
+
+
+class PrepareError(Exception):
+    """A run that cannot start or continue; the message is meant for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,3 +178,15 @@ def _source(path: Path, raw: bytes, problem: RejectedSource | None) -> Source:
 
 def _key(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:20]
+
+
+def check_folders(src: Path, out: Path) -> None:
+    """Raises PrepareError unless the files of `src` can be prepared into `out`."""
+    if not src.is_dir():
+        raise PrepareError(
+            f"SRC must be a folder of videos, but {src} {'is a file' if src.exists() else 'does not exist'}"
+        )
+    if out == src or out in src.parents:
+        raise PrepareError(f"OUT ({out}) must not be SRC ({src}), and must not contain it")
+    if out.exists() and not out.is_dir():
+        raise PrepareError(f"OUT must be a folder, but {out} is a file")

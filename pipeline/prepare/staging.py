@@ -21,13 +21,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from common.files import make_folder, replacing, sync, write_atomically
+from common.files import file_sha256, make_folder, replacing, sync, write_atomically
 from common.trees import flatten
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.records import PrepareError, damaged_message, index_records, read_journal
 from pipeline.prepare.repair import check_shard, is_whole, set_aside
 from pipeline.prepare.sources import PackedSample, Source
-from pipeline.shards.checksums import file_sha256, index_line
+from pipeline.shards.checksums import index_line
 from pipeline.shards.tar_writer import RowError, write_shard
 from settings import PrepareConfig
 from settings.load import format_key, format_value, to_dict

@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable
 from pipeline.plan.bad_samples import SampleError
-from pipeline.preview.collect import collect
-from pipeline.preview.contact_sheet import write_picture
-from pipeline.preview.player import write_page
-from pipeline.shards.manifest import ManifestError
+from pipeline.shards.meta import ManifestError, check_shards, read_meta
 from settings import Config, ConfigError, load_config
 
 
@@ -31,6 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--count must be at least 1, not {options.count}")
         config = load_config(Config, options.config, options.overrides)
         config = replace(config, data=replace(config.data, path=options.shards, loader="dali"))
+        check_shards(Path(options.shards), read_meta(Path(options.shards)))
+        say(f"drawing clips of {options.shards} in {options.out}")
+        begin("importing torch and DALI")
+        from pipeline.preview.collect import collect
+        from pipeline.preview.contact_sheet import write_picture
+        from pipeline.preview.player import write_page
+
         clips = collect(config, options.ids, count=options.count, epoch=options.epoch, compare=options.compare)
         as_page = options.out.suffix == ".html"
         written = [write_picture(clips, options.out.with_suffix(".png") if as_page else options.out)]
@@ -66,4 +71,5 @@ def _ids(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
+    open_log("preview")
     sys.exit(main())

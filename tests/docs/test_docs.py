@@ -224,7 +224,7 @@ def test_versions_agree():
 
 
 def test_formats_in_the_changelog_are_those_of_the_code():
-    sources = [ROOT / "pipeline" / "shards" / "manifest.py", ROOT / "training" / "checkpoint.py"]
+    sources = [ROOT / "pipeline" / "shards" / "meta.py", ROOT / "training" / "checkpoint.py"]
     formats = [re.search(r"^FORMAT = (\d+)$", source.read_text(), re.MULTILINE).group(1) for source in sources]
     newest = re.search(r"\*Formats\*: shards (\d+), checkpoints (\d+)", (ROOT / "CHANGELOG.md").read_text())
     assert list(newest.groups()) == formats

@@ -113,7 +113,7 @@ def train_steps(data: str, steps: int, run_dir: Path) -> tuple[np.ndarray, np.nd
             resident = resident_bytes(process.pid)
             # A process that has just ended has no resident memory.
             if lines and resident:
-                readings.append((lines[-1]["step"] + 1, resident))
+                readings.append((lines[-1]["step"], resident))
         time.sleep(0.01)
     finish(process, run_dir)
     return tuple(np.array(readings, dtype=float).T)

@@ -51,7 +51,7 @@ def test_a_run_leaves_config_environment_metrics_and_checkpoints(undisturbed):
     assert load_config(Config, undisturbed / "config.yaml").train.steps == 14
     assert {"command", "commit", "versions", "cpu"} <= json.loads((undisturbed / "environment.json").read_text()).keys()
     lines = read_metrics(undisturbed / "metrics.jsonl")
-    assert [line["step"] for line in lines] == [1, 3, 5, 7, 9, 11, 13]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 14]
     wanted = {"loss_v2a", "loss_a2v", "retrieval_v2a", "retrieval_a2v", "lr", "samples_per_second", "data_wait"}
     assert wanted | {"video/seconds", "audio/distinct_ids"} <= lines[0].keys()
     assert [path.name for path in sorted((undisturbed / "checkpoints").glob("*.pt"))] == [
@@ -78,7 +78,7 @@ def test_the_dictionaries_are_measured_regularly(demo_shards, tmp_path):
     more = arguments(demo_shards, *more)
     assert train.train(load_config(Config, overrides=more), alone(), resume="never")
     measured = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "video/phi" in line]
-    assert [line["step"] for line in measured] == [2, 5, 8, 11]
+    assert [line["step"] for line in measured] == [3, 6, 9, 12]
     for modality in ("video", "audio"):
         assert all(0 < line[f"{modality}/phi"] < 2 for line in measured)
         assert all(0 <= line[f"{modality}/near_duplicates"] <= 1 for line in measured)

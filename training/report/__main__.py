@@ -13,17 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.files import write_atomically
-from common.finite import NotFiniteError
+from common.phases import open_log, say
 from common.terminal import command, print_error, printable
-from training.report.page import title_of, write_page
-from training.report.runs import ReportError, read_runs
-from training.report.words import notes_on_not_finite
 
 SECONDS = 5
 """Between two looks at the run folders with --watch, and between two loads of the page."""
 
 
-@command("report", NotFiniteError)
+@command("report")
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -34,13 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     stem = args.out.with_suffix("") if args.out.suffix in (".html", ".png") else args.out
     png, page = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".html")
+    say(f"{'following' if args.watch else 'comparing'} {len(args.runs)} run(s) in {page}")
+    from common.finite import NotFiniteError
+    from training.report.runs import ReportError
+
     try:
         if args.watch:
             watch(args.runs, page)
         else:
             write_once(args.runs, png, page)
             print(" ".join(map(printable, [png, page])))
-    except ReportError as error:
+    except (NotFiniteError, ReportError) as error:
         print_error("report", error)
         return 2
     except OSError as error:
@@ -51,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_once(folders: list[Path], png: Path, page: Path) -> None:
     """Writes both files."""
-    from training.report.plots import draw  # matplotlib takes a second to import
+    from training.report.page import title_of, write_page
+    from training.report.plots import draw
+    from training.report.runs import read_runs
+    from training.report.words import notes_on_not_finite
 
     runs = read_runs(folders)
     for note in notes_on_not_finite(runs):
@@ -62,6 +66,9 @@ def write_once(folders: list[Path], png: Path, page: Path) -> None:
 
 def watch(folders: list[Path], page: Path) -> None:
     """Writes the page whenever a file that it shows has changed, until Ctrl-C; the page then no longer reloads."""
+    from training.report.page import write_page
+    from training.report.runs import ReportError, read_runs
+
     seen: object = None
     waiting = False
     try:
@@ -93,4 +100,5 @@ def _state(folder: Path) -> list[tuple[str, int, int]]:
 
 
 if __name__ == "__main__":
+    open_log("report")
     sys.exit(main())

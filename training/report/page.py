@@ -97,7 +97,7 @@ def _headline(runs: Sequence[Run]) -> dict[str, list[Cell]]:
 
 
 def _steps(run: Run) -> Cell:
-    done = int(max(steps[-1] for steps, _ in run.curves.values())) + 1
+    done = int(max(steps[-1] for steps, _ in run.curves.values()))
     total = run.environment.get("total_steps")
     known = type(total) is int and done <= total < 2**53
     return {"text": f"{done:,}", "note": f"of {total:,}" if known else "", "exact": str(done)}

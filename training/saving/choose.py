@@ -10,6 +10,7 @@ from training.saving.files import (
     CheckpointError,
     DamagedCheckpoint,
     checkpoint_files,
+    no_checkpoint,
     set_aside,
     set_aside_files,
     verify,
@@ -77,7 +78,7 @@ def find(path: str | Path) -> Path:
         return path
     chosen = require_newest(path / "checkpoints")
     if chosen is None:
-        raise CheckpointError(f"no checkpoint at {path}: give a run folder (with checkpoints/step-*.pt) or a .pt file")
+        raise no_checkpoint(path)
     return chosen
 
 

@@ -38,6 +38,17 @@ def checkpoint_files(folder: Path) -> list[tuple[int, Path]]:
     return sorted((pair for pair in found if pair[1].is_file()), reverse=True)
 
 
+def require_some_checkpoint(path: Path) -> None:
+    """Raises CheckpointError if `path` is neither a file nor a run folder with files of checkpoints; opens none."""
+    if not path.is_file() and not any((path / "checkpoints").glob("step-*.pt*")):
+        raise no_checkpoint(path)
+
+
+def no_checkpoint(path: Path) -> CheckpointError:
+    """Returns the error that says that there is no checkpoint at `path`."""
+    return CheckpointError(f"no checkpoint at {path}: give a run folder (with checkpoints/step-*.pt) or a .pt file")
+
+
 def checksum_path(path: Path) -> Path:
     """Returns the path of a checkpoint's checksum file."""
     return path.with_name(path.name + ".sha256")

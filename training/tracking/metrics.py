@@ -17,6 +17,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from common import phases
 from common.console import Console
 from common.files import write_atomically
 from settings import Config
@@ -32,8 +33,8 @@ class MetricsWriter:
 
     Args:
         run_dir: the run's folder.
-        start_step: lines of this step and later are removed, because the run will write them again; a run that was
-            killed after its last checkpoint leaves such lines.
+        start_step: number of steps done; lines of later steps are removed, because the run will write them again (a
+            run that was killed after its last checkpoint leaves such lines).
         config: with log.wandb, the metrics are also sent to Weights & Biases.
 
     Raises:
@@ -44,13 +45,13 @@ class MetricsWriter:
         # Comes first because it may fail, and the run folder is still untouched here.
         self._wandb = WandbSink(run_dir, config) if config is not None and config.log.wandb else None
         self.path = run_dir / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if line["step"] < start_step]
+        kept = [line for line in read_metrics(self.path) if line["step"] <= start_step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        self._tensorboard: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=start_step)
+        self._tensorboard: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=start_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one line, which is in the file (unless the disk is full) when this returns."""
+        """Appends one line about step `step` (from 1), which is on file (unless the disk is full) when this returns."""
         self._append(json.dumps({"step": step, **metrics}) + "\n")
         self._plot(step, metrics)
         if self._wandb is not None:
@@ -169,6 +170,7 @@ class ProgressDisplay:
         )
         self._task = self._progress.add_task("train", total=total, completed=start, note="")
         self._start, self._started = start, time.monotonic()
+        phases.shown(live=self._live)
         self._progress.start()
 
     def advance(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
@@ -185,7 +187,9 @@ class ProgressDisplay:
                 self._progress.update(self._task, note=note)
         elif self._shown and note:
             left = (time.monotonic() - self._started) / max(step - self._start, 1) * (self._total - step)
+            phases.shown()
             print(f"step {step}/{self._total}  {note}  {left:.0f} s left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._progress.stop()
+        phases.shown(live=False)

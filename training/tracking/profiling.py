@@ -8,26 +8,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from settings import ConfigError
-
-DEFAULT_STEPS = "10:15"
 TABLE_ROWS = 40
 
 log = logging.getLogger(__name__)
-
-
-def parse_steps(text: str | None) -> range:
-    """Parses `FIRST:LAST` into a range that excludes LAST; None (no profile) gives an empty range.
-
-    Raises:
-        ConfigError: the text has a different form.
-    """
-    if text is None:
-        return range(0)
-    first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise ConfigError(f"--profile must be FIRST:LAST with FIRST < LAST, such as {DEFAULT_STEPS}, not {text!r}")
-    return range(int(first), int(last))
 
 
 class StepProfiler:
@@ -45,13 +28,13 @@ class StepProfiler:
 
     Args:
         run_dir: the run's folder.
-        steps: steps to profile, counted from this process's first, so that a resumed run reaches them too.
+        steps: steps to profile, counted from this process's first, which is 1, so that a resumed run reaches them too.
         rank: rank of this process, which writes its own files.
     """
 
     def __init__(self, run_dir: Path, steps: range, *, rank: int = 0) -> None:
         self._stem = run_dir / "profile" / f"steps-{steps.start}-{steps.stop}-rank{rank}"
-        self._steps, self._next = steps, 0
+        self._steps, self._next = steps, 1
         self._profile: profile | None = None
         self._region: record_function | None = None
 
@@ -78,12 +61,12 @@ class StepProfiler:
         self._leave_region()
         if self._profile is not None:
             self._write(self._profile)
-        elif self._next <= self._steps.start and self._steps:
+        elif self._steps and self._next <= self._steps.start:
             log.warning(
                 "--profile %d:%d: no trace, the run ended after %d steps",
                 self._steps.start,
                 self._steps.stop,
-                self._next,
+                self._next - 1,
             )
 
     def _start(self) -> None:

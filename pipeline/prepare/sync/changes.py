@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from common.files import file_sha256
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.records import PrepareError
 from pipeline.prepare.sources import PackedSample, Source
 from pipeline.prepare.sync.edits import edit_index
-from pipeline.shards.checksums import file_sha256
 from settings.load import format_key
 
 

@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.files import write_atomically
+from common.files import file_sha256, write_atomically
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.records import PrepareError, read_index, read_journal
 from pipeline.prepare.sources import Source, add_prefix
 from pipeline.prepare.sync.edits import locked
-from pipeline.shards.checksums import file_sha256
 from pipeline.shards.tar_writer import is_text
 from settings.load import format_key, format_value
 

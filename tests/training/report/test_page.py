@@ -72,7 +72,7 @@ def nasty_run(tmp_path):
 def test_headline_numbers_are_those_of_the_files(tmp_path):
     data = page_data(read_runs([make_run(tmp_path / "run")]))
     headline = {label: cells[0] for label, cells in data["headline"].items()}
-    assert headline["Steps"] == {"text": "4", "note": "of 4", "exact": "4"}
+    assert headline["Steps"] == {"text": "3", "note": "of 4", "exact": "3"}
     assert headline["Training time"] == "2 min 0 s"
     assert headline["InfoNCE loss, both directions"] == {"text": "2", "note": "8 at step 0", "exact": "2.0"}
     assert headline["Retrieval in the batch, video → audio"]["exact"] == repr(0.1 * 3)
@@ -159,7 +159,7 @@ def test_watching_follows_the_run_until_it_is_interrupted(tmp_path, monkeypatch,
 
     monkeypatch.setattr(command.time, "sleep", sleep)
     assert command.main([str(folder), "--watch", "--out", str(page)]) == 130
-    assert seen == [(5, "4"), (5, "9"), (5, "9")]
+    assert seen == [(5, "3"), (5, "8"), (5, "8")]
     assert data_of(page)["reload"] == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 

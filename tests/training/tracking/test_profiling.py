@@ -10,7 +10,8 @@ import torch
 
 from settings import ConfigError
 from tests.training.small_run import new_learner, random_batch
-from training.tracking.profiling import StepProfiler, parse_steps
+from training.options import parse_steps
+from training.tracking.profiling import StepProfiler
 
 
 def train(config, profiler, steps=4):
@@ -57,13 +58,13 @@ def test_a_run_that_ends_before_the_steps_logs_a_warning(tmp_path, caplog):
 
 def test_a_folder_that_cannot_be_written_does_not_stop_the_run(tmp_path, caplog):
     (tmp_path / "profile").write_text("in the way")
-    with StepProfiler(tmp_path, range(1)) as profiler:
+    with StepProfiler(tmp_path, range(1, 2)) as profiler:
         profiler.step()
         torch.ones(3).sum()
     assert "could not write" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "3", "5:5", "9:2", "-1:4", "a:b", "1:2:3"])
+@pytest.mark.parametrize("text", ["", "3", "5:5", "9:2", "-1:4", "0:4", "a:b", "1:2:3"])
 def test_an_invalid_range_of_steps_is_explained(text):
     with pytest.raises(ConfigError, match="FIRST:LAST"):
         parse_steps(text)
