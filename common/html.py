@@ -7,14 +7,18 @@ import html
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-THEME = Path(__file__).with_name("theme.css")
+ELEMENT = Path(__file__).parent / "assets" / "element.js"
+"""A script that defines `element` for those after it."""
+FRAME = Path(__file__).parent / "assets" / "frame.html"
+"""What all pages have around their body."""
+THEME = Path(__file__).parent / "assets" / "theme.css"
 """Colours, light and dark, and controls that the pages share."""
 
 
@@ -42,20 +46,26 @@ def json_in_html(data: Any) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
-def fill_page(assets: Path, *, title: str, data: Any, scripts: tuple[str, ...]) -> str:
-    """Fills `page.html` in the folder `assets`: no text of the data can become markup or script.
+def fill_page(assets: Path, *, title: str, data: Any, scripts: Sequence[Path], plays_sound: bool = False) -> str:
+    """Makes a page of `body.html` and `style.css` in the folder `assets`, and of `scripts`.
 
-    Its placeholders are {{title}}, {{style}} (the theme and style.css), {{data}} and {{script}} (the `scripts` of the
-    folder, joined).
+    No text of the data can become markup or script, and the page's policy forbids requests.
+
+    Args:
+        title: replaces {{title}} in the body, too.
+        data: the content of the page's element `data`, as JSON.
+        plays_sound: whether the page may play sound, which must be in the data.
 
     Raises:
         ValueError: a number of the data is not finite.
     """
+    frame, body = FRAME.read_text(encoding="utf-8"), (assets / "body.html").read_text(encoding="utf-8")
     values: Mapping[str, str] = {
+        "media": " media-src data:;" if plays_sound else "",
         "title": html.escape(title),
         "style": THEME.read_text(encoding="utf-8") + (assets / "style.css").read_text(encoding="utf-8"),
         "data": json_in_html(data),
-        "script": "\n".join((assets / name).read_text(encoding="utf-8") for name in scripts),
+        "script": "\n".join(path.read_text(encoding="utf-8") for path in scripts),
     }
-    # One pass: what is inserted may itself contain placeholders.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], (assets / "page.html").read_text(encoding="utf-8"))
+    # One pass: the values may themselves contain placeholders.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], frame.replace("{{body}}\n", body))

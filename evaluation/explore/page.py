@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from common.html import data_uri, fill_page
+from common.html import ELEMENT, data_uri, fill_page
 from evaluation.explore.geometry import Neighbours
 from evaluation.explore.media import sheets
 
 ASSETS = Path(__file__).with_name("assets")
-SCRIPTS = ("map.js", "media.js", "app.js")
+SCRIPTS = (ELEMENT, ASSETS / "map.js", ASSETS / "media.js", ASSETS / "app.js")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def build_page(page: Page) -> str:
         },
         "media": {row: _media(clip.media) for row, clip in enumerate(page.clips) if clip.media},
     }
-    return fill_page(ASSETS, title=page.title, data=data, scripts=SCRIPTS)
+    return fill_page(ASSETS, title=page.title, data=data, scripts=SCRIPTS, plays_sound=True)
 
 
 def first_chosen(page: Page) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from common.html import data_uri, fill_page, webp
+from common.html import ELEMENT, data_uri, fill_page, webp
 from pipeline.preview.contact_sheet import ShownClip, View, decibel_range, envelope, time_span
 from pipeline.shards.wav import wav_bytes
 
@@ -25,7 +25,10 @@ def write_page(clips: Sequence[ShownClip], path: Path) -> Path:
         OSError: the file cannot be written.
     """
     data = [_clip(clip) for clip in clips]
-    path.write_text(fill_page(ASSETS, title="Preview", data=data, scripts=("player.js",)), encoding="utf-8")
+    path.write_text(
+        fill_page(ASSETS, title="Preview", data=data, scripts=(ELEMENT, ASSETS / "player.js"), plays_sound=True),
+        encoding="utf-8",
+    )
     return path
 
 

@@ -55,7 +55,7 @@ def build_page(runs: Sequence[Run], *, reload_seconds: int = 0) -> str:
     """Returns the HTML; no text of the runs can become markup or script."""
     title = title_of(runs)
     data = page_data(runs) | {"title": title, "reload": reload_seconds}
-    return fill_page(ASSETS, title=title, data=data, scripts=(LIBRARY, "app.js"))
+    return fill_page(ASSETS, title=title, data=data, scripts=(ASSETS / LIBRARY, ASSETS / "app.js"))
 
 
 def title_of(runs: Sequence[Run]) -> str:

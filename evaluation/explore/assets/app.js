@@ -23,12 +23,6 @@ const scene = {
   drawThumbnail: (...where) => media.drawThumbnail(...where),
 };
 
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
-
 function labelsOf(k) {
   return data.columns.filter(of => of.codes[k] >= 0).map(of => [of.cluster ? "" : of.name, of.values[of.codes[k]]]);
 }

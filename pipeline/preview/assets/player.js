@@ -2,12 +2,6 @@
 
 const players = [];
 
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
-
 function sizeCanvas(canvas) {
   const ratio = Math.min(2, devicePixelRatio || 1), {clientWidth: width, clientHeight: height} = canvas;
   canvas.width = Math.max(1, Math.round(width * ratio));
