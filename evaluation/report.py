@@ -15,16 +15,7 @@ from rich.text import Text
 from common.files import file_name, write_atomically
 from common.finite import require_finite
 from common.terminal import encodable, printable
-
-FORMATS = {
-    "accuracy": "{:.3f}",
-    "standard_error": "±{:.3f}",
-    "accuracy_sd": "±{:.3f}",
-    "clip_accuracy_sd": "±{:.3f}",
-    "C": "{:g}",
-    "k": "{:d}",
-    "median_rank": "{:.1f}",
-}
+from training.report.evaluations import cell, shown_columns
 
 TEXT = ("encoder", "training", "modality", "layer")
 """Columns that contain text and are left-aligned."""
@@ -49,9 +40,7 @@ def print_table(result: dict[str, Any], console: Console) -> None:
     An interval stands in brackets beside its figure; the standard error is then left out. The sentences of
     `result["notes"]` follow the table.
     """
-    found = list(dict.fromkeys(column for row in result["rows"] for column in row))
-    hidden = {"standard_error"} if any(map(_is_interval, found)) else set()
-    columns = [column for column in found if column not in hidden and not _is_interval(column)]
+    columns = shown_columns(result["rows"])
 
     def plain(text: str, *, lines: bool = False) -> Text:
         return Text(encodable(printable(text, lines=lines), console.encoding))
@@ -61,7 +50,7 @@ def print_table(result: dict[str, Any], console: Console) -> None:
         justify: Literal["left", "right"] = "left" if column in TEXT else "right"
         table.add_column(plain(column.replace("_", " ")), justify=justify, overflow="fold")
     for row in result["rows"]:
-        table.add_row(*(plain(_cell(column, row)) for column in columns))
+        table.add_row(*(plain(cell(row, column)) for column in columns))
     if not console.is_terminal:
         # rich would wrap lines in a file or pipe at 80 characters.
         console.width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
@@ -80,18 +69,3 @@ def run_folder(checkpoint: Path) -> Path:
     if checkpoint.is_dir():
         return checkpoint
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
-def _is_interval(column: str) -> bool:
-    return column.endswith("_interval")
-
-
-def _cell(column: str, row: Mapping[str, Any]) -> str:
-    value = row.get(column)
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, list):
-        return " ".join(f"{item:.3f}" for item in value)
-    form = FORMATS.get(column, "{:.3f}")
-    bounds = row.get(f"{column}_interval")
-    return form.format(value) + (f" [{form.format(bounds[0])}, {form.format(bounds[1])}]" if bounds else "")

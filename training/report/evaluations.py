@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.terminal import print_error, printable
-from settings.load import format_value, read_start
+from common.terminal import printable
+from settings.load import format_value
+from training.report.small_files import print_ignored, read_small
 
 _MAX_FILES = 200
-_MAX_CHARACTERS = 2**18
 _MAX_ROWS = 500
 """Bounds of what is read; what is beyond them is left out with a sentence."""
 FORMATS = {"C": "g", "median_rank": ".1f"}
@@ -31,10 +32,8 @@ class Evaluation:
 
     @property
     def columns(self) -> list[str]:
-        """The columns to show: an interval stands beside its figure, in place of the standard error."""
-        found = list(dict.fromkeys(column for row in self.rows for column in row))
-        hidden = {"standard_error"} if any(map(_is_interval, found)) else set()
-        return [column for column in found if column not in hidden and not _is_interval(column)]
+        """The columns to show; see `shown_columns`."""
+        return shown_columns(self.rows)
 
     @property
     def score(self) -> str | None:
@@ -42,18 +41,21 @@ class Evaluation:
         return next((column for column in self.columns if any(_is_number(row.get(column)) for row in self.rows)), None)
 
 
+def shown_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns to show, in order. An interval stands beside its figure, in place of the standard error."""
+    found = list(dict.fromkeys(column for row in rows for column in row))
+    hidden = {"standard_error"} if any(map(_is_interval, found)) else set()
+    return [column for column in found if column not in hidden and not _is_interval(column)]
+
+
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Reads the results in a run folder, by file name; prints a sentence about each file that cannot be used."""
     found = []
     for path in sorted(folder.glob("evaluation-*.json"))[:_MAX_FILES]:
         try:
-            text = read_start(path, _MAX_CHARACTERS + 1)
-            if len(text) > _MAX_CHARACTERS:
-                raise ValueError(f"longer than {_MAX_CHARACTERS:,} characters")
-            found.append(_parse(json.loads(text)))
+            found.append(_parse(json.loads(read_small(path))))
         except (OSError, ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-            print_error("report", f"ignored {path}: {reason}")
+            print_ignored(path, error)
     return found
 
 
@@ -70,7 +72,7 @@ def _parse(result: Any) -> Evaluation:
     )
 
 
-def cell(row: dict[str, Any], column: str) -> str:
+def cell(row: Mapping[str, Any], column: str) -> str:
     """Formats a value of a row, with its interval in brackets if it has one."""
     form = FORMATS.get(column, ".3f")
     bounds = row.get(f"{column}_interval")

@@ -15,8 +15,9 @@ import numpy as np
 
 from common.terminal import print_error, printable
 from common.trees import flatten
-from settings.load import ConfigError, parse_yaml, read_start
+from settings.load import parse_yaml
 from training.report.evaluations import Evaluation, read_evaluations
+from training.report.small_files import print_ignored, read_small
 
 _MAX_BYTES = 2**31
 """Largest metrics.jsonl that is read; a run of a million logged steps writes half of it."""
@@ -24,8 +25,6 @@ _MAX_LINE = 2**20
 """Longest line of metrics.jsonl, in bytes; longer ones count as broken."""
 _MAX_METRICS = 1000
 """Largest number of distinct metrics of a run; further ones are ignored."""
-_MAX_CHARACTERS = 2**18
-"""Largest length of config.yaml and environment.json."""
 
 
 class ReportError(ValueError):
@@ -169,21 +168,13 @@ def _sorted_columns(steps: array[float], values: array[float]) -> tuple[np.ndarr
 def _read_optional(path: Path, parse: Callable[[str, str], Any]) -> dict[str, Any]:
     """The flat values of config.yaml or environment.json; empty, with a warning, if it cannot be used."""
     try:
-        text = read_start(path, _MAX_CHARACTERS + 1)
-        if len(text) > _MAX_CHARACTERS:
-            raise ConfigError(f"longer than {_MAX_CHARACTERS:,} characters")
-        tree = parse(text, path.name)
+        tree = parse(read_small(path), path.name)
         return flatten(tree) if isinstance(tree, dict) else {}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        print_error("report", f"ignored {path}: {' '.join(format_reason(error).split())}")
+        print_ignored(path, error)
         return {}
-
-
-def format_reason(error: Exception) -> str:
-    """What is wrong, in words."""
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _parse_json(text: str, what: str) -> Any:
