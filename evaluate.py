@@ -13,13 +13,14 @@ if __name__ == "__main__":
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common.phases import begin, open_log, say
 from common.registry_keys import registry_keys
 from common.terminal import command, print_error, show_logs
-from evaluation.columns import Columns, choose_labels, predicts_a_label, require_label
+from evaluation.columns import Columns, check_split, choose_labels, predicts_a_label, require_label
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
 from settings import Config, ConfigError, load_config, to_dict
 from settings.evaluation import EvaluationConfig
@@ -44,7 +45,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def announce() -> None:
     """Finds mistakes that can be found without torch and DALI, which take seconds to import; says what follows."""
     args = parse()
-    settings = load_config(EvaluationConfig, args.config, args.overrides)
+    settings = load_config(
+        EvaluationConfig, args.config, args.overrides, check=partial(check_split, args.protocol, args.label)
+    )
     require_some_checkpoint(args.checkpoint)
     if (settings.loader or _trained_with(args.checkpoint)) == "dali":
         root = Path(args.data)
@@ -78,7 +81,7 @@ from common.console import Console
 from common.finite import NotFiniteError
 from evaluation.lists.official_splits import describe_coverage
 from evaluation.notes import pretrained_on
-from evaluation.protocols import PROTOCOLS, TRAINING, EvaluationInputs, check_split
+from evaluation.protocols import PROTOCOLS, TRAINING, EvaluationInputs
 from evaluation.reference import reference_model
 from evaluation.report import print_table, require_finite_rows, result_path, run_folder, write_json
 from model.encoder import CrossModalModel, build_model

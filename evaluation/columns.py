@@ -1,4 +1,4 @@
-"""Label columns of a data set by their names alone: neither NumPy nor torch is needed."""
+"""Which label columns and samples an evaluation may use, by names alone: neither NumPy nor torch is needed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from settings import ConfigError
+from settings.evaluation import EvaluationConfig
 from settings.load import format_names
 
 SPLIT_COLUMN = "split"
@@ -28,6 +29,15 @@ class Columns:
 def predicts_a_label(protocol: str, label: str | None) -> bool:
     """Whether the protocol predicts label columns, which --label may name; esc50 has its own, retrieval needs none."""
     return not protocol.startswith("esc50") and (protocol != "retrieval" or label is not None)
+
+
+def check_split(protocol: str, label: str | None, settings: EvaluationConfig) -> None:
+    """Raises ConfigError if the setting split asks for samples that the protocol has to fit on."""
+    if settings.split != "auto" and (protocol != "retrieval" or label is not None or settings.splits):
+        raise ConfigError(
+            f"split={settings.split} is only for --protocol retrieval without --label and splits, which fits nothing; "
+            f"--protocol {protocol} {'with a label ' if protocol == 'retrieval' else ''}needs a training part as well"
+        )
 
 
 def choose_labels(data: Labelled, wanted: str | None) -> list[str]:

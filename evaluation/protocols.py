@@ -60,15 +60,6 @@ class Table:
     """Sentences about what the figures can show, and what they cannot."""
 
 
-def check_split(protocol: str, label: str | None, settings: EvaluationConfig) -> None:
-    """Raises ConfigError if the setting split asks for samples that the protocol has to fit on."""
-    if settings.split != "auto" and (protocol != "retrieval" or label is not None or settings.splits):
-        raise ConfigError(
-            f"split={settings.split} is only for --protocol retrieval without --label and splits, which fits nothing; "
-            f"--protocol {protocol} {'with a label ' if protocol == 'retrieval' else ''}needs a training part as well"
-        )
-
-
 def _probe(
     run: Callable[..., list[dict[str, Any]]],
     protocol: str,

@@ -91,6 +91,7 @@ def test_mistakes_are_answered_before_slow_imports(unlabelled: Path):
             [*evaluated, "--protocol", "knn", "clipz=1"],
             "command line: unknown key clipz; did you mean",
         ),
+        ("evaluate", [*evaluated, "--protocol", "knn", "split=all"], "command line: split=all is only for"),
         ("evaluate", [*evaluated, "--protocol", "knm"], "invalid choice: 'knm'"),
         ("evaluate", ["--checkpoint", "x", "--data", "x", "--protocol", "knn"], "no checkpoint at x"),
         ("export", ["nowhere", "out"], "export.py: no checkpoint at nowhere"),
