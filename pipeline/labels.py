@@ -6,8 +6,6 @@ Nothing is decoded. A later `pipeline.prepare` of the same OUT keeps these label
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +13,7 @@ from pathlib import Path
 
 from common.phases import begin, open_log, say
 from common.terminal import command, printable
-from pipeline.prepare.labels import LabelError, Labels, read_labels
+from pipeline.prepare.labels import LabelError, Labels, add_labels_may_miss, read_labels, require_list
 from pipeline.prepare.sources import PrepareError
 from pipeline.shards.meta import ManifestError, read_meta
 from settings import ConfigError, PrepareConfig
@@ -25,11 +23,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.labels", description=__doc__)
     parser.add_argument("out", type=Path, help="folder that pipeline.prepare has written")
     parser.add_argument("labels", type=Path, help="list with a column path and label columns")
-    parser.add_argument(
-        "--labels-may-miss",
-        action="store_true",
-        help="continue even if the list names no sample or fewer than half of them",
-    )
+    add_labels_may_miss(parser, things="sample")
     return parser.parse_args(arguments)
 
 
@@ -38,8 +32,7 @@ def announce() -> None:
     """Finds mistakes that can be found without NumPy, and says what follows."""
     options = parse()
     read_meta(options.out)
-    if not options.labels.exists():
-        raise LabelError(f"cannot read the labels {options.labels}: {os.strerror(errno.ENOENT)}")
+    require_list(options.labels)
     say(f"attaching the labels of {options.labels} to {options.out}")
 
 

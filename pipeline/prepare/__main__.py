@@ -13,15 +13,13 @@ if __name__ == "__main__":
     end_on_signals("prepare", terminated=75)
 
 import argparse
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.phases import open_log, say
 from common.terminal import command, print_error
-from pipeline.prepare.labels import LabelError
+from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
 from pipeline.prepare.sources import PrepareError, check_folders
 from settings import ConfigError, PrepareConfig, load_config
 
@@ -36,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(PrepareConfig, None, options.settings)
         check_folders(options.src.resolve(), options.out.resolve())
-        if options.labels is not None and not options.labels.exists():
-            raise LabelError(f"cannot read the labels {options.labels}: {os.strerror(errno.ENOENT)}")
+        if options.labels is not None:
+            require_list(options.labels)
         say(f"preparing the videos in {options.src} as shards in {options.out}")
         from pipeline.prepare.run import prepare
         from pipeline.prepare.summary import print_summary
@@ -67,11 +65,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("src", type=Path, help="folder of videos in any format that FFmpeg reads, with sub-folders")
     parser.add_argument("out", type=Path, help="folder for shards, manifest and rejected.jsonl")
     parser.add_argument("--labels", type=Path, help="list with a column path and label columns (default: folder names)")
-    parser.add_argument(
-        "--labels-may-miss",
-        action="store_true",
-        help="continue even if the list names no file or fewer than half of them",
-    )
+    add_labels_may_miss(parser, things="file")
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
     parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="prepare only part i (from 0) of n")
     parser.add_argument("--also", metavar="NAME", help="add SRC to an OUT that was prepared from another folder")

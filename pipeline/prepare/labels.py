@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import os
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -119,3 +121,18 @@ def _roots(path: Path, root: Path | None) -> list[str]:
         return []
     relative = os.path.relpath(root.resolve(), path.resolve().parent)
     return [str(root.absolute()), str(root.resolve()), *([relative] if relative != "." else [])]
+
+
+def require_list(path: Path) -> None:
+    """Raises LabelError if there is no file `path`, before anything slow begins."""
+    if not path.exists():
+        raise LabelError(f"cannot read the labels {path}: {os.strerror(errno.ENOENT)}")
+
+
+def add_labels_may_miss(parser: argparse.ArgumentParser, *, things: str) -> None:
+    """Adds the option with which `Labels.check` is left out; `things` is what the list names, in the singular."""
+    parser.add_argument(
+        "--labels-may-miss",
+        action="store_true",
+        help=f"continue even if the list names no {things} or fewer than half of them",
+    )
