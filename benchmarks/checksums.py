@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import math
 import statistics
 import sys
 import time
@@ -41,7 +40,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from benchmarks.tools.result import publish, ratio
+from benchmarks.tools.result import median_ratio, publish, ratio
 from common.environment import environment
 from common.finite import NotFiniteError
 from pipeline.batch import Batch
@@ -97,9 +96,7 @@ def measure(config: Config, *, rounds: int, count: int) -> dict[str, Any]:
         result[name] = {
             "compared": statistics.median(with_it),
             "not_compared": statistics.median(without),
-            "ratio": statistics.median(ratios),
-            # The standard error of a median is 1.25 times that of a mean.
-            "standard_error": 1.25 * statistics.stdev(ratios) / math.sqrt(rounds),
+            **median_ratio(ratios),
         }
     return result
 

@@ -50,7 +50,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import training.step
-from benchmarks.tools.result import publish, ratio
+from benchmarks.tools.result import median_ratio, publish, ratio
 from common.environment import environment
 from common.finite import NotFiniteError
 from model.encoder import build_model
@@ -131,12 +131,12 @@ def efficiency(
     # Each block is compared with those before and after it: the machine's speed drifts more than the two differ.
     pairs = zip(itertools.pairwise(limit), fed, strict=True)
     ratios = [ratio(math.sqrt(before * after), f, "the efficiency") for (before, after), f in pairs]
+    found = median_ratio(ratios)
     return {
         "seconds_fed_by_loader": statistics.median(fed),
         "seconds_fed_from_memory": statistics.median(limit),
-        "efficiency": statistics.median(ratios),
-        # The standard error of a median is 1.25 times that of a mean.
-        "standard_error": 1.25 * statistics.stdev(ratios) / math.sqrt(rounds),
+        "efficiency": found["ratio"],
+        "standard_error": found["standard_error"],
         "data_wait": statistics.median(waits),
     }
 

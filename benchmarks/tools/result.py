@@ -37,6 +37,13 @@ def ratio(value: float, base: float, what: str) -> float:
     return value / base
 
 
+def median_ratio(ratios: list[float]) -> dict[str, float]:
+    """The median of ratios of neighbouring blocks, with its standard error."""
+    # The standard error of a median is 1.25 times that of a mean.
+    error = 1.25 * statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return {"ratio": statistics.median(ratios), "standard_error": error}
+
+
 def publish(result: dict[str, Any], path: Path | None) -> None:
     """Prints a result as JSON and writes it to `path` unless that is None.
 
