@@ -24,11 +24,6 @@ AUDIO_BLOCK = 4096
 _LINE_KEY = b', "crc32c": '
 
 
-def audio_blocks(samples: int) -> int:
-    """Number of blocks that hold `samples` PCM samples; the last one may be shorter."""
-    return -(-samples // AUDIO_BLOCK)
-
-
 def sample_checksums(video: memoryview, frame_bytes: Sequence[int], pcm: memoryview, metadata: bytes) -> bytes:
     """The checksums of a sample's units as they are stored, uint32 each.
 

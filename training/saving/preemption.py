@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from common import signals
 from training.distributed import largest
 
-EXIT_PREEMPTED = 75
-"""Exit status (EX_TEMPFAIL) of a run that saved and stopped on SIGTERM; --resume auto resumes it."""
 _URGENCY = (0, signal.SIGTERM, signal.SIGINT)
 """If ranks have received different signals, they agree on the last one of these."""
 
