@@ -15,6 +15,7 @@ from model import build_model
 from pipeline.demo.corpus import make_demo
 from pipeline.prepare.run import prepare
 from settings import PrepareConfig, StorageConfig
+from tests.evaluation.tiny import CONFIG
 
 FPS = 8
 COLOURS = {"ApplyEyeMakeup": (200, 40, 40), "HandstandPushups": (40, 200, 40), "YoYo": (40, 40, 200)}
@@ -61,8 +62,8 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(request, tmp_path, monkeypatch) -> Path:
-    """A run folder from which evaluate.py loads untrained encoders of the test module's CONFIG."""
-    config = request.module.CONFIG
+    """A run folder from which evaluate.py loads untrained encoders of the module's CONFIG, by default the smallest."""
+    config = getattr(request.module, "CONFIG", CONFIG)
     model = build_model(config.model, audio=config.audio, seed=config.seed).eval()
     monkeypatch.setattr(evaluate, "load_model", lambda path: (config, model))
     return tmp_path

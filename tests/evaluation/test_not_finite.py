@@ -21,14 +21,9 @@ from evaluation.report import require_finite_rows
 from evaluation.statistics import accuracy_row, over_splits
 from evaluation.task import Split, Task
 from model import build_model
-from settings import ClipConfig, Config, DataConfig, ModelConfig
 from settings.evaluation import EvaluationConfig
+from tests.evaluation.tiny import CONFIG
 
-CONFIG = Config(
-    data=DataConfig(path="elsewhere"),
-    clip=ClipConfig(frames=4, fps=8.0, size=32),
-    model=ModelConfig(video="tiny", audio="tiny", dim=16),
-)
 CODES = np.arange(12) % 3
 SPLIT = Split(train=np.arange(12) < 9, test=np.arange(12) >= 9, origin="test")
 TASK = Task(label="kind", codes=CODES, split=SPLIT)

@@ -184,4 +184,10 @@ def _prepare_process() -> None:
         present = int(file.read().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (present + _MEMORY, hard))
+    be_silent()
+
+
+@functools.cache
+def be_silent() -> None:
+    """Drops the messages of this process and of those that it starts."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

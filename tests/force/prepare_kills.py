@@ -33,7 +33,7 @@ def workers(rng: random.Random, world: World) -> Outcome:
     folder = world.scratch()
     program = run_command(prepare_arguments(world, folder / "out"), folder / "log")
     hits = kill_workers(program, folder / "out", rng, kills=KILLS_OF_WORKERS)
-    detail = _words(hits)
+    detail = words_of(hits)
     if failure := _failure(program):
         return Outcome("lost", hits.total(), f"{detail}: {failure}")
     if left := left_over(program, within=5):
@@ -101,8 +101,8 @@ def group(rng: random.Random, world: World) -> Outcome:
     out = world.scratch() / "out"
     hits, failure = kill_runs(rng, prepare_arguments(world, out), out.with_name("log"), world.prepare_seconds)
     if failure:
-        return Outcome("lost", hits.total(), f"{_words(hits)}: {failure}")
-    return prepared_outcome(world, out, tried=hits.total(), detail=_words(hits))
+        return Outcome("lost", hits.total(), f"{words_of(hits)}: {failure}")
+    return prepared_outcome(world, out, tried=hits.total(), detail=words_of(hits))
 
 
 def kill_runs(rng: random.Random, arguments: Sequence[str], log: Path, seconds: float) -> tuple[Counter[str], str]:
@@ -142,5 +142,6 @@ def _failure(program: Program) -> str:
     return f"exit status {code}: {program.output()[-500:]}" if code else ""
 
 
-def _words(hits: Counter[str]) -> str:
+def words_of(hits: Counter[str]) -> str:
+    """Counts the kills in words."""
     return ", ".join(f"{count} kills: {what}" for what, count in sorted(hits.items())) or "no kill hit"

@@ -16,7 +16,7 @@ import torch
 
 from tests.force.cases import PREPARE, Outcome, World, require
 from tests.force.flips import differences, read_everything
-from tests.force.prepare_kills import kill_runs
+from tests.force.prepare_kills import kill_runs, words_of
 from tests.force.programs import run_command
 
 torch.set_num_threads(1)
@@ -57,7 +57,7 @@ def sync(rng: random.Random, world: World) -> Outcome:
     shutil.copytree(world.folder / "before", out)
     seconds = float((world.folder / "sync_seconds").read_text())
     hits, failure = kill_runs(rng, _arguments(world, "case/out", "--sync"), out.with_name("log"), seconds)
-    detail = ", ".join(f"{count} kills: {what}" for what, count in sorted(hits.items())) or "no kill hit"
+    detail = words_of(hits)
     if failure:
         return Outcome("lost", hits.total(), f"{detail}: {failure}")
     if different := differences(_expected(world), read_everything(out)):

@@ -27,11 +27,11 @@ from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.tar_writer import RowError, write_shard
-from settings import Config, ConfigError, PrepareConfig, from_dict, to_dict
+from settings import Config, ConfigError, from_dict, to_dict
 from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
 from tests.fuzz.odd import ODD_TEXTS
-from tests.fuzz.originals import SETTINGS
+from tests.fuzz.originals import prepare_config
 from tests.pipeline.shards.formats import without_checksums
 from training.checkpoint import CheckpointError, model_of, read
 
@@ -117,7 +117,7 @@ def index(rng: random.Random, world: World) -> str:
     (_edit_json if rng.random() < 0.6 else _damage)(path, rng)
     shards = sorted(path.read_bytes() for path in root.rglob("*.tar"))
     # The settings must be those of the originals, or the recipe would be refused.
-    config = from_dict(PrepareConfig, {**SETTINGS, "storage": {**SETTINGS["storage"], "codec": root.name}})
+    config = prepare_config(root.name)
 
     def resume() -> None:
         staging = Staging(root, part=(0, 1), config=config, labels="file")

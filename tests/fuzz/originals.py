@@ -68,6 +68,11 @@ def _write(path: Path, video_codec: str, audio_codec: str, rate: int) -> None:
         container.mux(audio.encode(None))
 
 
+def prepare_config(codec: str) -> PrepareConfig:
+    """Returns the settings of the prepared data set of a codec."""
+    return from_dict(PrepareConfig, {**SETTINGS, "storage": {**SETTINGS["storage"], "codec": codec}})  # type: ignore[dict-item]
+
+
 def prepared(folder: Path) -> dict[str, Path]:
     """Returns codec -> folder of a prepared data set: five videos in two shards, with two label columns."""
     videos = folder / "videos"
@@ -81,9 +86,8 @@ def prepared(folder: Path) -> dict[str, Path]:
     result = {}
     for codec in ("vp9", "jpeg"):
         out = result[codec] = folder / codec
-        tree = {**SETTINGS, "storage": {**SETTINGS["storage"], "codec": codec}}  # type: ignore[dict-item]
         if not (out / "manifest" / "meta.json").exists():
-            prepare(videos, out, config=from_dict(PrepareConfig, tree), labels_path=labels, workers=1)
+            prepare(videos, out, config=prepare_config(codec), labels_path=labels, workers=1)
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.prepare.run import prepare
+from pipeline.prepare.workers import pool
 from settings import Config, PrepareConfig
 from settings.load import from_dict
 
@@ -125,3 +127,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, prepared: Callable[..., Pat
         codec: prepared(raw, labels, storage={**storage, "codec": codec}, shard_samples=4) for codec in ("vp9", "jpeg")
     }
     return Corpus(raw=raw, labels=labels, **shards)
+
+
+@pytest.fixture
+def no_free_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that starts no process; a pool of workers gives up soon."""
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "_GIVE_UP_AFTER", (5, 0.05))

@@ -19,14 +19,9 @@ from evaluation.explore.__main__ import main
 from evaluation.explore.media import opus, sheets, strip
 from model import build_model
 from pipeline.shards.manifest import Manifest
-from settings import ClipConfig, Config, DataConfig, ModelConfig, to_dict
+from settings import to_dict
+from tests.evaluation.tiny import CONFIG
 from training.checkpoint import CheckpointStore
-
-CONFIG = Config(
-    data=DataConfig(path="elsewhere"),
-    clip=ClipConfig(frames=4, fps=8.0, size=32),
-    model=ModelConfig(video="tiny", audio="tiny", dim=16),
-)
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,9 @@ from evaluation.probes.layers import LayeredEncoder, LayeredModel, _columns, run
 from evaluation.task import Split, Task
 from model import build_model
 from pipeline.batch import Batch
-from settings import AudioConfig, ClipConfig, Config, DataConfig, ModelConfig
+from settings import AudioConfig, ModelConfig
 from settings.evaluation import EvaluationConfig
-
-CONFIG = Config(
-    data=DataConfig(path="elsewhere"),
-    clip=ClipConfig(frames=4, fps=8.0, size=32),
-    model=ModelConfig(video="tiny", audio="tiny", dim=16),
-)
+from tests.evaluation.tiny import CONFIG
 
 
 def layered(modality, name):

@@ -16,14 +16,8 @@ from evaluation.features import Features
 from evaluation.probes.multilabel import fit_multilabel, read_targets, run_multilabel
 from evaluation.task import Split, Task
 from pipeline.shards.manifest import Manifest
-from settings import ClipConfig, Config, ConfigError, DataConfig, ModelConfig
+from settings import ConfigError
 from settings.evaluation import EvaluationConfig
-
-CONFIG = Config(
-    data=DataConfig(path="elsewhere"),
-    clip=ClipConfig(frames=4, fps=8.0, size=32),
-    model=ModelConfig(video="tiny", audio="tiny", dim=16),
-)
 
 
 class Data:

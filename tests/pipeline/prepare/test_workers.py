@@ -128,13 +128,7 @@ def test_workers_that_never_start_end_the_run_with_one_sentence(monkeypatch, pro
     assert message in str(caught.value)
 
 
-def test_a_system_without_free_processes_ends_the_run_with_one_sentence(monkeypatch):
-    def refuse(*_args, **_kwargs):
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(pool, "_GIVE_UP_AFTER", (5, 0.05))
+def test_a_system_without_free_processes_ends_the_run_with_one_sentence(no_free_process):
     with pytest.raises(WorkersCannotStart, match="Resource temporarily unavailable"):
         run(time.sleep, [0.01])
 
