@@ -15,7 +15,7 @@ help: ## list the targets
 
 setup: .venv/installed ## create .venv and install the packages of requirements.lock
 
-train: $(DEMO)/shards/manifest/meta.json ## demo corpus, shards, training, linear probe (4 minutes on 2 cores)
+train: $(DEMO)/shards/manifest/meta.json ## demo corpus, shards, training, linear probe (4 to 6 minutes on 2 cores)
 	$(BIN)/torchrun --standalone --nproc_per_node=1 train.py --config configs/quickstart.yaml --resume auto run_dir=$(RUN)
 	$(BIN)/python evaluate.py --checkpoint $(RUN) --protocol linear --data $(DEMO)/shards --label kind,speed
 	@echo "run folder: $(RUN)"
