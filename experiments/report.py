@@ -42,7 +42,7 @@ from experiments.plots import plot_experiment
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
 from experiments.sweep import SWEEPS, Planned, Sweep, is_tuning, load_sweep, plan
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 EXPERIMENTS = ("mutual_information", "grid_words", "av_mnist", "quickstart", "ablations")
 COLUMNS = {

@@ -44,7 +44,7 @@ from common.finite import NotFiniteError
 from experiments import records
 from experiments.sweep import load_sweep, parse_share, plan
 from experiments.trial import run_trial
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 @command("experiments.run", ConfigError)

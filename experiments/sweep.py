@@ -16,7 +16,8 @@ from typing import Any
 
 from common.trees import flatten
 from experiments.trial import TrialConfig
-from settings.load import ConfigError, load_config, require, to_dict
+from settings.errors import ConfigError, require
+from settings.load import load_config, to_dict
 
 SWEEPS = Path(__file__).parent / "sweeps"
 TUNING = "tuning"

@@ -18,7 +18,7 @@ from experiments.encoders import build_small_model
 from experiments.measure import measure
 from experiments.subprocess_trial import run_in_subprocesses
 from settings import Config
-from settings.load import require
+from settings.errors import require
 from settings.recipe import auto_keys
 from training.distributed import World
 from training.pool import pool_ids

@@ -17,7 +17,7 @@ from sampler.gradient import gradient_factors
 from sampler.key_ring import Dictionary, KeyRing, Pool
 from sampler.quality import near_duplicate_share, phi
 from settings import DictionaryConfig, PoolConfig, SamplerConfig
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 class ActiveDictionary(nn.Module):

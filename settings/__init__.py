@@ -1,8 +1,9 @@
 """Typed settings: a tree of frozen dataclasses, built from YAML and `key=value` overrides."""
 
 from settings.data import AudioConfig, AugmentConfig, ClipConfig, DataConfig, PrepareConfig, StorageConfig
+from settings.errors import ConfigError, require
 from settings.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig
-from settings.load import ConfigError, from_dict, load_config, pick, require, to_dict, to_yaml
+from settings.load import from_dict, load_config, pick, to_dict, to_yaml
 from settings.running import CheckpointConfig, LogConfig, MonitorConfig, TrainConfig
 from settings.schema import Config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from settings.load import require
+from settings.errors import require
 
 
 @dataclass(frozen=True)

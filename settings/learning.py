@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from settings.load import AUTO, AutoInt, require
+from settings.errors import require
+from settings.load import AUTO, AutoInt
 
 
 @dataclass(frozen=True)

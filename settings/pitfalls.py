@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from settings.load import AUTO, ConfigError
+from settings.errors import ConfigError
+from settings.load import AUTO
 from settings.recipe import Resources, fewest_candidates, fit, value_of, with_value
 from settings.schedule import learning_rate, total_steps
 from settings.schema import Config

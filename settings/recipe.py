@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from settings.load import AUTO, ConfigError
+from settings.errors import ConfigError
+from settings.load import AUTO
 from settings.schedule import total_steps
 from settings.schema import Config
 

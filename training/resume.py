@@ -13,9 +13,9 @@ import torch
 
 from common.trees import flatten
 from settings import Config, ConfigError
-from settings.load import read_yaml
 from settings.pitfalls import find_pitfalls
 from settings.recipe import Choice, Resources, fit
+from settings.yaml_files import read_yaml
 from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
 from training.distributed import World, from_main
 from training.saving.choose import require_newest, supersede_later

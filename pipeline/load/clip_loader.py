@@ -22,7 +22,8 @@ from pipeline.plan.mismatched_pairs import MismatchedPairs
 from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
 from pipeline.suitability import check_sample_rate, check_split_column
 from settings import Config
-from settings.load import AUTO, ConfigError, format_names, require
+from settings.errors import ConfigError, require
+from settings.load import AUTO, format_names
 
 BOTH = ("video", "audio")
 _PLANNED_TOGETHER = 256

@@ -22,7 +22,7 @@ from pipeline.plan.augment import (
     spread_windows,
 )
 from settings import Config
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 _DRAWS = {
     "start": 1,

@@ -15,7 +15,7 @@ import numpy as np
 from common.randomness import numpy_generator
 from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
 from settings import Config
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 class MismatchedPairs(ClipPlanner):

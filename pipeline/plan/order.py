@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.randomness import numpy_generator
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 def global_order(n: int, *, seed: int, epoch: int, purpose: str = "order") -> np.ndarray:

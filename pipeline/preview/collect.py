@@ -17,7 +17,7 @@ from pipeline.plan.clips import ClipPlan
 from pipeline.plan.order import global_order
 from pipeline.preview.contact_sheet import ShownClip, View
 from settings import Config
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compare: Path | None) -> list[ShownClip]:

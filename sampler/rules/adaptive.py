@@ -9,7 +9,7 @@ import torch
 from sampler.base import Candidates, Selection, required
 from sampler.rules.kcenter import KCenter
 from sampler.rules.top_score import Hard
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 @dataclass(kw_only=True)

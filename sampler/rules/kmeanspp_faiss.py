@@ -14,7 +14,7 @@ from sampler.d2.distribution import FirstPick
 from sampler.d2.faiss_index import PersistentIndex, assign, train_quantiser
 from sampler.d2.indexed_bounds import IndexedBounds
 from sampler.d2.sketch import tensor_sketch
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 _ROWS_PER_CELL, _MAX_CELLS = 300, 2048
 """Number of rows per cell, and the largest number of cells, if `cells` is 0."""

@@ -12,7 +12,7 @@ from sampler.d2.distance import squared_distances, squared_norms
 from sampler.d2.distribution import FirstPick
 from sampler.fallbacks import make_selection, usable_rows
 from sampler.rules.kmeanspp import KMeansPP
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 _ROW_CHUNK = 2048
 _LIST_LENGTH = 8

@@ -11,7 +11,7 @@ from sampler.d2.blocked import select_blocked
 from sampler.d2.dense_bounds import DenseBounds
 from sampler.d2.distribution import FirstPick
 from sampler.d2.sketch import tensor_sketch
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from sampler.base import Candidates, Selection, required
 from sampler.d2.distance import squared_norms
 from sampler.fallbacks import fill_uniformly, make_selection, top_rows, usable_rows
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ import torch
 
 from experiments.corpora.av_mnist import FREQUENT, make_av_mnist
 from experiments.corpora.omniglot import make_omniglot, read_alphabets
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 def test_omniglot_pairs_are_next_characters_of_distinct_alphabets(real_data: Path):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from experiments.trial import TrialConfig, run_trial
-from settings.load import ConfigError, load_config
+from settings.errors import ConfigError
+from settings.load import load_config
 from training.checkpoint import load_model
 
 SETTINGS = [

@@ -6,7 +6,7 @@ import pytest
 
 from experiments import records
 from experiments.sweep import SWEEPS, TUNING, Sweep, is_tuning, load_sweep, plan
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 

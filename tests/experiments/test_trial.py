@@ -11,7 +11,8 @@ from experiments import trial as trials
 from experiments.corpora.pairs import Corpus, Pairs
 from experiments.measure import dictionary_figures, measure
 from experiments.trial import TrialConfig, run_trial
-from settings.load import ConfigError, load_config
+from settings.errors import ConfigError
+from settings.load import load_config
 
 SETTINGS = [
     "run.model.dim=16", "run.model.momentum=0.9", "run.pool.size=128", "run.dictionary.size=32", "run.optim.lr=3e-3",

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sampler import SAMPLERS
 from sampler.active import ActiveDictionary
 from settings import DictionaryConfig, PoolConfig, SamplerConfig
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 D, H, M = 8, 12, 4
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sampler import build_sampler
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sampler import SAMPLERS, build_sampler
-from settings.load import ConfigError
+from settings.errors import ConfigError
 from tests.sampler.distribution import random_pool
 
 DOCS = Path(__file__).parents[2] / "docs" / "samplers.md"

@@ -15,7 +15,7 @@ import numpy as np
 
 from common.terminal import print_error, printable
 from common.trees import flatten
-from settings.load import parse_yaml
+from settings.yaml_files import parse_yaml
 from training.report.evaluations import Evaluation, read_evaluations
 from training.report.small_files import print_ignored, read_small
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.terminal import print_error
-from settings.load import read_start
+from settings.yaml_files import read_start
 
 _MAX_CHARACTERS = 2**18
 """Largest length of config.yaml, environment.json and the results of evaluate.py."""

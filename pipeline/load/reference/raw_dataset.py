@@ -14,7 +14,7 @@ from pipeline.load.reference.processes import call_in_process
 from pipeline.load.reference.raw_decoding import Header, read_header
 from pipeline.prepare.labels import folder_labels, read_labels
 from pipeline.prepare.sources import Source, find_sources
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 

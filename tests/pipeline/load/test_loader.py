@@ -14,7 +14,7 @@ from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.loader import make_loader
 from settings import to_yaml
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 BACKENDS = ["dali-vp9", "dali-jpeg", "decord"]
 

@@ -17,7 +17,7 @@ from pipeline.load.reference.decord_loader import RawVideoError
 from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import TooManyBadSamples
 from pipeline.shards.reader import ShardError, ShardReader
-from settings.load import ConfigError
+from settings.errors import ConfigError
 from tests.pipeline.load.aborting import decode_or_abort, decode_or_terminate
 
 SAMPLE = 5

@@ -13,7 +13,8 @@ from pipeline.plan.augment import CROP_ATTEMPTS, centre_windows, color_matrices,
 from pipeline.plan.clips import ClipPlan, ClipPlanner, frame_stride, uniforms
 from pipeline.plan.mismatched_pairs import MismatchedPairs
 from settings import Config
-from settings.load import ConfigError, from_dict
+from settings.errors import ConfigError
+from settings.load import from_dict
 
 N = 4000
 

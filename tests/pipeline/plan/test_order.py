@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.plan.mismatched_pairs import derangement
 from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
-from settings.load import ConfigError
+from settings.errors import ConfigError
 
 
 def shards_of(samples: int, per_shard: int) -> np.ndarray:

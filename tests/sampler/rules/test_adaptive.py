@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sampler import build_sampler
 from sampler.base import Candidates
 from sampler.gradient import gradient_factors
-from settings.load import ConfigError
+from settings.errors import ConfigError
 from tests.sampler.distribution import random_pool
 
 HARDEST, K = 10, 10
