@@ -27,7 +27,9 @@ from common.terminal import command
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="YAML of settings")
-    parser.add_argument("--rounds", type=functools.partial(at_least, 2), default=60, help="pairs of blocks, at least 2")
+    parser.add_argument(
+        "--rounds", type=functools.partial(at_least, 2), default=330, help="pairs of blocks, at least 2"
+    )
     parser.add_argument("--batches", type=positive, default=10, help="timed batches per block")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for train.py")
@@ -43,6 +45,7 @@ import torch
 from benchmarks.tools.result import median_ratio, publish, ratio
 from common.environment import environment
 from common.finite import NotFiniteError
+from common.progress import show_progress
 from pipeline.batch import Batch
 from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import SampleError
@@ -86,7 +89,7 @@ def measure(config: Config, *, rounds: int, count: int) -> dict[str, Any]:
     """The median cost per clip with and without the comparison, and the ratio with its standard error."""
     sources = {compared: batches(config, compared=compared) for compared in (True, False)}
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    for number in range(rounds):
+    for number in show_progress(range(rounds), total=rounds, unit="pairs of blocks"):
         for compared in (True, False) if number % 2 else (False, True):
             found[compared].append(block(sources[compared], count))
     result: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tools.options import at_least, positive
-from common.phases import introduce
+from common.phases import begin, introduce
 from common.terminal import command
 
 
@@ -113,6 +113,7 @@ def efficiency(
     learner: Learner, loader: ClipLoader, batches: list[Batch], *, rounds: int, steps: int
 ) -> dict[str, Any]:
     """Compares the step fed by the loader with the step fed from memory."""
+    begin(f"timing {rounds} blocks of steps fed by the loader, and as many fed from memory")
     live, memory = loader.steps(0, sys.maxsize), cycle(batches)
     first_steps = itertools.count(0, LEAD + steps)
 
@@ -148,6 +149,7 @@ def cycle(batches: list[Batch]) -> Iterator[Batch]:
 
 def parts(learner: Learner, batches: list[Batch], *, steps: int) -> dict[str, float]:
     """Seconds per step of each part, fed from memory."""
+    begin("timing the parts of a step")
     seconds: dict[str, float] = defaultdict(float)
 
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,6 +180,7 @@ def parts(learner: Learner, batches: list[Batch], *, steps: int) -> dict[str, fl
 
 def against(learners: dict[str, Learner], batches: list[Batch], *, rounds: int, steps: int) -> dict[str, float]:
     """Median seconds per step of each learner, in alternating blocks."""
+    begin(f"timing {rounds} blocks of steps with each of the compared settings")
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for number in range(rounds):
         for name, learner in learners.items():
