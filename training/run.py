@@ -184,7 +184,7 @@ class Run:
         if self.step == self._first_step:
             begin("first step, which compiles the encoders" if self.config.train.compile else "first step")
         while not self.stopping:
-            self._profiler.step()
+            self._profiler.step(self.step - self._first_step + 1)
             self._timer.batch_requested()
             beat(f"waiting for the data of step {self.step + 1}")
             batch = next(batches, None)

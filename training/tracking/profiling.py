@@ -16,13 +16,14 @@ log = logging.getLogger(__name__)
 class StepProfiler:
     """Profiles some steps of this process; other steps cost nothing, and the results do not change.
 
-    Writes the trace `profile/steps-FIRST-LAST-rankR.json.gz` (open it at https://ui.perfetto.dev) and a `.txt` file
-    with a table of operators by time.
+    Writes the trace `profile/steps-FIRST-END-rankR.json.gz`, which holds the steps before END (open it at
+    https://ui.perfetto.dev), and a `.txt` file with a table of operators by time.
 
     ```python
     with StepProfiler(run_dir, parse_steps("10:15")) as profiler:
-        for batch in batches:
-            profiler.step()
+        for number in itertools.count(1):
+            profiler.step(number)
+            batch = next(batches)
             ...
     ```
 
@@ -34,7 +35,7 @@ class StepProfiler:
 
     def __init__(self, run_dir: Path, steps: range, *, rank: int = 0) -> None:
         self._stem = run_dir / "profile" / f"steps-{steps.start}-{steps.stop}-rank{rank}"
-        self._steps, self._next = steps, 1
+        self._steps, self._current = steps, 0
         self._profile: profile | None = None
         self._region: record_function | None = None
 
@@ -44,29 +45,36 @@ class StepProfiler:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def step(self) -> None:
-        """Marks the beginning of a step; call it before requesting the batch, so that the trace includes the wait."""
+    def step(self, number: int) -> None:
+        """Marks the beginning of a step; call it before requesting the batch, so that the trace includes the wait.
+
+        Args:
+            number: number of the step, from 1 in this process. Repeating it changes nothing: at the end of an epoch
+                there is no batch, and the next epoch begins with the same step.
+        """
+        if number == self._current:
+            return
+        self._current = number
         self._leave_region()
-        if self._next in self._steps:
+        if number in self._steps:
             if self._profile is None:
                 self._start()
-            self._region = record_function(f"step {self._next}")
+            self._region = record_function(f"step {number}")
             self._region.__enter__()
         elif self._profile is not None:
             self._write(self._profile)
-        self._next += 1
 
     def close(self) -> None:
-        """Writes the profile if the run ends before the last step to profile."""
+        """Writes the profile unless that has been done; warns if no step to profile was reached."""
         self._leave_region()
         if self._profile is not None:
             self._write(self._profile)
-        elif self._steps and self._next <= self._steps.start:
+        elif self._steps and self._current < self._steps.start:
             log.warning(
                 "--profile %d:%d: no trace, the run ended after %d steps",
                 self._steps.start,
                 self._steps.stop,
-                self._next - 1,
+                self._current,
             )
 
     def _start(self) -> None:

@@ -19,7 +19,7 @@ def train(config, profiler, steps=4):
     learner.fill((random_batch(config, -n) for n in range(1, 7)), epoch=0)
     with profiler:
         for step in range(steps):
-            profiler.step()
+            profiler.step(step + 1)
             learner.step(random_batch(config, step), step)
     return learner
 
@@ -49,9 +49,17 @@ def test_a_run_that_ends_early_still_writes_its_trace(tmp_path, config):
     assert "step 1" in events_of(tmp_path / "profile" / "steps-1-100-rank3.json.gz")
 
 
+def test_the_end_of_an_epoch_is_not_counted_as_a_step(tmp_path):
+    with StepProfiler(tmp_path, range(3, 4)) as profiler:
+        for number in (1, 2, 2, 3, 3, 4):
+            profiler.step(number)
+            torch.ones(number).sum()
+    assert events_of(tmp_path / "profile" / "steps-3-4-rank0.json.gz") >= {"step 3"}
+
+
 def test_a_run_that_ends_before_the_steps_logs_a_warning(tmp_path, caplog):
     with StepProfiler(tmp_path, range(5, 6)) as profiler:
-        profiler.step()
+        profiler.step(1)
     assert "the run ended after 1 steps" in caplog.text
     assert not list(tmp_path.iterdir())
 
@@ -59,7 +67,7 @@ def test_a_run_that_ends_before_the_steps_logs_a_warning(tmp_path, caplog):
 def test_a_folder_that_cannot_be_written_does_not_stop_the_run(tmp_path, caplog):
     (tmp_path / "profile").write_text("in the way")
     with StepProfiler(tmp_path, range(1, 2)) as profiler:
-        profiler.step()
+        profiler.step(1)
         torch.ones(3).sum()
     assert "could not write" in caplog.text
 
