@@ -4,9 +4,10 @@
     python -m benchmarks.sampling --step            # the complete selection of a training step
     python -m benchmarks.sampling --sizes 4096x256 --seeds 100 --backends kmeanspp_sequential kmeanspp --quality
 
-Repeats are interleaved and figures are medians. Time is CPU time on a CPU (with one thread, other work on the machine
-hardly affects it) and CUDA events on a GPU. The sequential oracle and BADGE's routine cost the same for every pick:
-with --sequential-picks n, they are timed over n picks and extrapolated, and the output states this.
+Repeats are interleaved. Times are medians, memory is the maximum, phi and near-duplicates are means. Time is CPU time
+on a CPU (with one thread, other work on the machine hardly affects it) and CUDA events on a GPU. The sequential oracle
+and BADGE's routine cost the same for every pick: with --sequential-picks n, they are timed over n picks and
+extrapolated, and the output states this.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         help=f"any of {', '.join(known)}")  # fmt: skip
     parser.add_argument("--seeds", type=positive, default=3, help="interleaved repeats, each with a different seed")
     parser.add_argument("--slow-repeats", type=positive, default=sys.maxsize,
-                        help=f"maximum number of repeats of {ORACLE} and of the alternatives")  # fmt: skip
+                        help=f"maximum number of repeats of {ORACLE} and of {', '.join(BASELINES)}")  # fmt: skip
     parser.add_argument("--sequential-picks", type=int, default=0,
                         help=f"extrapolate {', '.join(LINEAR)} from this many picks; 0: run all")  # fmt: skip
     parser.add_argument("--quality", action="store_true", help="also report phi and near-duplicates of the selections")
@@ -113,7 +114,10 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def warm_up(sampler: Sampler, name: str, pool: Candidates, picks: int) -> None:
-    """Runs one untimed selection, in which libraries compile kernels and a persistent index is built on all rows."""
+    """Runs one untimed selection, in which libraries compile kernels and a persistent index is built on all rows.
+
+    The oracle and the published alternatives are slow and need none.
+    """
     if name in (ORACLE, *BASELINES):
         return
     table = pool if name.endswith("_persistent") else pool.rows(slice(0, 8192))
@@ -126,7 +130,7 @@ def one_run(
     """Seconds (extrapolated with --sequential-picks), peak memory and the selection.
 
     Args:
-        sampler: a persistent sampler to use; None builds one, with its index, within the timed call.
+        sampler: a persistent sampler to use; None makes a new one, which builds its index within the timed call.
     """
     k = min(picks, arguments.sequential_picks or picks) if name in LINEAR else picks
     sampler = sampler or make_backend(name)

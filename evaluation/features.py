@@ -1,4 +1,4 @@
-"""Frozen features of complete samples, from evenly spaced test clips."""
+"""Features of samples under frozen encoders, from evenly spaced test clips."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Features:
     """Features of n samples under one model, by modality; a modality that the data or the model lack is absent."""
 
     pooled: dict[str, np.ndarray] = field(default_factory=dict)
-    """Backbone features, float32 [n, F], averaged over clips; with slots, [n, slots F] in temporal order."""
+    """Backbone features, float32 [n, F], averaged over clips; with several slots (see `extract`), [n, slots x F]."""
     embedding: dict[str, np.ndarray] = field(default_factory=dict)
     """Embeddings, float32 [n, D]: the clips' unit vectors, averaged."""
 

@@ -1,9 +1,9 @@
 """The policy of all samplers for degenerate input, and the helpers that implement it.
 
 Rows that are not finite are masked and counted. A request for more rows than there are returns all of them. When the
-D² distribution has no mass left (all remaining rows coincide with a pick), the remaining picks are drawn uniformly from
-the rows that are not chosen. No row is picked twice, no such input raises an error, and the statistics report each
-case.
+D² distribution has no mass left (all remaining rows coincide with a pick or a row of the dictionary), the remaining
+picks are drawn uniformly from the rows that are not chosen. No row is picked twice, no such input raises an error, and
+the statistics report each case.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sampler.base import Candidates, Selection
 
 
 def usable_rows(candidates: Candidates, squared_norms: Tensor) -> tuple[Tensor, int]:
-    """Returns which rows are valid and finite ([N] bool), and the number of valid rows that are not finite."""
+    """Returns which rows are valid and have a finite squared norm, bool [N], and how many valid rows have not."""
     usable = candidates.valid & torch.isfinite(squared_norms)
     return usable, int((candidates.valid & ~usable).sum())
 
@@ -26,7 +26,7 @@ def random_order(count: int, generator: torch.Generator, device: torch.device) -
 
 
 def fill_uniformly(usable: Tensor, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Draws up to k usable rows that are not among the chosen (int64 row numbers), uniformly at random, int64."""
+    """Returns up to k usable row numbers, drawn uniformly; neither they nor `chosen`, both int64, hold a row twice."""
     if k <= 0:
         return chosen.new_empty(0)
     free = usable.clone()

@@ -3,7 +3,7 @@
 With SHARDS --verify it reads a prepared data set instead, and lists everything in it that is damaged.
 
 Exit status: 0 if everything that training needs works here (a GPU is optional) or, with --verify, if nothing is
-damaged; otherwise 1.
+damaged; 1 if something does not work or is damaged; 2 if the command itself fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARKS = {"ok": ("✓", "green"), "warning": ("–", "yellow"), "error": ("✗", 
 
 
 def examine(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding]:
-    """Runs the checks; a check that raises (such as for a package that cannot be imported) gives an error finding."""
+    """Runs the checks; a check that raises (if a package cannot be imported, for example) gives an error."""
     findings = []
     for check in checks:
         begin(check.__name__.removeprefix("check_").replace("_", " "), quietly=True)

@@ -16,7 +16,7 @@ _FORMATS = """
     h264 hevc ivf live_flv loas m4v matroska mjpeg mov mp3 mpc mpc8 mpeg mpegts mpegvideo mpjpeg mxf nsv nut obu ogg
     rm swf tak truehd tta ty vc1 voc vvc w64 wav webm wtv wv yuv4mpegpipe
 """
-"""The accepted FFmpeg demuxers. Those that open other files, devices or network addresses, or read images, are not."""
+"""The accepted FFmpeg demuxers: none that opens other files, devices or network addresses, or reads still images."""
 _VIDEO_DECODERS = """
     8bps apng av1 cavs cfhd cinepak dirac dnxhd dvvideo ffv1 ffvhuff flashsv flashsv2 flv gif h261 h263 h263i h263p h264
     hap hevc huffyuv indeo2 indeo3 indeo4 indeo5 jpeg2000 lagarith libaom-av1 libdav1d libvpx libvpx-vp9 magicyuv mjpeg
@@ -43,7 +43,7 @@ MAX_STREAMS = 128
 
 
 def open_media(path: str | Path, *, max_pixels: int) -> InputContainer:
-    """Opens a file of a user; every place that decodes such files opens them here.
+    """Opens a file of a user; every place that reads such files with PyAV opens them here.
 
     Decoders run with one thread, because the caller has a process per core. Decode untrusted files in a process with
     limits on memory and time (`pipeline.prepare.workers.pool`), because they may crash FFmpeg.
@@ -52,7 +52,8 @@ def open_media(path: str | Path, *, max_pixels: int) -> InputContainer:
         max_pixels: largest width times height; FFmpeg itself refuses larger frames, even if a header understates them.
 
     Raises:
-        RejectedSource: the file is no media file, or one that is not read.
+        RejectedSource: the file cannot be read, is no media file or of a format that is not accepted, or has too many
+            tracks.
         MemoryError: it needs more memory than the process may use.
     """
     path = Path(path)

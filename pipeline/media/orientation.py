@@ -1,4 +1,4 @@
-"""How decoded frames are turned and mirrored for display, in one of eight orientations, as the ffmpeg program does."""
+"""How decoded frames are turned and mirrored for display, as the ffmpeg program does; tilts are not corrected."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 _TILT_TOLERANCE = 1.0
-"""Largest ignored difference, in degrees, from a quarter turn."""
+"""Largest difference, in degrees, from the nearest quarter turn that does not count as a tilt."""
 _UNKNOWN_TYPES = range(len(Type), 48)
-"""Numbers of FFmpeg's types of side data that PyAV has no name for, such as EXIF."""
+"""Numbers of FFmpeg's types of side data that PyAV has no name for, such as EXIF; 48 leaves room for later versions."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Orientation:
         transpose: rows become columns (a mirror at the diagonal from the top left).
         hflip: left and right are exchanged.
         vflip: top and bottom are exchanged.
-        tilt: angle in degrees by which the display matrix is off the nearest quarter turn; it is not applied.
+        tilt: angle in degrees by which the display matrix differs from the nearest quarter turn, 0 up to the
+            tolerance; it is reported, not applied.
     """
 
     transpose: bool = False

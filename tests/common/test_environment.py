@@ -1,4 +1,4 @@
-"""The number of cores that a process may use, from its affinity mask and the CPU quota of its control groups."""
+"""The number of cores that a process may use (by affinity and CPU quota), and the environment that is recorded."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_process_bound_to_one_core_computes_with_one_thread() -> None:
     assert done.stdout.split() == ["1", "1", "1"]
 
 
-def test_a_result_records_its_environment() -> None:
+def test_the_environment_lists_cores_and_versions() -> None:
     found = environment("numpy", "a-package-that-does-not-exist")
     assert found["cores"] == available_cores()
     assert set(found["versions"]) == {"python", "torch", "numpy", "a-package-that-does-not-exist"}

@@ -1,7 +1,8 @@
 """Runs prepare, training and evaluation on a file system that becomes full or read-only at a random moment.
 
 Expected: an exit status other than 0 and a message of a few lines that names a file or the folder, or a run that
-finishes with the right result nevertheless. Once the fault is gone, the same command ends with the right result.
+finishes with the right result nevertheless. Once the fault is gone, the same command ends with the right result, in
+which lines of metrics may be missing if the run said so.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Subject:
 
     Attributes:
         start: starts it on a folder, with a fault or None, and a log file.
-        wrong: lists what is wrong with a finished folder; each line of metrics starts with "step" or "metrics".
+        wrong: lists what is wrong with a finished folder; entries that concern only metrics.jsonl start with "step" or
+            "metrics".
         kilobytes: size of the file system that it needs; 0 to try it with errors only.
         fill: makes the initial content of the folder.
     """
@@ -65,7 +67,7 @@ class Subject:
 
 
 def fault(rng: random.Random, world: World) -> Outcome:
-    """Runs a program with a fault, and again without."""
+    """Runs a program with a fault, and again without it if it failed."""
     name = rng.choices(list(SUBJECTS), weights=[4, 4, 2])[0]
     subject = SUBJECTS[name]
     case = world.scratch()
@@ -157,7 +159,7 @@ def _start_prepare(world: World, folder: Path, chosen: Fault | None, log: Path) 
 
 
 def _start_script(script: str, arguments: list[str], folder: Path, chosen: Fault | None, log: Path) -> Program:
-    before: Callable[[], object] = int
+    before: Callable[[], object] = int  # does nothing
     if chosen is not None and chosen.number:
         before = functools.partial(install, **_specification(chosen, folder, log.with_name("counter")))
     return fork_script(script, arguments, log, before=before)

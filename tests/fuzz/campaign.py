@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.cases import Case, Finding, World, working_folder
+from tests.fuzz.cases import MAY_CRASH, Case, Finding, World, working_folder
 
 SHARES = {
     **{"yaml": 12, "override": 20, "labels": 20, "names": 6, "manifest": 12, "shard": 10, "index": 8},
@@ -152,7 +152,7 @@ def _lost(case: int, what: str, progress: _Progress, report: Report, announce: b
     stage = progress.stage.value.decode()
     if progress.running.value < 0:
         raise RuntimeError(f"the process for case {case} did not start: {what}")
-    finding = "" if stage == "prepare" else f"{what} in {stage or 'the case'}"
+    finding = "" if stage == MAY_CRASH else f"{what} in {stage or 'the case'}"
     _note(report, case, f"contained: {what}" if not finding else "FINDING", finding, 0.0, announce)
     return 1
 

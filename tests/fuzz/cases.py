@@ -16,6 +16,9 @@ from tests.fuzz import originals
 LONGEST_MESSAGE = 2000
 """Largest allowed number of characters in an error message."""
 
+MAY_CRASH = "prepare"
+"""The stage in which a crash, a hang or a lack of memory is no finding: in use, worker processes contain it."""
+
 
 class Finding(Exception):
     """A case did not end as required."""

@@ -13,21 +13,18 @@ from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.media import normalise
 from pipeline.shards.tar_writer import NormalisedMedia, sample_bytes, sample_row
 from settings import Config, ConfigError, PrepareConfig, from_dict
-from tests.fuzz.cases import World, attempt, check, outcome
+from tests.fuzz.cases import MAY_CRASH, World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
-
-CONTAINED = "prepare"
-"""The stage that may crash, hang or run out of memory, because preparation runs it in worker processes."""
 
 
 def container(rng: random.Random, world: World) -> str:
-    """Prepares a damaged file as a worker would, then reads it with the decord loader."""
+    """Prepares a damaged media file as a worker would, then reads it with the decord loader."""
     suffix = rng.choice(list(world.media))
     data = damaged(world.media[suffix], rng, other=world.media[rng.choice(list(world.media))])
     name = f"clip.{suffix if rng.random() < 0.9 else rng.choice(list(world.media))}"
     folder = world.scratch()
     (folder / name).write_bytes(data)
-    world.stage(CONTAINED)
+    world.stage(MAY_CRASH)
     prepared = _prepare(folder / name, rng)
     world.stage("decord loader")
     return f"{prepared}, decord {_decord(folder)}"
@@ -54,7 +51,7 @@ def _check_media(media: NormalisedMedia, config: PrepareConfig) -> None:
     if media.video is not None:
         check(
             sum(media.video.frame_bytes) + media.video.first_frame == len(media.video.data),
-            "frame sizes that do not sum to the blob",
+            "first_frame plus the frame sizes is not the length of the blob",
         )
     if media.video is not None and media.pcm is not None:
         wanted = round(len(media.video.frame_bytes) / config.storage.fps * config.sample_rate)

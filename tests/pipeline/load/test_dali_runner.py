@@ -28,8 +28,8 @@ def test_arrays_outlive_later_batches_and_the_graph() -> None:
         pictures = [rng.integers(0, 255, (40 + k // 4, 50, 3), dtype=np.uint8) for k in range(16)]
         kept.append(runner.result(runner.submit({"pictures": pictures})))
         copies.append([array.copy() for array in kept[-1]])
-        for first, group in zip(range(0, 16, 4), copies[-1], strict=True):
-            assert np.array_equal(group, [picture[:, ::-1] for picture in pictures[first : first + 4]])
+        for first, array in zip(range(0, 16, 4), copies[-1], strict=True):
+            assert np.array_equal(array, [picture[:, ::-1] for picture in pictures[first : first + 4]])
     del runner
     gc.collect()
     for group, expected in zip(kept, copies, strict=True):

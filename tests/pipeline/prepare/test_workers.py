@@ -16,7 +16,7 @@ from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.workers import pool, process
 from pipeline.prepare.workers.pool import WorkersCannotStart, run_tasks, worker_pool
 
-DIE_FIRST = """
+DIES_IN_FIRST_CALLS = """
 import os, pathlib, time
 note = pathlib.Path({folder!r}) / "{name}"
 with note.open("a") as file:
@@ -24,7 +24,7 @@ with note.open("a") as file:
 if len(note.read_text()) <= {times}:
     os.kill(os.getpid(), {signal})
 """
-START_DYING = """
+DIES_IN_FIRST_STARTS = """
 import os, pathlib
 note = pathlib.Path({note!r})
 with note.open("a") as file:
@@ -78,16 +78,16 @@ def test_memory_that_earlier_tasks_leaked_is_not_charged_to_the_next():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_task_whose_worker_was_killed_is_tried_again_and_at_last_alone(tmp_path, number):
     def task(name: str, times: int) -> str:
-        return DIE_FIRST.format(folder=str(tmp_path), name=name, times=times, signal=int(number))
+        return DIES_IN_FIRST_CALLS.format(folder=str(tmp_path), name=name, times=times, signal=int(number))
 
     tasks = [task("never", 0), task("once", 1), task("three", 3), task("always", 9), task("after", 0)]
-    errors = dict(zip(tasks, tasks, strict=True)) | run(exec, tasks, count=2)
+    errors = run(exec, tasks, count=2)
     assert [type(errors[task]) for task in tasks] == [type(None)] * 3 + [RejectedSource, type(None)]
     tries = {path.name: len(path.read_text()) for path in tmp_path.iterdir()}
     assert tries == {"never": 1, "once": 2, "three": 4, "always": 4, "after": 1}
 
 
-def test_the_third_try_is_alone(tmp_path):
+def test_from_the_third_try_on_a_task_runs_alone(tmp_path):
     log = tmp_path / "log"
     note = f"import time, os\ndef note(text):\n    with open({str(log)!r}, 'a') as log: log.write(text + '\\n')\n"
     dying = "import signal\nnote('dies')\ntime.sleep(0.05)\nnote('dead')\nos.kill(os.getpid(), 9)"
@@ -103,7 +103,7 @@ def test_the_third_try_is_alone(tmp_path):
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path, monkeypatch, times):
-    program = START_DYING.format(note=str(tmp_path / "note"), times=times) + process._PROGRAM
+    program = DIES_IN_FIRST_STARTS.format(note=str(tmp_path / "note"), times=times) + process._PROGRAM
     monkeypatch.setattr(process, "_PROGRAM", program)
     monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.05)
     assert run(time.sleep, [0.01, 0.02, 0.03], count=2) == {0.01: None, 0.02: None, 0.03: None}
@@ -133,11 +133,11 @@ def test_a_system_without_free_processes_ends_the_run_with_one_sentence(no_free_
         run(time.sleep, [0.01])
 
 
-def test_with_too_few_processes_the_others_do_all_the_work(monkeypatch):
-    start, is_first = subprocess.Popen, threading.Lock()
+def test_if_only_one_worker_can_start_it_does_all_the_work(monkeypatch):
+    start, only_once = subprocess.Popen, threading.Lock()
 
     def first_only(*args, **kwargs):
-        if is_first.acquire(blocking=False):
+        if only_once.acquire(blocking=False):
             return start(*args, **kwargs)
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -148,12 +148,12 @@ def test_with_too_few_processes_the_others_do_all_the_work(monkeypatch):
     assert run(time.sleep, tasks, count=3) == dict.fromkeys(tasks)
 
 
-def test_idle_workers_that_are_killed_are_replaced(tmp_path):
+def test_idle_workers_that_are_killed_are_replaced():
     workers = worker_pool(2, memory_mb=512)
     try:
         for _ in range(3):
-            running = workers.schedule(os.getpid).result(30)
-            os.kill(running, signal.SIGKILL)
+            pid = workers.schedule(os.getpid).result(30)
+            os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
         assert workers.schedule(pow, (2, 5)).result(30) == 32
     finally:
@@ -177,9 +177,9 @@ def test_workers_end_with_their_parent_even_while_they_work(tmp_path):
     assert not _is_alive(worker)
 
 
-def _is_alive(process: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
-        return ") Z" not in Path(f"/proc/{process}/stat").read_text()
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
 
@@ -187,12 +187,12 @@ def _is_alive(process: int) -> bool:
 def test_stopping_a_pool_ends_calls_and_processes_at_once():
     before = set(threading.enumerate())
     workers = worker_pool(2, memory_mb=512)
-    running = workers.schedule(os.getpid).result(30)
+    pid = workers.schedule(os.getpid).result(30)
     calls = [workers.schedule(time.sleep, (1000,)) for _ in range(5)]
     time.sleep(0.1)
     begun = time.monotonic()
     workers.stop()
     assert time.monotonic() - begun < 3
-    assert not _is_alive(running)
+    assert not _is_alive(pid)
     assert all(isinstance(call.exception(1), InterruptedError) for call in calls)
     assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "worker"]

@@ -23,8 +23,8 @@ def share(config, rank, size):
 
 
 def train_some_steps(rank, size, overrides):
-    # Adam divides by gradients that are almost zero, and BatchNorm over few values by deviations that are: both would
-    # amplify rounding errors until they look like a bug.
+    # Adam divides by gradients that are almost zero, and BatchNorm over few values by deviations that are almost zero.
+    # Both would amplify rounding errors until they look like a bug.
     config = small_config(
         "optim.name=sgd", "optim.lr=0.001", "loss.temperature=0.5", "train.batch_size=16", "clip.frames=8", *overrides
     )
@@ -115,7 +115,7 @@ def weights_after_a_step(rank, size, overrides):
 
 
 def test_gradients_are_averaged_if_a_share_does_not_divide_into_the_parts(tmp_path):
-    # 6 clips per process in 4 parts make only 3 parts of 2 clips.
+    # Four parts are asked for, but of 6 clips per process, parts of ceil(6 / 4) = 2 clips are only three.
     one, other = processes.run(weights_after_a_step, 2, tmp_path, ["train.accumulate=4"])
     assert all(torch.equal(one[name], other[name]) for name in one)
 
