@@ -20,7 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tools.corpus import RECIPES, SHARDS, frames_of, make_corpus, recordings, shard_settings, usable_sources
+from benchmarks.tools.corpus import (
+    RECIPES,
+    SHARDS,
+    corpus_folder,
+    frames_of,
+    make_corpus,
+    recordings,
+    shard_settings,
+    usable_sources,
+)
 from benchmarks.tools.options import add_decode_options, positive
 from common.environment import ROOT, available_cores, environment
 from common.phases import introduce
@@ -268,6 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
     every = ROWS + (GPU_ROWS if options.device == "cuda" else [])
     rows = [tuple(row.split(":")) for row in options.rows] if options.rows else every
     sources = usable_sources(options.videos or make_demo_videos(options.work), seconds=options.frames / 10)
+    options.work = corpus_folder(options.work, sources)
     names = {storage for _, storage in rows}
     make_corpus(sources, options.work, sorted(names))
     setting = {"videos": len(sources)} | {name: getattr(options, name) for name in SETTINGS}

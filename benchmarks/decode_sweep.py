@@ -32,7 +32,7 @@ if __name__ == "__main__":
     introduce("benchmarks.decode_sweep", "timing storage settings over the same videos", parse)
 
 from benchmarks import decode
-from benchmarks.tools.corpus import make_corpus, usable_sources
+from benchmarks.tools.corpus import corpus_folder, make_corpus, usable_sources
 from benchmarks.tools.result import medians, publish
 from common.environment import environment
 from common.finite import NotFiniteError
@@ -93,9 +93,11 @@ def main(arguments: list[str] | None = None) -> None:
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     sources = usable_sources(options.videos or decode.make_demo_videos(work), seconds=max(FRAMES) / 10)
+    work = corpus_folder(work, sources)
     points = list(dict.fromkeys(itertools.chain.from_iterable(curves().values())))
     names = {point.storage for point in points}
     make_corpus(sources, work, sorted(names))
+    quality = decode.storage_quality(sources, work, names)
     found = measure(points, work=work, clips=options.clips, rounds=options.rounds, device=options.device)
     records: list[dict[str, Any]] = [
         {"curve": field, "codec": codec, "value": getattr(point, field), "storage": point.storage, **found[point]}
@@ -105,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "environment": environment("nvidia-dali-cuda130"),
         "setting": {"videos": len(sources)} | {name: getattr(options, name) for name in ("clips", "rounds", "device")},
-        "storage": decode.storage_quality(sources, work, names),
+        "storage": quality,
         "records": records,
     }
     publish(result, options.json)

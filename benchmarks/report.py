@@ -221,7 +221,7 @@ def fill(text: str, folder: Path) -> str:
 
     Raises:
         SystemExit: the text names an unknown table.
-        ResultError: a result cannot be read, or lacks a figure of the table.
+        ResultError: a result cannot be read, or does not hold the figures of the table.
         NotFiniteError: a figure is not finite.
     """
 
@@ -236,8 +236,8 @@ def fill(text: str, folder: Path) -> str:
         result = read(path)
         try:
             return begin + make(result) + end
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ResultError(f"{path} is not a result of benchmarks.{source}: {error!r}") from error
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
+            raise ResultError(f"{path} does not hold what the table {name} shows: {error!r}") from error
 
     return PLACE.sub(replaced, text)
 

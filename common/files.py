@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 _LONGEST_NAME = 150
 """Longest name, in bytes, that `file_name` returns; file systems allow 255, but callers add suffixes."""
+_HASHED = re.compile(r"~[0-9a-f]{16}$")
 
 
 @contextmanager
@@ -65,7 +67,8 @@ def file_name(text: str) -> str:
     """
     name = "".join(c if c.isprintable() and c not in "/%" else quote(c, "", errors="surrogatepass") for c in text)
     raw = name.encode("utf-8")
-    if len(raw) <= _LONGEST_NAME:
+    # A name that looks like one with a hash gets a hash too; otherwise it could be that of a long text.
+    if len(raw) <= _LONGEST_NAME and not _HASHED.search(name):
         return name
     digest = hashlib.blake2b(raw, digest_size=8).hexdigest()
     return f"{raw[: _LONGEST_NAME - 20].decode('utf-8', 'ignore')}~{digest}"

@@ -55,12 +55,21 @@ def require_finite(
 def require_finite_figures(result: Mapping[str, Any] | Sequence[Any], what: str) -> None:
     """Raises NotFiniteError, which names the first bad figure, unless all numbers in nested dicts and lists are finite.
 
+    An integer beyond the range of a float is not finite.
+
     Args:
         what: what the numbers are, in the plural, such as "the figures of fold 2".
     """
     figures = dict(_figures(result))
     names = list(figures)
-    require_finite([float(value) for value in figures.values()], what, name=lambda row: names[row])
+    require_finite([_as_float(value) for value in figures.values()], what, name=lambda row: names[row])
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond the largest float, which JSON can hold
+        return math.inf
 
 
 def _figures(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

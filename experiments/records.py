@@ -18,14 +18,14 @@ _DEFAULTS = TrialConfig(run=Config(train=TrainConfig(steps=1)))
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """The records in a file, without a line that a kill cut off; empty if there is no file."""
+    """The records in a file, without broken lines, such as one that a kill cut off; empty if there is no file."""
     if not path.is_file():
         return []
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
     return records
 

@@ -64,7 +64,8 @@ def _torchcodec(path: Path, seconds: np.ndarray, seek_mode: str, device: str = "
 def spdl(path: Path, seconds: np.ndarray) -> torch.Tensor:
     import spdl.io as library
 
-    step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+    # A single time has no step; any that is not shorter than a frame will do.
+    step = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 0.1
     window = (float(seconds[0]), float(seconds[-1] + step))
     packets = library.demux_video(str(path), timestamp=window)
     # The filter graph sets the frame rate, so frames outside the clip's grid are never converted to RGB.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
 import shutil
 import subprocess
@@ -92,8 +94,21 @@ def usable_sources(folder: Path, *, seconds: float) -> list[Path]:
     return found
 
 
+def corpus_folder(work: Path, sources: list[Path]) -> Path:
+    """Path of the folder in `work` for the stored forms of these sources, so that no others are measured instead."""
+    digest = hashlib.blake2b(digest_size=8)
+    for source in sources:
+        status = source.stat()
+        digest.update(f"{source.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return work / f"sources-{digest.hexdigest()}"
+
+
 def make_corpus(sources: list[Path], out: Path, names: list[str]) -> None:
-    """Stores the sources in every named form that does not exist yet; an interrupted form is stored again."""
+    """Stores the sources in every named form that does not exist yet; an interrupted form is stored again.
+
+    Args:
+        out: the `corpus_folder` of the sources; a form in it is kept as it is.
+    """
     for name in names:
         target = out / name
         if target.is_dir():
@@ -138,23 +153,32 @@ def transcode(source: Path, target: Path, recipe: Recipe) -> None:
 
 
 def at_rate(container: av.container.InputContainer, rate: Fraction) -> Iterator[av.VideoFrame]:
-    """Frames of the first video stream at a constant rate: at each time, the frame that a player would show."""
-    number, origin, current = 0, None, None
+    """Frames of the first video stream at a constant rate: at each time, the frame that a player would show.
+
+    The last time is before the last frame ends. A video with any frames has at least one.
+    """
+    number, origin, current, lasts = 0, None, None, 0.0
     for frame in container.decode(video=0):
         origin = frame.time if origin is None else origin
         while current is not None and number / rate < frame.time - origin - 1e-6:
             yield current
             number += 1
+        if frame.duration:
+            lasts = float(frame.duration * frame.time_base)
+        elif current is not None:  # the container does not say how long its frames last
+            lasts = frame.time - current.time
         current = frame
-    if current is not None:
+    # Up to a millisecond earlier, because some containers round times to milliseconds.
+    while current is not None and (number == 0 or number / rate < current.time - origin + lasts - 1e-3):
         yield current
+        number += 1
 
 
 def frames_of(path: Path, *, fps: float, count: int) -> list[np.ndarray]:
-    """The first `count` frames at a rate of `fps`, uint8 [H, W, 3] RGB."""
+    """The first `count` frames at a rate of `fps`, uint8 [H, W, 3] RGB; fewer if the video is shorter."""
     with av.open(str(path)) as container:
-        frames = at_rate(container, Fraction(fps))
-        return [next(frames).to_ndarray(format="rgb24") for _ in range(count)]
+        frames = itertools.islice(at_rate(container, Fraction(fps)), count)
+        return [frame.to_ndarray(format="rgb24") for frame in frames]
 
 
 def _store_audio(source: Path, target: Path, *, start: float, seconds: float) -> None:

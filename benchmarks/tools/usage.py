@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """Sums over a process and its living descendants."""
+    """Sums over a process and its descendants.
+
+    Of descendants that have ended, CPU time and bytes read count once they were waited for; memory does not count.
+    """
 
     cpu_seconds: float
     bytes_read: int
@@ -26,7 +30,7 @@ class Usage:
 
 
 def usage(pid: int | None = None) -> Usage:
-    """Usage of process `pid` (default: this one) and its descendants; of ended descendants, only CPU time counts."""
+    """Usage of process `pid` (default: this one) and its descendants."""
     cpu, read, peak = 0.0, 0, 0
     for process in _tree(pid or os.getpid()):
         folder = Path(f"/proc/{process}")
@@ -44,10 +48,12 @@ def _tree(pid: int) -> list[int]:
     found = [pid]
     for process in found:
         for task in Path(f"/proc/{process}/task").glob("*/children"):
-            found += [int(child) for child in task.read_text().split()]
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                found += [int(child) for child in task.read_text().split()]
     return found
 
 
 def _field(path: Path, name: str) -> int:
-    row = next(row for row in path.read_text().splitlines() if row.startswith(name + ":"))
-    return int(row.split()[1])
+    """A number of a file in /proc; 0 if it is missing, as the memory of a process that was not yet waited for is."""
+    rows = (row.split() for row in path.read_text().splitlines())
+    return next((int(row[1]) for row in rows if row[:1] == [f"{name}:"]), 0)

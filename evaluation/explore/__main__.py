@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.finite import NotFiniteError
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable, show_logs
 from pipeline.plan.bad_samples import SampleError
@@ -20,7 +21,7 @@ from settings import ConfigError
 from training.saving.files import CheckpointError, require_some_checkpoint
 
 
-@command("explore")
+@command("explore", NotFiniteError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake in the arguments, the run or the data."""
     parser = argparse.ArgumentParser(

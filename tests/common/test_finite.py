@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.finite import NotFiniteError, finite_rows, require_finite
+from common.finite import NotFiniteError, finite_rows, require_finite, require_finite_figures
 
 
 def test_rows_with_nan_infinity_or_an_overflowing_length_are_not_finite():
@@ -27,3 +27,9 @@ def test_the_message_names_the_first_bad_row_and_counts_the_others():
         require_finite(np.nan, "the loss values")
     require_finite(values[:1], "the scores")
     require_finite(np.array([True, False]), "answers")
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 10**400, -(10**400)], ids=["nan", "-inf", "huge", "-huge"])
+def test_a_figure_beyond_the_range_of_a_float_is_named(bad):
+    with pytest.raises(NotFiniteError, match=r"^the figures are not finite for rows\.1\.count$"):
+        require_finite_figures({"rows": [{"count": 10**300}, {"count": bad}]}, "the figures")

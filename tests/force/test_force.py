@@ -12,6 +12,7 @@ import pytest
 from pipeline.prepare import staging
 from pipeline.prepare.records import PrepareError
 from pipeline.prepare.run import prepare
+from pipeline.shards.meta import meta_file, sealed
 from settings import PrepareConfig, load_config
 from tests.force import campaign, flips, report
 from tests.force.cases import World, folder_differences
@@ -59,6 +60,17 @@ def test_a_flipped_bit_of_a_checkpoint_is_named_or_harmless(tmp_path):
 
 def test_another_label_is_a_difference():
     assert flips.differences({"labels": ["a"], "clock": 1.0}, {"labels": ["b"], "clock": 1.0}) == ["labels"]
+
+
+def test_the_name_of_a_version_is_no_difference_but_a_broken_seal_is(tmp_path):
+    for folder, version in (("a", "1"), ("b", "2")):
+        (tmp_path / folder / "manifest").mkdir(parents=True)
+        meta_file(tmp_path / folder).write_text(sealed({"samples": 5, "version": version}))
+    assert folder_differences(tmp_path / "a", tmp_path / "b") == []
+    text = meta_file(tmp_path / "b").read_text()
+    for other in (sealed({"samples": 6, "version": "2"}), text.replace('"2"', '"3"')):
+        meta_file(tmp_path / "b").write_text(other)
+        assert folder_differences(tmp_path / "a", tmp_path / "b") == ["manifest/meta.json"]
 
 
 def test_a_killed_worker_loses_nothing(tiny, tmp_path):

@@ -21,7 +21,7 @@ from model import build_model
 from pipeline.shards.manifest import Manifest
 from settings import to_dict
 from tests.evaluation.tiny import CONFIG
-from training.checkpoint import CheckpointStore
+from training.checkpoint import CheckpointStore, read
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,21 @@ def test_strip_shows_the_middle_of_equal_parts_of_a_clip():
     picture = np.asarray(Image.open(io.BytesIO(strip(frames))).convert("L")).astype(int)
     assert picture.shape == (112, 8 * 112)
     assert [picture[56, 56 + 112 * j] for j in range(8)] == pytest.approx([15 * (2 * j + 1) for j in range(8)], abs=6)
+
+
+def test_a_run_whose_embeddings_are_not_finite_has_no_page(run, shards, capsys, tmp_path):
+    state = read(next((run / "checkpoints").glob("*.pt")))
+    for name, value in state["model"].items():
+        if name.endswith("weight"):
+            value.fill_(1e38)  # finite, as a checkpoint must be; the sums are not
+    store = CheckpointStore(tmp_path / "run" / "checkpoints", keep=1)
+    store.save(state, step=5)
+    store.wait()
+    out = tmp_path / "explore.html"
+    assert main([str(tmp_path / "run"), "--data", str(shards), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"^explore: the video features of .* are not finite for 000.*\.mp4", error, re.MULTILINE), error
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
