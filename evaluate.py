@@ -72,6 +72,7 @@ def _trained_with(checkpoint: Path) -> str:
 
 if __name__ == "__main__":
     open_log("evaluate.py")
+    # `command` turns mistakes into a message and an exit status.
     if status := announce():
         sys.exit(status)
 
@@ -110,7 +111,16 @@ def main(arguments: list[str] | None = None) -> int:
 def evaluate(
     checkpoint: Path, protocol: str, data: str, label: str | None, settings: EvaluationConfig
 ) -> list[dict[str, Any]]:
-    """Runs a protocol, writes evaluation-*.json to the run folder and prints one table per label."""
+    """Runs a protocol, writes evaluation-*.json to the run folder and prints one table per label.
+
+    Returns:
+        The results as they were written, one per table.
+
+    Raises:
+        ConfigError, CheckpointError, LabelError, ManifestError, SampleError: a setting, the checkpoint or the data
+            cannot be used.
+        NotFiniteError: a feature or a figure is not finite.
+    """
     check_split(protocol, label, settings)
     begin(f"reading {checkpoint}")
     config, model = load_model(checkpoint)
@@ -122,7 +132,7 @@ def evaluate(
     begin(f"running {protocol}")
     for table in PROTOCOLS[protocol](inputs):
         result = {
-            "title": table.name.replace("-", " of ", 1),
+            "title": table.name.replace("-", " on ", 1),
             "caption": "\n".join([table.caption, *describe_coverage(table.coverage)]),
             "checkpoint": str(checkpoint),
             "data": data,

@@ -3,9 +3,10 @@
     python -m benchmarks.decode --videos FOLDER --work /tmp/corpus --json out.json --plot out.png
 
 Every row produces the same clips (16 frames at 10 frames/s, random crop to 112 pixels, colour jitter, normalisation,
-and the log-mel spectrogram of the audio) of the same source videos. A row runs in its own process; rounds are
-interleaved and figures are medians over rounds. Without --videos, a demo corpus is made. With --device cuda, batches
-end on the GPU: our loader decodes on the GPU what it supports; the batches of other libraries are copied there.
+and the log-mel spectrogram of the audio) of the same source videos; only decoder_alone does nothing but decode. A row
+runs in its own process; rounds are interleaved and figures are medians over rounds. Without --videos, a demo corpus is
+made. With --device cuda, batches end on the GPU: our loader decodes on the GPU what it supports; the batches of other
+libraries are copied there.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ SETTINGS = ("frames", "batch_size", "clips", "rounds", "workers", "device")
 WARM_UP_BATCHES = 3
 """Number of batches before the timed ones."""
 BATCHES_AHEAD = 8
-"""Number of batches after the timed ones, more than any loader here prefetches: none drains its queues while timed."""
+"""Number of batches after the timed ones: more than any loader here prefetches, so that each still has batches to load
+until the clock stops."""
 
 
 def config_of(options: argparse.Namespace, loader: str, storage: str) -> Config:
@@ -191,7 +193,7 @@ Runs = dict[tuple[str, str], list[dict[str, float]]]
 
 
 def all_rows(rows: list[tuple[str, str]], *, options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The `records` after each of the interleaved rounds; a row whose library is missing reports the error."""
+    """The `records` after each of the interleaved rounds; a row that fails reports the error and is not run again."""
     found: Runs = {row: [] for row in rows}
     failed: dict[tuple[str, str], str] = {}
     for epoch in range(options.rounds):

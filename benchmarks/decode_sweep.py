@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    introduce("benchmarks.decode_sweep", "timing storage settings over the same videos", parse)
+    introduce("benchmarks.decode_sweep", "timing our loader with different settings over the same videos", parse)
 
 from benchmarks import decode
 from benchmarks.tools.corpus import corpus_folder, make_corpus, usable_sources
@@ -59,7 +59,7 @@ class Point:
 
     @property
     def storage(self) -> str:
-        """Name of the stored form, as `shard_settings` reads it."""
+        """Name of the stored form, as benchmarks.tools.corpus.shard_settings reads it."""
         name = f"shards_{self.codec}_{self.short_side}"
         return name if self.codec == "jpeg" or self.gop == GOP else f"{name}_gop{self.gop}"
 

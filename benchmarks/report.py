@@ -1,6 +1,6 @@
 """Updates the tables in the documents from the results of benchmarks: python -m benchmarks.report results/
 
-In README.md and docs/performance.md, the text between `<!-- table NAME -->` and `<!-- end -->` is replaced by a table
+In docs/performance.md, the text between `<!-- table NAME -->` and `<!-- end -->` is replaced by a table
 made from the result's JSON. A table whose JSON is not in the folder stays unchanged.
 """
 
@@ -33,7 +33,7 @@ from common.environment import ROOT
 from common.finite import NotFiniteError
 from common.markdown import markdown_table
 
-DOCUMENTS = ("README.md", "docs/performance.md")
+DOCUMENTS = ("docs/performance.md",)
 PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Result = dict[str, Any]

@@ -22,14 +22,15 @@ _HASHED = re.compile(r"~[0-9a-f]{16}$")
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; the file written there replaces `path` if the block ends without an error.
 
-    A reader sees either the complete old or the complete new content. After an error the old content stays and the
-    temporary file is removed.
+    A reader sees either the complete old or the complete new content. If the block or the replacement fails, the old
+    content stays and the temporary file is removed.
 
     Args:
         durable: whether the new content must survive a power failure: the file is flushed to disk before it replaces
             the old one, and the folder is flushed afterwards.
     """
-    # With the process id, several writers of one file do not collide; with the dot, `shard-*` does not match.
+    # With the process id, several processes that write one file do not collide; with the dot, globs such as shard-*
+    # leave the file out.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield unfinished
@@ -48,7 +49,7 @@ def write_atomically(path: Path, data: str | bytes, *, durable: bool = False) ->
     """Replaces the content of `path` atomically with text (as UTF-8) or bytes; see `replacing`.
 
     Raises:
-        OSError: the disk is full or not writable; the old content stays.
+        OSError: the disk is full or not writable; the old content stays, unless only the flush of the folder failed.
     """
     with replacing(path, durable=durable) as unfinished:
         unfinished.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)

@@ -33,7 +33,7 @@ def finite_rows(values: ArrayLike) -> np.ndarray:
 def require_finite(
     values: ArrayLike, what: str, *, name: Callable[[int], str] = lambda row: f"row {row}", advice: str = ""
 ) -> None:
-    """Raises NotFiniteError, which names the first bad row, unless all numbers are finite.
+    """Raises NotFiniteError, which names the first bad row, unless all rows are finite (see `finite_rows`).
 
     Args:
         values: numbers, [n], [n, F] or a single number.

@@ -146,8 +146,8 @@ def begin(text: str, *, quietly: bool = False) -> None:
             _log.begin(text, quietly=quietly)
 
 
-def shown(*, live: bool | None = None) -> None:
-    """Notes that something else was just shown, so that no sign of life is due.
+def note_output(*, live: bool | None = None) -> None:
+    """Notes that something else was just printed, so that no sign of life is due.
 
     Args:
         live: whether a progress bar is on the terminal from now on, which moves by itself; None leaves that as it is.

@@ -42,7 +42,7 @@ def _bar(items: Iterable[Item], total: int, console: Console, unit: str) -> Iter
         TimeRemainingColumn(),
     )
     start = time.monotonic()
-    phases.shown(live=True)
+    phases.note_output(live=True)
     try:
         with Progress(*columns, console=console) as progress:
             bar = progress.add_task(unit, total=total, rate=0.0)
@@ -50,7 +50,7 @@ def _bar(items: Iterable[Item], total: int, console: Console, unit: str) -> Iter
                 yield item
                 progress.update(bar, completed=done, rate=done / (time.monotonic() - start))
     finally:
-        phases.shown(live=False)
+        phases.note_output(live=False)
 
 
 def _lines(items: Iterable[Item], total: int, console: Console, unit: str) -> Iterator[Item]:
@@ -61,5 +61,5 @@ def _lines(items: Iterable[Item], total: int, console: Console, unit: str) -> It
         if now - last >= _LOG_SECONDS or done == total:
             last, rate = now, done / (now - start)
             left = (total - done) / rate
-            phases.shown()
+            phases.note_output()
             console.print(f"{done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left")

@@ -52,7 +52,10 @@ def end_on_signals(program: str, *, terminated: int = EXIT_TERMINATED) -> None:
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """Within this context, a signal does not end the process; `received` returns it."""
+    """Within this context, a signal does not end the process; `received` returns the first one.
+
+    After `end_on_signals`, a second Ctrl-C does end it.
+    """
     global _recording, _received
     outer = _recording, _received
     _recording, _received = True, outer[1] if outer[0] else 0
@@ -71,12 +74,12 @@ def received() -> int:
 
 
 def name_of(number: int) -> str:
-    """Returns the name of a signal for messages, such as "Ctrl-C" for SIGINT."""
+    """Returns the name of a signal in HANDLED for messages, such as "Ctrl-C" for SIGINT."""
     return HANDLED[signal.Signals(number)]
 
 
 def exit_status(number: int) -> int:
-    """Returns the exit status of a process that ends because of a signal."""
+    """Returns the exit status of a process that ends because of a signal in HANDLED."""
     return _statuses[signal.Signals(number)]
 
 

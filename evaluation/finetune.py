@@ -95,6 +95,10 @@ def run_finetune(
         top5: also report how often the class is among the five most probable ones.
         ranking: also report mAP, AUC and d-prime, of the only split.
 
+    Returns:
+        One row per encoder and training (columns `encoder` and `training`), and one for chance, with the columns of
+        `over_splits` for `accuracy` and, except for chance, `clip_accuracy`.
+
     Raises:
         ConfigError: a training part is smaller than a batch.
         NotFiniteError: a loss or a prediction is not finite; the message names the sample.
@@ -137,7 +141,7 @@ def _require_batches(tasks: Sequence[Task], batch_size: int) -> None:
 
 
 def _shares(probabilities: np.ndarray, codes: np.ndarray, clips_right: np.ndarray, *, top5: bool) -> dict[str, float]:
-    """The accuracies of one split; the arguments are those of `top_k` and what `classify` says of single clips."""
+    """The accuracies of one split: probabilities [n, classes], codes int [n], and whether each single clip is right."""
     shares = {"accuracy": top_k(probabilities, codes, 1), "clip_accuracy": float(clips_right.mean())}
     return shares | ({"top5_accuracy": top_k(probabilities, codes, 5)} if top5 else {})
 
@@ -170,11 +174,17 @@ def fit(
     modality: str,
     frozen: bool,
 ) -> Classifier:
-    """Trains a classifier on the loader's device and returns it after the last epoch.
+    """Trains `backbone`, in place, with a new last layer on the loader's device.
 
     Args:
-        ids: int64, the training samples.
+        ids: int64, the training samples, at least a batch.
         codes: int [n], the classes by sample id.
+
+    Returns:
+        The classifier after the last epoch, in eval mode.
+
+    Raises:
+        NotFiniteError: a loss is not finite; the message names the sample.
     """
     recipe, device = settings.finetune, loader.device
     (probe,) = loader.uniform_clips(ids[:1], clips=1)
@@ -235,9 +245,16 @@ def classify(
 ) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
     """Applies several classifiers to the same test clips, which are decoded once.
 
+    Args:
+        ids: int64 [n], distinct sample ids.
+        codes: int, the classes by sample id.
+
     Returns:
         For each classifier the softmax averaged over the clips and crops of ids[i], float64 [n, classes], and whether
-        the prediction for each single clip is right, bool [n clips crops].
+        the prediction for each single clip is right, bool [n * clips * crops].
+
+    Raises:
+        NotFiniteError: a prediction is not finite; the message names the sample.
     """
     order = np.argsort(ids)
     sums: dict[Any, np.ndarray] = {}

@@ -1,4 +1,8 @@
-"""Decodes the frames of a clip with each library: (file, times of the frames in seconds) -> uint8 [T, 3, H, W]."""
+"""Decodes the frames of a clip with each library: (file, times of the frames in seconds) -> uint8 [T, 3, H, W].
+
+For each time, decord and PyAV return the nearest frame, and torchcodec the one shown at that time; SPDL resamples the
+video to the step between the times, which must be equally spaced.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +62,7 @@ def _torchcodec(path: Path, seconds: np.ndarray, seek_mode: str, device: str = "
     from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(path, seek_mode=seek_mode, num_ffmpeg_threads=1, device=device)
+    # A millisecond later, so that rounding does not select the frame before.
     return decoder.get_frames_played_at(seconds=(seconds + 1e-3).tolist()).data
 
 

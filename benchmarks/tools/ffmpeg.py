@@ -19,8 +19,8 @@ def restart_with_ffmpeg_libraries() -> None:
     torchcodec and SPDL load the libraries by their usual names; PyAV bundles them under different names, so
     links with the usual names are made in a temporary folder, which is never removed.
     """
-    # CMACC_FFMPEG is set by the restart, so that it happens only once.
     bundled = Path(av.__file__).resolve().parents[1] / "av.libs"
+    # CMACC_FFMPEG is set by the restart, so that it happens only once.
     if os.environ.get("CMACC_FFMPEG") or ctypes.util.find_library("avcodec") or not bundled.is_dir():
         return
     links = Path(tempfile.mkdtemp(prefix="ffmpeg-"))

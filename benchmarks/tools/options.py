@@ -36,7 +36,7 @@ def size(text: str) -> str:
 
 def device(text: str) -> str:
     """Returns `text`, the name of a device, unless it is cuda and there is no GPU."""
-    import torch  # not above: benchmarks.decode also measures the memory of loaders that do without torch
+    import torch  # not above: wrong options are answered before torch is imported, which takes seconds
 
     if text == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError("torch finds no GPU that it can use; give cpu")
@@ -46,7 +46,9 @@ def device(text: str) -> str:
 def add_decode_options(parser: argparse.ArgumentParser, *, per: str) -> None:
     """Adds what benchmarks.decode and benchmarks.decode_sweep share; `per` names what is measured once per round."""
     parser.add_argument("--videos", type=Path, help="folder of videos with audio (default: a generated demo corpus)")
-    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="folder that keeps the stored forms")
+    parser.add_argument(
+        "--work", type=Path, default=Path("data/benchmark"), help="folder that keeps the videos in each storage format"
+    )
     parser.add_argument("--clips", type=positive, default=256, help=f"timed clips per {per} and round")
     parser.add_argument("--rounds", type=positive, default=3, help=f"interleaved repeats of every {per}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device that batches end on")

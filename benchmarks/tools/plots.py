@@ -32,7 +32,7 @@ def plot_loaders(records: list[dict[str, Any]], path: Path) -> None:
     """Clips/s of each loader on each storage, fastest at the top; our loader in another colour."""
     bars = sorted((r for r in records if "failed" not in r), key=lambda record: record["clips_per_second"])
     figure, axis = plt.subplots(figsize=(8, 1 + 0.3 * len(bars)))
-    colors = ["tab:orange" if bar["loader"] == "ours" else "tab:blue" for bar in bars]
+    colors = ["tab:orange" if bar["loader"] in ("ours", "ours_nvdec") else "tab:blue" for bar in bars]
     names = [f"{bar['loader']}, {bar['storage']}" for bar in bars]
     drawn = axis.barh(names, [bar["clips_per_second"] for bar in bars], color=colors)
     axis.bar_label(drawn, [f"{bar['clips_per_second']:.0f}" for bar in bars], padding=3)

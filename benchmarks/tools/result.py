@@ -16,7 +16,7 @@ class ResultError(ValueError):
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure over runs with the same figures.
+    """The median of each figure over the runs, all of which have figures of the same names.
 
     Raises:
         NotFiniteError: a figure is not finite.
@@ -38,8 +38,8 @@ def ratio(value: float, base: float, what: str) -> float:
 
 
 def median_ratio(ratios: list[float]) -> dict[str, float]:
-    """The median of ratios of neighbouring blocks, with its standard error."""
-    # The standard error of a median is 1.25 times that of a mean.
+    """The median of at least two ratios, each of two measurements made one after the other, with its standard error."""
+    # For normally distributed values, the standard error of a median is about 1.25 times that of the mean.
     error = 1.25 * statistics.stdev(ratios) / math.sqrt(len(ratios))
     return {"ratio": statistics.median(ratios), "standard_error": error}
 

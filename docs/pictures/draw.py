@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results"
 OURS, OTHER, LINE, GREY = "#e8710a", "#8ab4f8", "#5f6368", "#5f6368"
 
-WAY = {
+PATH = {
     "prepare (once)": [
         ("video file", "any format FFmpeg reads"),
         ("normalise, encode", "pipeline/prepare"),
@@ -58,22 +58,22 @@ def text(x: float, y: float, words: str, *, size: int = 13, anchor: str = "middl
 
 
 def svg(width: int, height: int, parts: list[str]) -> str:
-    """A complete SVG file with a white ground, so that it can be read on dark pages too."""
+    """A complete SVG file with a white background, so that it can be read on dark pages too."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     marker = (
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         f'<path d="M0 0L8 4L0 8z" fill="{LINE}"/></marker></defs>'
     )
-    ground = f'<rect width="{width}" height="{height}" fill="white"/>'
-    return "\n".join([f'{head} font-family="sans-serif">', marker, ground, *parts, "</svg>", ""])
+    background = f'<rect width="{width}" height="{height}" fill="white"/>'
+    return "\n".join([f'{head} font-family="sans-serif">', marker, background, *parts, "</svg>", ""])
 
 
-def way_of_a_sample() -> str:
-    """A lane per stage and a box per station."""
+def path_of_a_sample() -> str:
+    """The path of a sample from video file to trained model: a lane per stage and a box per station."""
     box, tall, gap, lane = 178, 50, 30, 86
     left = 165
     parts = []
-    for row, (name, stations) in enumerate(WAY.items()):
+    for row, (name, stations) in enumerate(PATH.items()):
         y = 20 + row * lane
         parts.append(text(12, y + tall / 2 + 5, name, size=14, anchor="start", more='font-weight="bold"'))
         for column, (title, where) in enumerate(stations):
@@ -86,10 +86,10 @@ def way_of_a_sample() -> str:
             if column:
                 parts.append(_arrow(f"M{x - gap} {y + tall / 2:g}H{x - 2}"))
         if row:
-            start = left + (len(list(WAY.values())[row - 1]) - 1) * (box + gap) + box / 2
+            start = left + (len(list(PATH.values())[row - 1]) - 1) * (box + gap) + box / 2
             turn = y - (lane - tall) / 2
             parts.append(_arrow(f"M{start:g} {y - lane + tall}V{turn:g}H{left + box / 2:g}V{y - 2}"))
-    return svg(left + 5 * box + 4 * gap + 12, 20 + len(WAY) * lane - lane + tall + 20, parts)
+    return svg(left + 5 * box + 4 * gap + 12, 20 + len(PATH) * lane - lane + tall + 20, parts)
 
 
 def _arrow(path: str) -> str:
@@ -97,18 +97,18 @@ def _arrow(path: str) -> str:
 
 
 def bars(title: str, rows: list[tuple[str, float, str, bool]], *, label_width: int) -> str:
-    """Horizontal bars; each row is (label, length, figure, whether it is ours)."""
+    """Horizontal bars; each row is (label, length in any unit, text at the end of the bar, whether it is ours)."""
     width, step = 640, 26
     scale = (width - label_width - 110) / max(length for _, length, _, _ in rows)
     parts = [text(12, 24, title, size=14, anchor="start", more='font-weight="bold"')]
-    for number, (label, length, figure, ours) in enumerate(rows):
+    for number, (label, length, note, ours) in enumerate(rows):
         y = 40 + number * step
         parts.append(text(label_width, y + 15, label, size=12, anchor="end"))
         parts.append(
             f'<rect x="{label_width + 8}" y="{y}" width="{length * scale:.1f}" height="{step - 6}" '
             f'fill="{OURS if ours else OTHER}"/>'
         )
-        parts.append(text(label_width + 14 + length * scale, y + 15, figure, size=12, anchor="start"))
+        parts.append(text(label_width + 14 + length * scale, y + 15, note, size=12, anchor="start"))
     return svg(width, 48 + len(rows) * step, parts)
 
 
@@ -140,7 +140,7 @@ def pictures() -> dict[str, str]:
     """File name -> SVG."""
     decode, quickstart = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("decode", "quickstart"))
     return {
-        "sample.svg": way_of_a_sample(),
+        "sample.svg": path_of_a_sample(),
         "throughput.svg": throughput(decode),
         "quickstart.svg": probe(quickstart),
     }

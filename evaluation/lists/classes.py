@@ -22,8 +22,8 @@ CLASSES: dict[str, tuple[str, ...]] = {
         *("tap dancing", "tapping guitar", "tapping pen", "tickling"),
     )
 }
-"""Value of the setting classes -> names of classes. Kinetics-Sounds (Arandjelović and Zisserman 2017) has 34 classes of
-a first version of Kinetics, of which these 31 are in the published lists."""
+"""Value of the setting `classes` -> names of classes. Kinetics-Sounds (Arandjelović and Zisserman 2017) has 34 classes
+of a first version of Kinetics, of which these 31 are in the published lists."""
 
 
 def read_classes(name: str) -> tuple[str, ...]:
@@ -45,9 +45,9 @@ def read_classes(name: str) -> tuple[str, ...]:
 
 
 def restrict(task: Task, data: LabelledData, classes: tuple[str, ...]) -> tuple[Task, list[str]]:
-    """The task with only the samples of these classes, and a sentence if the data lack some of them.
+    """The task with only the samples of these classes, and notes: a sentence if the data lack some of them, else none.
 
-    Capitals do not matter, and underscores are spaces, as the names of folders differ in this from the lists.
+    Case does not matter, and an underscore counts as a space, because folder names differ from the lists in these.
 
     Raises:
         ConfigError: fewer than two classes have training samples, or none has a test sample.
@@ -59,8 +59,8 @@ def restrict(task: Task, data: LabelledData, classes: tuple[str, ...]) -> tuple[
     fitted = len(np.unique(restricted.codes[restricted.train]))
     if fitted < 2 or not restricted.test.any():
         raise ConfigError(
-            f"of the {len(wanted)} classes of the setting classes, {fitted} have training samples under --label "
-            f"{task.label}, and {restricted.test.sum()} test samples have one of them; the column holds "
+            f"of the {len(wanted)} classes that the setting `classes` lists, {fitted} have training samples under "
+            f"--label {task.label}, and {restricted.test.sum()} test samples have one of them; the column holds "
             f"{format_names(names[:20])}"
         )
     found = {_plain(names[code]) for code in np.unique(restricted.codes[restricted.train | restricted.test])}

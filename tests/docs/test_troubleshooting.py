@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("## From other libraries")[0]
-MESSAGES = re.findall(r"^### `([^`]*…[^`]*|[^`]* [^`]*)`$", TEXT, re.MULTILINE)
+MESSAGES = [
+    message
+    for heading in re.findall(r"^### (`.*`)$", TEXT, re.MULTILINE)
+    for message in heading.strip("`").split("`, `")
+    if "…" in message or " " in message
+]
 SOURCES = [
     source
     for folder in ("common", "settings", "evaluation", "model", "pipeline", "sampler", "training")

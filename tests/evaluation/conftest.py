@@ -108,6 +108,7 @@ def hmdb_like(tmp_path_factory) -> Corpus:
         for seed, name in enumerate(files):
             write_video(folder / "hmdb51" / label / label / name, colour, seed)
         for number in (1, 2, 3):
+            # 1: training, 2: test, 0: unused
             codes = np.roll([1, 1, 1, 2, 0], number)
             lines = [f"{name} {code} \n" for name, code in zip(files, codes, strict=True)]
             (lists / f"{label}_test_split{number}.txt").write_text("".join(lines), encoding="utf-8")
@@ -116,7 +117,7 @@ def hmdb_like(tmp_path_factory) -> Corpus:
 
 @pytest.fixture(scope="session")
 def esc_like(tmp_path_factory) -> Path:
-    """Shards of five folds of three classes: tones of three heights, silent in their last third."""
+    """Shards of five folds of three classes: tones of three pitches, followed by a third of only noise."""
     folder = tmp_path_factory.mktemp("esc")
     (folder / "audio").mkdir()
     rng = np.random.default_rng(0)

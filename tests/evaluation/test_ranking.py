@@ -1,4 +1,4 @@
-"""Average precision, area under the curve and d-prime against scikit-learn; the bootstrap against itself by hand."""
+"""Average precision, area under the curve and d-prime against scikit-learn and SciPy; what the intervals cover."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_interval_shrinks_with_the_square_root_of_the_samples():
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.4)
 
 
-def test_a_class_that_no_resample_holds_is_left_out_of_that_mean():
+def test_a_class_that_a_resample_lacks_has_no_figures():
     figures = Ranking(np.array([[3.0], [2.0], [1.0]]), np.array([[True], [False], [False]])).figures
     assert np.isnan(figures(np.array([0, 2, 1]))).all()
     precision, auc = figures(np.array([3, 0, 0]))[0]
@@ -82,7 +82,7 @@ def test_perfect_and_reversed_orders_have_finite_d_primes():
     assert d_prime(0.5) == 0
 
 
-def test_classes_without_train_or_test_samples_are_named_by_their_number():
+def test_classes_without_train_or_test_samples_are_left_out_and_counted():
     train = np.array([[1, 1, 0, 1]], dtype=bool)
     test = np.array([[1, 0, 1, 1], [0, 0, 1, 1]], dtype=bool)
     kept = measurable(train, test)

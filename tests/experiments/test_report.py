@@ -27,7 +27,7 @@ def record(probe: float, *, commit: str = "abc") -> dict[str, Any]:
 
 
 def results_of(advantage: float, seeds: int) -> list[tuple[Any, dict[str, Any]]]:
-    """fifo at about 0.5, the other above it by `advantage`, with noise that the seeds share."""
+    """fifo at about 0.5, the other above it by `advantage`; per seed both share a noise, and have a little more."""
     noise = np.random.default_rng(0).normal(0, 0.05, size=seeds)
     own = np.random.default_rng(1).normal(0, 0.004, size=(2, seeds))
     found = []
@@ -109,7 +109,8 @@ def test_the_report_is_made_from_the_lines_and_says_what_is_missing(tmp_path: Pa
 
 
 def test_the_committed_pages_are_those_of_the_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # A setting that is newer than the results belongs into LATER_SETTINGS; else no result matches its trial any more.
+    # A setting that is newer than the results belongs in experiments.sweep.LATER_SETTINGS; otherwise no result matches
+    # its trial any more.
     results, docs = shutil.copytree(RESULTS, tmp_path / "results"), tmp_path / "docs"
     monkeypatch.setattr(report, "plot_experiment", lambda conditions, path: None)
     monkeypatch.setattr(esc50_page, "_plot", lambda table, path: None)

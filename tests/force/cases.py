@@ -18,7 +18,7 @@ from tests.force.programs import run_command
 PREPARE = ["storage.short_side=64", "storage.codec=jpeg", "shard_samples=5"]
 """Settings of the prepared data set."""
 _VIDEOS = 24
-_START_SECONDS = 180
+_ORIGINAL_SECONDS = 180
 """Limit for making an original, in seconds."""
 
 
@@ -76,10 +76,10 @@ class World:
         if (self.folder / "prepare_seconds").exists():
             return
         demo = run_command(["-m", "pipeline.demo", str(self.videos), f"--videos={_VIDEOS}"], self.folder / "demo.log")
-        require(demo.wait(_START_SECONDS) == 0, demo.output())
+        require(demo.wait(_ORIGINAL_SECONDS) == 0, demo.output())
         started = time.monotonic()
         prepared = run_command(prepare_arguments(self, self.shards), self.folder / "prepare.log")
-        require(prepared.wait(_START_SECONDS) == 0, prepared.output())
+        require(prepared.wait(_ORIGINAL_SECONDS) == 0, prepared.output())
         (self.folder / "prepare_seconds").write_text(str(time.monotonic() - started))
 
 

@@ -29,16 +29,18 @@ log = logging.getLogger(__name__)
 class MetricsWriter:
     """Appends metrics to `run_dir/metrics.jsonl` and `run_dir/tensorboard`.
 
-    On a full disk the run continues without the lines that do not fit and without TensorBoard; a warning says so.
+    If the disk becomes full later, the run continues without the lines that do not fit and without TensorBoard; a
+    warning says so.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: the run's folder, which exists.
         start_step: number of steps done; lines of later steps are removed, because the run will write them again (a
             run that was killed after its last checkpoint leaves such lines).
         config: with log.wandb, the metrics are also sent to Weights & Biases.
 
     Raises:
         ConfigError: log.wandb is on and wandb is not installed or does not start.
+        OSError: metrics.jsonl cannot be written.
     """
 
     def __init__(self, run_dir: Path, *, start_step: int, config: Config | None = None) -> None:
@@ -51,7 +53,10 @@ class MetricsWriter:
         self._tensorboard: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=start_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one line about step `step` (from 1), which is on file (unless the disk is full) when this returns."""
+        """Appends one line about step `step` (from 1).
+
+        Unless the disk is full, the line is in the file when this returns, though not flushed to disk.
+        """
         self._append(json.dumps({"step": step, **metrics}) + "\n")
         self._plot(step, metrics)
         if self._wandb is not None:
@@ -89,12 +94,15 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Returns the lines of a metrics.jsonl up to the first broken one: a kill may leave a partial last line."""
+    """Returns the lines of a metrics.jsonl up to the first broken one, as a kill may leave a partial last line.
+
+    Without such a file, the list is empty.
+    """
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
     return lines
 
@@ -153,7 +161,13 @@ class StepTimer:
 
 
 class ProgressDisplay:
-    """Shows rank 0's progress: a bar on a terminal, else one plain line per reading; other ranks show nothing."""
+    """Shows rank 0's progress: a bar on a terminal, else one plain line per reading; other ranks show nothing.
+
+    Args:
+        total: number of steps of the run.
+        start: number of steps done before.
+        shown: whether this is rank 0.
+    """
 
     def __init__(self, *, total: int, start: int, shown: bool) -> None:
         self._total, self._shown = total, shown
@@ -170,11 +184,16 @@ class ProgressDisplay:
         )
         self._task = self._progress.add_task("train", total=total, completed=start, note="")
         self._start, self._started = start, time.monotonic()
-        phases.shown(live=self._live)
+        phases.note_output(live=self._live)
         self._progress.start()
 
     def advance(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
-        """Shows that `step` steps are done, together with the latest metrics if there are new ones."""
+        """Shows that `step` steps are done.
+
+        Args:
+            numbers: the latest metrics, if there are new ones; loss, retrieval_v2a, samples_per_second and data_wait
+                are shown.
+        """
         note = ""
         if numbers is not None:
             note = (
@@ -187,9 +206,9 @@ class ProgressDisplay:
                 self._progress.update(self._task, note=note)
         elif self._shown and note:
             left = (time.monotonic() - self._started) / max(step - self._start, 1) * (self._total - step)
-            phases.shown()
+            phases.note_output()
             print(f"step {step}/{self._total}  {note}  {left:.0f} s left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._progress.stop()
-        phases.shown(live=False)
+        phases.note_output(live=False)

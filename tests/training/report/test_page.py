@@ -33,7 +33,7 @@ LINES = [
     for step in range(4)
 ]
 RESULT = {
-    "title": "linear of kind",
+    "title": "linear on kind",
     "caption": "12 test samples",
     "notes": ["12 test samples are few."],
     "rows": [
@@ -76,7 +76,7 @@ def test_headline_numbers_are_those_of_the_files(tmp_path):
     assert headline["Training time"] == "2 min 0 s"
     assert headline["InfoNCE loss, both directions"] == {"text": "2", "note": "8 at step 0", "exact": "2.0"}
     assert headline["Retrieval in the batch, video → audio"]["exact"] == repr(0.1 * 3)
-    assert headline["linear of kind: accuracy, video"] == {
+    assert headline["linear on kind: accuracy, video"] == {
         "text": "0.750 [0.470, 0.910]",
         "note": "random weights: 0.250 [0.090, 0.530]",
         "exact": "0.75",
@@ -141,7 +141,7 @@ def test_results_that_cannot_be_shown_are_left_out_with_the_reason(tmp_path, cap
     (folder / "evaluation-a.json").write_text(content)
     (folder / "evaluation-b.json").write_text('{"rows": [{"a": NaN, "b": [1e400, {}], "c": 1' + "0" * 400 + "}]}")
     data = page_data(read_runs([folder]))
-    assert [table["title"] for table in data["evaluations"]] == ["evaluation", "linear of kind"]
+    assert [table["title"] for table in data["evaluations"]] == ["evaluation", "linear on kind"]
     assert f"ignored {folder / 'evaluation-a.json'}" in capsys.readouterr().err
 
 
