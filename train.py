@@ -68,6 +68,7 @@ def announce() -> None:
 
 if __name__ == "__main__":
     open_log("train.py")
+    # `command` turns mistakes into a message and an exit status.
     if status := announce():
         sys.exit(status)
 

@@ -4,7 +4,7 @@
     python -m benchmarks.checksums data.path=data/demo/shards_jpeg_144 clip.frames=16 clip.size=112
 
 Both loaders run in one process and take turns. Each timed block is preceded by untimed batches, which empty the queues
-that the loader filled while it waited. The result is the median ratio of neighbouring blocks.
+that the loader filled while it waited. The result is the median ratio of two successive blocks.
 """
 
 from __future__ import annotations

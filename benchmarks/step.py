@@ -3,7 +3,7 @@
     python -m benchmarks.step --config configs/quickstart.yaml --against sampler.name=fifo --json out.json
 
 One run measures three things. *Efficiency*: blocks of steps fed by the loader alternate with blocks fed from memory;
-the median ratio of neighbouring blocks, with its standard error, is the share of the attainable speed that the data
+the median ratio of two successive blocks, with its standard error, is the share of the attainable speed that the data
 pipeline reaches. *Parts*: the time of each part of a step (on a GPU with a synchronisation after each, so their sum
 exceeds the time of a normal step). *Against*: alternating blocks of the step with and without other settings, all
 fed from memory. Settings are given as key=value, as for train.py.

@@ -78,7 +78,14 @@ def share_figures(name: str, hits: np.ndarray) -> dict[str, Any]:
 
 
 def accuracy_row(encoder: str, modality: str, correct: np.ndarray) -> dict[str, Any]:
-    """The row of an encoder; `correct` is bool [n] over the test samples."""
+    """The row of an encoder.
+
+    Args:
+        correct: whether each test sample was predicted rightly, [n].
+
+    Raises:
+        NotFiniteError: a value of `correct` is not finite.
+    """
     require_finite(correct, f"the answers of the {encoder} encoder")
     figures = share_figures("accuracy", correct)
     error = standard_error(figures["accuracy"], len(correct))

@@ -49,7 +49,11 @@ class Comparison:
 
 
 def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison | None:
-    """Compares values (seed -> value) at the common seeds; None if there are none."""
+    """Compares values (seed -> value) at the common seeds; None if there are none.
+
+    Raises:
+        NotFiniteError: a value at a common seed is not finite; the message names the seed.
+    """
     seeds = sorted(set(values) & set(baseline))
     if not seeds:
         return None

@@ -90,7 +90,12 @@ class Run:
         self._metrics: MetricsWriter | None = None
 
     def resume(self, resume: str) -> None:
-        """Restores the checkpoint that `find_resume_checkpoint` chooses for `resume`, if any."""
+        """Restores the checkpoint that `find_resume_checkpoint` chooses for `resume`, if any.
+
+        Raises:
+            ConfigError: it was made with different settings or from different data.
+            CheckpointError: it cannot be read, or does not fit the model.
+        """
         path = find_resume_checkpoint(resume=resume, store=self.store, world=self.world)
         if path is not None:
             begin(f"reading {path}")

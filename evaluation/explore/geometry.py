@@ -15,7 +15,7 @@ from evaluation.features import unit_rows
 NEIGHBOURS = 8
 MOST_CLUSTERS = 10
 BLOCK_ROWS = 512
-"""Queries compared at a time: with 20,000 keys a block of similarities takes 80 MB."""
+"""Number of queries that are compared at a time: with 20,000 keys a block of similarities takes 80 MB."""
 Method = Literal["tsne", "pca"]
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from common.html import webp
 
 STRIP_PIXELS, STRIP_FRAMES = 112, 8
-"""Largest side and largest number of the frames that the page plays."""
+"""Largest side in pixels of the frames that the page plays, and their largest number per clip."""
 SHEET_PIXELS = 4096
-"""Largest side of a sheet; browsers refuse pictures above 16,384, and WebP those above 16,383."""
+"""Largest side of a sheet in pixels; browsers refuse pictures above 16,384, and WebP those above 16,383."""
 QUALITY = 62
 
 

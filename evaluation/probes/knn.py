@@ -12,7 +12,13 @@ from settings.evaluation import EvaluationConfig
 
 
 def run_knn(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Test accuracy of each modality and encoder and of the majority class; k is limited to the training samples."""
+    """Test accuracy of each modality and encoder, and of the majority class.
+
+    k is at most the number of training samples.
+
+    Raises:
+        NotFiniteError: a feature is not finite; the message names the row.
+    """
     # Imported where it is used, because it takes seconds to load.
     from sklearn.neighbors import KNeighborsClassifier
 

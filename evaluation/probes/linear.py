@@ -24,7 +24,11 @@ CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 def run_linear(features: Mapping[str, Features], task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Test accuracy of a probe for each modality and encoder, and of the majority class."""
+    """Test accuracy of a probe for each modality and encoder, and of the majority class.
+
+    Raises:
+        NotFiniteError: a feature is not finite; the message names the row.
+    """
     require_finite_features(features)
     rows = []
     for name, modality, pooled in each_encoder(features):

@@ -61,6 +61,7 @@ def run_multilabel(
 
     Raises:
         ConfigError: fewer than two classes are measurable.
+        NotFiniteError: a feature is not finite; the message names the row.
     """
     kept = measurable(targets[task.train], targets[task.test])
     if kept.sum() < 2:

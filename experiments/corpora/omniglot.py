@@ -55,6 +55,9 @@ def make_omniglot(
     Args:
         train: number of training pairs; `probe` and `test` have `held_out` each.
         skew: share of the training strips whose first character is one of four; 0 draws all equally.
+
+    Raises:
+        ConfigError: the folder lacks Omniglot's archives, or there are not so many alphabets.
     """
     alphabets = read_alphabets(folder, cell)
     if not 1 <= characters <= len(alphabets):

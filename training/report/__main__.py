@@ -17,7 +17,7 @@ from common.phases import open_log, say
 from common.terminal import command, print_error, printable
 
 SECONDS = 5
-"""Between two looks at the run folders with --watch, and between two loads of the page."""
+"""Interval in seconds between two looks at the run folders with --watch, and between two loads of the page."""
 
 
 @command("report")

@@ -8,7 +8,7 @@ from common.terminal import print_error
 from settings.yaml_files import read_start
 
 _MAX_CHARACTERS = 2**18
-"""Largest length of config.yaml, environment.json and the results of evaluate.py."""
+"""Largest length, in characters, of config.yaml, environment.json and the results of evaluate.py."""
 
 
 def read_small(path: Path) -> str:

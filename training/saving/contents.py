@@ -26,6 +26,9 @@ def peek(path: Path) -> Any:
     """Like `load`, but memory-maps the tensors, so that they are read from the file only when they are used.
 
     Mapped tensors are slices of the file, so a tensor that declares more data than the file has is rejected here.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is no checkpoint of this program.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -26,7 +26,7 @@ _TASKS_AHEAD = 3
 _DEATHS_BESIDE_OTHERS, _DEATHS_ALONE = 2, 2
 """A call fails after this many workers died of it while other calls were running, and then while it ran alone."""
 _PAUSE_SECONDS = 1.0
-"""Pause after a failure to start a worker: a lack of processes or memory may pass."""
+"""Pause in seconds after a failure to start a worker: a lack of processes or memory may pass."""
 _GIVE_UP_AFTER = (20, 20.0)
 """Number of failures to start, and seconds since the first of them, after which a pool without any worker gives up."""
 

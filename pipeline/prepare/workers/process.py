@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _FILES_PER_WORKER = 500
 """Number of files after which a worker is replaced, to free the memory that decoders leak."""
 _START_SECONDS = 60.0
-"""Time within which a new worker must begin its first call."""
+"""Time in seconds within which a new worker must begin its first call."""
 
 
 class WorkerDied(Exception):

@@ -15,7 +15,7 @@ from pipeline.shards.verification import verify_shards
 from tests.pipeline.shards.formats import format_1, format_2, handed_over
 
 FLIPS = 60
-"""Per kind of file and codec."""
+"""Number of flips per kind of file and codec."""
 
 
 @pytest.fixture(scope="module", params=["jpeg", "vp9"])

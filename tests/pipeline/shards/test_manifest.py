@@ -14,7 +14,7 @@ from settings import StorageConfig
 from tests.pipeline.shards.formats import reseal
 
 SIZE = 70_000
-"""Bytes of the shard."""
+"""Size of the shard in bytes."""
 
 
 def row(source: str, sizes: list[int], **labels: str) -> dict[str, object]:
