@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import av
 import numpy as np
 
 from common.environment import ROOT
+from common.terminal import printable
 from pipeline.prepare.audio_track import AudioTrack
 
 SAMPLE_RATE = 16000
@@ -108,6 +110,9 @@ def make_corpus(sources: list[Path], out: Path, names: list[str]) -> None:
 
     Args:
         out: the `corpus_folder` of the sources; a form in it is kept as it is.
+
+    Raises:
+        SystemExit: pipeline.prepare rejects a source, so that shards would lack it.
     """
     for name in names:
         target = out / name
@@ -208,3 +213,9 @@ def _prepare(sources: list[Path], out: Path, overrides: list[str]) -> None:
         (links / f"{i:05d}{source.suffix}").symlink_to(source.resolve())
     command = [sys.executable, "-m", "pipeline.prepare", str(links), str(out / "shards"), *overrides]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+    if rejected := [json.loads(line) for line in (out / "shards" / "rejected.jsonl").read_text().splitlines()]:
+        path = (links / rejected[0]["source"]).resolve()
+        why = (
+            f"pipeline.prepare rejects {len(rejected)} of these videos, the first because of {rejected[0]['reason']!r}"
+        )
+        raise SystemExit(f"{printable(path)}: {printable(why)}; move it out of --videos")

@@ -23,7 +23,7 @@ from benchmarks.peers.decoder_alone import BATCHES, decoder_alone
 from benchmarks.report import DOCUMENTS, PLACE, ROOT, TABLES, fill
 from benchmarks.run_all import gpu_commands
 from benchmarks.step import known_peak
-from benchmarks.tools.corpus import SHARDS, at_rate, corpus_folder, frames_of, shard_settings
+from benchmarks.tools.corpus import SHARDS, at_rate, corpus_folder, frames_of, make_corpus, shard_settings
 from benchmarks.tools.usage import usage
 from pipeline.demo.corpus import make_demo
 from pipeline.prepare.run import prepare
@@ -140,6 +140,14 @@ def test_stored_forms_of_other_sources_are_not_measured(tmp_path: Path) -> None:
     assert corpus_folder(tmp_path, sources[:1]) != folder
     sources[1].write_bytes(b"newer")
     assert corpus_folder(tmp_path, sources) != folder
+
+
+def test_a_source_that_shards_would_lack_is_named(tmp_path: Path) -> None:
+    make_demo(tmp_path / "videos", videos=1, seed=0)
+    sources = [*(tmp_path / "videos").rglob("*.mp4"), store(tmp_path / "silent.mkv", frames=8, fps=8)]
+    with pytest.raises(SystemExit, match=r"/silent\.mkv: pipeline\.prepare rejects 1 of .* 'no audio track'; move it"):
+        make_corpus(sources, tmp_path, ["shards_jpeg_32"])
+    assert not (tmp_path / "shards_jpeg_32").exists()
 
 
 def test_a_row_measures_the_forms_of_the_sources_that_were_given(tmp_path: Path, monkeypatch) -> None:

@@ -58,10 +58,10 @@ def test_labels_with_odd_names_have_a_file_and_a_table(run, shards, monkeypatch,
     )
     monkeypatch.setattr(Manifest, "_column", lambda self, column: 0)
     assert call(run, shards, "--protocol", "knn", "--label", odd) == 0
-    assert r"knn of ../a/b,c [/red]\x1b[2J\n" in capsys.readouterr().out
+    assert r"knn on ../a/b,c [/red]\x1b[2J\n" in capsys.readouterr().out
     (path,) = run.iterdir()
     assert path == result_path(run, f"knn-{odd}")
-    assert json.loads(path.read_text())["title"] == f"knn of {odd}"
+    assert json.loads(path.read_text())["title"] == f"knn on {odd}"
 
 
 def test_a_result_is_printed_even_if_its_folder_cannot_be_written(run, shards, monkeypatch, capsys):
