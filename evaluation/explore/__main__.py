@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.finite import NotFiniteError
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable, show_logs
 from pipeline.plan.bad_samples import SampleError
@@ -21,7 +20,7 @@ from settings import ConfigError
 from training.saving.files import CheckpointError, require_some_checkpoint
 
 
-@command("explore", NotFiniteError)
+@command("explore")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake in the arguments, the run or the data."""
     parser = argparse.ArgumentParser(
@@ -51,10 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_shards(Path(options.data), read_meta(Path(options.data)))
         say(f"mapping the embeddings of {options.run} for {options.data}, in {options.out}")
         begin("importing torch and DALI")
+        from common.finite import NotFiniteError
         from evaluation.explore.collect import explore
         from evaluation.explore.page import write_page
 
-        page = explore(options.run, data=options.data, samples=options.samples, media=options.media, method=options.map)
+        try:
+            page = explore(
+                options.run, data=options.data, samples=options.samples, media=options.media, method=options.map
+            )
+        except NotFiniteError as error:
+            raise CheckpointError(str(error)) from None
         size = write_page(page, options.out)
     except (CheckpointError, ConfigError, ManifestError, SampleError) as error:
         print_error("explore", error)
