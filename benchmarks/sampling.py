@@ -43,13 +43,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sizes", nargs="+", type=size, default=["4096x128", "38400x128"], help="candidates x picks, as in 38400x3840"
     )
+    slow = ", ".join([ORACLE, *registry_keys(*BACKENDS[2])])
     kinds = sorted(registry_keys("benchmarks/tools/pools.py", "KINDS"))
     parser.add_argument("--kinds", nargs="+", default=["heavy"], choices=kinds, help="synthetic pools")
     parser.add_argument("--backends", nargs="+", default=DEFAULT_BACKENDS, choices=known, metavar="NAME",
                         help=f"any of {', '.join(known)}")  # fmt: skip
     parser.add_argument("--seeds", type=positive, default=3, help="interleaved repeats, each with a different seed")
     parser.add_argument("--slow-repeats", type=positive, default=sys.maxsize,
-                        help=f"maximum number of repeats of {ORACLE} and of {', '.join(BASELINES)}")  # fmt: skip
+                        help=f"maximum number of repeats of {slow}")  # fmt: skip
     parser.add_argument("--sequential-picks", type=int, default=0,
                         help=f"extrapolate {', '.join(LINEAR)} from this many picks; 0: run all")  # fmt: skip
     parser.add_argument("--quality", action="store_true", help="also report phi and near-duplicates of the selections")
