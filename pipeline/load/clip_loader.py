@@ -168,7 +168,14 @@ class ClipLoader(ABC, Generic[D]):
         Raises:
             SampleError: a sample cannot be read (from the iterator).
         """
-        return self._batches(self._in_batches(plan))
+        return self.carry_out_all([plan])
+
+    def carry_out_all(self, plans: Iterable[ClipPlan]) -> Iterator[Batch]:
+        """Like `carry_out` for one plan after the other, without a pause between them.
+
+        The last batch of each plan may be short. `plans` is read ahead, by the loader's reading thread.
+        """
+        return self._batches(batch for plan in plans for batch in self._in_batches(plan))
 
     @abstractmethod
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:

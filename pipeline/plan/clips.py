@@ -163,6 +163,32 @@ class ClipPlanner:
         ids = ids.repeat(clips * crops)
         return self._plan(ids, window, start_frame=start_frame, start_sample=start_sample)
 
+    def windows(self, ids: np.ndarray, begin: np.ndarray, end: np.ndarray, *, clips: int) -> ClipPlan:
+        """Plans test clips within time windows: `clips` evenly spaced starts per window, with the centre crop.
+
+        As in `uniform`, the first clip of a window starts where the window starts and the last ends where it ends, and
+        a single clip is centred. In a window that is shorter than a clip all clips are centred, and shifted to lie
+        within the sample. The plan is ordered by row, then start.
+
+        Args:
+            ids: int64 [n], the sample of each window; it may occur several times.
+            begin, end: float64 [n], the window in seconds from the sample's start.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        place = np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])
+        start_frame = _spread(place, begin, end, rate=self.fps, span=self.span, last=self._starts(ids) - 1)
+        audio = self.config.audio
+        start_sample = _spread(
+            place,
+            begin,
+            end,
+            rate=audio.sample_rate,
+            span=self.config.audio_samples,
+            last=self._last_audio_start(ids),
+        )
+        window = centre_windows(*self._frame_size(ids)).repeat(clips, axis=0)
+        return self._plan(ids.repeat(clips), window, start_frame=start_frame, start_sample=start_sample)
+
     def _draws(self, ids: np.ndarray, *, epoch: int, purpose: str) -> dict[str, np.ndarray]:
         numbers = uniforms(ids, sum(_DRAWS.values()), seed=self.config.seed, epoch=epoch, purpose=purpose)
         columns = np.split(numbers, np.cumsum(list(_DRAWS.values()))[:-1], axis=1)
@@ -208,6 +234,25 @@ class ClipPlanner:
     def _last_audio_start(self, audio_ids: np.ndarray) -> np.ndarray:
         """Last PCM sample at which a complete window starts, int64 [B]; 0 if the audio is shorter than a window."""
         return np.maximum(self.dataset.audio_samples[audio_ids].astype(np.int64) - self.config.audio_samples, 0)
+
+
+def _spread(
+    place: np.ndarray, begin: np.ndarray, end: np.ndarray, *, rate: float, span: int, last: np.ndarray
+) -> np.ndarray:
+    """Starts of evenly spaced clips within windows, in units of 1 / rate seconds; int64 [n * clips].
+
+    Args:
+        place: float64 [clips], where each clip lies in its window, from 0 to 1.
+        begin, end: float64 [n], the windows in seconds.
+        span: length of a clip.
+        last: int64 [n], the last start at which a clip lies within the sample.
+    """
+    first, stop = np.round(begin * rate), np.round(end * rate)
+    room = np.maximum(stop - first - span, 0)
+    # Where a clip is longer than the window, it is centred on it.
+    first = first - np.maximum(span - (stop - first), 0) / 2
+    starts = np.floor(first[:, None] + place * room[:, None] + 0.5).astype(np.int64)
+    return np.clip(starts, 0, last[:, None]).reshape(-1)
 
 
 def frame_stride(*, stored_fps: float, clip_fps: float) -> int:

@@ -29,7 +29,7 @@ from settings import PrepareConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class SampleTask:
     """A source to prepare; the worker writes the sample to `fragment`."""
 
     source: Source
@@ -147,7 +147,7 @@ def _prepare_part(
             staging.reject(source, source.problem)
             summary.rejected[source.problem.reason] += 1
     tasks = [
-        _Task(source=source, fragment=staging.fragment(source), labels=labels.by_source.get(source.name, {}))
+        SampleTask(source=source, fragment=staging.fragment(source), labels=labels.by_source.get(source.name, {}))
         for source in todo
         if source.problem is None
     ]
@@ -207,7 +207,7 @@ class _Packer:
             self._group = []
 
 
-def prepare_sample(task: _Task, *, config: PrepareConfig) -> None:
+def prepare_sample(task: SampleTask, *, config: PrepareConfig) -> None:
     """Writes the fragment (the sample as a tar file) of one source; runs in a worker.
 
     Raises:

@@ -134,7 +134,7 @@ def test_a_source_that_vanishes_is_rejected_and_the_run_goes_on(clip, tmp_path, 
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
     monkeypatch.setattr(run, "normalise", vanished)
-    task = run._Task(source=run.find_sources(clip("a.mp4").parent)[0][0], fragment=tmp_path / "a.tar", labels={})
+    task = run.SampleTask(source=run.find_sources(clip("a.mp4").parent)[0][0], fragment=tmp_path / "a.tar", labels={})
     with pytest.raises(RejectedSource, match="cannot be read: No such file or directory"):
         run.prepare_sample(task, config=CONFIG)
 

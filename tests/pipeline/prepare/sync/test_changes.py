@@ -202,7 +202,7 @@ def test_a_kill_at_any_step_of_sync_and_a_second_run_give_the_same(src, prepare,
 def test_a_file_that_changes_after_it_was_listed_is_not_used(src, tone, tmp_path):
     (source,) = (source for source in find_sources(src)[0] if source.name == "dog/3.wav")
     tone(source.path, 2000)
-    task = run._Task(source=source, fragment=tmp_path / "sample.tar", labels={})
+    task = run.SampleTask(source=source, fragment=tmp_path / "sample.tar", labels={})
     with pytest.raises(RejectedSource, match="changed while being read"):
         prepare_sample(task, config=None)
     source.path.unlink()

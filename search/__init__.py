@@ -1,0 +1,1 @@
+"""Uses a trained model on whole collections: embeds them for search."""

@@ -1,0 +1,114 @@
+"""Embeds all files of a data set with the encoders of a run: `python -m search.embed RUN SRC OUT [key=value ...]`.
+
+SRC is a folder of prepared shards, or a folder of videos, which are decoded on the way. OUT gets one row per file or,
+with every=SECONDS, one per window, as Parquet files with source, start, end, labels and unit vectors. Run the same
+command again to resume after an interruption; start it with torchrun to share the work among processes or GPUs.
+"""
+
+from __future__ import annotations
+
+from common.signals import end_on_signals
+
+if __name__ == "__main__":
+    # Ending at once is safe: each part on disk is complete, and the kernel kills the workers together with this process.
+    end_on_signals("embed", terminated=75)
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.phases import begin, open_log, say
+from common.terminal import command, print_error, printable, show_logs
+from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
+from pipeline.prepare.sources import PrepareError, check_folders
+from pipeline.shards.meta import ManifestError, check_shards, meta_file, read_meta
+from search.packages import MissingPackage, require_packages
+from settings import ConfigError, load_config
+from settings.search import EmbedConfig
+from training.saving.files import CheckpointError, require_some_checkpoint
+
+
+@command("embed")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, 1 if no file gave a row, 2 for a mistake in the arguments, the run or the data.
+
+    As a command it also ends with 130 after Ctrl-C and with 75 after SIGTERM; the same command then resumes.
+    """
+    options = _parse(arguments)
+    show_logs()
+    try:
+        config = load_config(EmbedConfig, None, options.settings)
+        _check(options)
+        say(f"embedding the files of {options.src} with {options.run}, in {options.out}")
+        begin("importing torch and DALI")
+        from common.finite import NotFiniteError
+        from pipeline.plan.bad_samples import SampleError
+        from pipeline.prepare.workers.pool import WorkersCannotStart
+        from search.embed.run import Place, embed
+        from search.embed.store import EmbedError
+
+        try:
+            meta = embed(
+                options.run,
+                options.src,
+                options.out,
+                config=config,
+                labels=options.labels,
+                labels_may_miss=options.labels_may_miss,
+                npy=options.npy,
+                place=Place(**_place()),
+            )
+        except (EmbedError, NotFiniteError, SampleError, WorkersCannotStart) as error:
+            print_error("embed", error)
+            return 2
+    except (CheckpointError, ConfigError, LabelError, ManifestError, MissingPackage, PrepareError) as error:
+        print_error("embed", error)
+        return 2
+    if meta is None:
+        return 0
+    unreadable = f"; {meta['unreadable']:,} unreadable files are in unreadable.jsonl" if meta["unreadable"] else ""
+    print(f"{printable(options.out)}: {meta['rows']:,} rows of {meta['model']['dim']} numbers{unreadable}")
+    return 0 if meta["rows"] else 1
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m search.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
+    parser.add_argument("src", type=Path, metavar="SRC", help="folder of prepared shards, or of videos")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the embeddings")
+    parser.add_argument("--labels", type=Path, help="list with labels of a folder of videos (default: folder names)")
+    add_labels_may_miss(parser, things="file")
+    parser.add_argument("--npy", action="store_true", help="also write video.npy and audio.npy")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings such as every=10 (docs/configuration.md)"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Finds mistakes that can be found without torch and DALI, which take seconds to import."""
+    require_packages("pyarrow")
+    require_some_checkpoint(options.run)
+    check_folders(options.src.resolve(), options.out.resolve())
+    if options.labels is not None:
+        require_list(options.labels)
+    if meta_file(options.src).exists():
+        check_shards(options.src, read_meta(options.src))
+
+
+def _place() -> dict[str, int]:
+    """This process among those of torchrun, from its environment variables."""
+    names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
+    try:
+        return {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+    except ValueError as error:
+        raise ConfigError(f"torchrun's environment variables {', '.join(names.values())} must be numbers: {error}") from None
+
+
+if __name__ == "__main__":
+    open_log("embed")
+    sys.exit(main())

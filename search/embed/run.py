@@ -1,0 +1,177 @@
+"""Embeds a source into a folder: divides the work among processes, resumes, and writes the description at the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.environment import installed_version
+from common.phases import begin, say
+from common.progress import show_progress
+from pipeline.prepare.labels import folder_labels, read_labels
+from pipeline.prepare.sources import find_sources
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.meta import meta_file
+from search.embed.folder import FolderSource
+from search.embed.sources import Job, ShardSource, Source
+from search.embed.store import EmbedError, Part, Store, ordered
+from search.embeddings import FORMAT
+from search.encoders import load_encoders
+from settings import to_dict
+from settings.search import EmbedConfig
+
+PACKAGES = ("torch", "nvidia-dali-cuda130", "numpy", "av", "pyarrow")
+"""Packages whose versions may change the bytes of the result."""
+_LIMITS = ("timeout_seconds", "memory_mb", "device", "clips")
+"""Settings that embeddings.json does not repeat: limits, and those of which it holds what they came to."""
+_PAUSE = 0.5
+"""Seconds between two looks at the parts of other processes."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """This process among those that share the work, as torchrun's environment variables say."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+def embed(
+    run: Path,
+    src: Path,
+    out: Path,
+    *,
+    config: EmbedConfig,
+    labels: Path | None = None,
+    labels_may_miss: bool = False,
+    npy: bool = False,
+    place: Place | None = None,
+) -> dict[str, Any] | None:
+    """Embeds the files of `src` that `out` lacks.
+
+    Args:
+        run: run folder, or a checkpoint file.
+        src: prepared shards, or a folder of videos.
+        out: the folder to write; see search.embeddings.
+        labels: list of labels for a folder of videos; without it the folders' names are labels.
+        labels_may_miss: whether to continue even if the list does not seem to belong to the files.
+        npy: whether to write the vectors as .npy files too.
+        place: this process among several; None if it is alone.
+
+    Returns:
+        The contents of embeddings.json; None on ranks other than 0, which end when no part is left to claim.
+
+    Raises:
+        EmbedError: an argument is wrong, or `out` holds other embeddings.
+        CheckpointError, ConfigError, ManifestError, LabelError: the run, the data or the list cannot be used.
+        NotFiniteError: an embedding is not finite.
+    """
+    place = place or Place()
+    src, out = src.resolve(), out.resolve()
+    begin(f"reading {run}")
+    job = _job(run, config, place)
+    source = _source(src, out, job, labels=labels, labels_may_miss=labels_may_miss)
+    store = Store(out, parts=source.parts, meta=_meta(run, source, job))
+    try:
+        missing = store.missing()
+        if len(missing) < source.parts:
+            say(f"{source.parts - len(missing):,} of {source.parts:,} parts are complete; embedding the others")
+        begin("embedding")
+        total = source.work(missing[place.rank :: place.size])
+        steps = _steps(source, store, ordered(missing, rank=place.rank, size=place.size))
+        for _ in show_progress(steps, total=total, unit=source.unit) if place.rank == 0 else steps:
+            pass
+        if place.rank:
+            return None
+        _wait_for_others(source, store)
+        begin(f"writing the description of {out}")
+        return store.finish(npy=npy)
+    finally:
+        store.close()
+
+
+def _steps(source: Source, store: Store, parts: Iterator[int]) -> Iterator[Part | None]:
+    """Embeds and writes those parts that this process can claim."""
+    for part in source.embed(number for number in parts if store.claim(number)):
+        if part is not None:
+            store.write(part)
+        yield part
+
+
+def _wait_for_others(source: Source, store: Store) -> None:
+    """Waits for the parts that other processes have claimed, and makes those whose process has ended."""
+    while missing := store.missing():
+        begin(f"waiting for {len(missing)} parts of other processes", quietly=True)
+        if not any(part is not None for part in _steps(source, store, iter(missing))):
+            time.sleep(_PAUSE)
+
+
+def _job(run: Path, config: EmbedConfig, place: Place) -> Job:
+    encoders = load_encoders(run)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        if place.local_rank >= torch.cuda.device_count():
+            raise EmbedError(
+                f"device=cuda, but process {place.local_rank} of this machine has no GPU (found "
+                f"{torch.cuda.device_count()}): start fewer processes with torchrun, or set device=cpu"
+            )
+        torch.cuda.set_device(place.local_rank)
+        device = f"cuda:{place.local_rank}"
+        # The fastest algorithm may be another one in another process, and give other bits.
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    model = encoders.model.to(device).eval()
+    return Job(
+        encoders=replace(encoders, model=model), config=config, device=device, processes=place.local_size
+    )
+
+
+def _source(src: Path, out: Path, job: Job, *, labels: Path | None, labels_may_miss: bool) -> Source:
+    if meta_file(src).exists():
+        if labels is not None:
+            raise EmbedError("--labels is for a folder of videos; prepared data have labels: see pipeline.labels")
+        return ShardSource(Manifest.open(src), job)
+    begin(f"listing the files in {src}")
+    files, skipped = find_sources(src, exclude=out)
+    if not files:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
+        raise EmbedError(f"{src} holds neither prepared data nor a file with a known video or audio suffix; it holds {kinds}")
+    names = [file.name for file in files]
+    found = (
+        read_labels(labels, names, streams=job.config.streams, root=src) if labels is not None else folder_labels(names)
+    )
+    if not labels_may_miss:
+        found.check()
+    return FolderSource(src, out, files, found, job)
+
+
+def _meta(run: Path, source: Source, job: Job) -> dict[str, Any]:
+    """embeddings.json without `rows` and `unreadable`; nothing in it depends on when or where it is written."""
+    settings = {key: value for key, value in to_dict(job.config).items() if key not in (*_LIMITS, "every")}
+    return {
+        "format": FORMAT,
+        "model": {
+            "run": str(run.resolve()),
+            "step": job.encoders.step,
+            "fingerprint": job.encoders.fingerprint,
+            "dim": job.encoders.dim,
+            "modalities": list(source.modalities),
+        },
+        "every": job.config.every or None,
+        "source": source.describe(),
+        "labels": source.label_columns,
+        "parts": source.parts,
+        "settings": settings | {"clips": job.config.clips_per_row, "device": job.device.partition(":")[0]},
+        "versions": {name: installed_version(name) for name in PACKAGES},
+    }
