@@ -12,8 +12,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from common.terminal import encodable, printable
@@ -23,6 +23,7 @@ INTERVAL = 20.0
 
 _lock = threading.RLock()
 _log: _Log | None = None
+_hushed = False
 
 
 class _Log:
@@ -143,7 +144,18 @@ def begin(text: str, *, quietly: bool = False) -> None:
     """
     with _lock:
         if _log is not None:
-            _log.begin(text, quietly=quietly)
+            _log.begin(text, quietly=quietly or _hushed)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Within this context phases begin quietly, as if all calls of `begin` said so: for a task of many small parts."""
+    global _hushed
+    before, _hushed = _hushed, True
+    try:
+        yield
+    finally:
+        _hushed = before
 
 
 def note_output(*, live: bool | None = None) -> None:

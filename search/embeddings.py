@@ -168,9 +168,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         found = "unfinished embeddings" if any(folder.glob("rows-*.parquet")) else "no embeddings"
         advice = "run the same command again" if found.startswith("un") else "make some"
-        raise EmbeddingsError(
-            f"{folder} holds {found}; {advice}: python -m search.embed RUN SRC {folder}"
-        ) from None
+        raise EmbeddingsError(f"{folder} holds {found}; {advice}: python -m search.embed RUN SRC {folder}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     try:

@@ -19,6 +19,7 @@ from common.terminal import command
 from settings.data import PrepareConfig
 from settings.evaluation import EvaluationConfig
 from settings.schema import Config
+from settings.search import EmbedConfig
 
 HEAD = """\
 # Configuration
@@ -43,6 +44,7 @@ def trees() -> list[tuple[str, type, str]]:
         ("Training", Config, "Settings of `train.py`."),
         ("Preparation", PrepareConfig, "Settings of `python -m pipeline.prepare SRC OUT`, set by `key=value`."),
         ("Evaluation", EvaluationConfig, "Settings of `evaluate.py`, set by `key=value`."),
+        ("Embedding", EmbedConfig, "Settings of `python -m search.embed RUN SRC OUT`, set by `key=value`."),
     ]
 
 

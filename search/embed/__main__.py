@@ -10,7 +10,7 @@ from __future__ import annotations
 from common.signals import end_on_signals
 
 if __name__ == "__main__":
-    # Ending at once is safe: each part on disk is complete, and the kernel kills the workers together with this process.
+    # Ending at once is safe: each part on disk is complete, and the workers end together with this process.
     end_on_signals("embed", terminated=75)
 
 import argparse
@@ -106,7 +106,9 @@ def _place() -> dict[str, int]:
     try:
         return {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
     except ValueError as error:
-        raise ConfigError(f"torchrun's environment variables {', '.join(names.values())} must be numbers: {error}") from None
+        raise ConfigError(
+            f"torchrun's environment variables {', '.join(names.values())} must be numbers: {error}"
+        ) from None
 
 
 if __name__ == "__main__":

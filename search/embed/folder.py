@@ -29,7 +29,7 @@ from search.embed.sources import Job, modalities_of
 from search.embed.store import Part
 from search.embed.vectors import Embedded
 from search.embed.windows import Windows
-from settings import Config, PrepareConfig, StorageConfig
+from settings import Config, PrepareConfig, StorageConfig, from_dict, to_dict
 from settings.search import EmbedConfig
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class FolderSource:
     """
 
     unit = "files"
+    settings: tuple[str, ...] = ("part_files", "max_seconds")
 
     def __init__(self, src: Path, out: Path, files: list[File], labels: Labels, job: Job) -> None:
         self._src, self._out, self._files, self._labels, self._job = src, out, files, labels, job
@@ -59,7 +60,7 @@ class FolderSource:
         self._prepare = prepare_config(job.encoders.config, job.config)
         self._workers = available_cores(processes=job.processes)
         self.parts = -(-len(files) // self._size)
-        self.modalities = MODALITIES if job.config.streams == "both" else (job.config.streams,)
+        self.modalities: tuple[str, ...] = MODALITIES if job.config.streams == "both" else (job.config.streams,)
         self.label_columns = labels.columns
 
     def describe(self) -> dict[str, Any]:
@@ -107,9 +108,7 @@ class FolderSource:
             self._collect(scratch / streams, [file for file in group if file.name not in problems], streams, rows)
         yield rows.part(number, self._labels, self._job.encoders.dim, problems)
 
-    def _decode(
-        self, files: list[File], scratch: Path, streams: str
-    ) -> Iterator[tuple[File, RejectedSource | None]]:
+    def _decode(self, files: list[File], scratch: Path, streams: str) -> Iterator[tuple[File, RejectedSource | None]]:
         """Decodes files in workers; yields each as it ends, with the reason if it cannot be used."""
         scratch.mkdir(parents=True)
         tasks = [SampleTask(source=file, fragment=scratch / f"{file.key}.tar", labels={}) for file in files]
@@ -157,9 +156,7 @@ class FolderSource:
                 rows.add(embedded, dataset)
 
     def _config(self, streams: str) -> PrepareConfig:
-        from dataclasses import replace
-
-        return replace(self._prepare, streams=streams)
+        return from_dict(PrepareConfig, to_dict(self._prepare) | {"streams": streams})
 
 
 class _PartRows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from common.environment import installed_version
-from common.phases import begin, say
+from common.phases import begin, hushed, say
 from common.progress import show_progress
 from pipeline.prepare.labels import folder_labels, read_labels
 from pipeline.prepare.sources import find_sources
@@ -28,12 +27,8 @@ from settings.search import EmbedConfig
 
 PACKAGES = ("torch", "nvidia-dali-cuda130", "numpy", "av", "pyarrow")
 """Packages whose versions may change the bytes of the result."""
-_LIMITS = ("timeout_seconds", "memory_mb", "device", "clips")
-"""Settings that embeddings.json does not repeat: limits, and those of which it holds what they came to."""
 _PAUSE = 0.5
 """Seconds between two looks at the parts of other processes."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +84,9 @@ def embed(
         begin("embedding")
         total = source.work(missing[place.rank :: place.size])
         steps = _steps(source, store, ordered(missing, rank=place.rank, size=place.size))
-        for _ in show_progress(steps, total=total, unit=source.unit) if place.rank == 0 else steps:
-            pass
+        with hushed():
+            for _ in show_progress(steps, total=total, unit=source.unit) if place.rank == 0 else steps:
+                pass
         if place.rank:
             return None
         _wait_for_others(source, store)
@@ -118,7 +114,7 @@ def _wait_for_others(source: Source, store: Store) -> None:
 
 def _job(run: Path, config: EmbedConfig, place: Place) -> Job:
     encoders = load_encoders(run)
-    device = config.device
+    device: str = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -132,9 +128,7 @@ def _job(run: Path, config: EmbedConfig, place: Place) -> Job:
         # The fastest algorithm may be another one in another process, and give other bits.
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     model = encoders.model.to(device).eval()
-    return Job(
-        encoders=replace(encoders, model=model), config=config, device=device, processes=place.local_size
-    )
+    return Job(encoders=replace(encoders, model=model), config=config, device=device, processes=place.local_size)
 
 
 def _source(src: Path, out: Path, job: Job, *, labels: Path | None, labels_may_miss: bool) -> Source:
@@ -146,7 +140,9 @@ def _source(src: Path, out: Path, job: Job, *, labels: Path | None, labels_may_m
     files, skipped = find_sources(src, exclude=out)
     if not files:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
-        raise EmbedError(f"{src} holds neither prepared data nor a file with a known video or audio suffix; it holds {kinds}")
+        raise EmbedError(
+            f"{src} holds neither prepared data nor a file with a known video or audio suffix; it holds {kinds}"
+        )
     names = [file.name for file in files]
     found = (
         read_labels(labels, names, streams=job.config.streams, root=src) if labels is not None else folder_labels(names)
@@ -158,7 +154,7 @@ def _source(src: Path, out: Path, job: Job, *, labels: Path | None, labels_may_m
 
 def _meta(run: Path, source: Source, job: Job) -> dict[str, Any]:
     """embeddings.json without `rows` and `unreadable`; nothing in it depends on when or where it is written."""
-    settings = {key: value for key, value in to_dict(job.config).items() if key not in (*_LIMITS, "every")}
+    settings = to_dict(job.config)
     return {
         "format": FORMAT,
         "model": {
@@ -172,6 +168,12 @@ def _meta(run: Path, source: Source, job: Job) -> dict[str, Any]:
         "source": source.describe(),
         "labels": source.label_columns,
         "parts": source.parts,
-        "settings": settings | {"clips": job.config.clips_per_row, "device": job.device.partition(":")[0]},
+        "settings": {
+            "streams": job.config.streams,
+            "clips": job.config.clips_per_row,
+            "batch_size": job.config.batch_size,
+            "device": job.device.partition(":")[0],
+            **{key: settings[key] for key in source.settings},
+        },
         "versions": {name: installed_version(name) for name in PACKAGES},
     }

@@ -56,7 +56,10 @@ class Source(Protocol):
     """Number of parts."""
     unit: str
     """What the progress counts, in the plural."""
+    settings: tuple[str, ...]
+    """Names of the settings that shape the parts of this kind of source."""
     modalities: tuple[str, ...]
+    """The streams of which rows may have vectors."""
     label_columns: list[str]
 
     def describe(self) -> dict[str, Any]:
@@ -78,6 +81,7 @@ class ShardSource:
     """
 
     unit = "batches of clips"
+    settings: tuple[str, ...] = ("part_rows",)
 
     def __init__(self, dataset: Manifest, job: Job) -> None:
         self._dataset, self._size = dataset, job.config.part_rows

@@ -187,13 +187,15 @@ def _table(part: Part, *, dim: int) -> pa.Table:
 def write_npy(embeddings: Embeddings) -> None:
     """Writes the vectors of each modality as MODALITY.npy, float32 [N, D]; rows without a vector are zeros."""
     for modality in embeddings.modalities:
-        with replacing(embeddings.folder / f"{modality}.npy", durable=True) as unfinished:
-            with unfinished.open("wb") as file:
-                shape = (len(embeddings), embeddings.dim)
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for batch in embeddings.batches():
-                    file.write(np.ascontiguousarray(batch.vectors[modality]).data)
+        with (
+            replacing(embeddings.folder / f"{modality}.npy", durable=True) as unfinished,
+            unfinished.open("wb") as file,
+        ):
+            shape = (len(embeddings), embeddings.dim)
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for batch in embeddings.batches():
+                file.write(np.ascontiguousarray(batch.vectors[modality]).data)
 
 
 def ordered(numbers: list[int], *, rank: int, size: int) -> Iterator[int]:

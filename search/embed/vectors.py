@@ -31,6 +31,7 @@ from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan
 from search.embed.windows import Rows
 
+
 class Embedded(NamedTuple):
     """The finished rows of a part, without those of unreadable samples."""
 
@@ -218,7 +219,9 @@ class Embedder:
             by_row = clips.numpy().reshape(len(good), self._clips, self._dim)[good]
             what = f"the {modality} embeddings"
             advice = "the run has probably diverged; use an earlier checkpoint"
-            require_finite(by_row.reshape(len(by_row), self._clips * self._dim), what, name=self._name(rows), advice=advice)
+            require_finite(
+                by_row.reshape(len(by_row), self._clips * self._dim), what, name=self._name(rows), advice=advice
+            )
             vectors[modality] = unit_rows(by_row.mean(axis=1, dtype=np.float64)).astype(np.float32)
         return Embedded(rows, vectors, part.bad)
 
