@@ -91,7 +91,7 @@ class ShardSource:
             raise EmbedError(f"{dataset.root} holds no samples")
         self._windows = Windows(np.asarray(dataset.seconds), every=job.config.every)
         self.parts = -(-len(self._windows) // self._size)
-        self._embedder = job.embedder(dataset, modalities=self.modalities)
+        self.embedder = job.embedder(dataset, modalities=self.modalities)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -102,12 +102,12 @@ class ShardSource:
 
     def work(self, parts: Iterable[int]) -> int:
         last = len(self._windows) - (self.parts - 1) * self._size
-        return sum(self._embedder.batches(last if part + 1 == self.parts else self._size) for part in parts)
+        return sum(self.embedder.batches(last if part + 1 == self.parts else self._size) for part in parts)
 
     def embed(self, parts: Iterable[int]) -> Iterator[Part | None]:
         labels = LabelTexts(self._dataset)
         rows = (self._windows.part(number, size=self._size) for number in parts)
-        for embedded in self._embedder.embed(rows):
+        for embedded in self.embedder.embed(rows):
             yield None if embedded is None else part_of(embedded, self._dataset, labels, self.modalities)
 
 
