@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.files import file_sha256
 from search.packages import require_packages
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ FORMAT = 1
 """Version of the format."""
 META = "embeddings.json"
 UNREADABLE = "unreadable.jsonl"
+AT_END = ("rows", "unreadable", "part_sha256")
+"""Keys of embeddings.json whose values are known only when all parts are complete."""
 KEY = b"cmacc"
-"""Key of the Parquet files' metadata that holds embeddings.json without `rows` and `unreadable`."""
+"""Key of the Parquet files' metadata that holds embeddings.json without the keys AT_END."""
 MODALITIES = ("video", "audio")
 BATCH_ROWS = 1024
 """Largest number of rows that are read at once, by default."""
@@ -96,9 +99,11 @@ class Embeddings:
             EmbeddingsError: a file is missing or damaged, or not of these embeddings.
         """
         first = 0
-        for path in self.parts():
+        for path, sha256 in zip(self.parts(), self.meta["part_sha256"], strict=True):
             with open_part(path) as file:
                 require_same(self.meta, part_meta(file, path), path)
+                if file_sha256(path) != sha256:
+                    raise damaged(path, ValueError(f"its SHA-256 differs from {META}"))
                 columns = [name for name in file.schema_arrow.names if vectors or name not in MODALITIES]
                 try:
                     for table in file.iter_batches(batch_size=size, columns=columns):
@@ -106,10 +111,6 @@ class Embeddings:
                         first += len(table)
                 except (OSError, ValueError) as error:
                     raise damaged(path, error) from None
-        if first != len(self):
-            raise EmbeddingsError(
-                f"{self.folder} holds {first:,} rows, but {META} says {len(self):,}; run the search.embed command again"
-            )
 
     def unreadable(self) -> list[dict[str, str]]:
         """The files that could not be read: source and reason of each."""
@@ -175,11 +176,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
         if meta["format"] != FORMAT:
             raise EmbeddingsError(f"{path} has format {meta['format']!r}, but this version reads {FORMAT}")
         counts = (meta["rows"], meta["parts"], meta["unreadable"], meta["model"]["dim"])
-        lists = (meta["labels"], meta["model"]["modalities"])
+        lists = (meta["labels"], meta["model"]["modalities"], meta["part_sha256"])
         if any(type(count) is not int or count < 0 for count in counts) or not all(type(i) is list for i in lists):
             raise ValueError("a count or a list has another type")
         if not set(meta["model"]["modalities"]) <= set(MODALITIES) or type(meta["model"]["fingerprint"]) is not str:
             raise ValueError("the model is not described")
+        if len(meta["part_sha256"]) != meta["parts"]:
+            raise ValueError("part_sha256 has another length than parts")
     except EmbeddingsError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -193,23 +196,24 @@ def part_name(number: int) -> str:
 
 
 def open_part(path: Path) -> pq.ParquetFile:
-    """Opens a Parquet file, whose pages are compared with their checksums when they are read.
+    """Opens a Parquet file.
 
     Raises:
         EmbeddingsError: the file is missing or damaged.
     """
+    import pyarrow.lib
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        return pq.ParquetFile(path)
     except FileNotFoundError:
         raise EmbeddingsError(f"{path} is missing; run the search.embed command again, which makes it again") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
         raise damaged(path, error) from None
 
 
 def part_meta(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
-    """What a Parquet file says about its embeddings: embeddings.json without `rows` and `unreadable`."""
+    """What a Parquet file says about its embeddings: embeddings.json without the keys AT_END."""
     try:
         return json.loads((file.schema_arrow.metadata or {})[KEY])
     except (KeyError, ValueError) as error:
@@ -227,6 +231,4 @@ def require_same(meta: dict[str, Any], of_part: dict[str, Any], path: Path) -> N
 def damaged(path: Path, error: Exception) -> EmbeddingsError:
     """Returns the error that says that a file of a folder of embeddings is damaged."""
     found = " ".join(f"{type(error).__name__}: {error}".split())
-    return EmbeddingsError(
-        f"{path} is damaged ({found}); delete it and run the search.embed command again, which makes it again"
-    )
+    return EmbeddingsError(f"{path} is damaged ({found}); run the search.embed command again, which makes it again")

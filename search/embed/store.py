@@ -18,9 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.files import make_folder, replacing, write_atomically, write_json_lines
+from common.files import file_sha256, make_folder, replacing, write_atomically, write_json_lines
 from common.trees import flatten
-from search.embeddings import KEY, META, UNREADABLE, Embeddings, EmbeddingsError, open_part, part_meta, part_name
+from search.embeddings import (
+    AT_END,
+    KEY,
+    META,
+    UNREADABLE,
+    Embeddings,
+    EmbeddingsError,
+    open_part,
+    part_meta,
+    part_name,
+    read_meta,
+)
 from settings.load import format_value
 
 UNREADABLE_KEY = b"cmacc.unreadable"
@@ -58,7 +69,7 @@ class Store:
     Args:
         out: the folder; it is created if missing.
         parts: number of parts when all are complete.
-        meta: embeddings.json without `rows` and `unreadable`; equal for all processes that share the work.
+        meta: embeddings.json without the keys AT_END; equal for all processes that share the work.
 
     Raises:
         EmbedError: the folder holds embeddings of another model, source or setting.
@@ -68,6 +79,8 @@ class Store:
     def __init__(self, out: Path, *, parts: int, meta: Mapping[str, Any]) -> None:
         self.out, self.parts, self._meta = out, parts, dict(meta)
         self._complete: set[int] = set()
+        self._sha256: dict[int, str] = {}
+        """SHA-256 of the parts, if they were all complete before."""
         make_folder(out)
         self._require_same_work()
         self._lock = (out / ".lock").open("w")
@@ -101,19 +114,20 @@ class Store:
         texts = [name for name in table.schema.names if name not in part.vectors]
         with replacing(self.out / part_name(part.number), durable=True) as unfinished:
             # Vectors hardly get smaller by compression, and no value of theirs repeats.
-            pq.write_table(table, unfinished, compression="none", use_dictionary=texts, write_page_checksum=True)
+            pq.write_table(table, unfinished, compression="none", use_dictionary=texts)
         self._complete.add(part.number)
         self._release(part.number)
 
     def finish(self, *, npy: bool) -> dict[str, Any]:
         """Writes the lists and, last of all, embeddings.json; returns its contents. All parts must be complete."""
-        rows, unreadable = 0, []
+        rows, unreadable, hashes = 0, list[dict[str, str]](), list[str]()
         for number in range(self.parts):
             path = self.out / part_name(number)
             with open_part(path) as file:
                 rows += file.metadata.num_rows
                 unreadable += json.loads((file.schema_arrow.metadata or {})[UNREADABLE_KEY])
-        meta = {**self._meta, "rows": rows, "unreadable": len(unreadable)}
+            hashes.append(file_sha256(path))
+        meta = {**self._meta, **dict(zip(AT_END, (rows, len(unreadable), hashes), strict=True))}
         write_json_lines(self.out / UNREADABLE, unreadable, durable=True)
         if npy:
             write_npy(Embeddings(self.out, meta))
@@ -130,22 +144,29 @@ class Store:
         fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, number)
 
     def _is_complete(self, number: int) -> bool:
-        if number not in self._complete and (self.out / part_name(number)).exists():
+        path = self.out / part_name(number)
+        if number not in self._complete and path.exists():
             try:
-                with open_part(self.out / part_name(number)):
+                with open_part(path) as file:
+                    part_meta(file, path)
+                if number not in self._sha256 or file_sha256(path) == self._sha256[number]:
                     self._complete.add(number)
-            except EmbeddingsError as error:
-                log.warning("%s", error)
+                    return True
+            except EmbeddingsError:
+                pass
+            log.warning("%s is damaged and is made again", path)
         return number in self._complete
 
     def _require_same_work(self) -> None:
         """Raises EmbedError, key by key, if the folder holds other embeddings than these."""
         if (self.out / META).exists():
             try:
-                found = json.loads((self.out / META).read_text(encoding="utf-8"))
-                self._compare({key: value for key, value in found.items() if key not in ("rows", "unreadable")})
-            except (ValueError, AttributeError):
-                (self.out / META).unlink()  # damaged; it is made again from the parts
+                found = read_meta(self.out)
+            except EmbeddingsError as error:
+                log.warning("%s", error)  # it is made again from the parts
+            else:
+                self._compare({key: value for key, value in found.items() if key not in AT_END})
+                self._sha256 = dict(enumerate(found["part_sha256"]))
         for path in sorted(self.out.glob("rows-*.parquet")):
             try:
                 with open_part(path) as file:
