@@ -1,10 +1,11 @@
 """Measures how much slower embedding is than the loader alone, if encoding costs nothing.
 
-    python -m benchmarks.embed RUN --data SHARDS --json out.json
+    python -m benchmarks.embed --json out.json
+    python -m benchmarks.embed --run runs/mine --data data/mine --json out.json every=2
 
 Both read the same clips of all samples, in turns and in one process: the loader by itself, and `search.embed` with
 encoders that return constant vectors, up to the finished Parquet files. The result is the median ratio of neighbouring
-passes. The clips and their number per row come from RUN and from key=value settings, as for `search.embed`.
+passes. The clips come from the run, their number per row from key=value settings, as for `search.embed`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from common.terminal import command
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
-    parser.add_argument("--data", type=Path, required=True, help="folder of prepared shards")
+    parser.add_argument("--run", type=Path, default=Path("runs/quickstart"), help="run folder, or a checkpoint file")
+    parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="folder of prepared shards")
     parser.add_argument("--rounds", type=functools.partial(at_least, 2), default=15, help="pairs of passes, at least 2")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as for search.embed")

@@ -190,6 +190,13 @@ def checksums(result: Result) -> str:
     return markdown_table(["", "not compared", "compared", "ratio"], rows)
 
 
+def embed(result: Result) -> str:
+    names = {"loader": "the loader alone", "embed": "`search.embed` with encoders that cost nothing"}
+    rows = [[label, f"{result['clips_per_second'][name]:.0f}"] for name, label in names.items()]
+    rows.append(["ratio", f"{result['ratio']:.3f} ± {result['standard_error']:.3f}"])
+    return markdown_table(["", "clips/s"], rows)
+
+
 COLLECTIVES = (
     "all-gather of queries, keys and hidden",
     "all-gather of BatchNorm statistics",
@@ -212,6 +219,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "checksums": ("checksums", checksums),
     "dataset_scaling": ("dataset_scaling", dataset_scaling),
     "scaling": ("scaling", scaling),
+    "embed": ("embed", embed),
 }
 """Name of the table -> (name of the result, function that makes the table)."""
 

@@ -28,7 +28,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         type=Path,
-        help="prepared demo corpus for step, checksums and dataset_scaling (default: the one of `make train`)",
+        help="prepared demo corpus for step, checksums, dataset_scaling and embed (default: the one of `make train`)",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the results to make (default: all)")
     return parser.parse_args(arguments)
@@ -69,6 +69,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         "step": [*step, "--", f"data.path={options.data}"] if options.data else step,
         "checksums": ["checksums", *([f"data.path={options.data}"] if options.data else [])],
         "dataset_scaling": ["dataset_scaling", *(["--data", str(options.data)] if options.data else [])],
+        "embed": ["embed", *(["--data", str(options.data)] if options.data else [])],
         "scaling": ["scaling"],
     }
 

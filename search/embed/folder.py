@@ -88,30 +88,31 @@ class FolderSource:
         problems = {file.name: file.problem for file in files if file.problem is not None}
         usable = [file for file in files if file.problem is None]
         rows = _PartRows(files, self.modalities)
-        ended = 0
-        for streams in (self._prepare.streams, *WITHOUT.values()):
-            if streams == self._prepare.streams:
-                group = usable
-            else:
-                # Of both streams, these files have only one.
-                group = [file for file in usable if WITHOUT.get(_reason(problems, file)) == streams]
-                if self._prepare.streams != "both" or not group:
-                    continue
-            for file, error in self._decode(group, scratch / streams, streams):
+        streams = self._prepare.streams
+        for ended, (file, error) in enumerate(self._decode(usable, scratch, streams), start=1):
+            if error is not None:
+                problems[file.name] = error
+            if ended < len(usable):
+                yield None
+        self._collect([file for file in usable if file.name not in problems], scratch, streams, rows)
+        # A file that lacks one of both streams is decoded again, for the other.
+        lacking = {file: WITHOUT.get(_reason(problems, file)) for file in usable} if streams == "both" else {}
+        for only in WITHOUT.values():
+            group = [file for file, stream in lacking.items() if stream == only]
+            for file, error in self._decode(group, scratch, only):
                 if error is None:
-                    problems.pop(file.name, None)
+                    del problems[file.name]
                 else:
                     problems[file.name] = error
-                ended += group is usable
-                if group is usable and ended < len(usable):
-                    yield None
-            self._collect(scratch / streams, [file for file in group if file.name not in problems], streams, rows)
+            self._collect([file for file in group if file.name not in problems], scratch, only, rows)
         yield rows.part(number, self._labels, self._job.encoders.dim, problems)
 
     def _decode(self, files: list[File], scratch: Path, streams: str) -> Iterator[tuple[File, RejectedSource | None]]:
         """Decodes files in workers; yields each as it ends, with the reason if it cannot be used."""
-        scratch.mkdir(parents=True)
-        tasks = [SampleTask(source=file, fragment=scratch / f"{file.key}.tar", labels={}) for file in files]
+        if not files:
+            return
+        (scratch / streams).mkdir(parents=True)
+        tasks = [SampleTask(source=file, fragment=scratch / streams / f"{file.key}.tar", labels={}) for file in files]
         config = self._config(streams)
         results = run_tasks(
             partial(prepare_sample, config=config),
@@ -128,10 +129,11 @@ class FolderSource:
                     error = RejectedSource("internal error", f"{type(error).__name__}: {error}")
                 yield task.source, error
 
-    def _collect(self, scratch: Path, files: list[File], streams: str, rows: _PartRows) -> None:
-        """Packs the decoded files as shards and embeds them."""
+    def _collect(self, files: list[File], scratch: Path, streams: str, rows: _PartRows) -> None:
+        """Packs the decoded files as a shard and embeds them."""
         if not files:
             return
+        scratch = scratch / streams
         config = self._config(streams)
         packed = write_shard(scratch / _SHARD, [scratch / f"{file.key}.tar" for file in files])
         for file, row in zip(files, packed, strict=True):

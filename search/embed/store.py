@@ -167,6 +167,7 @@ class Store:
             else:
                 self._compare({key: value for key, value in found.items() if key not in AT_END})
                 self._sha256 = dict(enumerate(found["part_sha256"]))
+                return
         for path in sorted(self.out.glob("rows-*.parquet")):
             try:
                 with open_part(path) as file:
