@@ -93,6 +93,9 @@ def _check(options: argparse.Namespace) -> None:
     """Finds mistakes that can be found without torch and DALI, which take seconds to import."""
     require_packages("pyarrow")
     require_some_checkpoint(options.run)
+    if not options.src.is_dir():
+        found = "is a file" if options.src.exists() else "does not exist"
+        raise PrepareError(f"SRC must be a folder of prepared data or of videos, but {options.src} {found}")
     check_folders(options.src.resolve(), options.out.resolve())
     if options.labels is not None:
         require_list(options.labels)

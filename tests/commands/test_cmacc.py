@@ -13,7 +13,10 @@ from tests.commands.table import CMACC, COMMANDS, ROOT
 
 ELSEWHERE = {"settings.reference"}
 """Modules that only the documentation is made with."""
-FOLDERS = ("pipeline", "training", "evaluation", "experiments", "benchmarks", "settings", "model", "sampler", "common")
+FOLDERS = (
+    *("pipeline", "training", "evaluation", "search", "experiments", "benchmarks"),
+    *("settings", "model", "sampler", "common"),
+)
 
 
 def test_every_module_that_is_a_command_is_in_the_table():

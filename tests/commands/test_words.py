@@ -96,6 +96,13 @@ def test_mistakes_are_answered_before_slow_imports(unlabelled: Path):
         ("evaluate", ["--checkpoint", "x", "--data", "x", "--protocol", "knn"], "no checkpoint at x"),
         ("export", ["nowhere", "out"], "export.py: no checkpoint at nowhere"),
         ("explore", ["nowhere", "--data", str(unlabelled)], "explore: no checkpoint at nowhere"),
+        ("embed", ["nowhere", str(unlabelled), "out"], "embed: no checkpoint at nowhere"),
+        (
+            "embed",
+            [str(unlabelled), "nowhere", "out"],
+            "embed: SRC must be a folder of prepared data or of videos, but",
+        ),
+        ("embed", [str(unlabelled), str(unlabelled), "out", "evry=2"], "unknown key evry; did you mean every?"),
         ("preview", ["nowhere"], "preview: nowhere holds no manifest"),
         ("labels", [str(unlabelled), "none.csv"], "labels: cannot read the labels none.csv"),
         ("prepare", [str(unlabelled), "out", "--labels", "none.csv"], "prepare: cannot read the labels none.csv"),
