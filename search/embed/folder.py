@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -79,6 +80,7 @@ class FolderSource:
                 yield from self._embed_part(number, scratch)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+                gc.collect()  # the part's loader holds threads and open files, and is in reference cycles
 
     def _part(self, number: int) -> list[File]:
         return self._files[number * self._size : (number + 1) * self._size]
