@@ -168,6 +168,7 @@ def _loader_config(config: Config, data: str, settings: EvaluationConfig, *, tra
         max_bad_fraction=0.0,
         idle_priority=config.data.idle_priority and trains,
     )
+    config = config.for_evaluation()
     clip = replace(config.clip, frames=settings.frames or config.clip.frames, size=settings.size or config.clip.size)
     wanted = replace(
         config,

@@ -177,8 +177,10 @@ def steps(run: Run, loader: ClipLoader, learner: Learner) -> None:
         if offset == 0 and config.draws_pool(epoch):
             started = time.perf_counter()
             ids = pool_ids(config, loader.ids, epoch, run.world)
-            begin(f"filling the pool with {len(ids) * run.world.size:,} clips")
-            learner.fill(run.until_stopped(loader.clips(ids, epoch=epoch, purpose="pool")), epoch=epoch)
+            per_sample = config.clip.per_sample
+            begin(f"filling the pool with {len(ids) * per_sample * run.world.size:,} clips")
+            clips = loader.clips(ids, epoch=epoch, purpose="pool", per_sample=per_sample)
+            learner.fill(run.until_stopped(clips), epoch=epoch)
             run.exclude(time.perf_counter() - started)
         for batch in run.batches(islice(batches, len(loader) - offset)):
             metrics = learner.step(batch, run.step)

@@ -54,7 +54,8 @@ class Monitor:
         self._settings, self._rank, self._gather = config.monitor, rank, gather
         # All splits, and each video with its own audio even where training shuffles the pairs.
         data = config.data.without_split(path=config.monitor.data or config.data.path)
-        self._loader = make_loader(replace(config, data=data), device=str(device), rank=rank, world_size=world_size)
+        config = replace(config.for_evaluation(), data=data)
+        self._loader = make_loader(config, device=str(device), rank=rank, world_size=world_size)
         dataset = self._loader.dataset
         if config.monitor.label not in dataset.label_columns:
             columns = format_names(dataset.label_columns)

@@ -16,6 +16,7 @@ from typing import Any
 
 from common.trees import flatten
 from experiments.trial import TrialConfig
+from settings.data import AudioAugmentConfig
 from settings.errors import ConfigError, require
 from settings.load import load_config, to_dict
 
@@ -25,6 +26,8 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.data.vp9_decoder": "cpu",
     "run.data.idle_priority": True,
     "run.train.timeout_seconds": 300.0,
+    "run.clip.per_sample": 1,
+    "run.audio_augment": to_dict(AudioAugmentConfig()),
 }
 """Settings that were added after some results had been recorded, with the value at which the code behaves as before. A
 setting with this value does not enter the digest of a trial, so that the older results remain valid."""

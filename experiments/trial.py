@@ -65,6 +65,10 @@ class TrialConfig:
     def __post_init__(self) -> None:
         open_keys = auto_keys(self.run)
         require(not open_keys, f"a trial needs numbers, but {', '.join(open_keys)} is auto")
+        require(
+            self.run.clip.per_sample == 1 or self.corpus.name == "shards",
+            f"run.clip.per_sample must be 1 on the corpus {self.corpus.name}, whose samples are single clips",
+        )
         require(self.run.train.steps >= 1, "run.train.steps must be at least 1: nothing else ends a trial")
         require(self.measure_every >= 1, f"measure_every must be at least 1, not {self.measure_every}")
 

@@ -1,9 +1,11 @@
-"""The InfoNCE loss against a dictionary of negatives."""
+"""The InfoNCE loss against a dictionary of negatives, and the retrieval of positives within a batch."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+
+from model.encoder import OTHER_MODALITY
 
 ROUNDING = 1e-6
 """Cosines that differ by less count as equal; summing in a different order changes a float32 sum by about as much."""
@@ -46,6 +48,28 @@ def info_nce(
     wins = positive_logits.detach() - negative_logits.detach() > ROUNDING / temperature
     accuracy = wins.all(dim=1).float().mean()
     return loss, accuracy
+
+
+@torch.no_grad()
+def batch_retrieval(
+    queries: dict[str, torch.Tensor], keys: dict[str, torch.Tensor], samples: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Computes the share of queries whose positive key is the nearest of the batch's keys, in both directions.
+
+    Args:
+        queries, keys: [B, D] rows of unit length, per modality.
+        samples: int64 [B], the sample of each clip; other clips of a query's sample are left out.
+
+    Returns:
+        retrieval_v2a and retrieval_a2v, 0-d.
+    """
+    own = torch.arange(len(samples), device=samples.device)
+    others = (samples[:, None] == samples[None, :]) & (own[:, None] != own[None, :])
+    found = {}
+    for name, modality in (("v2a", "video"), ("a2v", "audio")):
+        cosines = (queries[modality] @ keys[OTHER_MODALITY[modality]].T).masked_fill(others, -torch.inf)
+        found[f"retrieval_{name}"] = (cosines.argmax(dim=1) == own).float().mean()
+    return found
 
 
 def _check_shapes(

@@ -38,6 +38,7 @@ class ActiveDictionary(nn.Module):
         hidden: int | None = None,
         seed: int = 0,
         purpose: str = "",
+        per_sample: int = 1,
     ) -> None:
         """
         Args:
@@ -50,6 +51,7 @@ class ActiveDictionary(nn.Module):
                 negative_gradient, None otherwise.
             seed: seed of the run.
             purpose: name that distinguishes the dictionaries of one run ("video", "audio").
+            per_sample: n, the number of clips that a sample has: clip id // n is the sample id.
 
         Raises:
             ConfigError: the sampler or an option is unknown, or the embedding needs `hidden` and it is None.
@@ -62,7 +64,7 @@ class ActiveDictionary(nn.Module):
             )
         self.config, self.pool_config = sampler, pool
         self.sampler = build_sampler(sampler.name, sampler.options)
-        self.temperature, self.seed, self.purpose = temperature, seed, purpose
+        self.temperature, self.seed, self.purpose, self.per_sample = temperature, seed, purpose, per_sample
         self.pool = Pool(size=pool.size, dim=dim)
         self.dictionary = Dictionary(size=dictionary.size, dim=dim)
         # The last selection: its candidates, its picks (int64 rows) and the value of pool.written at that time.
@@ -75,8 +77,17 @@ class ActiveDictionary(nn.Module):
 
     @property
     def ids(self) -> Tensor:
-        """[K] int64 sample ids of the negatives; -1 marks an empty row, which must be masked in the loss."""
+        """[K] int64 clip ids of the negatives; -1 marks an empty row, which must be masked in the loss."""
         return self.dictionary.ids
+
+    def excluded(self, ids: Tensor) -> Tensor:
+        """Returns which rows are not negatives of the clips `ids`, [B, K] bool: empty ones, and clips of their sample.
+
+        Args:
+            ids: [B] int64 clip ids.
+        """
+        own = (self.ids // self.per_sample)[None, :] == (ids // self.per_sample)[:, None]
+        return (self.ids < 0)[None, :] | own
 
     @torch.no_grad()
     def fill(self, keys: Tensor, ids: Tensor) -> None:
@@ -103,13 +114,13 @@ class ActiveDictionary(nn.Module):
     ) -> dict[str, float | Tensor]:
         """Selects M keys from the pool and enqueues them in the dictionary; call it before the step's loss.
 
-        Clips of the batch, and clips that remain in the dictionary, are not eligible. With `every_n_steps` = n, n·M
-        keys are selected at every n-th step and none at the others.
+        Clips of the batch's samples, and clips that remain in the dictionary, are not eligible. With `every_n_steps` =
+        n, n·M keys are selected at every n-th step and none at the others.
 
         Args:
             queries: [M, D] queries of the batch in the *other* modality.
             hidden: [M, H] input of the last layer of that modality's query head; None if the embedding does not use it.
-            batch_ids: [M] int64 sample ids of the batch.
+            batch_ids: [M] int64 clip ids of the batch.
             step: global step of the run.
             positives: [M, D] keys of the queries' own clips, used by negative_gradient and by samplers that need
                 Candidates.outrank_fraction.
@@ -125,7 +136,8 @@ class ActiveDictionary(nn.Module):
         started = time.perf_counter()
         k = min(len(queries) * self.config.every_n_steps, len(self.dictionary))
         retained = self.dictionary.retained(k)
-        allowed = allowed_rows(self.pool.ids, self.ids[retained], batch_ids.to(self.ids.device))
+        in_batch = all_clips_of(batch_ids.to(self.ids.device), self.per_sample)
+        allowed = allowed_rows(self.pool.ids, self.ids[retained], in_batch)
         embed = partial(self._embed, queries=queries, hidden=hidden, positives=positives)
         candidates = embed(self.pool, allowed)
         selection = self.sampler.select(
@@ -169,7 +181,7 @@ class ActiveDictionary(nn.Module):
         ids = self.ids[self.ids >= 0]
         found = {"distinct_ids": float(len(ids))}
         if labels is not None:
-            classes = labels.to(ids.device)[ids]
+            classes = labels.to(ids.device)[ids // self.per_sample]
             found["distinct_classes"] = float(len(classes[classes >= 0].unique()))
         if self._last is not None:
             candidates, picks, written = self._last
@@ -218,7 +230,13 @@ def allowed_rows(ids: Tensor, *excluded: Tensor) -> Tensor:
     dictionary twice would be counted twice.
 
     Args:
-        ids: [N] int64 sample ids of the candidates; -1 marks an empty row, which is not allowed.
-        excluded: int64 sample ids that are not allowed, in 1-D tensors of any length.
+        ids: [N] int64 clip ids of the candidates; -1 marks an empty row, which is not allowed.
+        excluded: int64 clip ids that are not allowed, in 1-D tensors of any length.
     """
     return (ids >= 0) & ~torch.isin(ids, torch.cat(excluded))
+
+
+def all_clips_of(ids: Tensor, per_sample: int) -> Tensor:
+    """Returns the ids of all clips of the samples of some clips: from [M] int64 to [M * per_sample]."""
+    clips = torch.arange(per_sample, device=ids.device)
+    return (ids.div(per_sample, rounding_mode="floor")[:, None] * per_sample + clips).flatten()

@@ -1,6 +1,14 @@
 """Typed settings: a tree of frozen dataclasses, built from YAML and `key=value` overrides."""
 
-from settings.data import AudioConfig, AugmentConfig, ClipConfig, DataConfig, PrepareConfig, StorageConfig
+from settings.data import (
+    AudioAugmentConfig,
+    AudioConfig,
+    AugmentConfig,
+    ClipConfig,
+    DataConfig,
+    PrepareConfig,
+    StorageConfig,
+)
 from settings.errors import ConfigError, require
 from settings.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig
 from settings.load import from_dict, load_config, pick, to_dict, to_yaml
@@ -8,6 +16,7 @@ from settings.running import CheckpointConfig, LogConfig, MonitorConfig, TrainCo
 from settings.schema import Config
 
 __all__ = [
+    "AudioAugmentConfig",
     "AudioConfig",
     "AugmentConfig",
     "CheckpointConfig",

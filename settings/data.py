@@ -1,4 +1,4 @@
-"""Settings of the data: storage, preparation, clips, audio, augmentation, loading."""
+"""Settings of the data: storage, preparation, clips, audio, augmentation of both, loading."""
 
 from __future__ import annotations
 
@@ -82,8 +82,12 @@ class ClipConfig:
     """Frames per second of a clip; the stored frame rate must be an integer multiple of it."""
     size: int = 112
     """Height and width of the crop in pixels (H = W)."""
+    per_sample: int = 1
+    """Number of clips of each sample per training step, each with its own window, crop and audio. train.batch_size
+    counts clips and must be a multiple of it. Clips of one sample are never negatives of one another."""
 
     def __post_init__(self) -> None:
+        require(1 <= self.per_sample <= 1000, f"clip.per_sample must be in [1, 1000], not {self.per_sample}")
         require(self.frames >= 1, f"clip.frames must be at least 1, not {self.frames}")
         require(0.01 <= self.fps <= 240, f"clip.fps must be in [0.01, 240], not {self.fps}")
         require(self.size >= 16, f"clip.size must be at least 16, not {self.size}")
@@ -169,6 +173,54 @@ class AugmentConfig:
             value = getattr(self, name)
             require(0 <= value <= 1, f"augment.{name} must be in [0, 1], not {value}")
         require(0 <= self.hue <= 180, f"augment.hue must be in [0, 180] degrees, not {self.hue}")
+
+
+@dataclass(frozen=True)
+class AudioAugmentConfig:
+    """Audio augmentation of training clips, which is off by default; every number is a function of (seed, epoch,
+    sample id). The changes are made in the order of the fields."""
+
+    shift_seconds: float = 0.0
+    """Largest distance in seconds between the audio window and its place at the clip's video. The window is drawn
+    uniformly from those within this distance that lie within the sample."""
+    mix: float = 0.0
+    """Largest share x of another sample's audio: with s drawn from [0, x], a waveform becomes (1 - s) times itself plus
+    s times a window of the other, which is read from disk. That sample is drawn from all samples to train on, or with
+    data.order=shards from those of the same shard."""
+    gain_db: float = 0.0
+    """Strength x in decibels; each waveform is amplified by a gain drawn from [-x, x]."""
+    time_masks: int = 0
+    """Number of time masks per spectrogram, as in SpecAugment; masked values become audio.mean_db."""
+    time_mask_frames: int = 20
+    """Largest width of a time mask in spectrogram frames; each width is drawn from 0 to this."""
+    frequency_masks: int = 0
+    """Number of frequency masks per spectrogram; masked values become audio.mean_db."""
+    frequency_mask_bands: int = 10
+    """Largest width of a frequency mask in mel bands; each width is drawn from 0 to this."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.shift_seconds <= 3600,
+            f"audio_augment.shift_seconds must be in [0, 3600], not {self.shift_seconds}",
+        )
+        require(0 <= self.mix <= 0.5, f"audio_augment.mix must be in [0, 0.5], not {self.mix}")
+        require(0 <= self.gain_db <= 60, f"audio_augment.gain_db must be in [0, 60], not {self.gain_db}")
+        for name in ("time_masks", "frequency_masks"):
+            value = getattr(self, name)
+            require(0 <= value <= 100, f"audio_augment.{name} must be in [0, 100], not {value}")
+        for name in ("time_mask_frames", "frequency_mask_bands"):
+            value = getattr(self, name)
+            require(value >= 1, f"audio_augment.{name} must be at least 1, not {value}")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any audio augmentation is on."""
+        return bool(self.shift_seconds or self.changes_waveform or self.time_masks or self.frequency_masks)
+
+    @property
+    def changes_waveform(self) -> bool:
+        """Whether the values of a waveform change, so that they are no longer 16-bit integers."""
+        return bool(self.mix or self.gain_db)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def find_pitfalls(config: Config, resources: Resources) -> list[Pitfall]:
 
     Returns nothing if the data set is smaller than one batch: the loader refuses it.
     """
-    if resources.samples < config.train.batch_size:
+    if resources.clips(config) < config.train.batch_size:
         return []
     found = [_batch(config, resources), _selection(config, resources)]
     found += [_epochs(config, resources), _schedule(config, resources)]
@@ -39,13 +39,13 @@ def find_pitfalls(config: Config, resources: Resources) -> list[Pitfall]:
 
 
 def _batch(config: Config, resources: Resources) -> Pitfall | None:
-    batch, samples = config.train.batch_size, resources.samples
-    if batch <= samples / 2:
+    batch, clips = config.train.batch_size, resources.clips(config)
+    if batch <= clips / 2:
         return None
-    left_out = f" and leaves out {samples - batch} of them" if batch < samples else ""
+    left_out = f" and leaves out {(clips - batch) // config.clip.per_sample} of them" if batch < clips else ""
     return Pitfall(
-        f"train.batch_size={batch} is more than half of the {samples} samples, so that an epoch has a single step"
-        f"{left_out}: {_advice(config, resources, 'train.batch_size')}"
+        f"train.batch_size={batch} is more than half of the {_described(config, resources)}, so that an epoch has a "
+        f"single step{left_out}: {_advice(config, resources, 'train.batch_size')}"
     )
 
 
@@ -67,30 +67,31 @@ def _selection(config: Config, resources: Resources) -> Pitfall | None:
 
 def _shortage(config: Config, resources: Resources) -> tuple[str, bool] | None:
     """Returns why selections will not find what they are asked for, and whether they will find nothing at all."""
-    batch, samples, held = config.train.batch_size, resources.samples, config.dictionary.size
+    batch, clips, held = config.train.batch_size, resources.clips(config), config.dictionary.size
+    samples = _described(config, resources)
     size, stream = config.pool.size, config.pool_in_use.source == "stream"
     picks = min(batch * config.sampler.every_n_steps, held)
     if size < batch:
         return f"pool.size={size} is smaller than train.batch_size={batch}, so that the pool stays empty", True
     nothing = "no negative can be selected, because every sample is always in"
-    if samples == batch:
-        return f"{nothing} the batch (train.batch_size={batch}, {samples} samples)", True
-    if held - picks >= samples:
-        return f"{nothing} the dictionary (dictionary.size={held}, {samples} samples)", True
-    candidates, needed = fewest_candidates(config, samples), held + batch
+    if clips == batch:
+        return f"{nothing} the batch (train.batch_size={batch}, {samples})", True
+    if held - picks >= clips:
+        return f"{nothing} the dictionary (dictionary.size={held}, {samples})", True
+    candidates, needed = fewest_candidates(config, resources.samples), held + batch
     if stream:
         # A stream pool brings clips that the dictionary has long lost, unless the data set has too few.
-        candidates, needed = (samples, held + batch) if samples < held + batch else (size, picks)
+        candidates, needed = (clips, held + batch) if clips < held + batch else (size, picks)
     if candidates >= needed:
         return None
     return (
         f"selections will often pick fewer than {picks} keys: dictionary.size={held} and train.batch_size={batch} need "
-        f"{needed} candidates, and there are {candidates} (pool.size={size}, {samples} samples)"
+        f"{needed} candidates, and there are {candidates} (pool.size={size}, {samples})"
     ), False
 
 
 def _epochs(config: Config, resources: Resources) -> Pitfall | None:
-    total, train = total_steps(config, resources.samples // config.train.batch_size), config.train
+    total, train = total_steps(config, resources.clips(config) // config.train.batch_size), config.train
     if train.steps <= total:
         return None
     return Pitfall(
@@ -100,7 +101,7 @@ def _epochs(config: Config, resources: Resources) -> Pitfall | None:
 
 
 def _schedule(config: Config, resources: Resources) -> Pitfall | None:
-    total, warmup = total_steps(config, resources.samples // config.train.batch_size), config.optim.warmup_steps
+    total, warmup = total_steps(config, resources.clips(config) // config.train.batch_size), config.optim.warmup_steps
     last = learning_rate(total - 1, peak=1.0, warmup=warmup, total=total)
     if total > warmup and last < HIGHEST_LAST_RATE:
         return None
@@ -119,6 +120,11 @@ def _schedule(config: Config, resources: Resources) -> Pitfall | None:
     else:
         advice = _advice(config, resources, "optim.warmup_steps")
     return Pitfall(f"{message}: {advice}")
+
+
+def _described(config: Config, resources: Resources) -> str:
+    each = config.clip.per_sample
+    return f"{resources.samples} samples" + (f" with {each} clips each" if each > 1 else "")
 
 
 def _with_auto(config: Config, resources: Resources, *keys: str) -> Config:

@@ -33,6 +33,10 @@ class Resources:
     processes: int = 1
     """Number of processes that share a batch."""
 
+    def clips(self, config: Config) -> int:
+        """Number of clips per epoch, which batches, pool and dictionary are counted in."""
+        return self.samples * config.clip.per_sample
+
 
 class Choice(NamedTuple):
     """A value that was chosen for a setting, and why."""
@@ -101,37 +105,37 @@ def fewest_candidates(config: Config, samples: int) -> int:
     written half of the pool.
     """
     batch, size = config.train.batch_size, config.pool.size
-    written = samples // batch * batch
+    written = samples * config.clip.per_sample // batch * batch
     if config.pool_in_use.source == "epoch":
         return min(size // batch * batch, written)
     return written if size >= 2 * written else int(size - size**2 / (4 * written))
 
 
 def _batch_size(config: Config, resources: Resources) -> tuple[int, str]:
-    samples, processes = resources.samples, resources.processes
+    samples, processes, per_sample = resources.samples, resources.processes, config.clip.per_sample
     limit = LARGEST_BATCH[resources.device]
     share = max(samples // 4, min(8, samples // 3))  # BatchNorm needs more than a few clips
-    per_process = max(1, min(limit, share) // processes)
-    batch = max(2, processes * 2 ** (per_process.bit_length() - 1))
-    if samples < 2 * batch:
+    per_process = max(1, min(limit // per_sample, share) // processes)
+    size = max(2, processes * 2 ** (per_process.bit_length() - 1))  # in samples
+    if samples < 2 * size:
         raise ConfigError(
             f"train.batch_size=auto: {samples} samples are too few for {processes} process(es), which need at least "
-            f"{2 * batch}, two batches of {batch}: add samples, or check data.path and data.split"
+            f"{2 * size}, two batches of {size}: add samples, or check data.path and data.split"
         )
     return (
-        batch,
+        size * per_sample,
         f"about a quarter of the samples, at most {limit} on a {'GPU' if resources.device == 'cuda' else 'CPU'}",
     )
 
 
 def _largest_pool(config: Config, resources: Resources) -> int:
-    """Number of rows with which a stream pool holds the newest key of every sample."""
-    return 2 * resources.samples if config.pool_in_use.source == "stream" else config.pool.size
+    """Number of rows with which a stream pool holds the newest key of every clip."""
+    return 2 * resources.clips(config) if config.pool_in_use.source == "stream" else config.pool.size
 
 
 def _pool_size(config: Config, resources: Resources) -> tuple[int, str]:
     stream = config.pool_in_use.source == "stream"
-    everything = resources.samples * (2 if stream else 1)
+    everything = resources.clips(config) * (2 if stream else 1)
     given = config.pool.size
     wanted = POOL_BATCHES * config.train.batch_size if given == AUTO else given
     if wanted > everything:
@@ -148,21 +152,21 @@ def _dictionary_size(config: Config, resources: Resources) -> tuple[int, str]:
 
 
 def _steps(config: Config, resources: Resources) -> tuple[int, str]:
-    epoch = resources.samples // config.train.batch_size
+    epoch = resources.clips(config) // config.train.batch_size
     if config.train.epochs != AUTO:
         return config.train.epochs * epoch, "all of train.epochs"
     return max(EPOCHS * epoch, FEWEST_STEPS), f"{EPOCHS} epochs, at least {FEWEST_STEPS:,}"
 
 
 def _epochs(config: Config, resources: Resources) -> tuple[int, str]:
-    epoch = max(1, resources.samples // config.train.batch_size)
+    epoch = max(1, resources.clips(config) // config.train.batch_size)
     if config.train.steps:
         return max(1, -(-config.train.steps // epoch)), "as many as train.steps needs"
     return max(EPOCHS, -(-FEWEST_STEPS // epoch)), f"{EPOCHS}, at least {FEWEST_STEPS:,} steps"
 
 
 def _warmup_steps(config: Config, resources: Resources) -> tuple[int, str]:
-    total = total_steps(config, resources.samples // config.train.batch_size)
+    total = total_steps(config, resources.clips(config) // config.train.batch_size)
     return min(LONGEST_WARMUP, total // 10), f"a tenth of the run, at most {LONGEST_WARMUP}"
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from settings.data import AudioConfig, AugmentConfig, ClipConfig, DataConfig
+from settings.data import AudioAugmentConfig, AudioConfig, AugmentConfig, ClipConfig, DataConfig
+from settings.errors import require
 from settings.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig
+from settings.load import AUTO
 from settings.running import CheckpointConfig, LogConfig, MonitorConfig, TrainConfig
 
 
@@ -22,6 +24,7 @@ class Config:
     clip: ClipConfig = field(default_factory=ClipConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    audio_augment: AudioAugmentConfig = field(default_factory=AudioAugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -32,6 +35,23 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    def __post_init__(self) -> None:
+        audio, batch, clips = self.audio_augment, self.train.batch_size, self.clip.per_sample
+        require(
+            not audio.time_masks or audio.time_mask_frames <= self.audio_frames,
+            f"audio_augment.time_mask_frames={audio.time_mask_frames} must not exceed the {self.audio_frames} frames "
+            "of a spectrogram: lower it, or lengthen audio.seconds",
+        )
+        require(
+            not audio.frequency_masks or audio.frequency_mask_bands <= self.audio.n_mels,
+            f"audio_augment.frequency_mask_bands={audio.frequency_mask_bands} must not exceed "
+            f"audio.n_mels={self.audio.n_mels}: lower it",
+        )
+        require(
+            batch == AUTO or batch % clips == 0,
+            f"train.batch_size={batch} counts clips, so it must be a multiple of clip.per_sample={clips}",
+        )
 
     @property
     def audio_seconds(self) -> float:
@@ -47,6 +67,10 @@ class Config:
     def audio_frames(self) -> int:
         """F, the number of spectrogram frames in the audio window (centred Fourier windows)."""
         return 1 + self.audio_samples // self.audio.hop
+
+    def for_evaluation(self) -> Config:
+        """Returns these settings for loading one clip per sample, with unchanged audio."""
+        return replace(self, clip=replace(self.clip, per_sample=1), audio_augment=AudioAugmentConfig())
 
     @property
     def pool_in_use(self) -> PoolConfig:

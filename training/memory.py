@@ -94,7 +94,9 @@ def _advice(config: Config, processes: int) -> list[str]:
     lines.append(
         f"clip.frames={max(clip.frames // 2, 1)} (now {clip.frames}), clip.size (now {clip.size}): the model sees less"
     )
-    if train.batch_size // 2 >= max(2, processes):
-        lines.append(f"train.batch_size={train.batch_size // 2} (now {train.batch_size} over all processes)")
+    unit = clip.per_sample * processes
+    smaller = train.batch_size // 2 // unit * unit
+    if smaller >= 2:
+        lines.append(f"train.batch_size={smaller} (now {train.batch_size} over all processes)")
     lines.append(f"pool.size={max(pool.size // 2, 1)} (now {pool.size}): if memory ran out while selecting negatives")
     return lines

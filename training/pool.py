@@ -11,23 +11,24 @@ from training.distributed import World
 
 
 def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: World) -> np.ndarray:
-    """Returns this rank's share of the random clips that fill the pool.
+    """Returns this rank's share of the samples whose clips fill the pool, clip.per_sample of each.
 
-    The clips are drawn without replacement and split among the ranks as training batches are.
+    The samples are drawn without replacement and split among the ranks as training batches are.
 
     Args:
         ids: int64 [n], ids of the samples to draw from.
         world: this process and its group; all ranks together get complete global batches, as many as the pool needs.
 
     Returns:
-        int64 [clips of this rank] sample ids.
+        int64 [samples of this rank] sample ids.
     """
     batch, stream = config.train.batch_size, config.pool_in_use.source == "stream"
     # A stream pool needs only enough to fill the dictionary and leave as many eligible candidates in the first step.
     needed = 2 * config.dictionary.size + batch if stream else config.pool.size
-    count = min(-(-needed // batch), config.pool.size // batch, len(ids) // batch) * batch
-    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[:count]]
-    return chosen.reshape(-1, world.size, batch // world.size)[:, world.rank].reshape(-1)
+    batches = min(-(-needed // batch), config.pool.size // batch, len(ids) * config.clip.per_sample // batch)
+    size = batch // config.clip.per_sample  # in samples
+    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[: batches * size]]
+    return chosen.reshape(-1, world.size, size // world.size)[:, world.rank].reshape(-1)
 
 
 def known_labels(config: Config, dataset: Dataset) -> np.ndarray | None:

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.encoder import OTHER_MODALITY, CrossModalModel, EncoderOutput
-from model.loss import info_nce
-from pipeline.batch import Batch
+from model.loss import batch_retrieval, info_nce
+from pipeline.batch import Batch, clip_ids
 from sampler.active import ActiveDictionary
 from settings import Config
 from settings.schedule import learning_rate
@@ -101,6 +101,7 @@ class Learner:
             hidden=self.model.query[OTHER_MODALITY[modality]].head.last.in_features if self._needs_hidden else None,
             seed=config.seed,
             purpose=modality,
+            per_sample=config.clip.per_sample,
         ).to(self.world.device)
 
     def fill(self, batches: Iterator[Batch], *, epoch: int) -> int:
@@ -135,8 +136,7 @@ class Learner:
         for number, batch in enumerate(batches):
             # Negative step numbers give permutations that no training step uses.
             local = self._keys(batch, step=-1 - epoch * 1_000_000 - number)
-            batch_ids = batch.ids.to(self.world.device, non_blocking=True)
-            gathered, all_ids = gather_rows([local[m] for m in MODALITIES], batch_ids)
+            gathered, all_ids = gather_rows([local[m] for m in MODALITIES], self._clip_ids(batch))
             for modality, rows in zip(MODALITIES, gathered, strict=True):
                 keys[modality].append(rows)
             ids.append(all_ids)
@@ -152,8 +152,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         buffers_before = flatten_buffers(self._float_buffers)
         keys = self._keys(batch, step=step)
-        # non_blocking: the GPU may still be computing the previous step.
-        ids = batch.ids.to(self.world.device, non_blocking=True)
+        ids = self._clip_ids(batch)
         parts = self.config.train.accumulate
         if parts == 1:
             metrics = self._backward(batch, keys, ids, step=step, select=True)
@@ -166,6 +165,10 @@ class Learner:
         self.guard.record(finite, step=step + 1, ids=batch.ids)
         self.model.update_momentum()
         return metrics | {"lr": rate, "grad_norm": norm, "skipped_steps": self.guard.total}
+
+    def _clip_ids(self, batch: Batch) -> torch.Tensor:
+        # non_blocking: the GPU may still be computing the previous step.
+        return clip_ids(batch.ids.to(self.world.device, non_blocking=True), self.config.clip.per_sample)
 
     def _learning_rate(self, step: int) -> float:
         optim = self.config.optim
@@ -214,14 +217,12 @@ class Learner:
         losses = {}
         for modality, name in (("video", "v2a"), ("audio", "a2v")):
             negatives = self.active[OTHER_MODALITY[modality]]
-            # Empty rows and the query's own clip are not negatives.
-            mask = (negatives.ids < 0)[None, :] | (negatives.ids[None, :] == ids[:, None])
             losses[modality], metrics[f"accuracy_{name}"] = info_nce(
                 outputs[modality].embedding.float(),
                 keys[OTHER_MODALITY[modality]],
                 negatives.keys,
                 temperature=self.config.loss.temperature,
-                mask=mask,
+                mask=negatives.excluded(ids),
             )
             metrics[f"loss_{name}"] = losses[modality].detach()
         loss = losses["video"] + losses["audio"]
@@ -279,7 +280,7 @@ class Learner:
             )
             metrics |= {f"{modality}/{name}": value for name, value in stats.items()}
             active.add(rows.keys[modality], all_ids)
-        return metrics | batch_retrieval(rows.queries, rows.keys)
+        return metrics | batch_retrieval(rows.queries, rows.keys, all_ids // self.config.clip.per_sample)
 
     def diagnostics(self, labels: np.ndarray | None) -> dict[str, float]:
         """Measures the dictionaries and how well the last selection covers its pool; see `ActiveDictionary`.
@@ -309,20 +310,6 @@ class Learner:
         self.guard.load_state_dict(state["guard"])
         for modality, active in self.active.items():
             active.load_state_dict(state["active"][modality])
-
-
-@torch.no_grad()
-def batch_retrieval(queries: dict[str, torch.Tensor], keys: dict[str, torch.Tensor]) -> Metrics:
-    """Computes the share of queries whose positive key is the nearest of the batch's keys, in both directions.
-
-    Args:
-        queries, keys: [B, D] rows of unit length, per modality.
-    """
-    own = torch.arange(len(queries["video"]), device=queries["video"].device)
-    return {
-        f"retrieval_{name}": ((queries[m] @ keys[OTHER_MODALITY[m]].T).argmax(dim=1) == own).float().mean()
-        for m, name in (("video", "v2a"), ("audio", "a2v"))
-    }
 
 
 def _join(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -63,11 +63,14 @@ def explore(run: Path, *, data: str, samples: int, media: int, method: Method) -
     state = read(find(run))
     config, model = model_of(state, source=str(run))
     source = config.data.without_split(path=data, loader="dali", labels="", max_bad_fraction=0.0)
-    loader = DaliLoader(config=replace(config, data=source), batch_size=16)
+    loader = DaliLoader(config=replace(config.for_evaluation(), data=source), batch_size=16)
     if not (loader.has_video and loader.has_audio):
         raise ConfigError(f"{data}: the page needs video and audio in every sample; prepare with streams=both")
     same_data = state["data"] == loader.dataset.fingerprint
-    held = {m: state["active"][m]["dictionary.ids"].numpy() for m in MODALITIES} if same_data else {}
+    held = {}
+    if same_data:
+        ids = {m: state["active"][m]["dictionary.ids"].numpy() for m in MODALITIES}
+        held = {m: _samples_of(clips, config.clip.per_sample) for m, clips in ids.items()}
     trained_on = select_split(loader.dataset, config.data.split) if same_data else loader.ids
     chosen = choose(held, trained_on, everything=loader.ids, samples=samples, seed=config.seed)
     if len(chosen.ids) < 8:
@@ -88,6 +91,11 @@ def explore(run: Path, *, data: str, samples: int, media: int, method: Method) -
         active={m: np.searchsorted(chosen.ids, ids) for m, ids in chosen.active.items()},
         random={m: np.searchsorted(chosen.ids, ids) for m, ids in chosen.random.items()},
     )
+
+
+def _samples_of(clips: np.ndarray, per_sample: int) -> np.ndarray:
+    """The distinct sample ids of clip ids, of which a sample has `per_sample`."""
+    return clips if per_sample == 1 else np.unique(clips // per_sample)
 
 
 def choose(

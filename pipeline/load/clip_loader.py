@@ -54,7 +54,7 @@ class ClipLoader(ABC, Generic[D]):
     """Iterates over clips of a data set; see `make_loader`.
 
     Args:
-        config: data, clip, audio, augment, seed and train.batch_size are read.
+        config: data, clip, audio, augment, audio_augment, seed and train.batch_size are read.
         dataset: the samples.
         fps: frame rate at which `dataset.frames` counts frames, in frames per second.
         device: device of the video and audio tensors.
@@ -90,13 +90,17 @@ class ClipLoader(ABC, Generic[D]):
         self.ids = select_split(dataset, config.data.split)
         self._global_batch = config.train.batch_size if batch_size is None else batch_size
         require(self._global_batch != AUTO, "only train.py chooses train.batch_size=auto: set it to a number")
-        self._share = rank_slice(self._global_batch, rank=rank, world_size=world_size)
-        self.batch_size = self._share.stop - self._share.start
-        self.planner = (
-            MismatchedPairs(config=config, dataset=dataset, fps=fps, ids=self.ids)
-            if config.data.shuffle_pairs
-            else ClipPlanner(config=config, dataset=dataset, fps=fps)
+        self._per_sample = config.clip.per_sample
+        self._share = rank_slice(
+            self._global_batch, rank=rank, world_size=world_size, per_sample=config.clip.per_sample
         )
+        self.batch_size = self._share.stop - self._share.start
+        require(
+            not config.audio_augment.mix or len(self.ids) > 1,
+            f"audio_augment.mix needs at least two samples, but {config.data.path} has {len(self.ids)}",
+        )
+        planner = MismatchedPairs if config.data.shuffle_pairs else ClipPlanner
+        self.planner = planner(config=config, dataset=dataset, fps=fps, ids=self.ids)
         self.bad_samples = BadSamples(samples=len(self.ids), max_fraction=config.data.max_bad_fraction)
 
     def __len__(self) -> int:
@@ -105,7 +109,7 @@ class ClipLoader(ABC, Generic[D]):
         Raises:
             ConfigError: the data set is smaller than one global batch.
         """
-        return steps_per_epoch(len(self.ids), self._global_batch)
+        return steps_per_epoch(len(self.ids), self._global_batch, per_sample=self._per_sample)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Like `steps`, for the steps of one epoch from `start_step` (counted from 0) to its end."""
@@ -115,8 +119,8 @@ class ClipLoader(ABC, Generic[D]):
     def steps(self, first: int, last: int) -> Iterator[Batch]:
         """Yields this rank's share of the training steps `first` to `last` - 1, counted from the start of the run.
 
-        Reading ahead does not stop at the end of an epoch. Samples that cannot be read are replaced by others; see
-        `Batch.ids` and `bad_samples`.
+        The clips of a sample (clip.per_sample of them) are next to each other. Reading ahead does not stop at the end
+        of an epoch. Samples that cannot be read are replaced by others; see `Batch.ids` and `bad_samples`.
 
         Raises:
             ConfigError: the data set is smaller than a batch, or samples lack a stream.
@@ -126,7 +130,13 @@ class ClipLoader(ABC, Generic[D]):
         return self._batches(self._step_plans(first, last, length=len(self)))
 
     def clips(
-        self, ids: np.ndarray | torch.Tensor, *, epoch: int, purpose: str, streams: Sequence[str] = BOTH
+        self,
+        ids: np.ndarray | torch.Tensor,
+        *,
+        epoch: int,
+        purpose: str,
+        streams: Sequence[str] = BOTH,
+        per_sample: int = 1,
     ) -> Iterator[Batch]:
         """Yields training clips of `ids` in that order, not divided among ranks.
 
@@ -136,15 +146,19 @@ class ClipLoader(ABC, Generic[D]):
             ids: int64 [n].
             epoch, purpose: select the random numbers of the clips.
             streams: the streams that each of `ids` must have.
+            per_sample: number of clips of each of `ids`; they are next to each other. It must divide `batch_size`.
 
         Raises:
-            ValueError: the data set has no such id.
+            ValueError: the data set has no such id, or `per_sample` does not divide `batch_size`.
             ConfigError: samples lack a stream.
             TooManyBadSamples: as in `steps`.
         """
         ids = self._checked(ids)
+        if self.batch_size % per_sample:
+            raise ValueError(f"batches of {self.batch_size} clips do not hold {per_sample} clips of each sample")
         self._require_streams(ids, streams)
-        return self._batches(self._train_plans(_blocks(ids, self.batch_size), epoch=epoch, purpose=purpose))
+        blocks = _blocks(ids.repeat(per_sample), self.batch_size)
+        return self._batches(self._train_plans(blocks, epoch=epoch, purpose=purpose, per_sample=per_sample))
 
     def uniform_clips(self, ids: np.ndarray | torch.Tensor, *, clips: int, crops: int = 1) -> Iterator[Batch]:
         """Yields `clips` evenly spaced test clips per id, ordered by id as in `ids`, not divided among ranks.
@@ -185,22 +199,29 @@ class ClipLoader(ABC, Generic[D]):
         not depend on how far the loader has read ahead.
         """
 
-    def _train_plans(self, blocks: Iterable[np.ndarray], *, epoch: int, purpose: str) -> Iterator[BatchPlan]:
-        """Plans training clips of `blocks` of ids; all blocks have batch_size ids, except possibly the last."""
+    def _train_plans(
+        self, blocks: Iterable[np.ndarray], *, epoch: int, purpose: str, per_sample: int
+    ) -> Iterator[BatchPlan]:
+        """Plans training clips of `blocks` of ids, in which each id occurs `per_sample` times in a row.
+
+        All blocks have batch_size ids, except possibly the last.
+        """
         replacement = Replacement(
             planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
         )
         blocks = iter(blocks)
         # Planning a few clips takes as long as planning many, and each call delays the training step.
         while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
-            plan = self.planner.train(np.concatenate(together), epoch=epoch, purpose=purpose)
+            ids = np.concatenate(together)
+            plan = self.planner.train(ids, epoch=epoch, purpose=purpose, number=np.arange(len(ids)) % per_sample)
             yield from self._in_batches(plan, replacement)
 
     def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
         while first < last:
             epoch, start = divmod(first, length)
             stop = min(length, start + last - first)
-            yield from self._train_plans(self._epoch_ids(epoch, range(start, stop)), epoch=epoch, purpose="train")
+            ids = self._epoch_ids(epoch, range(start, stop))
+            yield from self._train_plans(ids, epoch=epoch, purpose="train", per_sample=self._per_sample)
             first += stop - start
 
     def _epoch_ids(self, epoch: int, steps: range) -> Iterator[np.ndarray]:
@@ -209,10 +230,11 @@ class ClipLoader(ABC, Generic[D]):
             order = shard_order(self.dataset.shard[self.ids], window=data.window, seed=seed, epoch=epoch)
         else:
             order = global_order(len(self.ids), seed=seed, epoch=epoch)
-        size = self._global_batch
+        size = self._global_batch // self._per_sample  # in samples, as is the share
+        share = slice(self._share.start // self._per_sample, self._share.stop // self._per_sample)
         for step in steps:
-            places = order[step * size : (step + 1) * size][self._share]
-            yield self.ids[places]
+            places = order[step * size : (step + 1) * size][share]
+            yield self.ids[places].repeat(self._per_sample)
 
     def _uniform_plans(self, ids: np.ndarray, clips: int, crops: int) -> Iterator[BatchPlan]:
         # A block of batch_size samples makes complete batches: only the last block's last batch is short.

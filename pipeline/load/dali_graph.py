@@ -73,8 +73,14 @@ def resampling_arguments(plan: ClipPlan, *, samples_per_clip: int) -> Inputs:
     return {name: value.repeat(samples_per_clip, axis=0) for name, value in arguments.items()}
 
 
+def pcm_type(config: Config) -> type[np.int16 | np.float32]:
+    """The type of the audio graph's input: that of 16-bit PCM, unless audio augmentation changes its values."""
+    return np.float32 if config.audio_augment.changes_waveform else np.int16
+
+
 def audio_graph(*, config: Config, device: torch.device, threads: int, batch: int) -> Pipeline:
-    """Builds the graph of log-mel spectrograms: input `pcm` int16 [B, samples], output float32 [B, n_mels, F].
+    """Builds the graph of log-mel spectrograms: input `pcm` [B, samples] of `pcm_type`, on the scale of 16-bit PCM;
+    output float32 [B, n_mels, F].
 
     This graph is used on a GPU; on a CPU `LogMelRunner` replaces it. Before the normalisation with audio.mean_db and
     audio.std_db, it matches torchaudio's MelSpectrogram and AmplitudeToDB (power, no top_db) to 0.01 dB.
@@ -82,7 +88,8 @@ def audio_graph(*, config: Config, device: torch.device, threads: int, batch: in
     audio: AudioConfig = config.audio
     pipe = _pipeline(device, threads, batch, config.data.prefetch)
     with pipe:
-        pcm = fn.external_source(name="pcm", dtype=DALIDataType.INT16, ndim=1)
+        dtype = DALIDataType.INT16 if pcm_type(config) is np.int16 else DALIDataType.FLOAT
+        pcm = fn.external_source(name="pcm", dtype=dtype, ndim=1)
         if device.type == "cuda":
             pcm = pcm.gpu()
         power = fn.spectrogram(

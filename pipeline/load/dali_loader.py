@@ -107,12 +107,13 @@ class DaliLoader(ClipLoader[Manifest]):
         return Manifest.open(config.data.path)
 
     def waveforms(self, plan: ClipPlan) -> np.ndarray:
-        """Reads the audio windows of a plan as PCM, int16 [B, samples].
+        """Reads the audio windows of a plan as PCM, int16 [B, samples], mixed and amplified as planned.
 
         Raises:
             ShardError: a sample cannot be read.
         """
-        return self._reading.submit(self._reader.pcm, plan).result()
+        pcm = self._reading.submit(self._reader.pcm, plan).result()
+        return np.clip(np.rint(pcm), -32768, 32767).astype(np.int16)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         reading: deque[Future[InFlight | None]] = deque()

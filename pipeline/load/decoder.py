@@ -20,7 +20,8 @@ class InFlight:
     video: Inputs | None
     """DALI inputs from `Codec.read`; None without video, and after the decoder has taken them over."""
     pcm: np.ndarray | None
-    """int16 [B, samples], audio windows; None without audio, and after the decoder has taken them over."""
+    """[B, samples], audio windows, int16 or float32 of the same scale; None without audio, and after the decoder has
+    taken them over."""
     handle: Any = None
     """Set and used by the decoder to find the result."""
 

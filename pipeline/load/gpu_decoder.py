@@ -9,7 +9,14 @@ from nvidia.dali import Pipeline
 
 from pipeline.batch import Batch
 from pipeline.load.clip_loader import decode_threads
-from pipeline.load.dali_graph import audio_graph, decoder_device, decoding_pipeline, resampled, resampling_arguments
+from pipeline.load.dali_graph import (
+    audio_graph,
+    decoder_device,
+    decoding_pipeline,
+    pcm_type,
+    resampled,
+    resampling_arguments,
+)
 from pipeline.load.dali_runner import GraphRunner, as_tensor
 from pipeline.load.decoder import InFlight
 from pipeline.shards.codecs import CODECS
@@ -46,7 +53,7 @@ class GpuDecoder:
             arguments = resampling_arguments(item.plan.plan, samples_per_clip=self._samples)
             video = self._video.submit({**item.video, **arguments})
         if item.pcm is not None:
-            audio = self._audio.submit({"pcm": item.pcm})
+            audio = self._audio.submit({"pcm": item.pcm.astype(pcm_type(self._config), copy=False)})
         item.handle = video, audio
         item.video = item.pcm = None
 

@@ -63,7 +63,7 @@ class LogMelRunner:
         """Submits a batch and returns immediately; the result is float32 [B, n_mels, F].
 
         Args:
-            inputs: `pcm`, int16 [B, samples].
+            inputs: `pcm` [B, samples], int16 or float32 of the same scale.
         """
         pcm: np.ndarray = inputs["pcm"]
         out = torch.empty(len(pcm), self._audio.n_mels, 1 + pcm.shape[1] // self._audio.hop)

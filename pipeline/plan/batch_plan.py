@@ -19,6 +19,8 @@ MAX_ATTEMPTS = 64
 class Replacement:
     """Chooses the sample that replaces a bad one: a pure function of (seed, epoch, id, purpose, attempt).
 
+    All clips of a sample in a batch get the same replacement, of which they are different clips.
+
     The choice depends neither on the batch nor on the rank nor on other bad samples, so that every world size and every
     resumed run gets the same clips.
 
@@ -46,9 +48,9 @@ class Replacement:
         )[0]
         return int(self.ids[int(number * len(self.ids))])
 
-    def plan(self, ids: list[int]) -> ClipPlan:
-        """Plans one training clip per id."""
-        return self.planner.train(np.array(ids, dtype=np.int64), epoch=self.epoch, purpose=self.purpose)
+    def plan(self, ids: list[int], number: np.ndarray) -> ClipPlan:
+        """Plans one training clip per id; `number`, int64 [ids], as for `ClipPlanner.train`."""
+        return self.planner.train(np.array(ids, dtype=np.int64), epoch=self.epoch, purpose=self.purpose, number=number)
 
 
 class BatchPlan:
@@ -103,4 +105,4 @@ class BatchPlan:
                     f"{listing(self.bad)}\ncheck that data.path is complete and its disk is mounted"
                 )
         if self._replacement is not None:
-            self.plan = self.plan.with_rows(rows, self._replacement.plan(ids))
+            self.plan = self.plan.with_rows(rows, self._replacement.plan(ids, self.plan.number[rows]))

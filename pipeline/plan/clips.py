@@ -1,17 +1,20 @@
 """Turns sample ids into clip plans: start, crop, flip and colours of each clip.
 
-Every random number is a pure function of (seed, epoch, purpose, sample id), drawn for a batch at a time in NumPy and
-passed to the decoder as data. So a sample's clip depends neither on its batch nor on the process nor on the loader.
+Every random number is a pure function of (seed, epoch, purpose, sample id) and of the clip's number among those of its
+sample, drawn for a batch at a time in NumPy and passed to the decoder as data. So a clip depends neither on its batch
+nor on the process nor on the loader.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from common.randomness import uniforms
+from pipeline.plan.audio_augment import AudioPlan, Draws, Partners, plan_audio, shifted_starts
 from pipeline.plan.augment import (
     CROP_ATTEMPTS,
     VIDEO_MEAN,
@@ -21,6 +24,7 @@ from pipeline.plan.augment import (
     random_resized_windows,
     spread_windows,
 )
+from pipeline.plan.rows import Rows
 from settings import Config
 from settings.errors import ConfigError
 
@@ -39,6 +43,8 @@ _DRAWS = {
 }
 """Number of uniform random numbers that a training clip uses for each purpose. Reordering the entries would change the
 results of all runs."""
+_FURTHER_CLIP = 2**40
+"""Distance, in ids, between the random numbers of a sample's clips; larger than any id."""
 
 
 class ClipSource(Protocol):
@@ -52,10 +58,12 @@ class ClipSource(Protocol):
     """int [n], frame height in pixels."""
     audio_samples: np.ndarray
     """int [n], number of PCM samples of each sample; 0 without audio."""
+    shard: np.ndarray
+    """int [n], the shard of each sample (for data.order: shards)."""
 
 
 @dataclass(frozen=True)
-class ClipPlan:
+class ClipPlan(Rows):
     """B clips as arrays; row b of each array describes clip b."""
 
     ids: np.ndarray
@@ -75,18 +83,22 @@ class ClipPlan:
     color: np.ndarray
     """float64 [B, 3, 4], affine map of RGB in [0, 1]: rgb -> color[:, :, :3] @ rgb + color[:, :, 3]."""
 
+    number: np.ndarray
+    """int64 [B], number of the clip among those of its sample in the step, from 0 (see clip.per_sample)."""
+    audio: AudioPlan | None = None
+    """The audio augmentation; None if waveforms and spectrograms stay unchanged."""
+
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: slice) -> ClipPlan:
-        return ClipPlan(**{name: value[rows] for name, value in vars(self).items()})
 
-    def with_rows(self, rows: list[int], other: ClipPlan) -> ClipPlan:
-        """A copy of this plan whose row rows[k] is row k of `other`."""
-        changed = {name: value.copy() for name, value in vars(self).items()}
-        for name, value in changed.items():
-            value[rows] = getattr(other, name)
-        return ClipPlan(**changed)
+def draw_keys(ids: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """What the random numbers of clips are drawn for, int64 [B]: the sample, for its first clip, else another number.
+
+    Args:
+        ids, number: int64 [B], as in `ClipPlan`.
+    """
+    return ids + number * _FURTHER_CLIP
 
 
 def color_maps(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
@@ -100,31 +112,47 @@ class ClipPlanner:
     """Plans clips of a data set.
 
     Args:
-        config: clip, audio, augment and seed are read.
+        config: clip, audio, augment, audio_augment, data.order and seed are read.
         dataset: frame counts, frame sizes and audio lengths of the samples.
         fps: frame rate at which `dataset.frames` counts frames, in frames per second.
+        ids: int64 [n], samples whose audio may be mixed into that of others; None means all.
 
     Raises:
         ConfigError: there is video, but fps is not an integer multiple of clip.fps.
     """
 
-    def __init__(self, *, config: Config, dataset: ClipSource, fps: float) -> None:
+    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: np.ndarray | None = None) -> None:
         self.config = config
         self.dataset = dataset
         self.fps = fps
         # Without video there is no frame rate that clip.fps must divide.
         has_video = bool((np.asarray(dataset.frames) > 0).any())
         self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps) if has_video else 1
+        self._mixable = ids
 
     @property
     def span(self) -> int:
         """Number of stored frames from a clip's first to its last, inclusive."""
         return (self.config.clip.frames - 1) * self.stride + 1
 
-    def train(self, ids: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
-        """Plans one random clip per id, augmented as config.augment says."""
+    def train(self, ids: np.ndarray, *, epoch: int, purpose: str, number: np.ndarray | None = None) -> ClipPlan:
+        """Plans one random clip per id, augmented as config.augment and config.audio_augment say.
+
+        Args:
+            ids: int64 [B].
+            epoch, purpose: select the random numbers of the clips.
+            number: int64 [B], number of each clip among those of its sample; None means 0.
+        """
         ids = np.asarray(ids, dtype=np.int64)
-        draws = self._draws(ids, epoch=epoch, purpose=purpose)
+        number = np.zeros_like(ids) if number is None else number
+        keys = draw_keys(ids, number)
+        plan = replace(self._train_video(ids, self._draws(keys, epoch=epoch, purpose=purpose)), number=number)
+        if self.config.audio_augment.enabled:
+            plan = self._augment_audio(plan, keys, epoch=epoch, purpose=purpose)
+        return plan
+
+    def _train_video(self, ids: np.ndarray, draws: dict[str, np.ndarray]) -> ClipPlan:
+        """Plans clips whose audio is not augmented."""
         start_frame = (draws["start"] * self._starts(ids)).astype(np.int64)
         starts = {"start_frame": start_frame, "start_sample": self._random_audio_starts(ids, draws["start"])}
         augment = self.config.augment
@@ -146,6 +174,25 @@ class ClipPlanner:
         )
         flip = draws["flip"] < augment.flip
         return self._plan(ids, window, flip=flip, color=color, **starts)
+
+    def _augment_audio(self, plan: ClipPlan, keys: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
+        config, ids = self.config, plan.ids
+        draws = Draws(keys=keys, seed=config.seed, epoch=epoch, purpose=purpose)
+        audio = plan_audio(config, ids, draws, partners=self._mixing_partners, last_start=self._last_audio_start)
+        furthest = round(config.audio_augment.shift_seconds * config.audio.sample_rate)
+        if furthest:
+            last = self._last_audio_start(ids)
+            shifted = shifted_starts(plan.audio_start, draws, last_start=last, furthest=furthest)
+            # Without video there is nothing to shift the audio against: its place is random already.
+            plan = replace(plan, audio_start=np.where(self.dataset.frames[ids] > 0, shifted, plan.audio_start))
+        return replace(plan, audio=audio)
+
+    @cached_property
+    def _mixing_partners(self) -> Partners:
+        everything = np.arange(len(self.dataset.frames))
+        # With data.order=shards a partner must lie near the sample, because reading elsewhere is slow.
+        group = self.dataset.shard if self.config.data.order == "shards" else np.zeros_like(everything)
+        return Partners(everything if self._mixable is None else self._mixable, group)
 
     def uniform(self, ids: np.ndarray, *, clips: int, crops: int = 1) -> ClipPlan:
         """Plans test clips: `clips` evenly spaced starts per id, each with `crops` square crops.
@@ -211,6 +258,7 @@ class ClipPlanner:
             window=window,
             flip=np.zeros(n, dtype=bool) if flip is None else flip,
             color=np.tile(np.eye(3, 4), (n, 1, 1)) if color is None else color,
+            number=np.zeros(n, dtype=np.int64),
         )
 
     def _starts(self, ids: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from common.randomness import numpy_generator
-from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
+from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource, draw_keys
 from settings import Config
 from settings.errors import ConfigError
 
@@ -30,7 +30,7 @@ class MismatchedPairs(ClipPlanner):
     """
 
     def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: np.ndarray) -> None:
-        super().__init__(config=config, dataset=dataset, fps=fps)
+        super().__init__(config=config, dataset=dataset, fps=fps, ids=ids)
         self._ids = ids
         self.partners = lru_cache(maxsize=2)(self._partners)
 
@@ -46,10 +46,10 @@ class MismatchedPairs(ClipPlanner):
         partners[self._ids] = derangement(self._ids, seed=self.config.seed, epoch=epoch)
         return partners
 
-    def train(self, ids: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
-        plan = super().train(ids, epoch=epoch, purpose=purpose)
+    def train(self, ids: np.ndarray, *, epoch: int, purpose: str, number: np.ndarray | None = None) -> ClipPlan:
+        plan = super().train(ids, epoch=epoch, purpose=purpose, number=number)
         audio_ids = self.partners(epoch)[plan.ids]
-        place = self._draws(plan.ids, epoch=epoch, purpose=purpose)["audio"]
+        place = self._draws(draw_keys(plan.ids, plan.number), epoch=epoch, purpose=purpose)["audio"]
         audio_start = self._random_audio_starts(audio_ids, place)
         has_video = self.dataset.frames[plan.ids] > 0
         start = np.where(has_video, plan.start, audio_start / self.config.audio.sample_rate)

@@ -35,31 +35,48 @@ def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpo
     return by_shard[np.argsort(displaced, kind="stable")]
 
 
-def steps_per_epoch(samples: int, batch_size: int) -> int:
+def steps_per_epoch(samples: int, batch_size: int, *, per_sample: int = 1) -> int:
     """Returns the number of complete global batches per epoch; the rest of the permutation is dropped.
+
+    Args:
+        samples: number of samples.
+        batch_size: number of clips per batch.
+        per_sample: number of clips of each sample in a batch.
 
     Raises:
         ConfigError: the data set is smaller than one batch.
     """
-    if samples < batch_size:
+    if samples * per_sample < batch_size:
+        each = f" with clip.per_sample={per_sample} clips each" if per_sample > 1 else ""
         raise ConfigError(
-            f"train.batch_size={batch_size} is larger than the data set, which has {samples} samples: "
+            f"train.batch_size={batch_size} is larger than the data set, which has {samples} samples{each}: "
             "lower train.batch_size, or check data.path and data.split"
         )
-    return samples // batch_size
+    return samples * per_sample // batch_size
 
 
-def rank_slice(batch_size: int, *, rank: int, world_size: int) -> slice:
-    """Returns the contiguous part of a global batch that belongs to `rank`.
+def rank_slice(batch_size: int, *, rank: int, world_size: int, per_sample: int = 1) -> slice:
+    """Returns the contiguous part of a global batch, counted in clips, that belongs to `rank`.
+
+    All clips of a sample belong to the same rank.
+
+    Args:
+        batch_size: number of clips per batch.
+        per_sample: number of clips of each sample in a batch.
 
     Raises:
-        ConfigError: batch_size is not a multiple of world_size, or `rank` is out of range.
+        ConfigError: batch_size is not a multiple of world_size * per_sample, or `rank` is out of range.
     """
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank must be in [0, {world_size}), not {rank}")
     if batch_size % world_size:
         raise ConfigError(
             f"train.batch_size={batch_size} must be a multiple of the number of processes, which is {world_size}"
+        )
+    if batch_size % (world_size * per_sample):
+        raise ConfigError(
+            f"train.batch_size={batch_size} must be a multiple of clip.per_sample={per_sample} times the number of "
+            f"processes, which is {world_size}: all clips of a sample are on one process"
         )
     local = batch_size // world_size
     return slice(rank * local, (rank + 1) * local)

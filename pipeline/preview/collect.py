@@ -38,11 +38,12 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
     chosen = len(ids) or count
     # Show exactly the requested samples: here a bad sample is an error, not replaced.
     data = replace(config.data, max_bad_fraction=0.0, idle_priority=False)
-    loader = DaliLoader(config=replace(config, data=data), batch_size=chosen)
+    per_sample = config.clip.per_sample
+    loader = DaliLoader(config=replace(config, data=data), batch_size=chosen * per_sample)
     first = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
     shown = np.asarray(ids if len(ids) else first, dtype=np.int64)
     if loader.has_video and loader.has_audio:
-        (batch,) = loader.clips(shown, epoch=epoch, purpose="train")
+        (batch,) = loader.clips(shown, epoch=epoch, purpose="train", per_sample=per_sample)
     else:
         (batch,) = loader.uniform_clips(shown, clips=1)
     plan = batch.plan
@@ -70,25 +71,32 @@ def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path)
     """Carries out the same plan with the decord loader on the source videos of the prepared samples."""
     names = [loader.dataset.source(int(i)) for i in plan.ids]
     audio_names = [loader.dataset.source(int(i)) for i in plan.audio_ids]
+    mixed = plan.audio.mixed_ids if plan.audio is not None else None
+    mixed_names = [] if mixed is None else [loader.dataset.source(int(i)) for i in mixed]
     with tempfile.TemporaryDirectory() as folder:
         # Link only these videos into a folder, because `videos` may hold a million files, some of them rejected.
         link_of = {}
-        for number, name in enumerate(sorted({*names, *audio_names})):
+        for number, name in enumerate(sorted({*names, *audio_names, *mixed_names})):
             if not (videos / name).is_file():
                 raise ConfigError(f"--compare {videos} holds no {name}; give the folder the shards were prepared from")
             link_of[name] = f"{number}{Path(name).suffix}"
             Path(folder, link_of[name]).symlink_to((videos / name).resolve())
         data = config.data.without_split(path=folder, loader="decord", labels="")
-        raw = DecordLoader(config=replace(config, data=data), batch_size=len(plan))
+        # Nothing is drawn here: the plan is given, with its augmentation.
+        raw = DecordLoader(config=replace(config.for_evaluation(), data=data), batch_size=len(plan))
         id_of = {raw.dataset.source(i): i for i in range(len(raw.dataset))}
         for name, link in link_of.items():
             if link not in id_of:
                 raise ConfigError(f"--compare: {videos / name} can no longer be read as a video")
         ids = np.array([id_of[link_of[name]] for name in names])
+        audio = plan.audio
+        if audio is not None and mixed is not None:
+            audio = replace(audio, mixed_ids=np.array([id_of[link_of[name]] for name in mixed_names]))
         translated = replace(
             plan,
             ids=ids,
             audio_ids=np.array([id_of[link_of[name]] for name in audio_names]),
+            audio=audio,
             window=_scaled_windows(plan, loader, raw, ids),
         )
         (batch,) = raw.carry_out(translated)
@@ -112,6 +120,16 @@ def _view(name: str, batch: Batch, b: int, config: Config) -> View:
     return View(loader=name, frames=frames, decibels=decibels)
 
 
+def _audio_changes(plan: ClipPlan, b: int) -> list[str]:
+    """The audio augmentation of clip `b`; its masks are visible anyway."""
+    audio, parts = plan.audio, []
+    if audio is not None and audio.gain is not None:
+        parts.append(f"gain {20 * np.log10(audio.gain[b]):+.1f} dB")
+    if audio is not None and audio.mixed_ids is not None and audio.mixed_share is not None:
+        parts.append(f"mixed with {audio.mixed_share[b]:.0%} of #{audio.mixed_ids[b]}")
+    return parts
+
+
 def _title(loader: DaliLoader, plan: ClipPlan, b: int) -> str:
     """The title of clip `b`: id, source, labels, and the augmentation that was applied."""
     dataset, i = loader.dataset, int(plan.ids[b])
@@ -130,5 +148,8 @@ def _title(loader: DaliLoader, plan: ClipPlan, b: int) -> str:
             parts.append("grey")
     if plan.audio_ids[b] != i:
         parts.append(f"audio of #{plan.audio_ids[b]}")
+    if plan.number[b]:
+        parts.append(f"clip {plan.number[b] + 1}")
+    parts += _audio_changes(plan, b)
     # File names may contain any character; a line break would disturb the layout.
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in "   ".join(parts))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.terminal import printable
+from pipeline.plan.audio_augment import waveforms
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan
 from pipeline.shards.checksums import AUDIO_BLOCK, crc32c
@@ -44,23 +45,28 @@ class ShardReader:
         weakref.finalize(self, _close_all, self._open)
 
     def pcm(self, plan: ClipPlan) -> np.ndarray:
-        """Reads audio windows, int16 [B, audio_samples]; silent after the end of the sample.
+        """Reads audio windows [B, audio_samples], silent after the end of the sample: int16, or float32 of the same
+        scale if the plan changes waveforms.
 
         Raises:
             ShardError: the shard does not hold what the manifest promises; the error names the sample.
         """
-        m, ids = self.manifest, plan.audio_ids
+        return waveforms(plan.audio, (plan.audio_ids, plan.audio_start), self._windows)
+
+    def _windows(self, ids: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Reads the audio of `ids` from PCM samples `start`, int64 [B]; returns int16 [B, audio_samples]."""
+        m = self.manifest
         total = m.audio_samples[ids]
-        count = np.clip(total - plan.audio_start, 0, self.audio_samples)
+        count = np.clip(total - start, 0, self.audio_samples)
         # Whole blocks, because each has one checksum.
-        first = np.where(count > 0, plan.audio_start // AUDIO_BLOCK, 0)
-        last = np.where(count > 0, -(-(plan.audio_start + count) // AUDIO_BLOCK), 0)
+        first = np.where(count > 0, start // AUDIO_BLOCK, 0)
+        last = np.where(count > 0, -(-(start + count) // AUDIO_BLOCK), 0)
         begin = first * AUDIO_BLOCK
         sizes = 2 * (np.minimum(last * AUDIO_BLOCK, total) - begin)
         stored = self.checksums(ids, m.frames[ids] + first, last - first)
         blobs = self.read(ids, m.audio_offset[ids] + 2 * begin, np.maximum(sizes, 0))
         windows = np.zeros((len(ids), self.audio_samples), dtype="<i2")
-        skipped = (plan.audio_start - begin).tolist()
+        skipped = (start - begin).tolist()
         for row, (blob, checksums, skip, n) in enumerate(zip(blobs, stored, skipped, count.tolist(), strict=True)):
             if checksums is not None:
                 found = [crc32c(blob[at : at + 2 * AUDIO_BLOCK].data) for at in range(0, len(blob), 2 * AUDIO_BLOCK)]

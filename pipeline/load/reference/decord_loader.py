@@ -21,6 +21,7 @@ from pipeline.load.log_mel import LogMel
 from pipeline.load.reference.processes import call_in_process
 from pipeline.load.reference.raw_dataset import RawDataset
 from pipeline.load.reference.raw_decoding import decode_frames, decode_pcm
+from pipeline.plan.audio_augment import waveforms
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.batch_plan import BatchPlan
 from pipeline.plan.clips import ClipPlan
@@ -119,8 +120,9 @@ class DecordLoader(ClipLoader[RawDataset]):
         video = self._augmented(self._frames(i, int(plan.start_frame[b])), plan, b)
         if not self.has_audio:
             return video, None
-        pcm = self._pcm(int(plan.audio_ids[b]), int(plan.audio_start[b]))
-        return video, self._log_mel(pcm).unsqueeze(0)
+        clip = plan[b : b + 1]
+        (pcm,) = waveforms(clip.audio, (clip.audio_ids, clip.audio_start), self._windows)
+        return video, self._log_mel(torch.from_numpy(pcm).float() / 32768).unsqueeze(0)
 
     def _frames(self, i: int, start_frame: int) -> torch.Tensor:
         """Decodes the frames nearest to the clip's times, uint8 [T, H, W, 3]; past the end, the last is repeated."""
@@ -147,12 +149,16 @@ class DecordLoader(ClipLoader[RawDataset]):
         video = torch.einsum("dc,tchw->dthw", color[:, :3], video) + color[:, 3].view(3, 1, 1, 1)
         return (video - torch.tensor(VIDEO_MEAN).view(3, 1, 1, 1)) / torch.tensor(VIDEO_STD).view(3, 1, 1, 1)
 
-    def _pcm(self, i: int, start: int) -> torch.Tensor:
-        """Decodes the window from PCM sample `start`, float32 [audio_samples] in [-1, 1]; silent without audio."""
-        window = {"rate": self.config.audio.sample_rate, "start": start, "length": self.config.audio_samples}
-        origin = self.dataset.headers[i].origin
-        pcm = self._decoded(i, "PyAV cannot decode the audio", decode_pcm, origin=origin, **window)
-        return torch.from_numpy(pcm).float() / 32768
+    def _windows(self, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Decodes the windows from PCM samples `starts`, int16 [B, audio_samples]; silent without audio."""
+        window = {"rate": self.config.audio.sample_rate, "length": self.config.audio_samples}
+        what, headers = "PyAV cannot decode the audio", self.dataset.headers
+        return np.stack(
+            [
+                self._decoded(i, what, decode_pcm, origin=headers[i].origin, start=start, **window)
+                for i, start in zip(ids.tolist(), starts.tolist(), strict=True)
+            ]
+        )
 
     def _decoded(self, i: int, what: str, decode: Callable[..., np.ndarray], **arguments: Any) -> np.ndarray:
         """Calls `decode` on the file of sample i in another process, which the file may crash or hang."""
