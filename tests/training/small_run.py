@@ -44,7 +44,7 @@ def random_batch(config: Config, step: int, rows: slice = slice(None)) -> Batch:
     video = torch.randn(size, 3, 2, 4, 4, generator=generator)
     video = F.interpolate(video, size=(clip.frames, clip.size, clip.size))
     audio = F.interpolate(torch.randn(size, 1, 4, 5, generator=generator), size=(config.audio.n_mels, 40))
-    ids = torch.arange(size) + (step % 16) * size
+    ids = (torch.arange(size) + (step % 16) * size) // clip.per_sample
     return Batch(video[rows], audio[rows], ids[rows], torch.zeros(size, dtype=torch.float64)[rows])
 
 

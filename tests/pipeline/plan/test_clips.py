@@ -249,3 +249,15 @@ def test_audio_windows_of_samples_without_video_span_the_whole_sample() -> None:
         config=config, dataset=SimpleNamespace(**{**vars(table), "audio_samples": np.full(N, 9)}), fps=10.0
     )
     assert not short.uniform([0], clips=3).audio_start.any()
+
+
+def test_the_clips_of_a_sample_are_drawn_independently() -> None:
+    ids = np.arange(N)
+    first, second, third = (planner().train(ids, epoch=0, purpose="train", number=np.full(N, k)) for k in range(3))
+    assert same(first, planner().train(ids, epoch=0, purpose="train"))
+    numbers = [plan.start_frame for plan in (first, second, third)] + [plan.window[:, 2] for plan in (first, second)]
+    assert np.abs(np.corrcoef(numbers[:3]) - np.eye(3)).max() < 0.06
+    assert np.abs(np.corrcoef(numbers[3:]) - np.eye(2)).max() < 0.06
+    counts = np.bincount(second.start_frame)
+    assert len(counts) == 85
+    assert ((counts - N / 85) ** 2 / (N / 85)).sum() < 160  # 84 degrees of freedom: P(> 160) is about 1e-6

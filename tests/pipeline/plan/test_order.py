@@ -79,3 +79,13 @@ def test_a_data_set_smaller_than_a_batch_is_refused() -> None:
     assert steps_per_epoch(100, 32) == 3
     with pytest.raises(ConfigError, match=r"train.batch_size=32 .* 31 samples"):
         steps_per_epoch(31, 32)
+
+
+def test_batches_of_several_clips_per_sample_are_counted_in_clips() -> None:
+    assert steps_per_epoch(31, 32, per_sample=2) == 1
+    assert steps_per_epoch(100, 32, per_sample=4) == 12
+    with pytest.raises(ConfigError, match=r"which has 15 samples with clip.per_sample=2 clips each"):
+        steps_per_epoch(15, 32, per_sample=2)
+    assert rank_slice(24, rank=1, world_size=3, per_sample=4) == slice(8, 16)
+    with pytest.raises(ConfigError, match=r"must be a multiple of clip.per_sample=4 times the number of processes"):
+        rank_slice(24, rank=0, world_size=4, per_sample=4)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.plan.clips import ClipPlan, ClipPlanner
+from pipeline.plan.rows import Rows
 from settings import Config, from_dict
 
 RATE = 16000
@@ -34,6 +36,14 @@ def planners(draw: st.DrawFn) -> ClipPlanner:
         "clip": {"frames": draw(st.integers(1, 40)), "fps": fps},
         "audio": {"seconds": draw(st.sampled_from([0.0, 0.1, 1.0, 5.0]))},
         "augment": {"enabled": draw(st.booleans()), "crop_area": [low, high], "crop_ratio": [1 / ratio, ratio]},
+        # No mixing: with that, a row depends on another sample too.
+        "audio_augment": {
+            "shift_seconds": draw(st.sampled_from([0.0, 0.1, 100.0])),
+            "gain_db": draw(st.sampled_from([0.0, 6.0])),
+            "time_masks": draw(st.integers(0, 2)),
+            "time_mask_frames": 1,
+            "frequency_masks": draw(st.integers(0, 2)),
+        },
     }
     data = SimpleNamespace(frames=frames, width=column(2, 500), height=column(2, 500), audio_samples=audio)
     return ClipPlanner(config=from_dict(Config, tree), dataset=data, fps=fps * stride)
@@ -60,8 +70,12 @@ def check_within(planner: ClipPlanner, plan: ClipPlan) -> None:
     assert np.all(np.isfinite(plan.color))
 
 
-def rows_of(plan: ClipPlan, rows: np.ndarray) -> dict[str, list]:
-    return {name: value[rows].tolist() for name, value in vars(plan).items()}
+def rows_of(plan: Rows, rows: np.ndarray) -> dict[str, Any]:
+    found = {}
+    for name, value in vars(plan).items():
+        if value is not None:
+            found[name] = rows_of(value, rows) if isinstance(value, Rows) else value[rows].tolist()
+    return found
 
 
 @QUICK
