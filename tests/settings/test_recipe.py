@@ -179,3 +179,22 @@ def test_the_number_of_candidates_is_foreseen(samples, sizes):
     config = mine("sampler.name=uniform", *(f"{name}={size}" for name, size in zip(names, sizes, strict=True)))
     enough = fewest_candidates(config, samples) >= sizes[0] + sizes[2]
     assert (max(missing(config, samples, steps=120)) == 0) == enough
+
+
+@pytest.mark.parametrize(("device", "batch"), [("cpu", 32), ("cuda", 128)])
+def test_several_clips_per_sample_are_counted_as_clips(device, batch):
+    sizes = chosen(1000, device, 2, "clip.per_sample=2")
+    assert sizes == (batch, *chosen(2000, device, 2)[1:])
+    assert chosen(9, device, 1, "clip.per_sample=3")[0] == 3 * chosen(9, device)[0]
+    with pytest.raises(ConfigError, match=r"auto: 7 samples are too few for 8 .* at least 16, two batches of 8"):
+        fit(mine("clip.per_sample=2"), Resources(7, "cpu", 8))
+
+
+@pytest.mark.parametrize("samples", [12, 30, 200])
+@pytest.mark.parametrize("clips", [2, 3, 40])
+def test_chosen_batches_hold_complete_samples_and_have_no_pitfall(samples, clips):
+    for processes in (1, 2):
+        resources = Resources(samples, "cpu", processes)
+        config, _ = fit(mine(f"clip.per_sample={clips}"), resources)
+        assert config.train.batch_size % (clips * processes) == 0
+        assert not find_pitfalls(config, resources)

@@ -49,6 +49,38 @@ def test_titles_of_shuffled_pairs_name_the_sample_of_the_audio(corpus):
     assert re.search(r"audio of #(?!4\b)\d", clip.title)
 
 
+AUDIO = {"mix": 0.5, "gain_db": 12.0, "shift_seconds": 0.3, "time_masks": 1, "frequency_masks": 1}
+
+
+def test_augmented_audio_is_shown_named_and_played(corpus):
+    config = corpus.config("dali-vp9", audio_augment=AUDIO)
+    loader = make_loader(config)
+    plan = loader.planner.train(np.array([4]), epoch=0, purpose="train")
+    (clip,) = collect(config, [4], count=1, epoch=0, compare=None)
+    (plain,) = collect(corpus.config("dali-vp9"), [4], count=1, epoch=0, compare=None)
+    share, other, gain = plan.audio.mixed_share[0], plan.audio.mixed_ids[0], 20 * np.log10(plan.audio.gain[0])
+    assert clip.title == f"{plain.title}   gain {gain:+.1f} dB   mixed with {share:.0%} of #{other}"
+    assert clip.pcm.dtype == np.int16
+    assert np.array_equal(clip.pcm, loader.waveforms(plan)[0])
+    first, end = plan.audio.frequency_masks[0, 0]
+    np.testing.assert_allclose(clip.views[0].decibels[first:end], config.audio.mean_db, atol=1e-4)
+
+
+def test_all_clips_of_a_sample_are_shown(corpus):
+    config = corpus.config("dali-vp9", clip={"per_sample": 2})
+    clips = collect(config, [4, 2], count=1, epoch=0, compare=corpus.raw)
+    assert [clip.title.split()[0] for clip in clips] == ["#4", "#4", "#2", "#2"]
+    assert ["clip 2" in clip.title for clip in clips] == [False, True, False, True]
+
+
+def test_the_decord_loader_gives_nearly_the_same_audio_when_that_is_augmented(corpus):
+    config = corpus.config("dali-vp9", audio_augment=AUDIO)
+    for clip in collect(config, [5, 1, 8], count=1, epoch=0, compare=corpus.raw):
+        dali, decord = clip.views
+        assert np.median(np.abs(dali.decibels - decord.decibels)) < 2
+        assert np.array_equal(dali.decibels == config.audio.mean_db, decord.decibels == config.audio.mean_db)
+
+
 def test_the_decord_loader_gives_nearly_the_same_clips(corpus):
     config = corpus.config("dali-vp9", data={"shuffle_pairs": True})
     for clip in collect(config, [5, 1, 8], count=1, epoch=0, compare=corpus.raw):
