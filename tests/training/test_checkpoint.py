@@ -151,3 +151,13 @@ def test_changed_settings_are_listed_key_by_key(tmp_path, config):
     assert "loss.temperature" in str(caught.value)
     assert "log_every" not in str(caught.value)
     require_same_config(to_dict(config), small_config("run_dir=elsewhere", "data.threads=3"), tmp_path)
+
+
+def test_a_checkpoint_from_before_a_setting_existed_was_made_with_its_default(tmp_path):
+    saved = to_dict(small_config())
+    del saved["clip"]["per_sample"], saved["audio_augment"]
+    require_same_config(saved, small_config(), tmp_path)
+    with pytest.raises(ConfigError, match=r"clip.per_sample: 1 in the checkpoint, 2 now"):
+        require_same_config(saved, small_config("clip.per_sample=2"), tmp_path)
+    with pytest.raises(ConfigError, match=r"audio_augment.mix: 0.0 in the checkpoint, 0.3 now"):
+        require_same_config(saved, small_config("audio_augment.mix=0.3"), tmp_path)
