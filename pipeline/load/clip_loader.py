@@ -91,9 +91,7 @@ class ClipLoader(ABC, Generic[D]):
         self._global_batch = config.train.batch_size if batch_size is None else batch_size
         require(self._global_batch != AUTO, "only train.py chooses train.batch_size=auto: set it to a number")
         self._per_sample = config.clip.per_sample
-        self._share = rank_slice(
-            self._global_batch, rank=rank, world_size=world_size, per_sample=config.clip.per_sample
-        )
+        self._share = rank_slice(self._global_batch, rank=rank, world_size=world_size, per_sample=self._per_sample)
         self.batch_size = self._share.stop - self._share.start
         require(
             not config.audio_augment.mix or len(self.ids) > 1,

@@ -36,6 +36,7 @@ def learner_on_gpu(monkeypatch, *overrides):
     [
         ["sampler.name=kmeanspp"],
         ["sampler.name=kmeanspp", "sampler.embedding=negative_gradient", "train.accumulate=2"],
+        ["sampler.name=uniform", "clip.per_sample=2"],
         ["sampler.name=fifo", "train.recompute=true", "optim.name=sgd", "optim.clip_grad_norm=1"],
     ],
 )

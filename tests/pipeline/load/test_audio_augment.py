@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.batch import Batch
 from pipeline.load import clip_loader
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.load.gpu_decoder import GpuDecoder
@@ -15,6 +16,7 @@ from pipeline.load.log_mel import LogMel
 from pipeline.loader import make_loader
 from pipeline.plan.batch_plan import BatchPlan
 from settings import Config, ConfigError
+from tests.pretend_gpu import GpuTensor, PretendGpu
 
 EVERYTHING = {
     "shift_seconds": 0.5,
@@ -93,6 +95,19 @@ def test_the_graph_for_gpus_gives_the_same(corpus) -> None:
         found = decoder.result(item).audio
         assert torch.equal(found == 0, expected.audio == 0)
         assert 25 * (found - expected.audio).abs().max() < 0.1
+
+
+def test_masks_on_a_gpu_are_set_there_without_waiting(corpus) -> None:
+    loader = make_loader(config_of(corpus))
+    plan = loader.planner.train(IDS, epoch=3, purpose="train")
+    spectrograms = torch.randn(len(IDS), 1, loader.config.audio.n_mels, loader.config.audio_frames)
+    expected = Batch.of_plan(plan, video=None, audio=spectrograms.clone()).audio
+    with PretendGpu() as pretended:
+        found = Batch.of_plan(plan, video=None, audio=spectrograms.as_subclass(GpuTensor)).audio
+        assert found.is_cuda
+    assert pretended.waits == []
+    assert torch.equal(found.as_subclass(torch.Tensor), expected)
+    assert (expected == 0).any()
 
 
 def test_a_gain_adds_its_decibels_above_the_floor_and_leaves_silence_silent(corpus) -> None:
