@@ -42,10 +42,11 @@ def _batch(config: Config, resources: Resources) -> Pitfall | None:
     batch, clips = config.train.batch_size, resources.clips(config)
     if batch <= clips / 2:
         return None
+    counted = _counted(config, resources)
     left_out = f" and leaves out {(clips - batch) // config.clip.per_sample} of them" if batch < clips else ""
     return Pitfall(
-        f"train.batch_size={batch} is more than half of the {_described(config, resources)}, so that an epoch has a "
-        f"single step{left_out}: {_advice(config, resources, 'train.batch_size')}"
+        f"train.batch_size={batch} is more than half of the {counted} samples, so that an epoch has a single step"
+        f"{left_out}: {_advice(config, resources, 'train.batch_size')}"
     )
 
 
@@ -68,16 +69,16 @@ def _selection(config: Config, resources: Resources) -> Pitfall | None:
 def _shortage(config: Config, resources: Resources) -> tuple[str, bool] | None:
     """Returns why selections will not find what they are asked for, and whether they will find nothing at all."""
     batch, clips, held = config.train.batch_size, resources.clips(config), config.dictionary.size
-    samples = _described(config, resources)
+    counted = _counted(config, resources)
     size, stream = config.pool.size, config.pool_in_use.source == "stream"
     picks = min(batch * config.sampler.every_n_steps, held)
     if size < batch:
         return f"pool.size={size} is smaller than train.batch_size={batch}, so that the pool stays empty", True
     nothing = "no negative can be selected, because every sample is always in"
     if clips == batch:
-        return f"{nothing} the batch (train.batch_size={batch}, {samples})", True
+        return f"{nothing} the batch (train.batch_size={batch}, {counted} samples)", True
     if held - picks >= clips:
-        return f"{nothing} the dictionary (dictionary.size={held}, {samples})", True
+        return f"{nothing} the dictionary (dictionary.size={held}, {counted} samples)", True
     candidates, needed = fewest_candidates(config, resources.samples), held + batch
     if stream:
         # A stream pool brings clips that the dictionary has long lost, unless the data set has too few.
@@ -86,7 +87,7 @@ def _shortage(config: Config, resources: Resources) -> tuple[str, bool] | None:
         return None
     return (
         f"selections will often pick fewer than {picks} keys: dictionary.size={held} and train.batch_size={batch} need "
-        f"{needed} candidates, and there are {candidates} (pool.size={size}, {samples})"
+        f"{needed} candidates, and there are {candidates} (pool.size={size}, {counted} samples)"
     ), False
 
 
@@ -122,9 +123,10 @@ def _schedule(config: Config, resources: Resources) -> Pitfall | None:
     return Pitfall(f"{message}: {advice}")
 
 
-def _described(config: Config, resources: Resources) -> str:
-    each = config.clip.per_sample
-    return f"{resources.samples} samples" + (f" with {each} clips each" if each > 1 else "")
+def _counted(config: Config, resources: Resources) -> str:
+    """The number of samples, after that of their clips if these are more."""
+    several = config.clip.per_sample > 1
+    return f"{resources.clips(config)} clips of {resources.samples}" if several else f"{resources.samples}"
 
 
 def _with_auto(config: Config, resources: Resources, *keys: str) -> Config:

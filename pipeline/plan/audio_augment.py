@@ -88,19 +88,20 @@ def plan_audio(
     ids: np.ndarray,
     draw: Draws,
     *,
-    partners: Partners,
+    partners: Partners | None,
     last_start: Callable[[np.ndarray], np.ndarray],
 ) -> AudioPlan | None:
     """Plans the audio augmentation of clips; None if waveforms and spectrograms stay unchanged.
 
     Args:
         ids: int64 [B], the samples of the clips.
-        partners: draws the samples that are mixed in.
+        partners: draws the samples that are mixed in; needed if audio_augment.mix is on.
         last_start: returns the last PCM sample at which a window of each sample may start, int64 [B].
     """
     augment = config.audio_augment
     plan: dict[str, np.ndarray] = {}
     if augment.mix:
+        assert partners is not None
         partner, place, share = draw("mix", 3).T
         plan["mixed_ids"] = partners.draw(ids, partner)
         plan["mixed_start"] = (place * (last_start(plan["mixed_ids"]) + 1)).astype(np.int64)
@@ -164,7 +165,8 @@ def waveforms(
     assert plan.mixed_ids is not None
     assert plan.mixed_start is not None
     mixed = (gain * (1 - plan.mixed_share)).astype(np.float32)[:, None] * pcm
-    return mixed + (gain * plan.mixed_share).astype(np.float32)[:, None] * read(plan.mixed_ids, plan.mixed_start)
+    mixed += (gain * plan.mixed_share).astype(np.float32)[:, None] * read(plan.mixed_ids, plan.mixed_start)
+    return mixed
 
 
 def _masks(augment: AudioAugmentConfig, *, frames: int, bands: int) -> dict[str, tuple[int, int, int]]:

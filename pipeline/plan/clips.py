@@ -82,7 +82,6 @@ class ClipPlan(Rows):
     """bool [B], whether the clip is mirrored horizontally."""
     color: np.ndarray
     """float64 [B, 3, 4], affine map of RGB in [0, 1]: rgb -> color[:, :, :3] @ rgb + color[:, :, 3]."""
-
     number: np.ndarray
     """int64 [B], number of the clip among those of its sample in the step, from 0 (see clip.per_sample)."""
     audio: AudioPlan | None = None
@@ -178,7 +177,8 @@ class ClipPlanner:
     def _augment_audio(self, plan: ClipPlan, keys: np.ndarray, *, epoch: int, purpose: str) -> ClipPlan:
         config, ids = self.config, plan.ids
         draws = Draws(keys=keys, seed=config.seed, epoch=epoch, purpose=purpose)
-        audio = plan_audio(config, ids, draws, partners=self._mixing_partners, last_start=self._last_audio_start)
+        partners = self._mixing_partners if config.audio_augment.mix else None
+        audio = plan_audio(config, ids, draws, partners=partners, last_start=self._last_audio_start)
         furthest = round(config.audio_augment.shift_seconds * config.audio.sample_rate)
         if furthest:
             last = self._last_audio_start(ids)

@@ -120,11 +120,11 @@ def test_with_several_clips_per_sample_the_clips_are_counted():
     assert found(18, clip__per_sample=2) == []
     batch, *_ = found(6, clip__per_sample=2, dictionary__size=8, pool__size=24, optim__warmup_steps=5)
     assert batch == (
-        "train.batch_size=8 is more than half of the 6 samples with 2 clips each, so that an epoch has a single step "
-        "and leaves out 2 of them: set train.batch_size=4",
+        "train.batch_size=8 is more than half of the 12 clips of 6 samples, so that an epoch has a single step and "
+        "leaves out 2 of them: set train.batch_size=4",
         False,
     )
     _, selection, *_ = found(4, clip__per_sample=2, dictionary__size=8)
     nothing = "no negative can be selected, because every sample is always in the batch "
-    assert selection[0].startswith(f"{nothing}(train.batch_size=8, 4 samples with 2 clips each)")
+    assert selection[0].startswith(f"{nothing}(train.batch_size=8, 8 clips of 4 samples)")
     assert selection[1]
