@@ -163,3 +163,9 @@ def test_mistakes_are_named_and_end_with_status_two(run, shards, capsys, tmp_pat
     assert main([str(run), "--data", str(shards), "--out", str(tmp_path / "x.html"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_rows_of_a_dictionary_lead_to_samples():
+    clips = np.array([9, -1, 4, 5])
+    assert explore._samples_of(clips, 1).tolist() == clips.tolist()
+    assert explore._samples_of(clips, 2).tolist() == [-1, 2, 4]
