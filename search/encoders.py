@@ -20,7 +20,7 @@ class TrainedEncoders:
     """The query encoders of a checkpoint, on the CPU and in eval mode."""
 
     config: Config
-    """The settings of the run."""
+    """The settings of the run, for evaluation."""
     model: CrossModalModel
     step: int
     """Training step of the checkpoint."""
@@ -41,6 +41,7 @@ def load_encoders(run: Path) -> TrainedEncoders:
     """
     state = read(find(run))
     config, model = model_of(state, source=str(run))
+    config = config.for_evaluation()
     return TrainedEncoders(config=config, model=model, step=int(state["step"]), fingerprint=fingerprint(config, model))
 
 
