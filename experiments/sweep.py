@@ -28,6 +28,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.train.timeout_seconds": 300.0,
     "run.clip.per_sample": 1,
     "run.audio_augment": to_dict(AudioAugmentConfig()),
+    "run.sampler.temperature": None,
 }
 """Settings that were added after some results had been recorded, with the value at which the code behaves as before. A
 setting with this value does not enter the digest of a trial, so that the older results remain valid."""

@@ -46,7 +46,7 @@ class ActiveDictionary(nn.Module):
             pool: size and source of the pool.
             dictionary: size of the dictionary.
             dim: D, number of dimensions of keys and queries.
-            temperature: τ of the loss.
+            temperature: τ of the loss; `sampler.temperature` replaces it in the scores, if set.
             hidden: H, number of inputs of the query head's last layer; needed by the embeddings gradient and
                 negative_gradient, None otherwise.
             seed: seed of the run.
@@ -64,7 +64,8 @@ class ActiveDictionary(nn.Module):
             )
         self.config, self.pool_config = sampler, pool
         self.sampler = build_sampler(sampler.name, sampler.options)
-        self.temperature, self.seed, self.purpose, self.per_sample = temperature, seed, purpose, per_sample
+        self.temperature = temperature if sampler.temperature is None else sampler.temperature
+        self.seed, self.purpose, self.per_sample = seed, purpose, per_sample
         self.pool = Pool(size=pool.size, dim=dim)
         self.dictionary = Dictionary(size=dictionary.size, dim=dim)
         # The last selection: its candidates, its picks (int64 rows) and the value of pool.written at that time.
@@ -122,8 +123,8 @@ class ActiveDictionary(nn.Module):
             hidden: [M, H] input of the last layer of that modality's query head; None if the embedding does not use it.
             batch_ids: [M] int64 clip ids of the batch.
             step: global step of the run.
-            positives: [M, D] keys of the queries' own clips, used by negative_gradient and by samplers that need
-                Candidates.outrank_fraction.
+            positives: [M, D] keys of the queries' own clips, used by negative_gradient, key_gradient and samplers that
+                need Candidates.outrank_fraction.
 
         Returns:
             Metrics as plain numbers and 0-d tensors; empty at the steps that select nothing.
@@ -138,7 +139,8 @@ class ActiveDictionary(nn.Module):
         retained = self.dictionary.retained(k)
         in_batch = all_clips_of(batch_ids.to(self.ids.device), self.per_sample)
         allowed = allowed_rows(self.pool.ids, self.ids[retained], in_batch)
-        embed = partial(self._embed, queries=queries, hidden=hidden, positives=positives)
+        negatives = self._negatives(allowed)
+        embed = partial(self._embed, queries=queries, hidden=hidden, positives=positives, negatives=negatives)
         candidates = embed(self.pool, allowed)
         selection = self.sampler.select(
             candidates,
@@ -203,10 +205,28 @@ class ActiveDictionary(nn.Module):
         if hasattr(self.sampler, "load_state_dict"):
             self.sampler.load_state_dict(state)
 
+    def _negatives(self, allowed: Tensor) -> Tensor | None:
+        """Returns the keys in the softmax that the embedding needs, [n, D].
+
+        None for the other embeddings, because the indexing makes the host wait for the GPU.
+
+        Args:
+            allowed: [N] bool, the rows of the pool that may be picked.
+        """
+        if self.config.embedding == "negative_gradient":
+            return self.dictionary.keys[self.dictionary.ids >= 0]
+        return self.pool.keys[allowed] if self.config.embedding == "key_gradient" else None
+
     def _embed(
-        self, ring: KeyRing, valid: Tensor, *, queries: Tensor, hidden: Tensor | None, positives: Tensor | None
+        self,
+        ring: KeyRing,
+        valid: Tensor,
+        *,
+        queries: Tensor,
+        hidden: Tensor | None,
+        positives: Tensor | None,
+        negatives: Tensor | None,
     ) -> Candidates:
-        needs_negatives = self.config.embedding == "negative_gradient"
         factors = gradient_factors(
             ring.keys,
             queries.float(),
@@ -214,8 +234,7 @@ class ActiveDictionary(nn.Module):
             embedding=self.config.embedding,
             temperature=self.temperature,
             positives=None if positives is None else positives.float(),
-            # Left out where they are not needed, because the indexing makes the host wait for the GPU.
-            negatives=self.dictionary.keys[self.dictionary.ids >= 0] if needs_negatives else None,
+            negatives=negatives,
         )
         return Candidates(**vars(factors), ids=ring.ids, valid=valid, write_index=ring.write_index)
 

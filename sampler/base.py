@@ -17,7 +17,7 @@ class Candidates:
     """
 
     a: Tensor
-    """[N, D] float32 keys."""
+    """[N, D] float32 keys; ones [N, 1] with the embedding key_gradient, of which b_n is the whole embedding."""
     b: Tensor | None = None
     """[N, C] float32 second factors, of a length C that depends on the embedding (sampler/gradient.py); None if the
     embedding is the key itself (g_n = a_n)."""

@@ -8,6 +8,10 @@ one; `query_gradient`, the gradient with respect to the queries themselves, is e
 
 Samplers use only inner products, so b_n = Xᵀ r_n with r_n = (p_n - e_ŷ) / τ may be replaced by any b'_n with the same
 inner products. Xᵀ = QR gives b'_n = R r_n, which has M numbers instead of H: see `_short_basis`.
+
+`key_gradient` reads the paper as the authors' code does: the embedding is the gradient with respect to the candidate's
+own key of the batch's loss against the whole pool, Σ_j w_nj q_j / τ, where w_nj is the weight of candidate n in the
+softmax of query j over its positive and all candidates. It is a vector: the second factor, with a first factor of 1.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-EMBEDDINGS = ("gradient", "query_gradient", "negative_gradient", "feature")
+EMBEDDINGS = ("gradient", "query_gradient", "negative_gradient", "key_gradient", "feature")
 
 _CHUNK = 1024
 """Number of rows whose logits, posterior and gradient stay in a CPU's cache between the passes over them."""
@@ -29,9 +33,9 @@ class Factors:
     """Gradient embeddings g_n = a_n b_nᵀ and the scores that are computed with them."""
 
     a: Tensor
-    """[N, D] keys."""
+    """[N, D] keys; ones [N, 1] for key_gradient."""
     b: Tensor | None
-    """[N, min(M, H)] second factors, [N, M] for query_gradient; None for feature."""
+    """[N, min(M, H)] second factors, [N, M] for query_gradient, [N, D] for key_gradient; None for feature."""
     loss: Tensor
     """[N] cross-entropy of the posterior over the queries against its own argmax."""
     similarity: Tensor
@@ -60,10 +64,13 @@ def gradient_factors(
         embedding: one of `EMBEDDINGS`. gradient: the gradient of the loss against the candidate's pseudo-label with
             respect to the last layer (the paper's). query_gradient: the same with respect to the queries.
             negative_gradient: the gradient through the candidate's logit when it is a negative of every query.
-            feature: the key itself.
-        temperature: τ of the loss.
-        positives: [M, D] keys of the queries' own clips, for outrank_fraction and the softmax of negative_gradient.
-        negatives: [K, D] current keys of the dictionary, for the softmax of negative_gradient.
+            key_gradient: the gradient of the batch's loss against the whole pool with respect to the key (that of the
+            authors' code). feature: the key itself.
+        temperature: τ, by which the similarities are divided.
+        positives: [M, D] keys of the queries' own clips, for outrank_fraction and the softmax of negative_gradient and
+            key_gradient.
+        negatives: [K, D] further keys in the denominator of that softmax. negative_gradient: the dictionary, without
+            the candidate. key_gradient: all candidates that may be picked.
 
     Raises:
         ValueError: the embedding needs `hidden` and it is None.
@@ -71,9 +78,9 @@ def gradient_factors(
     scaled = queries.T / temperature
     positive_logits = None if positives is None else (queries * positives).sum(1) / temperature
     log_denominator = None
-    if embedding == "negative_gradient":
+    if embedding in ("negative_gradient", "key_gradient"):
         log_denominator = _log_denominator(queries, positive_logits, negatives, temperature)
-    basis = _basis(embedding, hidden, temperature)
+    basis = _basis(embedding, queries, hidden, temperature)
     width = len(queries) if basis is None else basis.shape[1]
     b = None if embedding == "feature" else keys.new_empty(len(keys), width)
     loss, similarity = keys.new_empty(2, len(keys)).unbind()
@@ -93,10 +100,13 @@ def gradient_factors(
         if b is not None:
             if log_denominator is None:
                 residual = posterior.scatter_add_(1, label[:, None], -torch.ones_like(top)[:, None])
-            else:
+            elif embedding == "negative_gradient":
                 residual = torch.sigmoid(logits - log_denominator)
+            else:
+                residual = torch.exp(logits - log_denominator)
             _write_second_factors(residual, basis, temperature, out=b[rows])
-    return Factors(a=keys, b=b, loss=loss, similarity=similarity, outrank_fraction=outrank_fraction)
+    a = keys.new_ones(len(keys), 1) if embedding == "key_gradient" else keys
+    return Factors(a=a, b=b, loss=loss, similarity=similarity, outrank_fraction=outrank_fraction)
 
 
 def _write_second_factors(residual: Tensor, basis: Tensor | None, temperature: float, *, out: Tensor) -> None:
@@ -110,7 +120,7 @@ def _write_second_factors(residual: Tensor, basis: Tensor | None, temperature: f
 def _log_denominator(
     queries: Tensor, positive_logits: Tensor | None, negatives: Tensor | None, temperature: float
 ) -> Tensor:
-    """Returns the log of each query's softmax denominator without the candidate, [M]."""
+    """Returns the log of each query's softmax denominator over its positive and the negatives, [M]."""
     total = torch.full((len(queries),), -math.inf, device=queries.device, dtype=queries.dtype)
     if negatives is not None and len(negatives):
         total = (queries @ negatives.T / temperature).logsumexp(1)
@@ -119,8 +129,10 @@ def _log_denominator(
     return total
 
 
-def _basis(embedding: str, hidden: Tensor | None, temperature: float) -> Tensor | None:
-    """Returns the matrix [M, min(M, H)] that maps residuals to b; None for embeddings without the last layer."""
+def _basis(embedding: str, queries: Tensor, hidden: Tensor | None, temperature: float) -> Tensor | None:
+    """Returns the matrix that maps residuals to b, [M, min(M, H)] or [M, D]; None if b is the residual itself."""
+    if embedding == "key_gradient":
+        return queries / temperature
     if embedding not in ("gradient", "negative_gradient"):
         return None
     if hidden is None:

@@ -52,8 +52,10 @@ class SamplerConfig:
 
     name: str = "kmeanspp"
     """Selection rule, a key of `sampler.SAMPLERS`."""
-    embedding: Literal["gradient", "query_gradient", "negative_gradient", "feature"] = "gradient"
+    embedding: Literal["gradient", "query_gradient", "negative_gradient", "key_gradient", "feature"] = "gradient"
     """Embedding in which rules that use D² measure distances (see sampler/gradient.py)."""
+    temperature: float | None = None
+    """Temperature of the scores and embeddings; null: loss.temperature."""
     condition_on_dictionary: bool = False
     """Whether keys that remain in the dictionary count as already chosen, so that distances start from them."""
     every_n_steps: int = 1
@@ -62,6 +64,10 @@ class SamplerConfig:
     """Options of the chosen selection rule (see docs/samplers.md)."""
 
     def __post_init__(self) -> None:
+        require(
+            self.temperature is None or self.temperature > 0,
+            f"sampler.temperature must be positive or null, not {self.temperature}",
+        )
         require(self.every_n_steps >= 1, f"sampler.every_n_steps must be at least 1, not {self.every_n_steps}")
 
 

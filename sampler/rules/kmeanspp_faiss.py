@@ -67,7 +67,7 @@ class KMeansPPFaiss:
         cells = self.cells or min(max(len(rows) // _ROWS_PER_CELL, 1), _MAX_CELLS)
         if not usable.any():
             return IndexedBounds(rows, norms, torch.zeros(len(rows), dtype=torch.int64, device=norms.device))
-        if self.index_on == "keys":
+        if self.index_on == "keys" and rows.a.shape[1] > 1:  # the factors of key_gradient hold no keys
             # Every row that holds a clip is indexed, including rows that are excluded only in this step.
             cell = self._index.cells(rows.a, rows.write_index, rows.ids >= 0, cells=cells)
         else:

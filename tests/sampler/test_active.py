@@ -37,9 +37,10 @@ def step(active, number, batch_ids=(1000, 1001, 1002, 1003)):
     return active.update(queries, hidden, batch_ids=torch.tensor(batch_ids), step=number, positives=positives)
 
 
+@pytest.mark.parametrize("embedding", ["gradient", "key_gradient"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_fills_the_dictionary_with_distinct_clips_of_the_pool(name):
-    active = make(name=name)
+def test_every_sampler_fills_the_dictionary_with_distinct_clips_of_the_pool(name, embedding):
+    active = make(name=name, embedding=embedding)
     active.fill(*clips(range(30)))
     for number in range(5):
         stats = step(active, number)
@@ -118,6 +119,34 @@ def test_a_pool_drawn_by_epoch_does_not_take_the_batchs_keys():
     active.fill(*clips(range(20)))
     active.add(*clips([77]))
     assert 77 not in active.pool.ids.tolist()
+
+
+def test_key_gradient_takes_the_softmax_over_the_positives_and_the_eligible_candidates_only():
+    active = make(embedding="key_gradient", name="uniform")
+    keys, ids = clips(range(30))
+    active.fill(keys, ids)
+    generator = torch.Generator().manual_seed(0)
+    queries, positives = (F.normalize(torch.randn(M, D, generator=generator), dim=1) for _ in range(2))
+    eligible = keys[~torch.isin(ids, torch.cat([active.ids[M:], torch.tensor([0, 1])]))]
+    positive_logits = (queries * positives).sum(1) / 0.2
+    denominator = torch.logaddexp((queries @ eligible.T / 0.2).logsumexp(1), positive_logits)
+    active.update(queries, None, batch_ids=torch.tensor([0, 1]), step=0, positives=positives)
+    expected = torch.exp(keys @ queries.T / 0.2 - denominator) @ queries / 0.2
+    candidates = active._last[0]
+    torch.testing.assert_close((candidates.a * candidates.b)[:30], expected)
+
+
+def test_the_samplers_own_temperature_replaces_that_of_the_loss_in_the_scores():
+    found = {}
+    for temperature in (None, 0.7):
+        active = make(embedding="query_gradient", temperature=temperature)
+        active.fill(*clips(range(30)))
+        step(active, 0)
+        found[temperature] = active._last[0].b
+    active.temperature = 0.2
+    step(active, 0)
+    torch.testing.assert_close(active._last[0].b, found[None])
+    assert not torch.allclose(found[0.7], found[None])
 
 
 def test_gradient_embeddings_without_the_last_layers_input_are_refused_with_an_alternative():

@@ -94,6 +94,19 @@ def test_negative_gradient_factors_are_the_autograd_gradient_through_the_candida
     assert torch.allclose(gram(factors.a, factors.b.double()), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_key_gradient_is_the_autograd_gradient_of_the_loss_against_the_whole_pool_with_respect_to_the_key(problem):
+    keys, hidden, weight = problem
+    queries = F.normalize(hidden @ weight.T, dim=1)
+    positives = F.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=1)
+    leaf = keys.clone().requires_grad_()
+    logits = torch.cat([(queries * positives).sum(1)[:, None], queries @ leaf.T], 1) / TEMPERATURE
+    F.cross_entropy(logits, torch.zeros(4, dtype=torch.int64), reduction="sum").backward()
+    factors = gradient_factors(
+        keys, queries, embedding="key_gradient", temperature=TEMPERATURE, positives=positives, negatives=keys
+    )
+    torch.testing.assert_close(factors.a * factors.b, leaf.grad)
+
+
 def test_an_empty_dictionary_without_positives_gives_every_negative_full_weight(problem):
     keys, hidden, weight = problem
     factors = gradient_factors(
@@ -120,12 +133,14 @@ def test_second_factors_are_no_longer_than_the_batch(problem):
     assert factors.b.shape == (5, 4)
 
 
-@pytest.mark.parametrize("embedding", ["gradient", "query_gradient", "negative_gradient", "feature"])
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_factors_do_not_depend_on_the_chunk_size(problem, embedding, monkeypatch):
     keys, hidden, weight = problem
 
     def factors():
-        return gradient_factors(keys, hidden @ weight.T, hidden, embedding=embedding, temperature=TEMPERATURE)
+        return gradient_factors(
+            keys, hidden @ weight.T, hidden, embedding=embedding, temperature=TEMPERATURE, negatives=keys
+        )
 
     unchunked = factors()
     monkeypatch.setattr("sampler.gradient._CHUNK", 2)
