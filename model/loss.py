@@ -1,6 +1,8 @@
-"""The InfoNCE loss against a dictionary of negatives, and the retrieval of positives within a batch."""
+"""InfoNCE against a dictionary of negatives, its variants for false negatives, and retrieval within a batch."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,8 @@ def info_nce(
     *,
     temperature: float,
     mask: torch.Tensor | None = None,
+    debias: float = 0.0,
+    hardness: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes the mean cross-entropy of each query's positive against K negatives (MoCo, He et al. 2020, eq. 1).
 
@@ -27,6 +31,7 @@ def info_nce(
         negatives: [K, D] rows of unit length: the dictionary.
         temperature: divides the cosine similarities.
         mask: [B, K] bool, True where a dictionary row is not a negative of that query or is still empty.
+        debias, hardness: see `_reweighted`; with 0 and 0 all negatives count equally.
 
     Returns:
         The loss (scalar, float32, differentiable) and the accuracy (scalar): the share of queries whose positive
@@ -43,11 +48,63 @@ def info_nce(
         negative_logits = query @ negatives.T / temperature  # [B, K]
         if mask is not None:
             negative_logits = negative_logits.masked_fill(mask, float("-inf"))
-        logits = torch.cat([positive_logits, negative_logits], dim=1)
+        others = negative_logits
+        if debias or hardness:
+            others = _reweighted(positive_logits, negative_logits, temperature, debias=debias, hardness=hardness)
+        logits = torch.cat([positive_logits, others], dim=1)
         loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
     wins = positive_logits.detach() - negative_logits.detach() > ROUNDING / temperature
     accuracy = wins.all(dim=1).float().mean()
     return loss, accuracy
+
+
+def _reweighted(
+    positive: torch.Tensor, negatives: torch.Tensor, temperature: float, *, debias: float, hardness: float
+) -> torch.Tensor:
+    """Returns the log of what stands for the sum over the negatives in the denominator, [B, 1].
+
+    Debiasing assumes that each negative belongs to the query's class with probability `debias` (Chuang et al. 2020,
+    arXiv 2007.00224, eq. 8, with the positive as the only sample of that class). Hardness weighs negatives in
+    proportion to exp(hardness · logit) (Robinson et al. 2021, arXiv 2010.04592, eq. 4); as in the authors' code the
+    weights are differentiated too.
+
+    Args:
+        positive: [B, 1] logits.
+        negatives: [B, K] logits, -inf where masked.
+    """
+    missing = torch.isinf(negatives)
+    count = (~missing).sum(dim=1, keepdim=True)
+    # Two sums over the negatives; rows without any are excluded at the end, and get finite values until then.
+    excluded = torch.zeros_like(negatives).masked_fill(missing & (count > 0), -math.inf)
+    logits = negatives.masked_fill(missing, 0.0)
+    weighted = torch.logsumexp((1 + hardness) * logits + excluded, dim=1, keepdim=True)
+    log_mean = weighted - torch.logsumexp(hardness * logits + excluded, dim=1, keepdim=True)
+    # The mean of exp(logit) over true negatives is at least exp(-1 / temperature), as cosines are at least -1.
+    shift = torch.maximum(log_mean, positive).detach()
+    mean = (torch.exp(log_mean - shift) - debias * torch.exp(positive - shift)) / (1 - debias)
+    floor = torch.exp(-1 / temperature - shift)
+    total = shift + torch.log(torch.maximum(mean, floor)) + torch.log(count.clamp(min=1))
+    return total.masked_fill(count == 0, -math.inf)
+
+
+@torch.no_grad()
+def outranks(query: torch.Tensor, positive: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+    """Returns which negatives are more similar to a query than its own positive is, bool [B, K].
+
+    Such a negative may be a false one, of the same content as the query. Shapes are those of `info_nce`.
+    """
+    query = query.float()
+    own = (query * positive.float()).sum(dim=1, keepdim=True)
+    return query @ negatives.float().T - own > ROUNDING
+
+
+def cyclic_temperature(step: int, *, low: float, high: float, period: int) -> float:
+    """Returns the temperature of a step: a cosine between `high`, at step 0, and `low`, half a period later.
+
+    A high temperature spreads whole groups of similar clips, a low one tells clips of a group apart, which helps with
+    long-tailed data (Kukleva et al. 2023, arXiv 2303.13664, eq. 5).
+    """
+    return low + (high - low) * (1 + math.cos(2 * math.pi * step / period)) / 2
 
 
 @torch.no_grad()

@@ -41,9 +41,32 @@ class LossConfig:
 
     temperature: float = 0.1
     """Temperature that divides the cosine similarities in the loss and in the sampler's scores."""
+    temperature_high: float | None = None
+    """Highest temperature of the loss, which then swings between it and loss.temperature as a cosine; null: constant.
+    The sampler's scores do not swing."""
+    temperature_period: int = 0
+    """Number of steps from one highest temperature to the next; needed with loss.temperature_high."""
+    debias: float = 0.0
+    """Probability that a negative is of the query's class, for the debiased loss (Chuang et al. 2020); 0: off."""
+    hardness: float = 0.0
+    """How strongly the loss prefers hard negatives: they weigh exp(hardness * logit) (Robinson et al. 2021); 0: all
+    alike."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"loss.temperature must be positive, not {self.temperature}")
+        require(
+            (self.temperature_high is None) == (self.temperature_period == 0),
+            "loss.temperature_high and loss.temperature_period must be set together",
+        )
+        require(
+            self.temperature_high is None or self.temperature_high >= self.temperature,
+            f"loss.temperature_high must be at least loss.temperature, not {self.temperature_high}",
+        )
+        require(
+            self.temperature_period >= 0, f"loss.temperature_period must be at least 0, not {self.temperature_period}"
+        )
+        require(0 <= self.debias < 1, f"loss.debias must be in [0, 1), not {self.debias}")
+        require(self.hardness >= 0, f"loss.hardness must be at least 0, not {self.hardness}")
 
 
 @dataclass(frozen=True)

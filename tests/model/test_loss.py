@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from model import info_nce
+from model.loss import cyclic_temperature, outranks
 
 B, K, D = 6, 20, 16
 
@@ -99,3 +100,65 @@ def test_shapes_that_do_not_fit_are_named(arguments, message):
     tensors = {"query": unit(B, 0), "positive": unit(B, 1), "negatives": unit(K, 2)} | arguments
     with pytest.raises(ValueError, match=message):
         info_nce(**tensors, temperature=0.1)
+
+
+def published_loss(query, positive, negatives, *, temperature, debias, hardness):
+    """The code of Robinson et al. (github.com/joshr17/HCL), which includes that of Chuang et al., per query."""
+    pos = torch.exp((query * positive).sum(-1) / temperature)
+    neg = torch.exp(query @ negatives.T / temperature)
+    count = negatives.shape[0]
+    importance = (hardness * neg.log()).exp()
+    reweighted = (importance * neg).sum(-1) / importance.mean(-1)
+    total = (-debias * count * pos + reweighted) / (1 - debias)
+    total = torch.clamp(total, min=count * np.e ** (-1 / temperature))
+    return -torch.log(pos / (pos + total))
+
+
+@pytest.mark.parametrize(("debias", "hardness"), [(0.1, 0.0), (0.0, 1.0), (0.05, 0.5), (0.9, 2.0)])
+def test_debiased_and_hardness_weighted_losses_equal_the_published_code_with_their_gradients(debias, hardness):
+    query, positive, negatives = unit(B, 0).double().requires_grad_(), unit(B, 1).double(), unit(K, 2).double()
+    expected = published_loss(query, positive, negatives, temperature=0.3, debias=debias, hardness=hardness)
+    loss, _ = info_nce(query, positive, negatives, temperature=0.3, debias=debias, hardness=hardness)
+    assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, query)[0], torch.autograd.grad(expected.mean(), query)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("debias", "hardness"), [(0.2, 0.0), (0.0, 1.5), (0.2, 1.5)])
+def test_masked_rows_do_not_matter_to_the_reweighted_losses(debias, hardness):
+    query, positive, negatives = unit(B, 0).requires_grad_(), unit(B, 1), unit(K, 2)
+    mask = torch.zeros(B, K, dtype=torch.bool)
+    mask[:, K // 2 :] = True
+    options = {"temperature": 0.1, "debias": debias, "hardness": hardness}
+    masked = info_nce(query, positive, negatives, mask=mask, **options)
+    short = info_nce(query, positive, negatives[: K // 2], **options)
+    torch.testing.assert_close(masked, short)
+    torch.testing.assert_close(torch.autograd.grad(masked[0], query), torch.autograd.grad(short[0], query))
+    nothing, _ = info_nce(query, positive, negatives, mask=torch.ones(B, K, dtype=torch.bool), **options)
+    nothing.backward()
+    assert nothing.item() == 0
+    assert torch.isfinite(query.grad).all()
+
+
+def test_reweighted_losses_stay_finite_at_a_small_temperature():
+    query = unit(B, 0).requires_grad_()
+    negatives = torch.cat([query.detach(), -query.detach()])
+    loss, _ = info_nce(query, query.detach(), negatives, temperature=0.005, debias=0.5, hardness=3.0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(query.grad).all()
+
+
+def test_a_negative_outranks_where_it_is_nearer_than_the_positive():
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    positive = torch.tensor([[0.8, 0.6], [0.8, 0.6]])
+    negatives = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+    assert outranks(query, positive, negatives).tolist() == [[True, False, False], [False, False, True]]
+
+
+def test_the_cyclic_temperature_is_highest_at_the_start_of_a_period_and_lowest_in_its_middle():
+    values = [cyclic_temperature(step, low=0.1, high=0.5, period=8) for step in range(9)]
+    assert values[0] == values[8] == 0.5
+    assert values[4] == pytest.approx(0.1)
+    assert values[2] == pytest.approx(0.3)
