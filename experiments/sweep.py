@@ -29,6 +29,11 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.clip.per_sample": 1,
     "run.audio_augment": to_dict(AudioAugmentConfig()),
     "run.sampler.temperature": None,
+    "run.loss.temperature_high": None,
+    "run.loss.temperature_period": 0,
+    "run.loss.false_negatives": "keep",
+    "run.loss.debias": 0.0,
+    "run.loss.hardness": 0.0,
 }
 """Settings that were added after some results had been recorded, with the value at which the code behaves as before. A
 setting with this value does not enter the digest of a trial, so that the older results remain valid."""

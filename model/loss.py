@@ -20,6 +20,7 @@ def info_nce(
     *,
     temperature: float,
     mask: torch.Tensor | None = None,
+    false_negatives: torch.Tensor | None = None,
     debias: float = 0.0,
     hardness: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,6 +32,7 @@ def info_nce(
         negatives: [K, D] rows of unit length: the dictionary.
         temperature: divides the cosine similarities.
         mask: [B, K] bool, True where a dictionary row is not a negative of that query or is still empty.
+        false_negatives: [B, K] bool, True where a negative leaves the loss; it still counts in the accuracy.
         debias, hardness: see `_reweighted`; with 0 and 0 all negatives count equally.
 
     Returns:
@@ -49,8 +51,10 @@ def info_nce(
         if mask is not None:
             negative_logits = negative_logits.masked_fill(mask, float("-inf"))
         others = negative_logits
+        if false_negatives is not None:
+            others = others.masked_fill(false_negatives, float("-inf"))
         if debias or hardness:
-            others = _reweighted(positive_logits, negative_logits, temperature, debias=debias, hardness=hardness)
+            others = _reweighted(positive_logits, others, temperature, debias=debias, hardness=hardness)
         logits = torch.cat([positive_logits, others], dim=1)
         loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
     wins = positive_logits.detach() - negative_logits.detach() > ROUNDING / temperature

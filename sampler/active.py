@@ -39,6 +39,7 @@ class ActiveDictionary(nn.Module):
         seed: int = 0,
         purpose: str = "",
         per_sample: int = 1,
+        partners: bool = False,
     ) -> None:
         """
         Args:
@@ -52,6 +53,7 @@ class ActiveDictionary(nn.Module):
             seed: seed of the run.
             purpose: name that distinguishes the dictionaries of one run ("video", "audio").
             per_sample: n, the number of clips that a sample has: clip id // n is the sample id.
+            partners: whether the dictionary also holds its clips' keys of the other modality.
 
         Raises:
             ConfigError: the sampler or an option is unknown, or the embedding needs `hidden` and it is None.
@@ -67,7 +69,7 @@ class ActiveDictionary(nn.Module):
         self.temperature = temperature if sampler.temperature is None else sampler.temperature
         self.seed, self.purpose, self.per_sample = seed, purpose, per_sample
         self.pool = Pool(size=pool.size, dim=dim)
-        self.dictionary = Dictionary(size=dictionary.size, dim=dim)
+        self.dictionary = Dictionary(size=dictionary.size, dim=dim, partners=partners)
         # The last selection: its candidates, its picks (int64 rows) and the value of pool.written at that time.
         self._last: tuple[Candidates, Tensor, int] | None = None
 
@@ -81,6 +83,11 @@ class ActiveDictionary(nn.Module):
         """[K] int64 clip ids of the negatives; -1 marks an empty row, which must be masked in the loss."""
         return self.dictionary.ids
 
+    @property
+    def partners(self) -> Tensor | None:
+        """[K, D] float32 keys of the same clips in the other modality; None if they are not held."""
+        return self.dictionary.partners
+
     def excluded(self, ids: Tensor) -> Tensor:
         """Returns which rows are not negatives of the clips `ids`, [B, K] bool: empty ones, and clips of their sample.
 
@@ -91,17 +98,19 @@ class ActiveDictionary(nn.Module):
         return (self.ids < 0)[None, :] | own
 
     @torch.no_grad()
-    def fill(self, keys: Tensor, ids: Tensor) -> None:
+    def fill(self, keys: Tensor, ids: Tensor, partners: Tensor | None = None) -> None:
         """Replaces the pool with n keys of random clips; a dictionary that is still empty is filled from them too.
 
         Args:
             keys: [n, D], n <= pool.size.
             ids: [n] int64, all different.
+            partners: [n, D] keys of the other modality; needed if the dictionary holds them.
         """
         self.pool.replace(keys, ids)
         if not (self.dictionary.ids >= 0).any():
             rows = torch.randperm(len(ids), generator=self._generator("fill", 0))[: len(self.dictionary)]
-            self.dictionary.enqueue(keys[rows.to(keys.device)], ids[rows.to(ids.device)])
+            rows = rows.to(keys.device)
+            self.dictionary.enqueue(keys[rows], ids[rows.to(ids.device)], None if partners is None else partners[rows])
 
     @torch.no_grad()
     def update(
@@ -112,6 +121,7 @@ class ActiveDictionary(nn.Module):
         batch_ids: Tensor,
         step: int,
         positives: Tensor | None = None,
+        partners: Tensor | None = None,
     ) -> dict[str, float | Tensor]:
         """Selects M keys from the pool and enqueues them in the dictionary; call it before the step's loss.
 
@@ -125,6 +135,7 @@ class ActiveDictionary(nn.Module):
             step: global step of the run.
             positives: [M, D] keys of the queries' own clips, used by negative_gradient, key_gradient and samplers that
                 need Candidates.outrank_fraction.
+            partners: [N, D] keys of the pool's clips in the other modality; needed if the dictionary holds them.
 
         Returns:
             Metrics as plain numbers and 0-d tensors; empty at the steps that select nothing.
@@ -149,9 +160,12 @@ class ActiveDictionary(nn.Module):
             dictionary=embed(self.dictionary, retained) if self.config.condition_on_dictionary else None,
         )
         self._last = candidates, selection.indices, self.pool.written
-        self.dictionary.enqueue(self.pool.keys[selection.indices], self.pool.ids[selection.indices])
+        picks = selection.indices
+        self.dictionary.enqueue(
+            self.pool.keys[picks], self.pool.ids[picks], None if partners is None else partners[picks]
+        )
         if self.pool_config.remove_selected:
-            self.pool.evict(selection.indices)
+            self.pool.evict(picks)
         return {
             **selection.stats,
             "seconds": time.perf_counter() - started,

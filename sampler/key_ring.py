@@ -12,16 +12,19 @@ class KeyRing(nn.Module):
     """Holds the newest `size` rows written; a clip is held once, by its newest key.
 
     Buffers: keys [size, D] float32; ids [size] int64, -1 = empty; write_index [size] int64, the number of rows written
-    before this one, -1 = empty. `written` counts all rows written; `cursor` is the row that the next write starts at.
-    `state_dict` holds all of them.
+    before this one, -1 = empty; partners [size, D] float32, the clips' keys of the other modality, if asked for.
+    `written` counts all rows written; `cursor` is the row that the next write starts at. `state_dict` holds all of
+    them.
     """
 
     keys: Tensor
     ids: Tensor
     write_index: Tensor
+    partners: Tensor | None
 
-    def __init__(self, *, size: int, dim: int) -> None:
+    def __init__(self, *, size: int, dim: int, partners: bool = False) -> None:
         super().__init__()
+        self.register_buffer("partners", torch.zeros(size, dim) if partners else None)
         self.register_buffer("keys", torch.zeros(size, dim))
         self.register_buffer("ids", torch.full((size,), -1, dtype=torch.int64))
         self.register_buffer("write_index", torch.full((size,), -1, dtype=torch.int64))
@@ -32,7 +35,7 @@ class KeyRing(nn.Module):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def write(self, keys: Tensor, ids: Tensor) -> None:
+    def write(self, keys: Tensor, ids: Tensor, partners: Tensor | None = None) -> None:
         """Writes n rows over the oldest ones, wrapping around.
 
         If n > size, only the newest `size` rows are written. Older rows of the same ids are evicted.
@@ -40,12 +43,16 @@ class KeyRing(nn.Module):
         Args:
             keys: [n, D].
             ids: [n] int64, all different.
+            partners: [n, D]; needed if the ring holds them.
         """
         keys, ids = keys.detach()[-len(self) :], ids.to(self.ids.device)[-len(self) :]
         self.evict(torch.isin(self.ids, ids))
         steps = torch.arange(len(ids), device=self.ids.device)
         rows = (self.cursor + steps) % len(self)
         self.keys[rows] = keys.to(self.keys)
+        if self.partners is not None:
+            assert partners is not None
+            self.partners[rows] = partners.detach()[-len(self) :].to(self.partners)
         self.ids[rows] = ids
         self.write_index[rows] = self.written + steps
         self.written += len(ids)
@@ -93,14 +100,9 @@ class Dictionary(KeyRing):
     A row whose id is -1 is still empty and must be masked in the loss.
     """
 
-    def enqueue(self, keys: Tensor, ids: Tensor) -> None:
-        """Writes n keys over the n oldest; a clip that is already held keeps only its new key.
-
-        Args:
-            keys: [n, D].
-            ids: [n] int64, all different.
-        """
-        self.write(keys, ids)
+    def enqueue(self, keys: Tensor, ids: Tensor, partners: Tensor | None = None) -> None:
+        """Writes n keys over the n oldest; a clip that is already held keeps only its new key. See `write`."""
+        self.write(keys, ids, partners)
 
     def retained(self, n: int) -> Tensor:
         """Returns which rows hold a key and survive the next enqueue of n keys, [K] bool."""

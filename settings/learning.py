@@ -46,6 +46,10 @@ class LossConfig:
     The sampler's scores do not swing."""
     temperature_period: int = 0
     """Number of steps from one highest temperature to the next; needed with loss.temperature_high."""
+    false_negatives: Literal["keep", "one_way", "two_way"] = "keep"
+    """Which negatives leave a query's sum as probably false. one_way: those more similar to the query than its own
+    positive is. two_way: only those of which this also holds in the other direction, between the clip's audio and the
+    negative's video; the dictionaries then hold both keys of their clips. keep: none."""
     debias: float = 0.0
     """Probability that a negative is of the query's class, for the debiased loss (Chuang et al. 2020); 0: off."""
     hardness: float = 0.0

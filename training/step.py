@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.encoder import OTHER_MODALITY, CrossModalModel, EncoderOutput
-from model.loss import batch_retrieval, info_nce
+from model.loss import batch_retrieval
+from model.objective import Negatives, symmetric_loss
 from pipeline.batch import Batch, clip_ids
 from sampler.active import ActiveDictionary
 from settings import Config
@@ -102,6 +103,7 @@ class Learner:
             seed=config.seed,
             purpose=modality,
             per_sample=config.clip.per_sample,
+            partners=config.loss.false_negatives == "two_way",
         ).to(self.world.device)
 
     def fill(self, batches: Iterator[Batch], *, epoch: int) -> int:
@@ -126,7 +128,7 @@ class Learner:
                 buffer.copy_(value)
             raise
         for modality in MODALITIES:
-            self.active[modality].fill(keys[modality], all_ids)
+            self.active[modality].fill(keys[modality], all_ids, keys[OTHER_MODALITY[modality]])
         return len(all_ids)
 
     def _encode_pool(self, batches: Iterator[Batch], *, epoch: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -214,20 +216,15 @@ class Learner:
         metrics: Metrics = {}
         if select:
             metrics = self._select(self._rows([outputs], keys), ids, step)
-        losses = {}
-        for modality, name in (("video", "v2a"), ("audio", "a2v")):
-            negatives = self.active[OTHER_MODALITY[modality]]
-            losses[modality], metrics[f"accuracy_{name}"] = info_nce(
-                outputs[modality].embedding.float(),
-                keys[OTHER_MODALITY[modality]],
-                negatives.keys,
-                temperature=self.config.loss.temperature,
-                mask=negatives.excluded(ids),
-            )
-            metrics[f"loss_{name}"] = losses[modality].detach()
-        loss = losses["video"] + losses["audio"]
+        loss, values = symmetric_loss(
+            {modality: output.embedding.float() for modality, output in outputs.items()},
+            keys,
+            {m: Negatives(active.keys, active.partners, active.excluded(ids)) for m, active in self.active.items()},
+            config=self.config.loss,
+            step=step,
+        )
         (share * loss).backward()
-        return metrics | {"loss": loss.detach()}
+        return metrics | values
 
     def _accumulate(
         self, batch: Batch, keys: dict[str, torch.Tensor], ids: torch.Tensor, *, parts: int, step: int
@@ -277,9 +274,12 @@ class Learner:
                 batch_ids=all_ids,
                 step=step,
                 positives=rows.keys[modality],
+                # Both pools hold the same clips in the same rows.
+                partners=self.active[other].pool.keys,
             )
             metrics |= {f"{modality}/{name}": value for name, value in stats.items()}
-            active.add(rows.keys[modality], all_ids)
+        for modality in MODALITIES:
+            self.active[modality].add(rows.keys[modality], all_ids)
         return metrics | batch_retrieval(rows.queries, rows.keys, all_ids // self.config.clip.per_sample)
 
     def diagnostics(self, labels: np.ndarray | None) -> dict[str, float]:

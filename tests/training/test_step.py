@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode  # torch-private: sees every operator
 
-from model.encoder import build_model
+from model.encoder import OTHER_MODALITY, build_model
+from sampler.gradient import EMBEDDINGS
 from settings import Config, load_config
 from settings.schedule import learning_rate
 from tests.training.small_run import alone, new_learner, random_batch, small_config
@@ -47,9 +48,15 @@ def assert_equal_states(one, other):
     assert not different
 
 
-@pytest.mark.parametrize("embedding", ["gradient", "query_gradient", "negative_gradient", "feature"])
-def test_loss_falls_on_a_repeated_batch_with_every_embedding(embedding):
-    config = small_config(f"sampler.embedding={embedding}", "loss.temperature=0.2")
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"sampler.embedding={name}" for name in EMBEDDINGS),
+        *("loss.false_negatives=one_way", "loss.false_negatives=two_way", "loss.debias=0.01", "loss.hardness=0.5"),
+    ],
+)
+def test_loss_falls_on_a_repeated_batch(override):
+    config = small_config(override, "loss.temperature=0.2")
     learner = filled(config, total_steps=200)
     batch = random_batch(config, 0)
     losses = [float(learner.step(batch, step)["loss"]) for step in range(25)]
@@ -74,6 +81,23 @@ def test_dictionary_never_holds_a_clip_of_the_batch_as_its_own_negative(config):
         learner.step(batch, step)
         entered = learner.active["audio"].ids[~torch.isin(learner.active["audio"].ids, held_before)]
         assert not torch.isin(entered, batch.ids).any()
+
+
+@pytest.mark.parametrize("more", [[], ["sampler.name=fifo"], ["pool.remove_selected=true", "train.accumulate=2"]])
+def test_the_dictionary_holds_both_keys_of_each_clip(more):
+    learner = filled(small_config("loss.false_negatives=two_way", "model.momentum=1.0", *more))
+    known = {}
+    for modality, active in learner.active.items():
+        known |= {(modality, int(clip)): active.pool.keys[row].clone() for row, clip in enumerate(active.pool.ids)}
+    for step in range(6):
+        batch = random_batch(learner.config, step)
+        keys = learner._keys(batch, step=step)
+        known |= {(m, int(clip)): keys[m][row] for m in keys for row, clip in enumerate(batch.ids)}
+        learner.step(batch, step)
+    for modality, active in learner.active.items():
+        for row, clip in enumerate(active.ids.tolist()):
+            torch.testing.assert_close(active.keys[row], known[modality, clip])
+            torch.testing.assert_close(active.partners[row], known[OTHER_MODALITY[modality], clip])
 
 
 def test_equal_inputs_give_equal_runs(config):
