@@ -98,15 +98,21 @@ def gradient_factors(
             outranks = torch.gt(logits, positive_logits, out=torch.empty_like(logits))
             outrank_fraction[rows] = outranks.sum(1) / len(queries)
         if b is not None:
-            if log_denominator is None:
-                residual = posterior.scatter_add_(1, label[:, None], -torch.ones_like(top)[:, None])
-            elif embedding == "negative_gradient":
-                residual = torch.sigmoid(logits - log_denominator)
-            else:
-                residual = torch.exp(logits - log_denominator)
+            residual = _residual(embedding, logits, posterior, label, log_denominator)
             _write_second_factors(residual, basis, temperature, out=b[rows])
     a = keys.new_ones(len(keys), 1) if embedding == "key_gradient" else keys
     return Factors(a=a, b=b, loss=loss, similarity=similarity, outrank_fraction=outrank_fraction)
+
+
+def _residual(
+    embedding: str, logits: Tensor, posterior: Tensor, label: Tensor, log_denominator: Tensor | None
+) -> Tensor:
+    """Returns the gradient of the embedding's loss with respect to the logits, [n, M]; may overwrite `posterior`."""
+    if log_denominator is None:
+        return posterior.scatter_add_(1, label[:, None], -torch.ones_like(label, dtype=posterior.dtype)[:, None])
+    if embedding == "negative_gradient":
+        return torch.sigmoid(logits - log_denominator)
+    return torch.exp(logits - log_denominator)
 
 
 def _write_second_factors(residual: Tensor, basis: Tensor | None, temperature: float, *, out: Tensor) -> None:
