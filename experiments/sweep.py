@@ -32,6 +32,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.loss.temperature_high": None,
     "run.loss.temperature_period": 0,
     "run.loss.false_negatives": "keep",
+    "run.dictionary.whole_pool": False,
     "run.loss.debias": 0.0,
     "run.loss.hardness": 0.0,
 }

@@ -45,7 +45,7 @@ class ActiveDictionary(nn.Module):
         Args:
             sampler: selection rule, its options and the embedding that it measures distances in.
             pool: size and source of the pool.
-            dictionary: size of the dictionary.
+            dictionary: size of the dictionary, or that all keys of the pool are negatives.
             dim: D, number of dimensions of keys and queries.
             temperature: τ of the loss; `sampler.temperature` replaces it in the scores, if set.
             hidden: H, number of inputs of the query head's last layer; needed by the embeddings gradient and
@@ -69,24 +69,26 @@ class ActiveDictionary(nn.Module):
         self.temperature = temperature if sampler.temperature is None else sampler.temperature
         self.seed, self.purpose, self.per_sample = seed, purpose, per_sample
         self.pool = Pool(size=pool.size, dim=dim)
-        self.dictionary = Dictionary(size=dictionary.size, dim=dim, partners=partners)
+        self.dictionary = (
+            None if dictionary.whole_pool else Dictionary(size=dictionary.size, dim=dim, partners=partners)
+        )
         # The last selection: its candidates, its picks (int64 rows) and the value of pool.written at that time.
         self._last: tuple[Candidates, Tensor, int] | None = None
 
     @property
+    def negatives(self) -> KeyRing:
+        """The rows that the loss takes as negatives."""
+        return self.pool if self.dictionary is None else self.dictionary
+
+    @property
     def keys(self) -> Tensor:
         """[K, D] float32 negatives."""
-        return self.dictionary.keys
+        return self.negatives.keys
 
     @property
     def ids(self) -> Tensor:
         """[K] int64 clip ids of the negatives; -1 marks an empty row, which must be masked in the loss."""
-        return self.dictionary.ids
-
-    @property
-    def partners(self) -> Tensor | None:
-        """[K, D] float32 keys of the same clips in the other modality; None if they are not held."""
-        return self.dictionary.partners
+        return self.negatives.ids
 
     def excluded(self, ids: Tensor) -> Tensor:
         """Returns which rows are not negatives of the clips `ids`, [B, K] bool: empty ones, and clips of their sample.
@@ -107,7 +109,7 @@ class ActiveDictionary(nn.Module):
             partners: [n, D] keys of the other modality; needed if the dictionary holds them.
         """
         self.pool.replace(keys, ids)
-        if not (self.dictionary.ids >= 0).any():
+        if self.dictionary is not None and not (self.dictionary.ids >= 0).any():
             rows = torch.randperm(len(ids), generator=self._generator("fill", 0))[: len(self.dictionary)]
             rows = rows.to(keys.device)
             self.dictionary.enqueue(keys[rows], ids[rows.to(ids.device)], None if partners is None else partners[rows])
@@ -125,6 +127,8 @@ class ActiveDictionary(nn.Module):
     ) -> dict[str, float | Tensor]:
         """Selects M keys from the pool and enqueues them in the dictionary; call it before the step's loss.
 
+        Selects nothing if all keys of the pool are negatives.
+
         Clips of the batch's samples, and clips that remain in the dictionary, are not eligible. With `every_n_steps` =
         n, n·M keys are selected at every n-th step and none at the others.
 
@@ -140,7 +144,7 @@ class ActiveDictionary(nn.Module):
         Returns:
             Metrics as plain numbers and 0-d tensors; empty at the steps that select nothing.
         """
-        if step % self.config.every_n_steps:
+        if self.dictionary is None or step % self.config.every_n_steps:
             return {}
         if self.ids.is_cuda:
             # So that `seconds` excludes the encoders' pending kernels; the selection would wait for them anyway.
@@ -228,7 +232,7 @@ class ActiveDictionary(nn.Module):
             allowed: [N] bool, the rows of the pool that may be picked.
         """
         if self.config.embedding == "negative_gradient":
-            return self.dictionary.keys[self.dictionary.ids >= 0]
+            return self.keys[self.ids >= 0]
         return self.pool.keys[allowed] if self.config.embedding == "key_gradient" else None
 
     def _embed(

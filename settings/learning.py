@@ -128,6 +128,9 @@ class DictionaryConfig:
 
     size: AutoInt = 3840
     """K, the number of negatives per modality. auto: 30 batches, or half of the candidates if they are few."""
+    whole_pool: bool = False
+    """Whether all keys of the pool are negatives. Nothing is selected then, the keys are stored once, and K is
+    pool.size."""
 
     def __post_init__(self) -> None:
         require(self.size == AUTO or self.size >= 1, f"dictionary.size must be at least 1, not {self.size}")

@@ -74,6 +74,8 @@ def _shortage(config: Config, resources: Resources) -> tuple[str, bool] | None:
     picks = min(batch * config.sampler.every_n_steps, held)
     if size < batch:
         return f"pool.size={size} is smaller than train.batch_size={batch}, so that the pool stays empty", True
+    if config.dictionary.whole_pool:
+        return None
     nothing = "no negative can be selected, because every sample is always in"
     if clips == batch:
         return f"{nothing} the batch (train.batch_size={batch}, {counted} samples)", True

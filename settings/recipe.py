@@ -47,7 +47,8 @@ class Choice(NamedTuple):
 
 
 def fit(config: Config, resources: Resources, *, saved: Mapping[str, Any] | None = None) -> tuple[Config, list[Choice]]:
-    """Replaces `auto` by numbers, and a stream pool that is larger than the data can fill by one that fits.
+    """Replaces `auto` by numbers, and sizes that cannot be: a stream pool that is larger than the data can fill, and
+    another dictionary.size than pool.size with dictionary.whole_pool.
 
     The result depends on the arguments only, so that all processes of a run choose the same.
 
@@ -63,7 +64,10 @@ def fit(config: Config, resources: Resources, *, saved: Mapping[str, Any] | None
     choices = []
     for key, choose in RULES.items():
         given = value_of(config, key)
-        if given == AUTO or (key == "pool.size" and given > _largest_pool(config, resources)):
+        impossible = (key == "pool.size" and given != AUTO and given > _largest_pool(config, resources)) or (
+            key == "dictionary.size" and config.dictionary.whole_pool and given != config.pool.size
+        )
+        if given == AUTO or impossible:
             value, reason = choose(config, resources)
             before = (saved or {}).get(key)
             if type(before) is int and (given == AUTO or before <= given):
@@ -145,6 +149,8 @@ def _pool_size(config: Config, resources: Resources) -> tuple[int, str]:
 
 def _dictionary_size(config: Config, resources: Resources) -> tuple[int, str]:
     batch = config.train.batch_size
+    if config.dictionary.whole_pool:
+        return config.pool.size, "all of the pool"
     half = fewest_candidates(config, resources.samples) // 2 // batch * batch
     if half >= DICTIONARY_BATCHES * batch:
         return DICTIONARY_BATCHES * batch, f"{DICTIONARY_BATCHES} batches"

@@ -76,6 +76,8 @@ class Learner:
             self._encode_keys = torch.compile(self._encode_keys)
         self._needs_hidden = config.sampler.embedding in ("gradient", "negative_gradient")
         self.active = {modality: self._build_dictionary(modality) for modality in MODALITIES}
+        self._newest: tuple[dict[str, torch.Tensor], torch.Tensor]
+        """Keys and clip ids of the global batch of this step, which enter the pools after the loss."""
         self.guard = NonFiniteGuard(limit=config.train.max_nonfinite_steps).to(world.device)
         self._float_buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         self.bf16 = uses_bf16(config.train.precision, world.device, warn=world.is_main)
@@ -160,6 +162,9 @@ class Learner:
             metrics = self._backward(batch, keys, ids, step=step, select=True)
         else:
             metrics = self._accumulate(batch, keys, ids, parts=parts, step=step)
+        newest, newest_ids = self._newest
+        for modality, active in self.active.items():
+            active.add(newest[modality], newest_ids)
         rate = self._learning_rate(step)
         norm = update(self.optimizer, rate=rate, clip_norm=self.config.optim.clip_grad_norm)
         finite = torch.isfinite(norm)
@@ -219,12 +224,18 @@ class Learner:
         loss, values = symmetric_loss(
             {modality: output.embedding.float() for modality, output in outputs.items()},
             keys,
-            {m: Negatives(active.keys, active.partners, active.excluded(ids)) for m, active in self.active.items()},
+            {modality: self._negatives(modality, ids) for modality in MODALITIES},
             config=self.config.loss,
             step=step,
         )
         (share * loss).backward()
         return metrics | values
+
+    def _negatives(self, modality: str, ids: torch.Tensor) -> Negatives:
+        active, other = self.active[modality], self.active[OTHER_MODALITY[modality]]
+        # Both pools hold the same clips in the same rows.
+        partners = other.pool.keys if active.dictionary is None else active.dictionary.partners
+        return Negatives(active.keys, partners, active.excluded(ids))
 
     def _accumulate(
         self, batch: Batch, keys: dict[str, torch.Tensor], ids: torch.Tensor, *, parts: int, step: int
@@ -262,7 +273,7 @@ class Learner:
         return BatchRows({m: _join([part[m].embedding for part in parts]) for m in MODALITIES}, keys, hidden)
 
     def _select(self, local: BatchRows, ids: torch.Tensor, step: int) -> Metrics:
-        """Gathers the global batch, selects each dictionary's negatives, then adds this batch's keys to the pools."""
+        """Gathers the global batch and selects each dictionary's negatives."""
         rows, all_ids = local.gather(ids)
         metrics: Metrics = {}
         for modality in MODALITIES:
@@ -278,8 +289,7 @@ class Learner:
                 partners=self.active[other].pool.keys,
             )
             metrics |= {f"{modality}/{name}": value for name, value in stats.items()}
-        for modality in MODALITIES:
-            self.active[modality].add(rows.keys[modality], all_ids)
+        self._newest = rows.keys, all_ids
         return metrics | batch_retrieval(rows.queries, rows.keys, all_ids // self.config.clip.per_sample)
 
     def diagnostics(self, labels: np.ndarray | None) -> dict[str, float]:

@@ -83,6 +83,23 @@ def test_dictionary_never_holds_a_clip_of_the_batch_as_its_own_negative(config):
         assert not torch.isin(entered, batch.ids).any()
 
 
+def test_with_the_whole_pool_the_step_is_that_of_a_queue_of_as_many_keys():
+    # The two begin with other keys, so weights must not change until these have left.
+    settings = ("sampler.name=fifo", "loss.false_negatives=two_way", "pool.size=32", "optim.name=sgd", "optim.lr=1e-12")
+    queue = filled(small_config(*settings, "dictionary.size=32"))
+    whole = filled(small_config(*settings, "dictionary.whole_pool=true"))
+    for step in range(8):
+        batch = random_batch(queue.config, step)
+        losses = [learner.step(batch, step)["loss"] for learner in (queue, whole)]
+        for modality in ("video", "audio"):
+            held = [set(learner.active[modality].ids.tolist()) for learner in (queue, whole)]
+    # After the step the pool holds this batch too; the queue takes it before the next loss.
+    assert held[1] - held[0] == set(batch.ids.tolist())
+    torch.testing.assert_close(*losses)
+    numbers = [sum(b.numel() for b in learner.active["video"].buffers()) for learner in (queue, whole)]
+    assert numbers[1] < 0.4 * numbers[0]
+
+
 @pytest.mark.parametrize("more", [[], ["sampler.name=fifo"], ["pool.remove_selected=true", "train.accumulate=2"]])
 def test_the_dictionary_holds_both_keys_of_each_clip(more):
     learner = filled(small_config("loss.false_negatives=two_way", "model.momentum=1.0", *more))
@@ -97,7 +114,7 @@ def test_the_dictionary_holds_both_keys_of_each_clip(more):
     for modality, active in learner.active.items():
         for row, clip in enumerate(active.ids.tolist()):
             torch.testing.assert_close(active.keys[row], known[modality, clip])
-            torch.testing.assert_close(active.partners[row], known[OTHER_MODALITY[modality], clip])
+            torch.testing.assert_close(active.dictionary.partners[row], known[OTHER_MODALITY[modality], clip])
 
 
 def test_equal_inputs_give_equal_runs(config):
