@@ -24,7 +24,7 @@ from training.encode import EncoderPair, PairOutput, ShuffledShare, recompute_ac
 from training.nonfinite import NonFiniteGuard, flatten_buffers, restore_buffers, restore_where
 from training.optim import build_optimizer, update
 from training.precision import uses_bf16
-from training.sync_batchnorm import synchronise_batchnorm
+from training.sync_batchnorm import average_over_ranks, running_statistics, synchronise_batchnorm
 
 MODALITIES = tuple(OTHER_MODALITY)
 
@@ -80,15 +80,18 @@ class Learner:
         """Keys and clip ids of the global batch of this step, which enter the pools after the loss."""
         self.guard = NonFiniteGuard(limit=config.train.max_nonfinite_steps).to(world.device)
         self._float_buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        # With sync they are equal already. Otherwise rank 0 would save those of its own share of the clips, and a
+        # resumed run would give them to all ranks.
+        unequal = world.size > 1 and config.train.batchnorm != "sync"
+        self._local_statistics = running_statistics(self.model) if unequal else []
         self.bf16 = uses_bf16(config.train.precision, world.device, warn=world.is_main)
 
     def _wrap(self, pair: EncoderPair) -> nn.Module:
         if self.world.size == 1:
             return pair
         devices = [self.world.device] if self.world.device.type == "cuda" else None
-        # DDP need not synchronise the buffers. They are BatchNorm's running statistics, which training never reads:
-        # with train.batchnorm=sync they are equal on all ranks, otherwise rank 0's are saved. torch 2.14 renamed the
-        # option.
+        # DDP need not synchronise the buffers. They are BatchNorm's running statistics, which are equal on all ranks:
+        # with train.batchnorm=sync from the start, otherwise after each step. torch 2.14 renamed the option.
         new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
         no_buffer_sync: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
         return DistributedDataParallel(pair, device_ids=devices, gradient_as_bucket_view=True, **no_buffer_sync)
@@ -129,6 +132,7 @@ class Learner:
             for buffer, value in before:  # BatchNorm's statistics and counters
                 buffer.copy_(value)
             raise
+        average_over_ranks(self._local_statistics)
         for modality in MODALITIES:
             self.active[modality].fill(keys[modality], all_ids, keys[OTHER_MODALITY[modality]])
         return len(all_ids)
@@ -169,6 +173,7 @@ class Learner:
         norm = update(self.optimizer, rate=rate, clip_norm=self.config.optim.clip_grad_norm)
         finite = torch.isfinite(norm)
         restore_where(finite, self._float_buffers, buffers_before)
+        average_over_ranks(self._local_statistics)
         self.guard.record(finite, step=step + 1, ids=batch.ids)
         self.model.update_momentum()
         return metrics | {"lr": rate, "grad_norm": norm, "skipped_steps": self.guard.total}

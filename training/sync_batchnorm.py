@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class of all BatchNorms
 
 from model.batchnorm import FoldedTimeBatchNorm, replace_batchnorm
+from training.nonfinite import flatten_buffers, restore_buffers
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -73,3 +74,18 @@ class GpuSyncBatchNorm(FoldedTimeBatchNorm, nn.SyncBatchNorm):
 def synchronise_batchnorm(module: nn.Module, device: torch.device) -> None:
     """Replaces every BatchNorm in `module` with one over all ranks; state dict names stay the same."""
     replace_batchnorm(module, GpuSyncBatchNorm if device.type == "cuda" else GlooSyncBatchNorm)
+
+
+def running_statistics(module: nn.Module) -> list[torch.Tensor]:
+    """Returns the running means and variances of every BatchNorm in `module` that training updates."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.training]
+    return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+
+
+@torch.no_grad()
+def average_over_ranks(statistics: list[torch.Tensor]) -> None:
+    """Replaces each rank's statistics by the mean over all ranks, in one collective; does nothing for an empty list."""
+    if statistics:
+        flat = flatten_buffers(statistics)
+        dist.all_reduce(flat)
+        restore_buffers(statistics, flat / dist.get_world_size())
