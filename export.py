@@ -4,7 +4,8 @@
 
 Writes video.pth and audio.pth (for torch.load with weights_only=True), or video.safetensors and audio.safetensors, to
 the folder OUT, and encoders.json, which gives the architecture and the input format of each. Tensors of
-torchvision's architectures have torchvision's names, without `fc`; `python export.py --help` shows how to load them.
+torchvision's architectures have torchvision's names, without the classifier; `python export.py --help` shows how to
+load them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from common.terminal import command, print_error, printable
 from training.saving.files import CheckpointError, require_some_checkpoint
 
 EXAMPLE = """\
-To load a video encoder with torchvision alone (r3d_18 and mc3_18 in the same way):
+To load a video encoder with torchvision alone (r3d_18 and mc3_18 in the same way; mvit_v2_s and swin3d_t have `head`
+in place of `fc`, and encoders.json gives the normalisation of their frames):
 
     network = torchvision.models.video.r2plus1d_18(weights=None)
     network.fc = torch.nn.Identity()                   # the encoder has no classifier: its output is 512 features
@@ -40,7 +42,8 @@ To load an audio encoder of model.audio=resnet18, which takes the log-mel spectr
     network.fc = torch.nn.Identity()
     network.load_state_dict(torch.load("OUT/audio.pth", weights_only=True))
 
-The architectures resnet1d_18 and tiny are defined in this project (model/audio.py, model/video.py).
+The architectures resnet1d_18, vit_tiny, vit_small and tiny are defined in this project (model/audio.py,
+model/audio_transformer.py, model/video.py).
 """
 
 
@@ -85,7 +88,7 @@ from safetensors.torch import save as to_safetensors
 
 from common.files import write_atomically
 from model.encoder import CrossModalModel
-from pipeline.batch import VIDEO_MEAN, VIDEO_STD
+from model.video import input_normalisation
 from settings import Config, ConfigError, to_dict
 from training.checkpoint import load_model
 
@@ -110,20 +113,11 @@ AUDIO_INPUT = (
 )
 
 
-def export(
-    model: CrossModalModel,
-    config: Config,
-    out: Path,
-    *,
-    file_format: str,
-    video_mean: tuple[float, ...],
-    video_std: tuple[float, ...],
-) -> dict[str, Any]:
+def export(model: CrossModalModel, config: Config, out: Path, *, file_format: str) -> dict[str, Any]:
     """Writes the backbones of the query encoders and a description of their inputs to the folder `out`.
 
     Args:
         file_format: a key of FORMATS.
-        video_mean, video_std: the normalisation of the frames that the encoder was trained on, per colour channel.
 
     Returns:
         The contents of encoders.json.
@@ -133,7 +127,9 @@ def export(
     """
     suffix, serialise = SUFFIXES[file_format], FORMATS[file_format]
     audio = to_dict(config.audio) | {"seconds": config.audio_seconds}
-    clip = to_dict(config.clip) | {"mean": list(video_mean), "std": list(video_std)}
+    # Of the weights alone: the transformers of this project convert other frames themselves.
+    mean, std = input_normalisation(config.model.video)
+    clip = to_dict(config.clip) | {"mean": list(mean), "std": list(std)}
     out.mkdir(parents=True, exist_ok=True)
     description: dict[str, Any] = {}
     for modality, about in (("video", {"input": VIDEO_INPUT, **clip}), ("audio", {"input": AUDIO_INPUT, **audio})):
@@ -154,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         begin(f"reading {args.run}")
         config, model = load_model(args.run)
         begin(f"writing {args.out}")
-        written = export(model, config, args.out, file_format=args.format, video_mean=VIDEO_MEAN, video_std=VIDEO_STD)
+        written = export(model, config, args.out, file_format=args.format)
     except (CheckpointError, ConfigError) as error:
         print_error("export.py", error)
         return 2

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from model.audio_transformer import SpectrogramViT
+
 TINY_FEATURES = 256
 
 
@@ -101,6 +103,8 @@ def _resnet18(n_mels: int) -> tuple[nn.Module, int]:
 AUDIO_ENCODERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     "resnet1d_18": lambda n_mels: (ResNet1d18(n_mels=n_mels), 512),
     "resnet18": _resnet18,
+    "vit_tiny": lambda n_mels: (SpectrogramViT(dim=192, depth=12, heads=3), 192),
+    "vit_small": lambda n_mels: (SpectrogramViT(dim=384, depth=12, heads=6), 384),
     "tiny": lambda n_mels: (TinyAudio(), TINY_FEATURES),
 }
 """Maps each value of model.audio to a function of n_mels that builds (backbone, F)."""

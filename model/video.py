@@ -1,8 +1,8 @@
 """Video backbones, from clips [B, 3, T, H, W] to features [B, F].
 
-`r2plus1d_18`, `r3d_18` and `mc3_18` are torchvision's networks without `fc`. Their state dict names are torchvision's,
-so weights can be exchanged in both directions: with `load_state_dict(weights, strict=False)` only `fc` is missing or
-unexpected.
+`r2plus1d_18`, `r3d_18` and `mc3_18` are torchvision's networks without `fc`, `mvit_v2_s` and `swin3d_t` those without
+`head`. Their state dict names are torchvision's, so weights can be exchanged in both directions: with
+`load_state_dict(weights, strict=False)` only `fc` or `head` is missing or unexpected.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.normalisation import VIDEO_MEAN, VIDEO_STD
 from model.batchnorm import ClipBatchNorm, replace_batchnorm
+from model.video_transformers import INPUT, MVIT_FEATURES, SWIN_FEATURES, MViT, Swin
 
 TINY_FEATURES = 256
 
@@ -95,6 +97,17 @@ VIDEO_ENCODERS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
     "r2plus1d_18": _torchvision("r2plus1d_18"),
     "r3d_18": _torchvision("r3d_18"),
     "mc3_18": _torchvision("mc3_18"),
+    "mvit_v2_s": lambda: (MViT(), MVIT_FEATURES),
+    "swin3d_t": lambda: (Swin(), SWIN_FEATURES),
     "tiny": lambda: (TinyVideo(), TINY_FEATURES),
 }
 """Maps each value of model.video to a function that builds (backbone, F)."""
+
+
+def input_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and standard deviation of the frames that the weights of an encoder expect, in RGB.
+
+    They are those of torchvision's Kinetics-400 weights. Batches always have VIDEO_MEAN and VIDEO_STD; an encoder
+    whose weights expect others converts them.
+    """
+    return INPUT.get(name, (VIDEO_MEAN, VIDEO_STD))

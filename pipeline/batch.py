@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipeline.plan.augment import VIDEO_MEAN, VIDEO_STD
+from common.normalisation import VIDEO_MEAN, VIDEO_STD
 from pipeline.plan.clips import ClipPlan
 
 

@@ -14,9 +14,10 @@ class ModelConfig:
     """Encoders, projection heads and their momentum copies."""
 
     video: str = "r2plus1d_18"
-    """Video encoder: r2plus1d_18, r3d_18, mc3_18 (torchvision) or tiny."""
+    """Video encoder: r2plus1d_18, r3d_18, mc3_18, mvit_v2_s, swin3d_t (torchvision) or tiny."""
     audio: str = "resnet1d_18"
-    """Audio encoder: resnet1d_18 (1-D convolutions over time, the paper's), resnet18 (2-D) or tiny."""
+    """Audio encoder: resnet1d_18 (1-D convolutions over time, the paper's), resnet18 (2-D), vit_tiny or vit_small
+    (vision transformers on patches of the spectrogram, like AST) or tiny."""
     head: Literal["linear", "mlp"] = "linear"
     """Projection from features to queries and keys. linear: one linear layer. mlp: linear, BatchNorm, ReLU, linear."""
     dim: int = 128

@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.models import video as torchvision_video
 
+from common.normalisation import VIDEO_MEAN, VIDEO_STD
 from export import export, main
 from model import build_model
 from settings import Config, ModelConfig, to_dict
@@ -31,7 +32,7 @@ def exported(tmp_path):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
         use_channels_last(model)
-        about = export(model, config, tmp_path, file_format=file_format, video_mean=(0.1,) * 3, video_std=(0.2,) * 3)
+        about = export(model, config, tmp_path, file_format=file_format)
         return model.eval(), about, tmp_path
 
     return make
@@ -46,6 +47,25 @@ def test_torchvisions_video_networks_load_every_weight_and_give_the_same_feature
     clip = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(clip), model.query["video"](clip).features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mvit_v2_s", "swin3d_t"])
+def test_torchvisions_transformers_load_every_weight_and_take_frames_as_encoders_json_says(exported, name):
+    model, about, folder = exported(name)
+    network = getattr(torchvision_video, name)(weights=None)
+    network.head = nn.Identity()
+    network.load_state_dict(torch.load(folder / about["video"]["file"], weights_only=True), strict=True)
+    frames = torch.rand(1, 3, 8, 64, 64)
+    if name == "mvit_v2_s":  # torchvision's takes the size that it is built for, which is 16 frames of 224 x 224 pixels
+        network.pos_encoding.temporal_size, network.pos_encoding.spatial_size = 4, (16, 16)
+
+    def normalised(mean, std):
+        return (frames - torch.tensor(mean).view(3, 1, 1, 1)) / torch.tensor(std).view(3, 1, 1, 1)
+
+    with torch.no_grad():
+        expected = network.eval()(normalised(about["video"]["mean"], about["video"]["std"]))
+        found = model.query["video"](normalised(VIDEO_MEAN, VIDEO_STD)).features
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_torchvisions_network_may_keep_a_new_last_layer(exported):
@@ -82,7 +102,7 @@ def test_both_formats_hold_the_same_weights(exported):
 def test_the_format_of_the_inputs_is_written_to_encoders_json(exported):
     _, about, folder = exported("tiny")
     assert json.loads((folder / "encoders.json").read_text()) == about
-    assert about["video"]["mean"] == [0.1] * 3
+    assert about["video"]["mean"] == list(VIDEO_MEAN)
     assert about["video"]["frames"] == 16
     assert about["audio"]["seconds"] == 1.6
     assert about["audio"]["architecture"] == "resnet18"

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class o
 
 from common.randomness import random_key
 from model.encoder import CrossModalModel, EncoderOutput, Encoders
+from model.layers import stages
 from training.distributed import gather_tensor
 
 
@@ -46,9 +47,11 @@ def recompute_activations(model: CrossModalModel) -> None:
     """Makes each stage of the query backbones keep only its inputs; the backward pass recomputes the activations."""
     for modality in ("video", "audio"):
         backbone = model.query[modality].backbone
-        for name, stage in list(backbone.named_children()):
+        for name, stage in list(stages(backbone)):
             if any(True for _ in stage.parameters()):
-                setattr(backbone, name, checkpoint_wrapper.checkpoint_wrapper(stage, context_fn=_contexts_of(stage)))
+                parent, _, last = name.rpartition(".")
+                wrapped = checkpoint_wrapper.checkpoint_wrapper(stage, context_fn=_contexts_of(stage))
+                setattr(backbone.get_submodule(parent), last, wrapped)
 
 
 def _contexts_of(stage: nn.Module):

@@ -15,14 +15,15 @@ from evaluation.probes.linear import fit_probe
 from evaluation.statistics import accuracy_row, majority_row
 from evaluation.task import Task
 from model.encoder import CrossModalModel, Encoder, EncoderOutput
+from model.layers import layers
 from settings.evaluation import EvaluationConfig
 
 
 class LayeredEncoder(nn.Module):
     """An encoder whose features are those of all layers of its backbone, one after the other.
 
-    A layer is a child of the backbone that holds a convolution, with what follows it up to the next one (such as its
-    BatchNorm, ReLU and pooling). Its features are averaged over time and space, as the backbone's own are.
+    The layers are those of `model.layers`: stages of a ResNet, blocks of a transformer. Their features are averaged
+    over time and space, or over all tokens.
 
     Attributes:
         widths: name of each layer -> number of its features, in their order; filled by the first forward pass.
@@ -35,19 +36,21 @@ class LayeredEncoder(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> EncoderOutput:
         """Maps clips [B, ...] to features [B, sum of the widths]."""
-        layers = [(name, child) for name, child in self.backbone.named_children() if _holds_convolution(child)]
+        found = layers(self.backbone)
+        channel_dim = getattr(self.backbone, "channel_dim", 1)
         maps: list[torch.Tensor] = []
+
+        def keep(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            maps.append(inputs[0].movedim(channel_dim, 1).flatten(2).mean(dim=2))
+
         # What a layer gives is what the next one receives: its activation, and not an inner convolution's output.
-        hooks = [
-            child.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0].flatten(2).mean(dim=2)))
-            for _, child in layers[1:]
-        ]
+        hooks = [layer.parts[0].register_forward_pre_hook(keep) for layer in found[1:]]
         try:
             maps.append(self.backbone(clips))
         finally:
             for hook in hooks:
                 hook.remove()
-        names = [name if not name.isdigit() else f"layer {place}" for place, (name, _) in enumerate(layers, 1)]
+        names = [layer.name if not layer.name.isdigit() else f"layer {n}" for n, layer in enumerate(found, 1)]
         self.widths = {name: rows.shape[1] for name, rows in zip(names, maps, strict=True)}
         features = torch.cat(maps, dim=1)
         return EncoderOutput(features, features, features)
@@ -98,7 +101,3 @@ def _columns(widths: Mapping[str, int], slots: int) -> list[tuple[str, np.ndarra
         (layer, (starts + np.arange(end - width, end)).ravel())
         for (layer, width), end in zip(widths.items(), ends, strict=True)
     ]
-
-
-def _holds_convolution(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in module.modules())

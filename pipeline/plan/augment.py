@@ -7,11 +7,6 @@ import numpy as np
 CROP_ATTEMPTS = 10
 """Number of attempts before a centre crop is taken, as in torchvision's RandomResizedCrop."""
 
-VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
-"""Mean of Kinetics-400 in RGB, as torchvision's video models expect it."""
-VIDEO_STD = (0.22803, 0.22145, 0.216989)
-"""Standard deviation of Kinetics-400 in RGB, as torchvision's video models expect it."""
-
 _LUMA = np.array([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 

@@ -13,12 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
+from common.normalisation import VIDEO_MEAN, VIDEO_STD
 from common.randomness import uniforms
 from pipeline.plan.audio_augment import AudioPlan, Draws, Partners, plan_audio, shifted_starts
 from pipeline.plan.augment import (
     CROP_ATTEMPTS,
-    VIDEO_MEAN,
-    VIDEO_STD,
     centre_windows,
     color_matrices,
     random_resized_windows,

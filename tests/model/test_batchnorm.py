@@ -53,7 +53,8 @@ def test_all_batchnorms_of_video_networks_on_a_gpu_normalise_clips_as_images(mon
     for norm in norms:
         clips = torch.randn(2, norm.num_features, 2, 3, 4).contiguous(memory_format=torch.channels_last_3d)
         assert torch.equal(norm.eval()(clips), clips)
-    assert len(seen) == len(norms) > 0
+    assert len(seen) == len(norms)
+    assert norms or name in ("mvit_v2_s", "swin3d_t")
     assert all(images.dim() == 4 for images in seen)
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images in seen)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint import checkpoint_wrapper  # torch-private: as in training/encode.py
 from torch.utils._python_dispatch import TorchDispatchMode  # torch-private: sees every operator
 
 from model.encoder import OTHER_MODALITY, build_model
@@ -241,6 +242,17 @@ def test_accumulated_parts_give_the_step_of_the_complete_batch():
 def test_recomputing_activations_changes_nothing():
     plain, _ = train_two_steps(small_config())
     recomputed, _ = train_two_steps(small_config("train.recompute=true"))
+    assert_equal_states(plain.state_dict(), recomputed.state_dict())
+
+
+def test_recomputing_the_blocks_of_transformers_changes_nothing():
+    small = ["train.batch_size=4", "pool.size=16", "dictionary.size=8", "clip.size=16", "sampler.name=fifo"]
+    small += ["model.video=mvit_v2_s", "model.audio=vit_tiny"]
+    plain, _ = train_two_steps(small_config(*small))
+    recomputed, _ = train_two_steps(small_config(*small, "train.recompute=true"))
+    for modality, block in (("video", "blocks.15"), ("audio", "blocks.11")):
+        stage = recomputed.model.query[modality].backbone.get_submodule(block)
+        assert isinstance(stage, checkpoint_wrapper.CheckpointWrapper)
     assert_equal_states(plain.state_dict(), recomputed.state_dict())
 
 

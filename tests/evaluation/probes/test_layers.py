@@ -18,6 +18,13 @@ from settings import AudioConfig, ModelConfig
 from settings.evaluation import EvaluationConfig
 from tests.evaluation.tiny import CONFIG
 
+SWIN = {"patch_embed": 96}
+for place, (blocks, width) in enumerate(zip((2, 2, 6, 2), (96, 192, 384, 768), strict=True)):
+    SWIN |= {f"features.{2 * place}.{n}": width for n in range(blocks)}
+    SWIN |= {f"features.{2 * place + 1}": 2 * width} if place < 3 else {}
+MVIT = {"conv_proj": 96}
+MVIT |= {f"blocks.{n}": 96 if n == 0 else 192 if n < 3 else 384 if n < 14 else 768 for n in range(16)}
+
 
 def layered(modality, name):
     config = ModelConfig(**{"video": "tiny", "audio": "tiny", modality: name})
@@ -29,6 +36,9 @@ def layered(modality, name):
     [
         ("video", "tiny", {"stem": 32, "stage1": 64, "stage2": 128, "stage3": 256}),
         ("video", "r3d_18", {"stem": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}),
+        ("video", "swin3d_t", SWIN),
+        ("video", "mvit_v2_s", MVIT),
+        ("audio", "vit_tiny", {"patches": 192} | {f"blocks.{n}": 192 for n in range(12)}),
         ("audio", "tiny", {"layer 1": 32, "layer 2": 64, "layer 3": 128, "layer 4": 256}),
         ("audio", "resnet1d_18", {"conv1": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}),
     ],
