@@ -35,6 +35,12 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.dictionary.whole_pool": False,
     "run.loss.debias": 0.0,
     "run.loss.hardness": 0.0,
+    "run.optim.rates": {},
+    "run.optim.layer_decay": 1.0,
+    "run.optim.freeze": [],
+    "run.model.init": "",
+    "run.model.init_video": "",
+    "run.model.init_audio": "",
 }
 """Settings that were added after some results had been recorded, with the value at which the code behaves as before. A
 setting with this value does not enter the digest of a trial, so that the older results remain valid."""

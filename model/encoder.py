@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from common.randomness import weight_seed
 from model.audio import AUDIO_ENCODERS
 from model.heads import HEADS, LinearHead, MLPHead
+from model.parts import find_part
 from model.video import VIDEO_ENCODERS
 from settings import AudioConfig, ConfigError, ModelConfig, pick
 
@@ -74,10 +76,44 @@ class CrossModalModel(nn.Module):
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.momentum = momentum
         self.cross_modal_fc = cross_modal_fc
+        self._frozen: list[str] = []
         if cross_modal_fc:
             self._check_heads_match()
-            for followed, follower in self._followed():
-                follower.load_state_dict(followed.state_dict())
+            self.restart_momentum()
+
+    def freeze(self, parts: Iterable[str]) -> None:
+        """Keeps parts of the query encoders as they are, and the same parts of the momentum encoders.
+
+        Their weights get no gradient. In train mode too, their BatchNorms normalise by their running statistics and
+        do not change these.
+
+        Args:
+            parts: names such as video, video.backbone or audio.backbone.layer1.
+
+        Raises:
+            ConfigError: the encoders have no part of such a name.
+        """
+        for part in parts:
+            find_part(self.query, part, key="optim.freeze").requires_grad_(False)
+            modality, *inner = part.split(".")
+            for kind, *rest in [inner] if inner else [["backbone"], ["head"]]:
+                follows_other = kind == "head" and self.cross_modal_fc
+                self._frozen.append(".".join(["query", modality, kind, *rest]))
+                self._frozen.append(
+                    ".".join(["key", OTHER_MODALITY[modality] if follows_other else modality, kind, *rest])
+                )
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> CrossModalModel:
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def restart_momentum(self) -> None:
+        """Sets the momentum encoders to the query encoders that they follow."""
+        for followed, follower in self._followed():
+            follower.load_state_dict(followed.state_dict())
 
     @torch.no_grad()
     def update_momentum(self) -> None:

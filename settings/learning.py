@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from common.trees import flatten
 from settings.errors import require
-from settings.load import AUTO, AutoInt
+from settings.load import AUTO, AutoInt, format_value
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,14 @@ class ModelConfig:
     """m in the update h <- m h + (1 - m) f of the momentum encoders h from the query encoders f."""
     cross_modal_fc: bool = False
     """The momentum head follows the query head of the other modality (the paper's extra FC)."""
+    init: str = ""
+    """Weights that both encoders start from: a run folder or one of its checkpoints (with the heads), or a folder
+    that export.py has written. Empty for random weights. A run that is resumed does not read it."""
+    init_video: str = ""
+    """Weights that the video encoder starts from, in place of those of model.init: the same, or a file of one encoder
+    (.pth, .safetensors), such as torchvision's Kinetics-400 weights of the same architecture."""
+    init_audio: str = ""
+    """Weights that the audio encoder starts from, in place of those of model.init, as for model.init_video."""
 
     def __post_init__(self) -> None:
         require(self.dim >= 2, f"model.dim must be at least 2, not {self.dim}")
@@ -153,6 +163,15 @@ class OptimConfig:
     """Number of steps in which the learning rate rises linearly to optim.lr. auto: a tenth of the run, at most 500."""
     clip_grad_norm: float = 0.0
     """Maximum norm of the gradient; 0 means no clipping."""
+    rates: dict[str, Any] = field(default_factory=dict)
+    """Factors of optim.lr for parts of the encoders, such as {video.backbone: 0.1, audio.head: 2}. A part may be as
+    small as video.backbone.layer1; the longest name that holds a weight counts. Other parts have factor 1."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each layer of a backbone to the one below it: the n-th layer from the top has
+    layer_decay ** n, in addition to its factor in optim.rates. 0.75 is usual for fine-tuning transformers."""
+    freeze: tuple[str, ...] = ()
+    """Parts that are not trained, named as in optim.rates, such as [video.backbone]: neither their weights nor
+    their BatchNorm statistics change, in the momentum encoders either."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr must be positive, not {self.lr}")
@@ -161,3 +180,39 @@ class OptimConfig:
             f"optim.warmup_steps must be at least 0, not {self.warmup_steps}",
         )
         require(self.clip_grad_norm >= 0, f"optim.clip_grad_norm must be at least 0, not {self.clip_grad_norm}")
+        require(0 < self.layer_decay <= 1, f"optim.layer_decay must be in (0, 1], not {self.layer_decay}")
+        for name, factor in flatten(self.rates).items():
+            _require_part(name, "optim.rates")
+            require(
+                _is_positive(factor),
+                f"optim.rates: the factor of {name} must be a positive number, not {format_value(factor)}; to keep a "
+                "part as it is, list it in optim.freeze",
+            )
+        for name in self.freeze:
+            _require_part(name, "optim.freeze")
+        require(
+            not {"video", "audio"} <= set(self.freeze),
+            "optim.freeze lists video and audio, so nothing would be trained",
+        )
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """optim.rates as numbers by dotted name."""
+        return {name: float(factor) for name, factor in flatten(self.rates).items()}
+
+
+def _require_part(name: str, key: str) -> None:
+    """Raises ConfigError unless `name` begins as a part of the encoders does; `model.parts` knows the rest."""
+    modality, _, rest = str(name).partition(".")
+    require(
+        modality in ("video", "audio") and rest.partition(".")[0] in ("", "backbone", "head") and name[-1] != ".",
+        f"{key}: {format_value(name)} is no part of a model: parts are video, video.backbone, video.head, audio, "
+        "audio.backbone, audio.head and what these hold, such as video.backbone.layer1",
+    )
+
+
+def _is_positive(factor: Any) -> bool:
+    try:  # YAML 1.1 takes 1e-3 for text
+        return not isinstance(factor, bool) and 0 < float(factor) < math.inf
+    except (TypeError, ValueError, OverflowError):
+        return False

@@ -203,6 +203,10 @@ def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
         if value is None:
             return None
         return _convert(next(a for a in arguments if a is not type(None)), value, source=source, key=key)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        if not isinstance(value, list | tuple):
+            raise wrong("a list")
+        return tuple(_convert(arguments[0], v, source=source, key=key) for v in value)
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(arguments):
             raise wrong(f"a list of {len(arguments)} values")

@@ -98,6 +98,8 @@ def _type(hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if a is type(None) else _type(a) for a in arguments)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return f"list of {_type(arguments[0])}"
     if origin is tuple:
         return f"[{', '.join(_type(a) for a in arguments)}]"
     plain = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}

@@ -51,8 +51,6 @@ FREE_KEYS = (
     "log.",
     "monitor.",
 )
-ADDED_KEYS = ("clip.per_sample", "audio_augment.")
-"""Keys, or their beginnings, of settings that older checkpoints lack: these were made with the defaults."""
 
 log = logging.getLogger(__name__)
 __all__ = [
@@ -253,9 +251,8 @@ def _require_shapes(config: Config, state: dict[str, Any]) -> None:
 
 def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> None:
     """Raises ConfigError, key by key, if the checkpoint was made with settings that differ outside FREE_KEYS."""
-    before, now = flatten(saved), flatten(to_dict(config))
-    added = {key: value for key, value in flatten(to_dict(Config())).items() if key.startswith(ADDED_KEYS)}
-    before = added | before
+    # A setting that was added after the checkpoint was made had, in effect, its default.
+    before, now = flatten(to_dict(Config())) | flatten(saved), flatten(to_dict(config))
     differing = [
         f"  {key}: {before.get(key, '(absent)')!r} in the checkpoint, {now.get(key, '(absent)')!r} now"
         for key in sorted(before.keys() | now.keys())

@@ -68,7 +68,8 @@ def _steps(loader: ClipLoader, learner: Learner, world: World) -> tuple[list[flo
 
 
 def _sizes(config: Config, world: World, learner: Learner) -> dict[str, str]:
-    parameters = {m: sum(p.numel() for p in learner.model.query[m].parameters()) for m in MODALITIES}
+    parameters = {m: sum(p.numel() for p in learner.model.query[m].parameters() if p.requires_grad) for m in MODALITIES}
+    held = sum(p.numel() for p in learner.model.query.parameters())
     buffer_bytes = sum(buffer.nbytes for active in learner.active.values() for buffer in active.buffers())
     checkpoint_bytes = saved_bytes({"config": to_dict(config), **learner.state_dict()})
     batch, kept = config.train.batch_size, config.checkpoint
@@ -76,7 +77,8 @@ def _sizes(config: Config, world: World, learner: Learner) -> dict[str, str]:
     return {
         "processes": f"{world.size} on {world.device.type}, {precision}, {batch // world.size} of {batch} clips each",
         "parameters": f"{_millions(sum(parameters.values()))} trained (video {_millions(parameters['video'])}, "
-        f"audio {_millions(parameters['audio'])}), as many in the momentum encoders",
+        f"audio {_millions(parameters['audio'])}); {_millions(held)} in the query encoders, and as many in the "
+        "momentum encoders",
         "dictionaries": f"{_megabytes(buffer_bytes)}: per modality {config.pool.size} keys in the pool and "
         f"{config.dictionary.size} in the dictionary, {config.model.dim} numbers per key",
         "checkpoint": f"{_megabytes(checkpoint_bytes)}; {kept.keep} kept, one every {kept.every_steps} steps",

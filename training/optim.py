@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from settings import OptimConfig
+from settings import ConfigError, OptimConfig
 
 
 def weight_decay_groups(parameters: Iterable[nn.Parameter], **options: float) -> list[dict[str, Any]]:
@@ -27,9 +27,27 @@ def weight_decay_groups(parameters: Iterable[nn.Parameter], **options: float) ->
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """Builds fused AdamW or SGD with `weight_decay_groups`."""
-    groups = weight_decay_groups(parameters, weight_decay=config.weight_decay)
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimConfig, *, factors: Mapping[nn.Parameter, float] | None = None
+) -> torch.optim.Optimizer:
+    """Builds fused AdamW or SGD with `weight_decay_groups`.
+
+    Args:
+        factors: factor of the learning rate of each parameter; empty or None for 1. There are then two groups for each
+            factor, in the order in which the factors first occur.
+
+    Raises:
+        ConfigError: no parameter is trainable.
+    """
+    by_factor: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_factor.setdefault(factors[parameter] if factors else 1.0, []).append(parameter)
+    groups = []
+    for factor, some in by_factor.items():
+        options = {"factor": factor} if factors else {}
+        groups += weight_decay_groups(some, weight_decay=config.weight_decay, **options)
+    if not groups:
+        raise ConfigError("optim.freeze lists every part of both encoders that has weights: nothing would be trained")
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
@@ -42,7 +60,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
 
 
 def update(optimizer: torch.optim.Optimizer, *, rate: float, clip_norm: float) -> torch.Tensor:
-    """Takes one optimiser step at the learning rate `rate`; skips it if the gradient is not finite.
+    """Takes one optimiser step at the learning rate `rate`, times the factor of each group that has one.
+
+    The step is skipped if the gradient is not finite.
 
     Args:
         clip_norm: maximum norm of the gradient; 0 does not clip.
@@ -51,7 +71,7 @@ def update(optimizer: torch.optim.Optimizer, *, rate: float, clip_norm: float) -
         The gradient's norm before clipping, 0-d.
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model.encoder import OTHER_MODALITY, CrossModalModel, EncoderOutput
 from model.loss import batch_retrieval
 from model.objective import Negatives, symmetric_loss
+from model.parts import rate_factors
 from pipeline.batch import Batch, clip_ids
 from sampler.active import ActiveDictionary
 from settings import Config
@@ -62,13 +63,15 @@ class Learner:
         self.config, self.world, self.total_steps = config, world, total_steps
         if world.size > 1 and config.train.batchnorm == "sync":
             synchronise_batchnorm(model, world.device)
+        model.freeze(config.optim.freeze)
         self.model = model.to(world.device)
+        factors = rate_factors(model.query, rates=config.optim.factors, layer_decay=config.optim.layer_decay)
         if config.train.channels_last:
             use_channels_last(self.model)
         if config.train.recompute:
             recompute_activations(self.model)
         pair = EncoderPair(self.model.query)
-        self.optimizer = build_optimizer(pair.parameters(), config.optim)
+        self.optimizer = build_optimizer(pair.parameters(), config.optim, factors=factors)
         self._encode_queries: Callable[..., PairOutput] = self._wrap(pair)
         self._encode_keys: Callable[..., PairOutput] = EncoderPair(self.model.key)
         if config.train.compile:
