@@ -81,6 +81,7 @@ from pipeline.prepare.labels import LabelError
 from settings.schedule import total_steps
 from training import distributed
 from training.dry_run import dry_run
+from training.initial.weights import InitialWeights, initial_weights
 from training.memory import explain_out_of_memory, is_out_of_memory
 from training.nonfinite import TrainingError
 from training.pool import known_labels, pool_ids
@@ -97,16 +98,17 @@ def main() -> int:
         config = load_config(Config, args.config, args.overrides)
         with distributed.lost_ranks_named():
             world = distributed.start(config.train.device, config.train.threads, config.train.timeout_seconds)
+            weights = initial_weights(config, world, resume="never" if args.dry_run else args.resume)
             dataset = open_dataset(config)
             samples = len(select_split(dataset, config.data.split))
             config = fit_to_data(config, world, samples=samples, resume=args.resume)
             if args.dry_run:
-                loader, learner, _ = build(config, world, dataset)
+                loader, learner, _ = build(config, world, dataset, weights)
                 begin("making two steps")
                 dry_run(config, world, loader=loader, learner=learner)
                 finished = True
             else:
-                finished = train(config, world, dataset, resume=args.resume, profile=args.profile)
+                finished = train(config, world, dataset, weights, resume=args.resume, profile=args.profile)
     except RankError as error:
         end_without_the_others(error)
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
@@ -142,12 +144,19 @@ def train(
     config: Config,
     world: distributed.World,
     dataset: Dataset | None = None,
+    weights: InitialWeights | None = None,
     *,
     resume: str,
     profile: range = range(0),
 ) -> bool:
-    """Trains until the run ends; returns False if it was asked to stop earlier (it has then saved a checkpoint)."""
-    loader, learner, monitor = build(config, world, dataset)
+    """Trains until the run ends; returns False if it was asked to stop earlier (it has then saved a checkpoint).
+
+    Args:
+        dataset: what `open_dataset` returned; None opens it.
+        weights: what `initial_weights` returned; None reads them, if the settings name any.
+    """
+    weights = weights or initial_weights(config, world, resume=resume)
+    loader, learner, monitor = build(config, world, dataset, weights)
     with claim(Path(config.run_dir), world, resume=resume):
         run = Run(
             config=config,
@@ -160,6 +169,7 @@ def train(
             measure=monitor.measure if monitor else None,
             measure_every=config.monitor.every_epochs * len(loader),
             labels=known_labels(config, loader.dataset),
+            origin=weights.origin if weights else [],
         )
         run.resume(resume)
         with run, distributed.lost_ranks_named():
@@ -188,16 +198,22 @@ def steps(run: Run, loader: ClipLoader, learner: Learner) -> None:
 
 
 def build(
-    config: Config, world: distributed.World, dataset: Dataset | None = None
+    config: Config,
+    world: distributed.World,
+    dataset: Dataset | None = None,
+    weights: InitialWeights | None = None,
 ) -> tuple[ClipLoader, Learner, Monitor | None]:
     """Builds the parts of a run: the loader, the learner, and the monitor if `monitor.every_epochs` asks for one.
 
     Args:
         dataset: what `open_dataset` returned; None opens it.
+        weights: weights that the encoders start from in place of random ones.
     """
     loader = make_loader(config, device=world.device, rank=world.rank, world_size=world.size, dataset=dataset)
     begin("building the model")
     model = build_model(config.model, audio=config.audio, seed=config.seed)
+    if weights is not None:
+        weights.give_to(model)
     learner = Learner(model=model, config=config, world=world, total_steps=total_steps(config, len(loader)))
     monitor = None
     if config.monitor.every_epochs:

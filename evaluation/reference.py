@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from model.encoder import CrossModalModel
+from model.weights import read_weights, require_fitting, without_classifier
 from settings import ConfigError
 
-ARCHITECTURES = ("mc3_18", "r2plus1d_18", "r3d_18")
+ARCHITECTURES = ("mc3_18", "mvit_v2_s", "r2plus1d_18", "r3d_18", "swin3d_t")
 
 
 def reference_model(model: CrossModalModel, *, architecture: str, weights: str) -> CrossModalModel:
@@ -32,13 +28,11 @@ def reference_model(model: CrossModalModel, *, architecture: str, weights: str) 
             f"reference={weights!r} needs a checkpoint whose model.video is one of {', '.join(ARCHITECTURES)}, "
             f"not {architecture}: torchvision has no weights of that architecture"
         )
-    state = _download(architecture) if weights == "torchvision" else _read(Path(weights))
-    backbone = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    state = _download(architecture) if weights == "torchvision" else read_weights(Path(weights), key="reference")
     reference = copy.deepcopy(model)
-    try:
-        reference.query["video"].backbone.load_state_dict(backbone)
-    except RuntimeError as error:
-        raise ConfigError(f"reference={weights!r} does not hold weights of {architecture}: {error}") from None
+    backbone = reference.query["video"].backbone
+    what = f"reference={weights!r} does not hold weights of {architecture}"
+    backbone.load_state_dict(require_fitting(without_classifier(state), backbone.state_dict(), what=what), strict=False)
     del reference.query["audio"]
     return reference
 
@@ -55,12 +49,3 @@ def _download(architecture: str) -> dict[str, Any]:
             f"reference=torchvision could not download {weights.url} ({error}). Where there is no network, fetch that "
             "file elsewhere and give its path: reference=FILE"
         ) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError) as error:
-        raise ConfigError(f"reference={str(path)!r} cannot be read as weights: {error}") from None

@@ -8,6 +8,7 @@ from common.registry_keys import registry_keys
 from pipeline.suitability import check_training_data
 from settings import Config, ConfigError
 from settings.load import pick
+from training.initial.sources import check_sources, is_new
 from training.saving.files import require_some_checkpoint
 from training.saving.folder import require_new
 
@@ -43,7 +44,7 @@ def check_names(config: Config) -> None:
 
 
 def check_files(config: Config, *, resume: str, dry_run: bool) -> int:
-    """Checks the data set, the run folder and the checkpoint of a run of a single process.
+    """Checks the first weights, the data set, the run folder and the checkpoint of a run of a single process.
 
     Several processes find these mistakes together, after they have met, so that none waits for one that has ended.
 
@@ -53,6 +54,8 @@ def check_files(config: Config, *, resume: str, dry_run: bool) -> int:
     Raises:
         ConfigError, ManifestError, CheckpointError: the run cannot start.
     """
+    if dry_run or is_new(Path(config.run_dir), resume=resume):
+        check_sources(config)
     samples = check_training_data(config)
     if not dry_run and resume == "never":
         require_new(Path(config.run_dir))

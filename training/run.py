@@ -6,8 +6,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,7 @@ class Run:
             returns whether this process was asked to stop; if any process was, `measure` returns {} on all ranks.
         measure_every: number of steps between two such measurements.
         labels: [n] class of each sample id (-1 = unknown), used to count the classes in the dictionaries.
+        origin: where the first weights come from (`InitialWeights.origin`); checkpoints record it.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Run:
         measure: Callable[[CrossModalModel, Callable[[], bool]], dict[str, float]] | None = None,
         measure_every: int = 0,
         labels: np.ndarray | None = None,
+        origin: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config, self.world, self.learner = config, world, learner
         self.fingerprint, self.bad_samples, self.total_steps = fingerprint, bad_samples, total_steps
@@ -84,6 +87,7 @@ class Run:
         self._save_is_due = False
         self._unmeasured_epoch: int | None = None  # the epoch of a measurement that is due or was interrupted
         self._said_short = False
+        self._origin = list(origin)
         self._measure, self._measure_every, self._labels = measure, measure_every, labels
         self._preemption = Preemption()
         self._profiler = StepProfiler(self.folder, profile, rank=world.rank)
@@ -118,11 +122,13 @@ class Run:
                 ) from error
             self.step = self._saved_step = state["step"]
             self._unmeasured_epoch = state.get("unmeasured_epoch")
+            self._origin = state.get("origin", [])
 
     def __enter__(self) -> Run:
         if self.world.is_main:
             write_atomically(self.folder / "config.yaml", to_yaml(self.config))
             started = environment() | {"processes": self.world.size, "total_steps": self.total_steps}
+            started |= {"initial_weights": self._origin} if self._origin else {}
             (self.folder / "environment.json").write_text(json.dumps(started, indent=2) + "\n")
             self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
             self._print(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
@@ -270,7 +276,7 @@ class Run:
         if self.world.is_main:
             state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
             state |= {"samples": self.bad_samples.samples, "bad_samples": self.bad_samples.state()}
-            state["unmeasured_epoch"] = self._unmeasured_epoch
+            state |= {"unmeasured_epoch": self._unmeasured_epoch, "origin": self._origin}
             self.store.save(state, step=self.step, prune=prune)
 
     def _diagnose(self, epoch: int) -> None:

@@ -56,7 +56,7 @@ def test_weights_of_another_architecture_are_refused(model, tmp_path):
 
 
 def test_an_architecture_that_torchvision_lacks_is_refused(model):
-    with pytest.raises(ConfigError, match=r"one of mc3_18, r2plus1d_18, r3d_18, not tiny"):
+    with pytest.raises(ConfigError, match=r"one of mc3_18, mvit_v2_s, r2plus1d_18, r3d_18, swin3d_t, not tiny"):
         reference_model(model, architecture="tiny", weights="torchvision")
 
 

@@ -147,6 +147,8 @@ def run_train(*more):
         (["train.batch_size=1000"], "train.batch_size=1000 is larger than the data set"),
         (["sampler.name=kmeans"], "sampler.name='kmeans' is not known"),
         (["model.video=resnet"], "model.video='resnet' is not known"),
+        (["model.init=nowhere"], "model.init='nowhere' is neither a run folder with checkpoints"),
+        (["optim.freeze=[video.tail]"], "optim.freeze: 'video.tail' is no part of a model"),
         (["--resume", "nowhere.pt"], "no checkpoint at nowhere.pt"),
     ],
 )

@@ -1,0 +1,1 @@
+"""The weights that a new run starts from (`model.init`)."""
