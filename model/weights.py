@@ -67,7 +67,9 @@ def require_fitting(state: Any, wanted: Mapping[str, torch.Tensor], *, what: str
     unexpected = [str(name) for name in state if name not in wanted]
     for names, problem in ((missing, "lacks"), (unexpected, "has, unlike the network,")):
         if names:
-            raise ConfigError(f"{what}: it {problem} {_listed(names)}")
+            raise ConfigError(
+                f"{what}: it {problem} {_listed(names)}; give a file of this architecture, or choose that of the file"
+            )
     for name, tensor in state.items():
         network = wanted[name]
         if tensor.shape != network.shape or tensor.is_floating_point() != network.is_floating_point():

@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
 def sources(model: ModelConfig) -> dict[str, Source]:
     """Returns the source of each encoder that does not start from random weights, by modality."""
-    found = {}
+    found: dict[str, Source] = {}
     for modality in MODALITIES:
         for key in (f"init_{modality}", "init"):
             if getattr(model, key):
