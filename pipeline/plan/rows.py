@@ -8,7 +8,7 @@ from typing import Any, Self
 class Rows:
     """A dataclass whose fields are arrays with one row per clip, further `Rows`, or None in all plans of a planner."""
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice | list[int]) -> Self:
         return type(self)(**{name: None if value is None else value[rows] for name, value in vars(self).items()})
 
     def with_rows(self, rows: list[int], other: Self) -> Self:

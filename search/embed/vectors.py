@@ -66,8 +66,7 @@ class _Part:
         good = self.good().repeat(clips)
         first = int(np.flatnonzero(good)[0])
         rows = np.flatnonzero(~good).tolist()
-        stand_in = ClipPlan(**{name: value[[first] * len(rows)] for name, value in vars(self.plan).items()})
-        return self.plan.with_rows(rows, stand_in)
+        return self.plan.with_rows(rows, self.plan[[first] * len(rows)])
 
 
 class _Parts:
