@@ -41,6 +41,10 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.model.init": "",
     "run.model.init_video": "",
     "run.model.init_audio": "",
+    "run.log.trackio": False,
+    "run.log.trackio_project": "cm-acc",
+    "run.log.mlflow": False,
+    "run.log.mlflow_experiment": "cm-acc",
 }
 """Settings that were added after some results had been recorded, with the value at which the code behaves as before. A
 setting with this value does not enter the digest of a trial, so that the older results remain valid."""

@@ -92,15 +92,33 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Metrics in addition to metrics.jsonl and TensorBoard, which are always written."""
+    """Trackers that get the metrics in addition to metrics.jsonl and TensorBoard, which are always written."""
 
     wandb: bool = False
-    """Also send metrics to Weights & Biases (needs pip install wandb, and wandb login or WANDB_MODE=offline)."""
+    """Also send metrics to Weights & Biases (needs pip install -r requirements-wandb.txt, and wandb login or
+    WANDB_MODE=offline)."""
     wandb_project: str = "cm-acc"
     """Weights & Biases project."""
+    trackio: bool = False
+    """Also send metrics to trackio (needs pip install --no-deps -r requirements-trackio.txt)."""
+    trackio_project: str = "cm-acc"
+    """trackio project."""
+    mlflow: bool = False
+    """Also send metrics to MLflow (needs pip install -r requirements-mlflow.txt), to the server or database that
+    MLFLOW_TRACKING_URI names."""
+    mlflow_experiment: str = "cm-acc"
+    """MLflow experiment."""
 
     def __post_init__(self) -> None:
-        require(bool(self.wandb_project) or not self.wandb, "log.wandb=true needs a name in log.wandb_project")
+        for tracker, name in (
+            ("wandb", "wandb_project"),
+            ("trackio", "trackio_project"),
+            ("mlflow", "mlflow_experiment"),
+        ):
+            require(
+                bool(getattr(self, name)) or not getattr(self, tracker),
+                f"log.{tracker}=true needs a name in log.{name}",
+            )
 
 
 @dataclass(frozen=True)

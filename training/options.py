@@ -11,6 +11,7 @@ from settings.load import pick
 from training.initial.sources import check_sources, is_new
 from training.saving.files import require_some_checkpoint
 from training.saving.folder import require_new
+from training.tracking.trackers import require_trackers
 
 DEFAULT_STEPS = "10:15"
 REGISTRIES = {
@@ -37,10 +38,11 @@ def parse_steps(text: str | None) -> range:
 
 
 def check_names(config: Config) -> None:
-    """Raises ConfigError if a setting names an entry that its registry does not have."""
+    """Raises ConfigError if a setting names an entry that its registry lacks, or a tracker that is not installed."""
     for key, registry in REGISTRIES.items():
         section, name = key.split(".")
         pick(dict.fromkeys(registry_keys(*registry)), getattr(getattr(config, section), name), key)
+    require_trackers(config)
 
 
 def check_files(config: Config, *, resume: str, dry_run: bool) -> int:

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from uv import find_uv_bin
 
 from pipeline.doctor.checks import PYTHONS
+from training.tracking.trackers import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = sorted(path.name for path in ROOT.glob("requirements*.txt"))
@@ -100,6 +101,29 @@ def test_the_cuda_12_list_can_be_installed(tmp_path):
     assert re.search(r"Would install \d+ packages", result.stderr)
     assert "nvidia-cudnn-cu12" in result.stderr
     assert "cu13" not in result.stderr
+
+
+@pytest.mark.parametrize("tracker", sorted(TRACKERS))
+def test_a_tracker_is_installed_next_to_the_listed_packages(tracker, tmp_path):
+    """As its error message says, and without replacing any of them."""
+    kind = TRACKERS[tracker]
+    *options, name = kind.install.replace("-r ", "").split()
+    assert name in LISTS
+    assert kind.package.split("-")[0] in {package.split("-")[0] for package in listed(name)}
+    assert not listed(name).keys() & listed("requirements.txt").keys()
+    assert f"pip install {kind.install}" in (ROOT / name).read_text().splitlines()[0]
+    command = ["pip", "install", "--dry-run", "--only-binary=:all:", "--python", sys.executable]
+    lists = ["-r", name, *([] if options else ["-r", "requirements.txt"])]
+    result = subprocess.run(
+        [find_uv_bin(), *command, "--target", str(tmp_path), *options, *lists],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if result.returncode and "error sending request" in result.stderr:
+        pytest.skip("the package index cannot be reached")
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 @pytest.mark.parametrize("driver", [True, False])

@@ -14,6 +14,8 @@ TRACES = (
     "metrics.jsonl",
     "tensorboard",
     "wandb_run_id",
+    "trackio_run_id",
+    "mlflow_run_id",
     "profile",
     "bad_samples.jsonl",
     "not_finite-*.json",

@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard, step times and the progress display."""
+"""Metrics of a run: metrics.jsonl, TensorBoard, trackers, step times and the progress display."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from common import phases
 from common.console import Console
 from common.files import write_atomically
 from settings import Config
-from training.tracking.wandb_sink import WandbSink
+from training.tracking.trackers import start_sinks
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +36,28 @@ class MetricsWriter:
         run_dir: the run's folder, which exists.
         start_step: number of steps done; lines of later steps are removed, because the run will write them again (a
             run that was killed after its last checkpoint leaves such lines).
-        config: with log.wandb, the metrics are also sent to Weights & Biases.
+        config: with log.wandb, log.trackio or log.mlflow, the metrics are also sent to these trackers.
 
     Raises:
-        ConfigError: log.wandb is on and wandb is not installed or does not start.
+        ConfigError: a tracker's package is not installed, or the tracker of a new run does not start.
         OSError: metrics.jsonl cannot be written.
     """
 
     def __init__(self, run_dir: Path, *, start_step: int, config: Config | None = None) -> None:
-        # Comes first because it may fail, and the run folder is still untouched here.
-        self._wandb = WandbSink(run_dir, config) if config is not None and config.log.wandb else None
         self.path = run_dir / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if line["step"] <= start_step]
+        lines = read_metrics(self.path)
+        # Comes first because it may fail, and the run folder is still untouched here.
+        self._sinks = (
+            []
+            if config is None
+            else start_sinks(
+                run_dir,
+                config,
+                already_sent=max((int(line["step"]) for line in lines), default=-1),
+                resumed=start_step > 0,
+            )
+        )
+        kept = [line for line in lines if line["step"] <= start_step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         self._tensorboard: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=start_step + 1)
@@ -59,8 +69,8 @@ class MetricsWriter:
         """
         self._append(json.dumps({"step": step, **metrics}) + "\n")
         self._plot(step, metrics)
-        if self._wandb is not None:
-            self._wandb.write(step, metrics)
+        for sink in self._sinks:
+            sink.write(step, metrics)
 
     def _plot(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._tensorboard is None:
@@ -89,8 +99,8 @@ class MetricsWriter:
         if self._tensorboard is not None:
             with suppress(OSError):
                 self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
