@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from common.finite import require_finite
+from common.phases import begin
 from common.progress import show_progress
 from pipeline.batch import Batch
 from pipeline.load.clip_loader import ClipLoader
@@ -50,7 +51,10 @@ def test_clips(loader: ClipLoader, ids: np.ndarray, settings: EvaluationConfig) 
 def each_encoder(features: Mapping[str, Features]) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yields (encoder, modality, features [n, F]) with a display of the progress of what is done with them."""
     found = [(name, modality, x) for name, encoded in features.items() for modality, x in encoded.pooled.items()]
-    yield from show_progress(found, total=len(found), unit="probes")
+    for name, modality, x in show_progress(found, total=len(found), unit="probes"):
+        # A fit may take minutes, during which nothing else would say what goes on.
+        begin(f"fitting the probe of {name}, {modality}", quietly=True)
+        yield name, modality, x
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from model.encoder import CrossModalModel
 from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples, TooManyBadSamples
 from settings import Config, to_dict, to_yaml
+from settings.pitfalls import find_pitfalls
 from settings.recipe import Resources, auto_value
 from training.checkpoint import CheckpointError, CheckpointStore
 from training.distributed import (
@@ -93,6 +94,9 @@ class Run:
         self._profiler = StepProfiler(self.folder, profile, rank=world.rank)
         self._metrics: MetricsWriter | None = None
 
+    def _resources(self) -> Resources:
+        return Resources(self.bad_samples.samples, self.world.device.type, self.world.size)
+
     def resume(self, resume: str) -> None:
         """Restores the checkpoint that `find_resume_checkpoint` chooses for `resume`, if any.
 
@@ -129,6 +133,8 @@ class Run:
             write_atomically(self.folder / "config.yaml", to_yaml(self.config))
             started = environment() | {"processes": self.world.size, "total_steps": self.total_steps}
             started |= {"initial_weights": self._origin} if self._origin else {}
+            # They were said before this folder was the run's; its page repeats them.
+            started["warnings"] = [pitfall.message for pitfall in find_pitfalls(self.config, self._resources())]
             (self.folder / "environment.json").write_text(json.dumps(started, indent=2) + "\n")
             self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
             self._print(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")

@@ -2,7 +2,8 @@
 
 The page is one self-contained HTML file. It shows a map of the video embeddings and one of the audio embeddings, the
 audio and videos nearest to each clip, and the content of the run's dictionaries compared with as many samples drawn at
-random. Clips are thumbnails that play under the mouse pointer, and can be searched by source and label.
+random. Clips are thumbnails that play under the mouse pointer, and can be searched by source and label. --picture also
+draws some clips with their nearest neighbours.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
 from settings import ConfigError
 from training.saving.files import CheckpointError, require_some_checkpoint
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
+"""Suffixes of --picture."""
 
 
 @command("explore")
@@ -43,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--map", choices=("tsne", "pca"), default="tsne", help="projection to 2D (default: %(default)s)"
     )
+    parser.add_argument(
+        "--picture", type=Path, metavar="PNG", help="also draw some clips and their nearest neighbours as a picture"
+    )
     options = parser.parse_args(arguments)
+    if options.picture is not None and options.picture.suffix not in PICTURES:
+        parser.error(f"--picture must end in one of {', '.join(PICTURES)}, not {printable(options.picture)}")
     show_logs()
     try:
         require_some_checkpoint(options.run)
@@ -61,11 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except NotFiniteError as error:
             raise CheckpointError(str(error)) from None
         size = write_page(page, options.out)
+        if options.picture is not None:
+            from evaluation.explore.picture import write_neighbours
+
+            write_neighbours(page, options.picture)
     except (CheckpointError, ConfigError, ManifestError, SampleError) as error:
         print_error("explore", error)
         return 2
     playing = sum(clip.media is not None for clip in page.clips)
     print(f"{printable(options.out)} ({len(page.clips)} clips, {playing} of them play, {size / 1e6:.1f} MB)")
+    if options.picture is not None:
+        print(printable(options.picture))
     return 0
 
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 
+from common.phases import begin, close_log, open_log
 from tests.fuzz.campaign import SHARES, Report, kind_of, run
 
 
@@ -32,9 +33,11 @@ def main() -> int:
         parser.error(f"--only must be some of {', '.join(SHARES)}, not {', '.join(sorted(unknown))}")
     numbers = range(options.first, options.first + options.cases)
     cases = [options.case] if options.case is not None else [n for n in numbers if kind_of(n) in kinds]
-    started = time.monotonic()
+    open_log("tests.fuzz")
+    begin(f"{len(cases):,} cases; the first process makes what they damage")
     report = run(cases, seed=options.seed, announce=True)
-    _print(report, time.monotonic() - started)
+    close_log()
+    _print(report, time.monotonic() - report.started)
     if report.findings:
         print(f"repeat the first: python -m tests.fuzz --seed {options.seed} --case {report.findings[0][0]}")
     return 1 if report.findings else 0

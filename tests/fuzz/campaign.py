@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from common.phases import begin
 from tests.fuzz.cases import MAY_CRASH, Case, Finding, World, working_folder
 
 SHARES = {
@@ -55,16 +56,26 @@ class Report:
         outcomes: number of cases per kind and result.
         seconds: time spent per kind.
         findings: number and description of each case that did not end as required.
+        total: number of cases that the campaign has.
+        started: when it began, in seconds of time.monotonic().
     """
 
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     seconds: Counter[str] = field(default_factory=Counter)
     findings: list[tuple[int, str]] = field(default_factory=list)
+    total: int = 0
+    started: float = field(default_factory=time.monotonic)
 
     def note(self, case: int, result: str, seconds: float) -> None:
         """Counts the result of a case."""
         self.outcomes.setdefault(kind_of(case), Counter())[result] += 1
         self.seconds[kind_of(case)] += seconds
+
+    def progress(self) -> str:
+        """How far the campaign is, in words."""
+        done = sum(sum(outcomes.values()) for outcomes in self.outcomes.values())
+        left = (time.monotonic() - self.started) / max(done, 1) * (self.total - done)
+        return f"{done:,} of {self.total:,} cases, {len(self.findings)} findings, {left:.0f} s left"
 
 
 @dataclass
@@ -87,7 +98,7 @@ class _Progress:
 
 def run(cases: Sequence[int], *, seed: int, announce: bool = False) -> Report:
     """Runs the cases one after the other, and starts a new process whenever one has died."""
-    report, folder = Report(), working_folder()
+    report, folder = Report(total=len(cases)), working_folder()
     try:
         left = list(cases)
         while left:
@@ -145,6 +156,8 @@ def _note(report: Report, case: int, result: str, finding: str, seconds: float, 
         report.findings.append((case, finding))
     if finding and announce:
         print(f"case {case} ({kind_of(case)}): {finding}", flush=True)
+    if announce:
+        begin(report.progress(), quietly=True)
 
 
 def _lost(case: int, what: str, progress: _Progress, report: Report, announce: bool) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
 import pytest
 
+from common import phases
 from pipeline.shards.manifest import Manifest
 from tests.fuzz import campaign
 from tests.fuzz.cases import World
@@ -23,6 +25,17 @@ def test_two_hundred_cases_end_with_a_result_or_a_one_line_error():
     assert report.findings == []
     assert report.outcomes.keys() == campaign.SHARES.keys()
     assert sum(sum(outcomes.values()) for outcomes in report.outcomes.values()) == len(CASES)
+
+
+def test_a_long_campaign_says_how_far_it_is(capsys):
+    phases.open_log("tests.fuzz", interval=0.01)
+    try:
+        campaign.run([number for number in range(100) if campaign.kind_of(number) == "yaml"] * 3, seed=1, announce=True)
+    finally:
+        phases.close_log()
+    said = re.findall(r"tests\.fuzz: (\d+) of 36 cases, 0 findings, \d+ s left", capsys.readouterr().err)
+    assert said == sorted(said, key=int)
+    assert said
 
 
 def test_a_file_that_aborts_decord_is_refused():

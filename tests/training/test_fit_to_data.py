@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -54,6 +55,19 @@ def test_everything_that_reads_a_run_sees_the_numbers(finished):
     assert state["config"] == to_dict(config)
     assert state["samples"] == 30
     assert load_model(finished)[0] == config
+
+
+def test_what_was_warned_of_before_the_first_step_stays_with_the_run(
+    finished, demo_shards, tmp_path, monkeypatch, caplog
+):
+    assert json.loads((finished / "environment.json").read_text())["warnings"] == []
+    run_dir = tmp_path / "run"
+    where = [f"data.path={demo_shards}", f"run_dir={run_dir}"]
+    assert run_main(monkeypatch, *where, "train.batch_size=16", "train.steps=2") == 0
+    said = json.loads((run_dir / "environment.json").read_text())["warnings"]
+    assert said == [record.getMessage() for record in caplog.records if record.name == "training.resume"]
+    assert said[0].startswith("train.batch_size=16 is more than half of the 30 samples")
+    assert said[0].partition(",")[0] in (run_dir / "report.html").read_text()
 
 
 def test_every_selection_finds_what_it_is_asked_for_and_the_rate_ends_low(finished):

@@ -79,7 +79,7 @@ def page_data(runs: Sequence[Run]) -> dict[str, Any]:
         "evaluations": _evaluations(runs),
         "differing": {key: row for key, row in settings.items() if len(set(row)) > 1},
         "settings": settings,
-        "environment": _rows([run.environment for run in runs]),
+        "environment": _rows([{k: v for k, v in run.environment.items() if k != "warnings"} for run in runs]),
         "last": {metric: [_number(run.last(metric)) for run in runs] for metric in metrics},
     }
 

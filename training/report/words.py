@@ -13,6 +13,9 @@ MODALITIES = ("video", "audio")
 LONG_WAIT = 0.1
 """Share of the time spent waiting for data from which the page warns."""
 
+MOST_WARNINGS = 10
+"""Largest number of warnings from the start of a run that its page shows."""
+
 
 def dictionary_health(run: Run) -> list[str]:
     """One sentence per statement about the selections and the dictionaries; empty if the run logged none."""
@@ -50,7 +53,8 @@ def _last(run: Run, metric: str) -> float | None:
 
 def warnings_of(run: Run) -> list[str]:
     """What deserves attention, one sentence each."""
-    found = [note for note in (not_finite(run), *(_short(run, modality) for modality in MODALITIES)) if note]
+    found = said_at_the_start(run)
+    found += [note for note in (not_finite(run), *(_short(run, modality) for modality in MODALITIES)) if note]
     if skipped := _last(run, "skipped_steps"):
         found.append(f"{skipped:,.0f} steps were skipped because the gradient was not finite.")
     if bad := _last(run, "bad_samples"):
@@ -59,6 +63,12 @@ def warnings_of(run: Run) -> list[str]:
     if wait is not None and wait > LONG_WAIT:
         found.append(f"The last steps spent {wait:.0%} of their time waiting for data.")
     return found
+
+
+def said_at_the_start(run: Run) -> list[str]:
+    """What train.py warned of before the first step: settings that do not fit the data."""
+    said = run.environment.get("warnings")
+    return [text for text in said if isinstance(text, str)][:MOST_WARNINGS] if isinstance(said, list) else []
 
 
 def not_finite(run: Run) -> str | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
+from common import phases
 from evaluation.features import Features
+from evaluation.probes import linear
 from evaluation.probes.knn import run_knn
 from evaluation.probes.linear import CS, fit_probe, run_linear
 from evaluation.task import Split, Task
@@ -26,6 +29,27 @@ def blobs(n=120, classes=3, spread=0.5, seed=0):
 def task_of(codes, test_share=0.25):
     test = np.arange(len(codes)) < test_share * len(codes)
     return Task(label="kind", codes=codes, split=Split(train=~test, test=test, origin="test"))
+
+
+def test_a_long_fit_gives_signs_of_life(capsys, monkeypatch):
+    """The fit of each probe lasts until a line on stderr names it."""
+    x, y = blobs(n=16)
+    expected = ["fitting the probe of pre-trained, video", "fitting the probe of pre-trained, audio"]
+
+    def fit(x, y, **options):
+        said, name, deadline = "", expected.pop(0), time.monotonic() + 30
+        while name not in said:
+            assert time.monotonic() < deadline
+            said += capsys.readouterr().err
+        return fit_probe(x, y, **options)
+
+    monkeypatch.setattr(linear, "fit_probe", fit)
+    phases.open_log("evaluate.py", interval=0.05)
+    try:
+        run_linear({"pre-trained": Features(pooled={"video": x, "audio": x})}, task_of(y), EvaluationConfig())
+    finally:
+        phases.close_log()
+    assert not expected
 
 
 def by_row(rows):

@@ -100,6 +100,18 @@ def test_the_dictionary_and_what_deserves_attention_are_put_into_words(tmp_path)
     ]
 
 
+def test_warnings_from_before_the_first_step_are_on_the_page(tmp_path):
+    folder = make_run(tmp_path / "run")
+    said = ["optim.warmup_steps=500 is not shorter than the run", NASTY]
+    (folder / "environment.json").write_text(json.dumps({"gpu": None, "warnings": said}))
+    data = page_data(read_runs([folder]))
+    assert data["warnings"][0][:2] == said
+    assert "warnings" not in data["environment"]
+    for broken in ("text", [3, None], {"a": 1}):
+        (folder / "environment.json").write_text(json.dumps({"warnings": broken}))
+        assert len(page_data(read_runs([folder]))["warnings"][0]) == 1
+
+
 def test_long_curves_keep_their_extremes_and_gaps_and_the_page_stays_below_2_mb(tmp_path):
     n = 60_000
     values = np.sin(np.arange(n) / 3000)
