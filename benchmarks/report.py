@@ -1,7 +1,7 @@
 """Updates the tables in the documents from the results of benchmarks: python -m benchmarks.report results/
 
-In docs/performance.md, the text between `<!-- table NAME -->` and `<!-- end -->` is replaced by a table
-made from the result's JSON. A table whose JSON is not in the folder stays unchanged.
+In docs/performance.md and docs/first_hour.md, the text between `<!-- table NAME -->` and `<!-- end -->` is
+replaced by a table made from the result's JSON. A table whose JSON is not in the folder stays unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from common.environment import ROOT
 from common.finite import NotFiniteError
 from common.markdown import markdown_table
 
-DOCUMENTS = ("docs/performance.md",)
+DOCUMENTS = ("docs/performance.md", "docs/first_hour.md")
 PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Result = dict[str, Any]
@@ -197,6 +197,30 @@ def embed(result: Result) -> str:
     return markdown_table(["", "clips/s"], rows)
 
 
+def first_hour(result: Result) -> str:
+    rows = []
+    for record in result["records"]:
+        left = [
+            f"`{group['path']}` ({megabytes(group['megabytes'])}"
+            + (f", {group['files']} files)" if group["path"].endswith("/") else ")")
+            for group in record["leaves"]
+        ]
+        figures = ("first_word_seconds", "first_word_cpu_seconds", "seconds", "cpu_seconds", "longest_silence_seconds")
+        rows.append(
+            [
+                f"`./cmacc {record['command']}`",
+                *(f"{record[name]:.3g}" for name in figures),
+                "<br>".join(left) or "nothing",
+            ]
+        )
+    head = ["command", "first word, s", "of that CPU-s", "end, s", "CPU-s", "longest silence, s", "leaves"]
+    return markdown_table(head, rows)
+
+
+def megabytes(size: float) -> str:
+    return f"{size:.1f} MB" if size >= 0.1 else f"{1e3 * size:.0f} kB"
+
+
 COLLECTIVES = (
     "all-gather of queries, keys and hidden",
     "all-gather of BatchNorm statistics",
@@ -220,6 +244,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "dataset_scaling": ("dataset_scaling", dataset_scaling),
     "scaling": ("scaling", scaling),
     "embed": ("embed", embed),
+    "first_hour": ("first_hour", first_hour),
 }
 """Name of the table -> (name of the result, function that makes the table)."""
 

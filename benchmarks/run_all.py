@@ -71,6 +71,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         "dataset_scaling": ["dataset_scaling", *(["--data", str(options.data)] if options.data else [])],
         "embed": ["embed", *(["--data", str(options.data)] if options.data else [])],
         "scaling": ["scaling"],
+        "first_hour": ["first_hour"],
     }
 
 

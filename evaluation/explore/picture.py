@@ -16,7 +16,7 @@ ROWS, FOUND = 6, 6
 CELL_INCHES, TEXT_INCHES, HEAD_INCHES = 0.9, 0.3, 0.6
 OWN = "#009E73"
 """Colour of the frame around the query's own clip."""
-DIRECTIONS = {("audio", "video"): "sound", ("video", "audio"): "video"}
+DIRECTIONS = {("audio", "video"): "Sound", ("video", "audio"): "Video"}
 NAMES = {"audio": "sounds", "video": "videos"}
 LONGEST_NAME = 14
 """Number of characters below a thumbnail."""

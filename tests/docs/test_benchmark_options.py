@@ -40,6 +40,7 @@ from common.finite import NotFiniteError
         ("scaling", ["--processes", "0"], "must be an integer of at least 1, not 0"),
         ("scaling", ["train.batch=3"], "benchmarks.scaling: "),
         ("dataset_scaling", ["--data", "/no such folder"], "benchmarks.dataset_scaling: "),
+        ("first_hour", ["--videos", "0"], "must be an integer of at least 1, not 0"),
         ("report", ["/no such folder"], "holds no result"),
     ],
 )

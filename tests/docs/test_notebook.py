@@ -69,7 +69,9 @@ def test_every_step_works_and_shows_its_picture(executed):
 
 def test_a_command_that_fails_ends_the_notebook(executed):
     (helper,) = (cell.source for cell in CODE if "def cmacc" in cell.source)
-    program = f"import subprocess, sys\nfrom pathlib import Path\n{helper.partition('work.mkdir')[0]}\ncmacc('prepare')"
+    program = (
+        f"import os, subprocess, sys\nfrom pathlib import Path\n{helper.partition('work.mkdir')[0]}\ncmacc('prepare')"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "RuntimeError: ./cmacc prepare ended with status 2" in done.stderr
