@@ -130,13 +130,14 @@ class Run:
 
     def __enter__(self) -> Run:
         if self.world.is_main:
+            # Comes first, because a tracker may fail to start, and the folder must then stay free for another try.
+            self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
             write_atomically(self.folder / "config.yaml", to_yaml(self.config))
             started = environment() | {"processes": self.world.size, "total_steps": self.total_steps}
             started |= {"initial_weights": self._origin} if self._origin else {}
             # They were said before this folder was the run's; its page repeats them.
             started["warnings"] = [pitfall.message for pitfall in find_pitfalls(self.config, self._resources())]
             (self.folder / "environment.json").write_text(json.dumps(started, indent=2) + "\n")
-            self._metrics = MetricsWriter(self.folder, start_step=self.step, config=self.config)
             self._print(f"step {self.step} of {self.total_steps}, {self.world.size} process(es)")
         self._display = ProgressDisplay(total=self.total_steps, start=self.step, shown=self.world.is_main)
         self._timer = StepTimer(self.world.device)

@@ -13,15 +13,13 @@ TRACES = (
     "environment.json",
     "metrics.jsonl",
     "tensorboard",
-    "wandb_run_id",
-    "trackio_run_id",
-    "mlflow_run_id",
     "profile",
     "bad_samples.jsonl",
     "not_finite-*.json",
     "evaluation-*.json",
 )
-"""Glob patterns of the files that a run and its evaluation write to the run folder."""
+"""Glob patterns of the files that a run and its evaluation write to the run folder. A tracker's id is not among them,
+because it is there before a tracker fails to start; the next run may use it."""
 
 
 def require_new(folder: Path) -> None:

@@ -15,6 +15,7 @@ from settings import ConfigError
 from tests.training.small_run import small_config
 from tests.training.tracking.fake_trackers import FAKES, PROJECTS, Service
 from training.options import check_names
+from training.saving.folder import require_new
 from training.tracking import sink, trackers
 from training.tracking.metrics import MetricsWriter, read_metrics
 from training.tracking.trackers import TRACKERS
@@ -103,7 +104,12 @@ def test_a_tracker_that_does_not_start_ends_a_new_run_with_advice(key, service, 
     advice = re.escape(TRACKERS[key].advice)
     with pytest.raises(ConfigError, match=rf"No API key configured.*{advice}, or set log\.{key}=false"):
         MetricsWriter(tmp_path, start_step=0, config=small_config(f"log.{key}=true"))
-    assert not (tmp_path / "metrics.jsonl").exists()
+    require_new(tmp_path)  # so that the same command may be given again
+    service.start_error = None
+    write(tmp_path, small_config(f"log.{key}=true"), steps=(1,))
+    assert [run.lines for run in service.runs.values()] == [[(1, {"loss": 1.0})]]
+    with pytest.raises(ConfigError, match="already holds a run"):
+        require_new(tmp_path)
 
 
 def test_a_tracker_that_does_not_start_does_not_end_a_run_that_has_made_steps(key, service, tmp_path, caplog):
@@ -123,13 +129,13 @@ def test_the_settings_must_name_a_project(key):
 class Hanging:
     """A tracker that takes no line until it is released."""
 
-    released = threading.Event()
+    released: threading.Event
 
     def __init__(self, run_dir, config):
-        self.lines = []
+        self.waits_for = self.released
 
     def log(self, step, metrics):
-        self.released.wait()
+        self.waits_for.wait()
 
     def finish(self):
         pass
@@ -140,7 +146,8 @@ def hanging(monkeypatch):
     kind = replace(TRACKERS["wandb"], package="json", start=Hanging)
     monkeypatch.setattr(trackers, "TRACKERS", {"wandb": kind})
     monkeypatch.setattr(sink, "CLOSE_SECONDS", 0.1)
-    yield Hanging
+    monkeypatch.setattr(Hanging, "released", threading.Event(), raising=False)
+    yield
     Hanging.released.set()
 
 
