@@ -34,7 +34,7 @@ def write_neighbours(page: Page, path: Path) -> Path:
     rows = np.unique(np.linspace(0, len(page.clips) - 1, ROWS).astype(int))
     height = len(rows) * (CELL_INCHES + TEXT_INCHES) + HEAD_INCHES
     figure = Figure(figsize=(2 * (FOUND + 1.5) * CELL_INCHES, height), dpi=80)
-    for part, direction in zip(figure.subfigures(1, 2, squeeze=False)[0], DIRECTIONS, strict=True):
+    for part, direction in zip(np.asarray(figure.subfigures(1, 2)), DIRECTIONS, strict=True):
         _draw(part, page, rows, *direction)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
