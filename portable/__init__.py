@@ -1,0 +1,1 @@
+"""Encoders that run without this project: raw frames and PCM in, unit vectors out; files, model card and Hub."""
