@@ -47,17 +47,16 @@ class FrameInput(nn.Module):
         """Maps levels [..., length] to levels [..., size] of the crop's pixels.
 
         The weights are rounded to 16 bits, as by torch's kernel for uint8 images: many sums lie half-way between two
-        levels.
+        levels. Distances are whole numbers, in units of 1 / (2 * size) pixels, so that they are exact.
         """
-        scale = side / self.size
-        place = torch.arange(length, dtype=torch.float64, device=pixels.device) - (length - side) // 2
-        centres = (torch.arange(self.size, dtype=torch.float64, device=pixels.device) + 0.5) * scale
-        distance = (place + 0.5 - centres[:, None]).abs()
-        weights = (1 - distance / torch.sym_max(scale, 1.0)).clamp_min(0.0) * ((place >= 0) & (place < side))
-        weights = weights / weights.sum(dim=1, keepdim=True)  # [size, length]
+        place = torch.arange(length, device=pixels.device) - (length - side) // 2
+        centres = (2 * torch.arange(self.size, device=pixels.device) + 1) * side
+        distance = ((2 * place + 1) * self.size - centres[:, None]).abs()  # [size, length]
+        heights = (2 * torch.sym_max(side, self.size) - distance).clamp_min(0) * ((place >= 0) & (place < side))
+        weights = heights / heights.sum(dim=1, keepdim=True)
         one = torch.exp2((32767.5 / weights.max()).log2().floor().clamp_max(22.0))
         weights = (weights * one + 0.5).floor()
-        return ((pixels @ weights.T.float()) / one.float() + 0.5).floor().clamp(0.0, 255.0)
+        return ((pixels @ weights.T) / one + 0.5).floor().clamp(0.0, 255.0)
 
 
 class PcmInput(nn.Module):
@@ -74,25 +73,24 @@ class PcmInput(nn.Module):
         super().__init__()
         self.audio = audio
         reference = LogMel(audio).mel
-        n_fft, left = audio.n_fft, (audio.n_fft - audio.window) // 2
-        window = F.pad(reference.spectrogram.window.double(), (left, n_fft - audio.window - left))
-        turn = torch.arange(n_fft // 2 + 1)[:, None] * torch.arange(n_fft) % n_fft  # exact, unlike a large angle
-        angle = turn.double() * (2 * torch.pi / n_fft)
+        left = (audio.n_fft - audio.window) // 2
+        window = F.pad(reference.spectrogram.window.double(), (left, audio.n_fft - audio.window - left))
+        # Whole turns are dropped before the angle is computed, so that it is small and exact.
+        turns = torch.arange(audio.n_fft // 2 + 1)[:, None] * torch.arange(audio.n_fft) % audio.n_fft
+        angle = turns.double() * (2 * torch.pi / audio.n_fft)
         basis = torch.cat([angle.cos(), angle.sin()]) * window / 32768  # of 16-bit PCM
-        self.register_buffer("basis", basis.float()[:, None])
-        self.register_buffer("filters", reference.mel_scale.fb.T.repeat(1, 2)[:, :, None])
+        self.register_buffer("basis", basis.float()[:, None])  # [2 * bins, 1, n_fft]
+        self.register_buffer("filters", reference.mel_scale.fb.T.repeat(1, 2)[:, :, None])  # [n_mels, 2 * bins, 1]
 
     def forward(self, pcm: torch.Tensor) -> torch.Tensor:
         """Maps int16 [B, samples] to float32 [B, 1, n_mels, 1 + samples // hop]."""
         audio, samples = self.audio, pcm.shape[1]
-        before = audio.n_fft // 2
-        # A reflection at both ends, repeated where the audio is shorter than its padding, as np.pad has it.
-        place = torch.arange(samples + audio.n_fft, device=pcm.device) - before
+        # Both ends are padded by reflection, repeatedly where the audio is shorter than its padding, as by np.pad.
+        place = torch.arange(samples + audio.n_fft, device=pcm.device) - audio.n_fft // 2
         period = (2 * torch.arange(samples, device=pcm.device).max()).clamp_min(1)
         place = torch.remainder(place, period)
         place = torch.minimum(place, period - place)
         padded = pcm.float().index_select(1, place)
-        parts = F.conv1d(padded[:, None], self.basis, stride=audio.hop)
-        power = F.conv1d(parts.square(), self.filters)
-        decibels = power.clamp_min(1e-10).log10() * 10
+        parts = F.conv1d(padded[:, None], self.basis, stride=audio.hop)  # [B, 2 * bins, frames]
+        decibels = F.conv1d(parts.square(), self.filters).clamp_min(1e-10).log10() * 10
         return ((decibels - audio.mean_db) / audio.std_db)[:, None]
