@@ -1,11 +1,10 @@
-"""Exports the query encoders of a run as plain weights, for use without this project.
+"""Exports the query encoders of a run as a folder that works without this project:
 
-    python export.py RUN OUT [--format torchvision|safetensors]
+    python export.py RUN OUT [--licence ID] [--no-onnx] [--push USER/NAME [--private]]
 
-Writes video.pth and audio.pth (for torch.load with weights_only=True), or video.safetensors and audio.safetensors, to
-the folder OUT, and encoders.json, which gives the architecture and the input format of each. Tensors of
-torchvision's architectures have torchvision's names, without the classifier; `python export.py --help` shows how to
-load them.
+OUT then holds, for video and for audio, a .pt2 file (for torch.export.load) and an .onnx file, both with the
+preprocessing inside: raw frames and PCM in, unit vectors out; the weights of the backbone alone as .safetensors, with
+torchvision's names; config.json; and README.md, a model card made from the run (docs/export.md).
 """
 
 from __future__ import annotations
@@ -16,39 +15,36 @@ if __name__ == "__main__":
     end_on_signals("export.py")
 
 import argparse
-import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from common.environment import installed_version
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable
+from portable.hub import HubError, push, require_hub
 from training.saving.files import CheckpointError, require_some_checkpoint
 
 EXAMPLE = """\
-To load a video encoder with torchvision alone (r3d_18 and mc3_18 in the same way; mvit_v2_s and swin3d_t have `head`
-in place of `fc`, and encoders.json gives the normalisation of their frames):
+To load the weights of a video encoder with torchvision (r3d_18 and mc3_18 in the same way):
 
     network = torchvision.models.video.r2plus1d_18(weights=None)
     network.fc = torch.nn.Identity()                   # the encoder has no classifier: its output is 512 features
-    network.load_state_dict(torch.load("OUT/video.pth", weights_only=True))
+    network.load_state_dict(safetensors.torch.load_file("OUT/video.safetensors"))
 
 To load an audio encoder of model.audio=resnet18, which takes the log-mel spectrogram as an image of one channel:
 
     network = torchvision.models.resnet18(weights=None)
     network.conv1 = torch.nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     network.fc = torch.nn.Identity()
-    network.load_state_dict(torch.load("OUT/audio.pth", weights_only=True))
-
-The architectures resnet1d_18, vit_tiny, vit_small and tiny are defined in this project (model/audio.py,
-model/audio_transformer.py, model/video.py).
+    network.load_state_dict(safetensors.torch.load_file("OUT/audio.safetensors"))
 """
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What writing ONNX files and checking them needs."""
 
 
-SUFFIXES = {"torchvision": ".pth", "safetensors": ".safetensors"}
-"""Maps each value of --format to the files' suffix."""
+class MissingPackage(RuntimeError):
+    """Raised if an optional package is not installed; the message says how to install it."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -60,20 +56,31 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("run", type=Path, help="run folder, or a checkpoint file")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument(
-        "--format",
-        choices=sorted(SUFFIXES),
-        default="torchvision",
-        help="torchvision: .pth files for torch.load (default); safetensors: files for the safetensors library",
-    )
+    parser.add_argument("--licence", default="", metavar="ID", help="licence of the weights for the card, such as mit")
+    parser.add_argument("--no-onnx", action="store_true", help="write no ONNX files")
+    parser.add_argument("--push", metavar="USER/NAME", help="then upload the folder to the Hugging Face Hub")
+    parser.add_argument("--private", action="store_true", help="with --push: make a new repository private")
     return parser.parse_args(arguments)
 
 
-@command("export.py", CheckpointError)
+def require_packages(args: argparse.Namespace) -> None:
+    """Raises MissingPackage or HubError if what the options need is not installed."""
+    missing = [name for name in ONNX_PACKAGES if not args.no_onnx and installed_version(name) is None]
+    if missing:
+        raise MissingPackage(
+            f"writing ONNX files needs {' and '.join(missing)}: pip install -r requirements-export.txt, or export "
+            "without them by --no-onnx"
+        )
+    if args.push is not None:
+        require_hub(args.push)
+
+
+@command("export.py", CheckpointError, HubError, MissingPackage)
 def announce() -> None:
     """Finds mistakes that can be found without torch, which takes seconds to import; says what follows."""
     args = parse()
     require_some_checkpoint(args.run)
+    require_packages(args)
     say(f"exporting the encoders of {args.run} to {args.out}")
     begin("importing torch")
 
@@ -88,74 +95,113 @@ from safetensors.torch import save as to_safetensors
 
 from common.files import write_atomically
 from model.encoder import CrossModalModel
-from model.video import input_normalisation
-from settings import Config, ConfigError, to_dict
-from training.checkpoint import load_model
+from portable.card import model_card
+from portable.describe import Origin, describe
+from portable.encoder import portable_encoder
+from portable.graphs import ExportError, Graph, raw_clips, require_equal, run_onnx, run_pt2, to_onnx, to_pt2, trace
+from settings import Config, ConfigError
+from training.checkpoint import find, model_of, read
+from training.report.evaluations import Evaluation, read_evaluations
+from training.saving.files import step_of
+
+MODALITIES = ("video", "audio")
 
 
-def _to_torch(state: dict[str, torch.Tensor]) -> bytes:
-    # Not straight into the file: on a full disk torch.save raises an error of its own that names no file.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
+def export(
+    model: CrossModalModel,
+    config: Config,
+    out: Path,
+    *,
+    origin: Origin,
+    checkpoint: Path,
+    evaluations: list[Evaluation],
+    licence: str = "",
+    onnx: bool = True,
+) -> list[str]:
+    """Writes the query encoders, their description and their card to the folder `out`.
 
-
-FORMATS: dict[str, Callable[[dict[str, torch.Tensor]], bytes]] = {
-    "torchvision": _to_torch,
-    "safetensors": to_safetensors,
-}
-"""Maps each value of --format to the function that makes the files' content."""
-
-VIDEO_INPUT = "float32 [B, 3, frames, size, size]: (RGB in [0, 1] - mean) / std"
-AUDIO_INPUT = (
-    "float32 [B, 1, n_mels, time]: (dB - mean_db) / std_db, where dB comes from torchaudio's MelSpectrogram("
-    "sample_rate, n_fft, win_length=window, hop_length=hop, f_min, f_max, n_mels) and AmplitudeToDB()"
-)
-
-
-def export(model: CrossModalModel, config: Config, out: Path, *, file_format: str) -> dict[str, Any]:
-    """Writes the backbones of the query encoders and a description of their inputs to the folder `out`.
+    Each graph is run before it is written, and its outputs are compared with those of `model`.
 
     Args:
-        file_format: a key of FORMATS.
+        model: a model in eval mode, on the CPU.
+        origin, checkpoint, evaluations, licence: what the card says; see `model_card`.
+        onnx: whether to write ONNX files too.
 
     Returns:
-        The contents of encoders.json.
+        The names of the files in the folder.
 
     Raises:
+        ExportError: an encoder cannot be traced, or a graph gives other outputs than the model.
         OSError: the folder or a file cannot be written.
     """
-    suffix, serialise = SUFFIXES[file_format], FORMATS[file_format]
-    audio = to_dict(config.audio) | {"seconds": config.audio_seconds}
-    # Of the weights alone: the transformers of this project convert other frames themselves.
-    mean, std = input_normalisation(config.model.video)
-    clip = to_dict(config.clip) | {"mean": list(mean), "std": list(std)}
     out.mkdir(parents=True, exist_ok=True)
-    description: dict[str, Any] = {}
-    for modality, about in (("video", {"input": VIDEO_INPUT, **clip}), ("audio", {"input": AUDIO_INPUT, **audio})):
-        path = out / f"{modality}{suffix}"
+    graphs: dict[str, Graph] = {}
+    widths: dict[str, dict[str, int]] = {}
+    files: list[str] = []
+    written: dict[str, dict[str, str]] = {}
+    for modality in MODALITIES:
+        begin(f"tracing the {modality} encoder")
+        encoder = portable_encoder(model, config, modality)
+        graph = graphs[modality] = trace(encoder, config, modality)
+        raw = raw_clips(config, modality)
+        with torch.no_grad():
+            result = model.query[modality](encoder.inputs(raw))
+        expected = {"embedding": result.embedding, "features": result.features}
+        widths[modality] = {name: values.shape[1] for name, values in expected.items()}
+        contents = {".pt2": to_pt2(graph)}
+        require_equal(run_pt2(contents[".pt2"], raw), expected, f"{modality}.pt2")
+        if onnx:
+            begin(f"translating the {modality} encoder to ONNX")
+            contents[".onnx"] = to_onnx(graph)
+            require_equal(run_onnx(contents[".onnx"], raw), expected, f"{modality}.onnx")
         # contiguous: training stores weights channels-last, which safetensors does not support.
-        backbone = model.query[modality].backbone
-        write_atomically(path, serialise({name: value.contiguous() for name, value in backbone.state_dict().items()}))
-        description[modality] = {"file": path.name, "architecture": getattr(config.model, modality), **about}
-    write_atomically(out / "encoders.json", json.dumps(description, indent=2) + "\n")
-    return description
+        weights = {name: value.contiguous() for name, value in model.query[modality].backbone.state_dict().items()}
+        contents[".safetensors"] = to_safetensors(weights)
+        written[modality] = {suffix[1:]: f"{modality}{suffix}" for suffix in contents}
+        for suffix, content in contents.items():
+            write_atomically(out / f"{modality}{suffix}", content)
+        files += written[modality].values()
+    described = describe(config, graphs, widths, origin)
+    for modality, names in written.items():
+        described[modality]["files"] = names
+    files.append("config.json")
+    write_atomically(out / "config.json", json.dumps(described, indent=2) + "\n")
+    card = model_card(
+        described, config, origin, evaluations=evaluations, checkpoint=checkpoint, licence=licence, files=files
+    )
+    write_atomically(out / "README.md", card)
+    return [*files, "README.md"]
 
 
-@command("export.py")
+@command("export.py", HubError, MissingPackage)
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 if the run cannot be read or OUT cannot be written."""
+    """Returns the exit status: 0, or 2 if the run cannot be read, exported or uploaded, or OUT cannot be written."""
     args = parse(arguments)
+    require_packages(args)
     try:
         begin(f"reading {args.run}")
-        config, model = load_model(args.run)
-        begin(f"writing {args.out}")
-        written = export(model, config, args.out, file_format=args.format)
-    except (CheckpointError, ConfigError) as error:
+        checkpoint = find(args.run)
+        state = read(checkpoint)
+        config, model = model_of(state, source=str(args.run))
+        origin = Origin.of(state, config, checkpoint)
+        in_run = step_of(checkpoint) is not None
+        evaluations = read_evaluations(checkpoint.resolve().parents[1]) if in_run else []
+        files = export(
+            *(model, config, args.out),
+            origin=origin,
+            checkpoint=checkpoint,
+            evaluations=evaluations,
+            licence=args.licence,
+            onnx=not args.no_onnx,
+        )
+    except (CheckpointError, ConfigError, ExportError) as error:
         print_error("export.py", error)
         return 2
-    for about in written.values():
-        print(f"{printable(args.out / about['file'])}: {about['architecture']}")
+    for name in files:
+        print(printable(args.out / name))
+    if args.push is not None:
+        begin(f"uploading {args.out} to {args.push}")
+        print(printable(push(args.out, args.push, private=args.private, files=files)))
     return 0
 
 

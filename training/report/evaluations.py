@@ -29,6 +29,8 @@ class Evaluation:
     notes: list[str]
     """The caption and the sentences below the table."""
     rows: list[dict[str, Any]]
+    checkpoint: str = ""
+    """The path that was evaluated: a run folder or a checkpoint file."""
 
     @property
     def columns(self) -> list[str]:
@@ -69,6 +71,7 @@ def _parse(result: Any) -> Evaluation:
         title=printable(result.get("title", "evaluation")),
         notes=[printable(line) for line in lines if line],
         rows=[{printable(column): value for column, value in row.items()} for row in rows[:_MAX_ROWS]],
+        checkpoint=printable(result.get("checkpoint", "")),
     )
 
 

@@ -1,0 +1,56 @@
+"""Uploads an exported folder to the Hugging Face Hub, or to another server that HF_ENDPOINT names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.environment import installed_version
+
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+
+
+class HubError(RuntimeError):
+    """Raised if a folder cannot be uploaded; the message is for the user."""
+
+
+def require_hub(name: str) -> None:
+    """Finds mistakes before an export begins.
+
+    Raises:
+        HubError: the name is not USER/NAME, or the package huggingface_hub is missing.
+    """
+    if not _NAME.fullmatch(name):
+        raise HubError(f"--push must be USER/NAME, not {name!r}")
+    if installed_version("huggingface_hub") is None:
+        raise HubError("--push needs the package huggingface_hub: pip install -r requirements-export.txt")
+
+
+def push(folder: Path, name: str, *, private: bool, files: Sequence[str]) -> str:
+    """Uploads the files to the repository `name`, which is made if it does not exist; returns the commit's address.
+
+    The token is that of `hf auth login` or of the environment variable HF_TOKEN; huggingface_hub reads it.
+
+    Args:
+        private: whether a new repository is private.
+        files: names of files in the folder.
+
+    Raises:
+        HubError: the server refuses it or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=list(files), commit_message="Upload encoders"
+        )
+    except Exception as error:  # huggingface_hub raises the errors of several libraries
+        what = " ".join(str(error).split())[:300]
+        raise HubError(
+            f"cannot upload to {name} at {api.endpoint}: {what}. The folder {folder} is complete. For a token that may "
+            "write: hf auth login"
+        ) from None
+    return str(commit.commit_url)
