@@ -97,34 +97,22 @@ from common.files import write_atomically
 from model.encoder import CrossModalModel
 from portable.card import model_card
 from portable.describe import Origin, describe
-from portable.encoder import portable_encoder
+from portable.encoder import OUTPUTS, portable_encoder
 from portable.graphs import ExportError, Graph, raw_clips, require_equal, run_onnx, run_pt2, to_onnx, to_pt2, trace
 from settings import Config, ConfigError
 from training.checkpoint import find, model_of, read
-from training.report.evaluations import Evaluation, read_evaluations
-from training.saving.files import step_of
 
 MODALITIES = ("video", "audio")
 
 
-def export(
-    model: CrossModalModel,
-    config: Config,
-    out: Path,
-    *,
-    origin: Origin,
-    checkpoint: Path,
-    evaluations: list[Evaluation],
-    licence: str = "",
-    onnx: bool = True,
-) -> list[str]:
+def export(model: CrossModalModel, config: Config, out: Path, *, origin: Origin, onnx: bool = True) -> list[str]:
     """Writes the query encoders, their description and their card to the folder `out`.
 
     Each graph is run before it is written, and its outputs are compared with those of `model`.
 
     Args:
         model: a model in eval mode, on the CPU.
-        origin, checkpoint, evaluations, licence: what the card says; see `model_card`.
+        origin: what the description and the card say about the run.
         onnx: whether to write ONNX files too.
 
     Returns:
@@ -137,8 +125,7 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     graphs: dict[str, Graph] = {}
     widths: dict[str, dict[str, int]] = {}
-    files: list[str] = []
-    written: dict[str, dict[str, str]] = {}
+    names: dict[str, dict[str, str]] = {}
     for modality in MODALITIES:
         begin(f"tracing the {modality} encoder")
         encoder = portable_encoder(model, config, modality)
@@ -146,31 +133,30 @@ def export(
         raw = raw_clips(config, modality)
         with torch.no_grad():
             result = model.query[modality](encoder.inputs(raw))
-        expected = {"embedding": result.embedding, "features": result.features}
-        widths[modality] = {name: values.shape[1] for name, values in expected.items()}
+        expected = {name: getattr(result, name) for name in OUTPUTS}
         contents = {".pt2": to_pt2(graph)}
         require_equal(run_pt2(contents[".pt2"], raw), expected, f"{modality}.pt2")
         if onnx:
             begin(f"translating the {modality} encoder to ONNX")
             contents[".onnx"] = to_onnx(graph)
             require_equal(run_onnx(contents[".onnx"], raw), expected, f"{modality}.onnx")
-        # contiguous: training stores weights channels-last, which safetensors does not support.
-        weights = {name: value.contiguous() for name, value in model.query[modality].backbone.state_dict().items()}
-        contents[".safetensors"] = to_safetensors(weights)
-        written[modality] = {suffix[1:]: f"{modality}{suffix}" for suffix in contents}
+        else:  # one of an earlier export would belong to other weights
+            (out / f"{modality}.onnx").unlink(missing_ok=True)
+        contents[".safetensors"] = _weights(model.query[modality].backbone)
         for suffix, content in contents.items():
             write_atomically(out / f"{modality}{suffix}", content)
-        files += written[modality].values()
-    described = describe(config, graphs, widths, origin)
-    for modality, names in written.items():
-        described[modality]["files"] = names
-    files.append("config.json")
+        widths[modality] = {name: values.shape[1] for name, values in expected.items()}
+        names[modality] = {suffix[1:]: f"{modality}{suffix}" for suffix in contents}
+    described = describe(config, graphs, widths, names, origin)
+    files = [*(name for of_encoder in names.values() for name in of_encoder.values()), "config.json"]
     write_atomically(out / "config.json", json.dumps(described, indent=2) + "\n")
-    card = model_card(
-        described, config, origin, evaluations=evaluations, checkpoint=checkpoint, licence=licence, files=files
-    )
-    write_atomically(out / "README.md", card)
+    write_atomically(out / "README.md", model_card(described, config, origin, files=files))
     return [*files, "README.md"]
+
+
+def _weights(backbone: torch.nn.Module) -> bytes:
+    # contiguous: training stores weights channels-last, which safetensors does not support.
+    return to_safetensors({name: value.contiguous() for name, value in backbone.state_dict().items()})
 
 
 @command("export.py", HubError, MissingPackage)
@@ -183,17 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
         checkpoint = find(args.run)
         state = read(checkpoint)
         config, model = model_of(state, source=str(args.run))
-        origin = Origin.of(state, config, checkpoint)
-        in_run = step_of(checkpoint) is not None
-        evaluations = read_evaluations(checkpoint.resolve().parents[1]) if in_run else []
-        files = export(
-            *(model, config, args.out),
-            origin=origin,
-            checkpoint=checkpoint,
-            evaluations=evaluations,
-            licence=args.licence,
-            onnx=not args.no_onnx,
-        )
+        origin = Origin.of(state, config, checkpoint, licence=args.licence)
+        files = export(model, config, args.out, origin=origin, onnx=not args.no_onnx)
     except (CheckpointError, ConfigError, ExportError) as error:
         print_error("export.py", error)
         return 2

@@ -22,41 +22,29 @@ FILES = {
 """Maps the suffixes of the files to what they hold."""
 
 
-def model_card(
-    described: dict[str, Any],
-    config: Config,
-    origin: Origin,
-    *,
-    evaluations: Sequence[Evaluation],
-    checkpoint: Path,
-    licence: str,
-    files: Sequence[str],
-) -> str:
+def model_card(described: dict[str, Any], config: Config, origin: Origin, *, files: Sequence[str]) -> str:
     """Returns the card as Markdown with a YAML head.
 
     Args:
         described: the content of config.json.
-        evaluations: the results in the run folder.
-        checkpoint: the file that is exported.
-        licence: an identifier such as "mit"; empty if none was given.
         files: names of the other files in the folder.
     """
     tags = ["video", "audio", "contrastive-learning", "cm-acc", *(["onnx"] if "video.onnx" in files else [])]
     head = {"library_name": "pytorch", "pipeline_tag": "feature-extraction", "tags": tags}
-    head |= {"license": licence} if licence else {}
+    head |= {"license": origin.licence} if origin.licence else {}
     parts = [
         # JSON is YAML, and it quotes whatever a licence may hold.
         "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items()) + "---",
-        f"# Video and audio encoders of {_plain(origin.name)}",
+        f"# Video and audio encoders of {_plain(origin.run)}",
         _summary(described),
         "## Use",
         _use(described),
         "## Training",
         _training(config, origin),
         "## Evaluation",
-        *_evaluation(evaluations, checkpoint),
+        *_evaluation(origin),
         "## Limits",
-        "\n".join(f"- {sentence}" for sentence in _limits(described, config, origin, evaluations, licence)),
+        "\n".join(f"- {sentence}" for sentence in _limits(described, origin)),
         "## Files",
         markdown_table(["file", "content"], [[f"`{name}`", FILES[Path(name).suffix]] for name in files]).rstrip(),
     ]
@@ -66,8 +54,8 @@ def model_card(
 def _summary(described: dict[str, Any]) -> str:
     video, audio = described["video"], described["audio"]
     return (
-        f"A video encoder (`{video['architecture']}`) and an audio encoder (`{audio['architecture']}`), trained together "
-        "without labels by CM-ACC: active contrastive learning across video and sound "
+        f"A video encoder (`{video['architecture']}`) and an audio encoder (`{audio['architecture']}`), trained "
+        "together without labels by CM-ACC: active contrastive learning across video and sound "
         "([Ma et al. 2021](https://arxiv.org/abs/2009.09805)). Each maps a clip to a unit vector of "
         f"{described['model']['dim']} numbers (`embedding`): the cosine of two such vectors says how well a clip and a "
         "sound, or two clips, fit together. `features` are the outputs of the backbones, for classifiers."
@@ -103,32 +91,30 @@ def _training(config: Config, origin: Origin) -> str:
     return markdown_table(["", ""], rows).rstrip()
 
 
-def _evaluation(evaluations: Sequence[Evaluation], checkpoint: Path) -> list[str]:
-    if not evaluations:
+def _evaluation(origin: Origin) -> list[str]:
+    if not origin.evaluations:
         return ["The run folder holds no evaluation: how good these encoders are has not been measured."]
     parts = []
-    for result in evaluations:
+    for result in origin.evaluations:
         rows = [[_plain(cell(row, column)) for column in result.columns] for row in result.rows]
         parts += [f"### {_plain(result.title)}", markdown_table(list(map(_plain, result.columns)), rows).rstrip()]
-        parts += ["\n".join(f"- {_plain(note)}" for note in [*result.notes, *_other_checkpoint(result, checkpoint)])]
+        parts += ["\n".join(f"- {_plain(note)}" for note in [*result.notes, *_other_checkpoint(result, origin)])]
     return [part for part in parts if part]
 
 
-def _other_checkpoint(result: Evaluation, checkpoint: Path) -> list[str]:
+def _other_checkpoint(result: Evaluation, origin: Origin) -> list[str]:
     evaluated = Path(result.checkpoint)
-    if step_of(evaluated) is None or evaluated.name == checkpoint.name:
+    if step_of(evaluated) is None or evaluated.name == origin.checkpoint:
         return []
-    return [f"This table is about {evaluated.name}, but the exported encoders are those of {checkpoint.name}."]
+    return [f"This table is about {evaluated.name}, but the exported encoders are those of {origin.checkpoint}."]
 
 
-def _limits(
-    described: dict[str, Any], config: Config, origin: Origin, evaluations: Sequence[Evaluation], licence: str
-) -> list[str]:
+def _limits(described: dict[str, Any], origin: Origin) -> list[str]:
     video, audio = described["video"]["input"], described["audio"]["input"]
     lines = [
         f"The encoders were trained on clips of {video['frames']} frames at {video['fps']:g} frames per second and on "
-        f"{audio['seconds']:g} s of mono sound at {audio['sample_rate']} Hz. Other frame rates, sample rates and lengths "
-        "may run, but nothing is known about their results.",
+        f"{audio['seconds']:g} s of mono sound at {audio['sample_rate']} Hz. Other frame rates, sample rates and "
+        "lengths may run, but nothing is known about their results.",
         "What they know comes from the training videos, which this card identifies only by a fingerprint; whatever is "
         "rare or one-sided there will be so in their vectors.",
         "Vectors of two runs cannot be compared with each other.",
@@ -137,9 +123,9 @@ def _limits(
         lines.insert(0, f"The video encoder takes exactly {video['frames']} frames per clip.")
     if origin.clips_seen is not None and origin.samples and origin.clips_seen < origin.samples:
         lines.append("Training ended before each sample had been seen once.")
-    if not any(note for result in evaluations for note in result.notes):
-        lines.append("No evaluation says how far its figures can be trusted.")
-    if not licence:
+    if not origin.evaluations:
+        lines.append("No evaluation was made.")
+    if not origin.licence:
         lines.append("No licence was given: ask the authors before you use the weights.")
     return lines
 

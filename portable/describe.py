@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from portable.encoder import INPUTS
 from portable.graphs import AXES, Graph
 from settings import Config, to_dict
-from training.saving.files import step_of
+from training.report.evaluations import Evaluation, read_evaluations
 
 FORMAT = 1
 """Version of the layout of config.json."""
@@ -25,45 +25,63 @@ BACKBONE_INPUT = {
 """Input of the backbones whose weights the .safetensors files hold."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The training behind the encoders; what a checkpoint does not tell is None."""
+    """Where exported encoders come from; what a checkpoint does not tell is None."""
 
-    name: str
+    run: str
     """The name of the run folder."""
-    step: int | None
-    samples: int | None
+    checkpoint: str
+    """The name of the checkpoint file."""
+    step: int | None = None
+    samples: int | None = None
     """Number of samples in the data set."""
-    fingerprint: str | None
+    fingerprint: str | None = None
     """Hash that identifies the data set."""
-    clips_seen: int | None
+    clips_seen: int | None = None
     """Number of clips in all training steps."""
+    evaluations: Sequence[Evaluation] = ()
+    """The results in the run folder."""
+    licence: str = ""
+    """Identifier such as "mit"; empty if none was given."""
 
     @classmethod
-    def of(cls, state: dict[str, Any], config: Config, checkpoint: Path) -> Origin:
-        """Reads the origin from the contents of a checkpoint."""
-        step = state.get("step")
-        batch = config.train.batch_size
-        known = isinstance(step, int) and isinstance(batch, int)
+    def of(cls, state: dict[str, Any], config: Config, checkpoint: Path, *, licence: str) -> Origin:
+        """Reads the origin from the contents of a checkpoint and from the run folder that it is in."""
+        step, batch = state.get("step"), config.train.batch_size
         samples, fingerprint = state.get("samples"), state.get("data")
-        folder = checkpoint.resolve().parents[1] if step_of(checkpoint) is not None else checkpoint.resolve().parent
+        folder = _run_folder(checkpoint)
         return cls(
-            name=folder.name,
+            run=folder.name,
+            checkpoint=checkpoint.name,
             step=step if isinstance(step, int) else None,
             samples=samples if isinstance(samples, int) else None,
             fingerprint=fingerprint if isinstance(fingerprint, str) else None,
-            clips_seen=step * batch if known else None,
+            clips_seen=step * batch if isinstance(step, int) and isinstance(batch, int) else None,
+            evaluations=read_evaluations(folder),
+            licence=licence,
         )
 
 
+def _run_folder(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint file is in; for a copy of a file elsewhere, the copy's folder."""
+    path = checkpoint.resolve()
+    return path.parents[1] if path.parent.name == "checkpoints" else path.parent
+
+
 def describe(
-    config: Config, graphs: Mapping[str, Graph], widths: Mapping[str, Mapping[str, int]], origin: Origin
+    config: Config,
+    graphs: Mapping[str, Graph],
+    widths: Mapping[str, Mapping[str, int]],
+    files: Mapping[str, Mapping[str, str]],
+    origin: Origin,
 ) -> dict[str, Any]:
-    """Returns the content of config.json, by modality and without the names of the files, which `export` adds.
+    """Returns the content of config.json.
 
     Args:
         graphs: the traced encoders, by modality.
         widths: the length of each output's rows, by modality and name.
+        files: the names of the files, by modality and kind.
     """
     sections: dict[str, dict[str, Any]] = {
         "video": to_dict(config.clip) | {"mean": list(VIDEO_MEAN), "std": list(VIDEO_STD), "color": "RGB"},
@@ -85,7 +103,9 @@ def describe(
                 name: {"dtype": "float32", "shape": ["batch", width]} for name, width in widths[modality].items()
             },
             "backbone_input": BACKBONE_INPUT[modality],
+            "files": dict(files[modality]),
         }
     described["model"] = to_dict(config.model)
-    described["run"] = {key: value for key, value in vars(origin).items() if key != "name"} | {"seed": config.seed}
+    numbers = ("step", "clips_seen", "samples", "fingerprint")
+    described["run"] = {key: getattr(origin, key) for key in numbers} | {"seed": config.seed}
     return described

@@ -1,4 +1,4 @@
-"""Traces an encoder with its preprocessing, writes it for torch.export.load and as ONNX, and checks what was written."""
+"""Traces an encoder with its preprocessing, writes it as .pt2 and .onnx files, and checks what was written."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def trace(encoder: nn.Module, config: Config, modality: str) -> Graph:
         return Graph(modality, _program(encoder, raw_clips(config, modality), axes, dynamic), dynamic)
     except Exception as error:
         what = " ".join(str(error).split())[:500]
-        raise ExportError(f"torch.export cannot trace the {modality} encoder: {type(error).__name__}: {what}") from error
+        raise ExportError(
+            f"torch.export cannot trace the {modality} encoder: {type(error).__name__}: {what}"
+        ) from error
 
 
 def _program(
