@@ -142,7 +142,7 @@ def export(model: CrossModalModel, config: Config, out: Path, *, origin: Origin,
             require_equal(run_onnx(contents[".onnx"], raw), expected, f"{modality}.onnx")
         else:  # one of an earlier export would belong to other weights
             (out / f"{modality}.onnx").unlink(missing_ok=True)
-        contents[".safetensors"] = _weights(model.query[modality].backbone)
+        contents[".safetensors"] = weights_of(model.query[modality].backbone)
         for suffix, content in contents.items():
             write_atomically(out / f"{modality}{suffix}", content)
         widths[modality] = {name: values.shape[1] for name, values in expected.items()}
@@ -154,7 +154,7 @@ def export(model: CrossModalModel, config: Config, out: Path, *, origin: Origin,
     return [*files, "README.md"]
 
 
-def _weights(backbone: torch.nn.Module) -> bytes:
+def weights_of(backbone: torch.nn.Module) -> bytes:
     # contiguous: training stores weights channels-last, which safetensors does not support.
     return to_safetensors({name: value.contiguous() for name, value in backbone.state_dict().items()})
 
