@@ -155,6 +155,7 @@ def export(model: CrossModalModel, config: Config, out: Path, *, origin: Origin,
 
 
 def weights_of(backbone: torch.nn.Module) -> bytes:
+    """Returns the content of a .safetensors file with the weights of a backbone."""
     # contiguous: training stores weights channels-last, which safetensors does not support.
     return to_safetensors({name: value.contiguous() for name, value in backbone.state_dict().items()})
 
