@@ -149,7 +149,8 @@ def run_alone(package: str, code: str, folder: Path) -> None:
     refused = refused_for(package)
     assert {"torchvision", "safetensors", "yaml"} <= set(refused)
     code = f"{code}\nimport sys\nassert not set(sys.modules) & {{'model', 'portable', 'settings', 'pipeline'}}\n"
-    line = [sys.executable, "-I", "-W", "error", "-c", ISOLATED]
+    without_numpy = "ignore:Failed to initialize NumPy:UserWarning"  # torch itself says so when it is imported
+    line = [sys.executable, "-I", "-W", "error", "-W", without_numpy, "-c", ISOLATED]
     done = subprocess.run(line, input=json.dumps(refused) + "\n" + code, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
