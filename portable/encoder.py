@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +61,11 @@ class _FoldedMaxPool(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pool = self.pool
-        options = {"kernel_size": (1, pool.kernel_size), "stride": (1, pool.stride), "padding": (0, pool.padding)}
+        options: dict[str, Any] = {
+            "kernel_size": (1, pool.kernel_size),
+            "stride": (1, pool.stride),
+            "padding": (0, pool.padding),
+        }
         return F.max_pool2d(x[:, :, None], **options)[:, :, 0]
 
 

@@ -77,7 +77,7 @@ def _program(
     encoder: nn.Module, example: torch.Tensor, axes: tuple[str, ...], dynamic: tuple[str, ...]
 ) -> ExportedProgram:
     shapes = {place: Dim.DYNAMIC if axis in dynamic else Dim.STATIC for place, axis in enumerate(axes)}
-    with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+    with torch.no_grad(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(encoder, (example,), dynamic_shapes=(shapes,))
     for node in program.graph.nodes:  # the paths of this machine are nobody's business
         node.meta.pop("stack_trace", None)

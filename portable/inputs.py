@@ -5,6 +5,8 @@ Only operators that every format and runtime has are used: products, gathers and
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -37,7 +39,7 @@ class FrameInput(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Maps uint8 RGB [B, T, H, W, 3] to float32 [B, 3, T, size, size]."""
         height, width = frames.shape[2], frames.shape[3]
-        side = torch.sym_min(height, width)
+        side = cast(int, torch.sym_min(height, width))  # a symbol while torch.export traces
         pixels = frames.permute(0, 4, 1, 2, 3).float()
         pixels = self._resize(pixels, width, side)
         pixels = self._resize(pixels.transpose(3, 4), height, side).transpose(3, 4)
@@ -52,7 +54,8 @@ class FrameInput(nn.Module):
         place = torch.arange(length, device=pixels.device) - (length - side) // 2
         centres = (2 * torch.arange(self.size, device=pixels.device) + 1) * side
         distance = ((2 * place + 1) * self.size - centres[:, None]).abs()  # [size, length]
-        heights = (2 * torch.sym_max(side, self.size) - distance).clamp_min(0) * ((place >= 0) & (place < side))
+        support = cast(int, torch.sym_max(side, self.size))
+        heights = (2 * support - distance).clamp_min(0) * ((place >= 0) & (place < side))
         weights = heights / heights.sum(dim=1, keepdim=True)
         one = torch.exp2((32767.5 / weights.max()).log2().floor().clamp_max(22.0))
         weights = (weights * one + 0.5).floor()
