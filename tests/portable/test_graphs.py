@@ -21,7 +21,7 @@ from portable.encoder import PortableEncoder, portable_encoder
 from portable.graphs import TIME, ExportError, raw_clips, require_equal, run_onnx, run_pt2, to_onnx, to_pt2, trace
 from settings import Config, ModelConfig, load_config
 
-SIZES = {"video": [(1, 1), (3, 7), (1, 20)], "audio": [(1, 100), (3, 6401), (1, 16000)]}
+SIZES = {"video": [(1, 1), (3, 20)], "audio": [(1, 100), (3, 6401)]}
 """Numbers of clips, and of their frames or PCM samples."""
 
 
@@ -107,7 +107,7 @@ class FixedLength(nn.Module):
 
 def test_an_encoder_with_a_fixed_number_of_frames_is_exported_with_it():
     config = load_config(Config, overrides=["clip.size=16", "clip.frames=8"])
-    encoder = FixedLength().eval()
+    encoder = FixedLength().eval().requires_grad_(False)
     graph = trace(encoder, config, "video")
     assert graph.dynamic == ("batch", "height", "width")
     raw = raw_clips(config, "video", clips=3)
