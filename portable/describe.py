@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.batch import VIDEO_MEAN, VIDEO_STD
+from model.video import input_normalisation
 from portable.encoder import INPUTS
 from portable.graphs import AXES, Graph
 from settings import Config, to_dict
@@ -83,8 +83,10 @@ def describe(
         widths: the length of each output's rows, by modality and name.
         files: the names of the files, by modality and kind.
     """
+    # That of the weights: the transformers of this project convert the loader's frames themselves.
+    mean, std = input_normalisation(config.model.video)
     sections: dict[str, dict[str, Any]] = {
-        "video": to_dict(config.clip) | {"mean": list(VIDEO_MEAN), "std": list(VIDEO_STD), "color": "RGB"},
+        "video": to_dict(config.clip) | {"mean": list(mean), "std": list(std), "color": "RGB"},
         "audio": to_dict(config.audio) | {"seconds": config.audio_seconds, "samples": config.audio_samples},
     }
     described: dict[str, Any] = {"format": FORMAT}

@@ -21,7 +21,9 @@ from torch import nn
 from torchvision.models import video as torchvision_video
 
 import export
+from common.normalisation import VIDEO_MEAN, VIDEO_STD
 from model import build_model
+from model.video import input_normalisation
 from portable.encoder import portable_encoder
 from portable.graphs import require_equal
 from portable.hub import HubError, require_hub
@@ -203,6 +205,28 @@ def test_torchvisions_networks_load_the_weights_and_give_the_same_features(tmp_p
     clip = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(clip), model.query["video"](clip).features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mvit_v2_s", "swin3d_t"])
+def test_torchvisions_transformers_load_the_weights_and_take_frames_as_the_description_says(tmp_path, name):
+    config = Config(clip=CONFIG.clip, model=ModelConfig(video=name, audio="tiny", dim=8))
+    model = build_model(config.model, audio=config.audio, seed=3).eval()
+    (tmp_path / "video.safetensors").write_bytes(export.weights_of(model.query["video"].backbone))
+    network = getattr(torchvision_video, name)(weights=None)
+    network.head = nn.Identity()
+    network.load_state_dict(load_file(tmp_path / "video.safetensors"), strict=True)
+    frames = torch.rand(1, 3, 8, 64, 64)
+    if name == "mvit_v2_s":  # torchvision's takes the size that it is built for, which is 16 frames of 224 x 224 pixels
+        network.pos_encoding.temporal_size, network.pos_encoding.spatial_size = 4, (16, 16)
+
+    def normalised(mean, std):
+        return (frames - torch.tensor(mean).view(3, 1, 1, 1)) / torch.tensor(std).view(3, 1, 1, 1)
+
+    mean, std = input_normalisation(name)
+    with torch.no_grad():
+        expected = network.eval()(normalised(mean, std))
+        found = model.query["video"](normalised(VIDEO_MEAN, VIDEO_STD)).features
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 PUSH_AND_PULL = """

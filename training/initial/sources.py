@@ -10,7 +10,7 @@ from settings import Config, ConfigError, ModelConfig
 from settings.load import format_value
 from training.saving.files import checkpoint_files
 
-DESCRIPTION = "encoders.json"
+DESCRIPTION = "config.json"
 """File by which a folder that export.py has written is recognised."""
 MODALITIES = ("video", "audio")
 
@@ -62,7 +62,7 @@ def exported_file(source: Source, modality: str, *, architecture: str) -> Path:
     path = source.path / DESCRIPTION
     try:
         about: Any = json.loads(path.read_text(encoding="utf-8"))[modality]
-        found, name = about["architecture"], about["file"]
+        found, name = about["architecture"], about["files"]["safetensors"]
         if Path(name).name != name:
             raise ValueError("a file name with folders")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

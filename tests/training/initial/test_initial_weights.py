@@ -14,6 +14,7 @@ from torchvision.models import video as torchvision_video
 
 from export import export
 from model.encoder import build_model
+from portable.describe import Origin
 from settings import Config, ConfigError, load_config, to_dict
 from tests.training.small_run import alone, small_config
 from training.checkpoint import CheckpointError, CheckpointStore, find, read
@@ -45,12 +46,15 @@ def started(config, resume="never"):
     return model, weights
 
 
+ORIGIN = Origin(run="run", checkpoint="step-000000007.pt")
+
+
 def equal(one, other):
     one, other = one.state_dict(), other.state_dict()
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("form", ["run", "checkpoint", "torchvision", "safetensors"])
+@pytest.mark.parametrize("form", ["run", "checkpoint", "exported"])
 def test_both_encoders_start_from_a_run_a_checkpoint_or_an_exported_folder(tmp_path, form):
     config = small_config()
     before, path = make_run(tmp_path / "run", config), tmp_path / "run"
@@ -58,7 +62,7 @@ def test_both_encoders_start_from_a_run_a_checkpoint_or_an_exported_folder(tmp_p
         path = find(path)
     elif form != "run":
         path = tmp_path / "out"
-        export(before, config, path, file_format=form)
+        export(before, config, path, origin=ORIGIN, onnx=False)
     model, weights = started(small_config(f"model.init={path}", f"run_dir={tmp_path / 'new'}"))
     fresh = build_model(config.model, audio=config.audio, seed=config.seed)
     for modality in ("video", "audio"):
@@ -149,7 +153,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence(tmp_path, contents,
 def test_another_architecture_or_head_is_refused_with_what_to_set(tmp_path):
     config = small_config()
     model = make_run(tmp_path / "run", config)
-    export(model, config, tmp_path / "out", file_format="torchvision")
+    export(model, config, tmp_path / "out", origin=ORIGIN, onnx=False)
     for path in (tmp_path / "run", tmp_path / "out"):
         with pytest.raises(ConfigError, match=r"architecture 'tiny', but this run has model.audio=resnet18: set that"):
             started(small_config(f"model.init={path}", "model.audio=resnet18"))
@@ -159,9 +163,9 @@ def test_another_architecture_or_head_is_refused_with_what_to_set(tmp_path):
         started(small_config(f"model.init={tmp_path / 'run'}", "model.dim=32"))
     started(small_config(f"model.init={tmp_path / 'out'}", "model.dim=32"))
     with pytest.raises(ConfigError, match=r"holds a single encoder: name it with model.init_video or model.init_audio"):
-        started(small_config(f"model.init={tmp_path / 'out' / 'video.pth'}"))
+        started(small_config(f"model.init={tmp_path / 'out' / 'video.safetensors'}"))
     with pytest.raises(ConfigError, match="does not hold weights of tiny: it lacks"):
-        started(small_config(f"model.init_audio={tmp_path / 'out' / 'video.pth'}"))
+        started(small_config(f"model.init_audio={tmp_path / 'out' / 'video.safetensors'}"))
 
 
 def test_a_damaged_or_missing_checkpoint_is_named(tmp_path):
@@ -177,11 +181,12 @@ def test_a_damaged_or_missing_checkpoint_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "description", ["{}", "[", '{"video": 3}', '{"video": {"architecture": "tiny", "file": "../x"}}']
+    "description",
+    ["{}", "[", '{"video": 3}', '{"video": {"architecture": "tiny", "files": {"safetensors": "../x"}}}'],
 )
 def test_a_description_that_export_did_not_write_is_refused(tmp_path, description):
-    (tmp_path / "encoders.json").write_text(description)
-    with pytest.raises(ConfigError, match=r"encoders.json there does not describe the video encoder .* export the run"):
+    (tmp_path / "config.json").write_text(description)
+    with pytest.raises(ConfigError, match=r"config.json there does not describe the video encoder .* export the run"):
         check_sources(small_config(f"model.init={tmp_path}"))
 
 
