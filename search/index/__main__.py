@@ -21,10 +21,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.finite import NotFiniteError
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable
-from search.embeddings import EmbeddingsError, read_meta
 from search.index.folder import Head, SearchIndexError, read_head
 from search.packages import MissingPackage, require_packages
 
@@ -47,23 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             head, count = remove(options.index, sources)
             print(f"removed {count:,} rows")
         print(describe(options.index, head))
-    except (EmbeddingsError, MissingPackage, NotFiniteError, SearchIndexError) as error:
+    except (MissingPackage, SearchIndexError) as error:
         print_error("index", error)
         return 2
     return 0
 
 
 def _from_embeddings(options: argparse.Namespace) -> int:
-    meta = read_meta(options.embeddings)
-    verb = "adding" if options.add else "indexing"
+    if not (options.embeddings / "embeddings.json").exists():
+        raise SearchIndexError(
+            f"{options.embeddings} holds no finished embeddings; make some: python -m search.embed RUN SRC "
+            f"{options.embeddings}"
+        )
     if options.add:
         read_head(options.index)
-    say(f"{verb} {meta['rows']:,} rows of {options.embeddings} in {options.index}")
+    say(f"{'adding' if options.add else 'indexing'} the embeddings in {options.embeddings}, in {options.index}")
     begin("importing FAISS")
-    from search.embeddings import open_embeddings
-    from search.index.build import add, build, grown
+    from search.index.build import add, build, grown, opened
 
-    embeddings = open_embeddings(options.embeddings)
+    embeddings = opened(options.embeddings)
     if options.add:
         head, replaced = add(embeddings, options.index, replacing=options.replace)
         print(f"added {len(embeddings):,} rows" + (f" and removed {replaced:,} that they replace" if replaced else ""))

@@ -11,10 +11,10 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from common.finite import require_finite
+from common.finite import NotFiniteError, require_finite
 from common.phases import begin
 from common.terminal import printable
-from search.embeddings import Embeddings
+from search.embeddings import Embeddings, EmbeddingsError, open_embeddings
 from search.index.cells import SMALLEST, measure, sample_queries, train
 from search.index.folder import HEAD, Head, SearchIndexError, Structure, changing, publish
 from search.index.open import Index, open_index
@@ -38,6 +38,18 @@ class _Content:
     """Modality -> FAISS's IVF-PQ index, if there is one already."""
 
 
+def opened(folder: Path) -> Embeddings:
+    """Opens embeddings.
+
+    Raises:
+        SearchIndexError: the folder holds none that can be read.
+    """
+    try:
+        return open_embeddings(folder)
+    except EmbeddingsError as error:
+        raise SearchIndexError(str(error)) from None
+
+
 def build(embeddings: Embeddings, folder: Path, *, exact_up_to: int) -> Head:
     """Builds an index in a folder that holds none.
 
@@ -45,8 +57,8 @@ def build(embeddings: Embeddings, folder: Path, *, exact_up_to: int) -> Head:
         exact_up_to: number of vectors above which cells are computed for a modality.
 
     Raises:
-        SearchIndexError: the folder holds an index already, or there are no rows.
-        EmbeddingsError, NotFiniteError, OSError: the embeddings cannot be read, or the index cannot be written.
+        SearchIndexError: the folder holds an index already, or the embeddings are empty, damaged or not finite.
+        OSError: the index cannot be written.
     """
     with changing(folder):
         if (folder / HEAD).exists():
@@ -76,7 +88,7 @@ def add(embeddings: Embeddings, folder: Path, *, replacing: bool) -> tuple[Head,
 
     Raises:
         SearchIndexError: the encoders differ, or the index has a source already.
-        EmbeddingsError, NotFiniteError, OSError: as for `build`.
+        OSError: as for `build`.
     """
     with changing(folder):
         old = open_index(folder)
@@ -135,6 +147,13 @@ def grown(head: Head) -> list[str]:
 
 def _read(embeddings: Embeddings, *, first_id: int) -> _Content:
     """All rows, with ids from `first_id` on."""
+    try:
+        return _rows_of(embeddings, first_id=first_id)
+    except (EmbeddingsError, NotFiniteError) as error:
+        raise SearchIndexError(str(error)) from None
+
+
+def _rows_of(embeddings: Embeddings, *, first_id: int) -> _Content:
     begin(f"reading {len(embeddings):,} rows of {embeddings.folder}")
     flat = {modality: faiss.IndexFlatIP(embeddings.dim) for modality in embeddings.modalities}
     names, tables, count = embeddings.label_columns, [], 0
