@@ -97,8 +97,15 @@ class Rows:
 
     def row(self, identifier: int) -> Row | None:
         """The row with this id; None if there is none."""
+        if not 0 <= identifier < 2**63:
+            return None
         place = int(np.searchsorted(self.ids, identifier))
         return self._row(place) if place < len(self) and self.ids[place] == identifier else None
+
+    def spread(self, count: int) -> list[Row]:
+        """At most `count` rows, evenly spaced."""
+        places = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64))
+        return [self._row(int(place)) for place in places]
 
     def matching(self, conditions: Mapping[str, str]) -> np.ndarray | None:
         """Which rows have all of these labels, bool [n]; None, which means all, without a condition.

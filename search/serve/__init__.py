@@ -1,0 +1,1 @@
+"""A local web page that searches an index and plays what it finds."""

@@ -1,0 +1,210 @@
+"""What the server does for a request: searches, and the files and frames of rows. Every wait is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from common.finite import NotFiniteError
+from pipeline.media.rejection import RejectedSource
+from pipeline.prepare.workers.pool import WorkerPool, WorkersCannotStart
+from search.index.folder import HEAD, SearchIndexError
+from search.index.open import Index, open_index
+from search.query.encode import MAX_PIXELS, QueryEncoder
+from search.query.find import Hit, find, vector_of
+from search.query.frames import file_of, frame_at
+from search.query.request import DEFAULT_TO
+from search.serve.limits import CACHED_BYTES, FRAME_SECONDS, WAITING, WAITING_FRAMES
+
+T = TypeVar("T")
+FIRST_ROWS = 24
+"""Rows that the page shows before a search."""
+_MOST_VALUES = 200
+"""Values of a label that the page offers as filters."""
+
+
+class Refused(Exception):
+    """A request that is not carried out; the message is for the user.
+
+    Attributes:
+        status: the HTTP status.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Service:
+    """An index, the encoders for queries, and the folder of the sources.
+
+    Args:
+        folder: folder of the index, which is opened again when it changes.
+        encoder: encodes files; None if searches by a file are not possible, for the reason `no_encoder`.
+        root: folder with the sources; None if nothing can be played.
+        frames: the workers that decode frames.
+        searches: number of searches that run at once.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        encoder: QueryEncoder | None,
+        no_encoder: str = "",
+        root: Path | None,
+        frames: WorkerPool,
+        searches: int,
+    ) -> None:
+        self._folder, self._encoder, self._no_encoder = folder, encoder, no_encoder
+        self._root = None if root is None else root.resolve()
+        self._frames = frames
+        self._cache: OrderedDict[tuple[str, float], bytes] = OrderedDict()
+        self._cached_bytes = 0
+        self._waiting = {"searches": 0, "frames": 0}
+        self._searching, self._finding = CapacityLimiter(searches), CapacityLimiter(searches)
+        self._index = open_index(folder)
+        self._stamp = self._stamp_of_index()
+        self._opening = threading.Lock()
+
+    @property
+    def index(self) -> Index:
+        """The index as it is now; the last one that could be opened if the present one cannot."""
+        stamp = self._stamp_of_index()
+        if stamp != self._stamp:
+            with self._opening:
+                self._stamp = stamp
+                try:
+                    newer = open_index(self._folder)
+                except SearchIndexError:
+                    return self._index
+                if newer.head.model["fingerprint"] == self._index.head.model["fingerprint"]:
+                    self._index = newer
+        return self._index
+
+    def about(self) -> dict[str, Any]:
+        """What the page needs to know before a search."""
+        index = self.index
+        return {
+            "name": self._folder.resolve().name,
+            "rows": index.head.rows,
+            "modalities": list(index.vectors),
+            "labels": {name: index.rows.label_values(name, most=_MOST_VALUES) for name in index.rows.label_names},
+            "encodes": self._encoder is not None,
+            "no_encoder": self._no_encoder,
+            "plays": self._root is not None,
+            "first": [self.described(row) for row in index.rows.spread(FIRST_ROWS)],
+        }
+
+    async def by_row(
+        self, identifier: int, *, by: str | None, to: str | None, top: int, where: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Searches by a row of the index."""
+
+        def search() -> dict[str, Any]:
+            index = self.index
+            row = index.rows.row(identifier)
+            if row is None:
+                raise Refused(404, "the index has no such row any more")
+            modality, vector = vector_of(index, row, by)
+            hits = find(index, vector, to or modality, top=top, where=where, without=identifier)
+            return {
+                "query": {"row": self.described(row), "by": modality, "to": to or modality},
+                "results": self._described(hits),
+            }
+
+        return await self._in_thread(search, self._finding)
+
+    async def by_file(
+        self, path: Path, kind: str, *, at: float | None, to: str | None, top: int, where: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Searches by a file of a user."""
+        encoder = self._encoder
+        if encoder is None:
+            raise Refused(409, self._no_encoder)
+        searched = to or DEFAULT_TO[kind]
+        with self._turn("searches", WAITING):
+            query = await self._in_thread(lambda: encoder.encode(path, kind, at=at), self._searching)
+        hits = await self._in_thread(
+            lambda: find(self.index, query.vector, searched, top=top, where=where), self._finding
+        )
+        about = {"words": query.words, "by": query.modality, "to": searched}
+        return {"query": about, "results": self._described(hits)}
+
+    def file(self, identifier: int) -> Path:
+        """The file of a row, which is below the folder of the sources."""
+        row = self.index.rows.row(identifier)
+        path = None if row is None or self._root is None else file_of(self._root, row.source)
+        if path is None:
+            raise Refused(404, "there is no file for this row")
+        return path
+
+    async def frame(self, identifier: int) -> bytes:
+        """A frame from the middle of a row, as WebP."""
+        path, row = self.file(identifier), self.index.rows.row(identifier)
+        assert row is not None
+        key = (row.source, (row.start + row.end) / 2)
+        if (cached := self._cache.get(key)) is not None:
+            self._cache.move_to_end(key)
+            return cached
+        with self._turn("frames", WAITING_FRAMES):
+            options = {"max_pixels": MAX_PIXELS}
+            future = self._frames.schedule(frame_at, (path, key[1]), options, timeout=FRAME_SECONDS)
+            try:
+                picture = await asyncio.wrap_future(future)
+            except WorkersCannotStart as error:
+                raise Refused(503, str(error)) from None
+            except Exception as error:  # of the decoder, which has many kinds
+                raise Refused(404, f"no frame can be shown: {error}") from None
+        self._keep(key, picture)
+        return picture
+
+    def described(self, row: Any) -> dict[str, Any]:
+        """A row as plain values, with whether its file is there."""
+        values = Hit(row=row, score=0.0).as_json()
+        del values["score"]
+        return values | {"has_file": self._root is not None and file_of(self._root, row.source) is not None}
+
+    def _described(self, hits: list[Hit]) -> list[dict[str, Any]]:
+        return [self.described(hit.row) | {"score": round(hit.score, 4)} for hit in hits]
+
+    def _keep(self, key: tuple[str, float], picture: bytes) -> None:
+        if key not in self._cache:
+            self._cache[key] = picture
+            self._cached_bytes += len(picture)
+        while self._cached_bytes > CACHED_BYTES:
+            self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+
+    @contextmanager
+    def _turn(self, what: str, most: int) -> Iterator[None]:
+        if self._waiting[what] >= most:
+            raise Refused(503, "too many searches at the moment; try again in a few seconds")
+        self._waiting[what] += 1
+        try:
+            yield
+        finally:
+            self._waiting[what] -= 1
+
+    @staticmethod
+    async def _in_thread(function: Callable[[], T], limiter: CapacityLimiter) -> T:
+        try:
+            return await anyio.to_thread.run_sync(function, limiter=limiter)
+        except (SearchIndexError, RejectedSource, NotFiniteError) as error:
+            raise Refused(422, str(error)) from None
+        except WorkersCannotStart as error:
+            raise Refused(503, str(error)) from None
+
+    def _stamp_of_index(self) -> tuple[int, int]:
+        try:
+            status = (self._folder / HEAD).stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_ino, status.st_mtime_ns)
