@@ -102,10 +102,11 @@ class Rows:
         place = int(np.searchsorted(self.ids, identifier))
         return self._row(place) if place < len(self) and self.ids[place] == identifier else None
 
-    def spread(self, count: int) -> list[Row]:
-        """At most `count` rows, evenly spaced."""
-        places = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64))
-        return [self._row(int(place)) for place in places]
+    def spread(self, count: int, mask: np.ndarray | None) -> list[Row]:
+        """At most `count` rows, evenly spaced over those of the mask, bool [n]."""
+        places = np.arange(len(self)) if mask is None else np.flatnonzero(mask)
+        chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(np.int64)
+        return [self._row(int(places[k])) for k in chosen]
 
     def matching(self, conditions: Mapping[str, str]) -> np.ndarray | None:
         """Which rows have all of these labels, bool [n]; None, which means all, without a condition.

@@ -27,9 +27,11 @@ def conditions(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise SearchIndexError(f"--where {printable(text)} is not of the form label=value")
+            raise SearchIndexError(f"the condition {printable(text)!r} is not of the form label=value")
         if name in found:
-            raise SearchIndexError(f"--where names the label {printable(name)!r} twice, but a row has one value of it")
+            raise SearchIndexError(
+                f"the conditions name the label {printable(name)!r} twice, but a row has one value of it"
+            )
         found[name] = value
     return found
 

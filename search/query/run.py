@@ -128,20 +128,21 @@ def show(found: Found, *, as_json: str | None, html: Path | None, videos: Path |
 
 
 def _print_table(found: Found) -> None:
-    labels = list(dict.fromkeys(name for hit in found.hits for name in hit.row.labels))
-    table = Table("", "similarity", "source", "seconds", *map(printable, labels), title=printable(found.about))
-    table.title_justify = "left"
+    table = Table("", "similarity", title=printable(found.about), title_justify="left")
+    table.add_column("source", overflow="fold", min_width=12)
+    table.add_column("seconds", no_wrap=True)
+    table.add_column("labels", no_wrap=True)
     for place, hit in enumerate(found.hits, start=1):
         row = hit.row
-        values = [row.labels.get(name, "") for name in labels]
-        table.add_row(str(place), f"{hit.score:.3f}", row.source, f"{row.start:.1f} to {row.end:.1f}", *values)
+        labels = ", ".join(f"{name}={value}" for name, value in row.labels.items())
+        table.add_row(str(place), f"{hit.score:.3f}", row.source, f"{row.start:.1f} to {row.end:.1f}", labels)
     Console().print(table if found.hits else f"nothing found: {found.about}")
 
 
 def _pictures(found: Found, videos: Path | None) -> dict[int, bytes]:
     """Id of a row -> a frame of it, for the rows whose files are there."""
     source = found.index.head.source
-    if videos is None and source.get("kind") == "videos":
+    if videos is None and source.get("kind") == "folder":
         videos = Path(source["path"])
     if videos is None or not videos.is_dir():
         return {}

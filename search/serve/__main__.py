@@ -82,7 +82,7 @@ def _sources(head: Head, videos: Path | None) -> Path | None:
         if not videos.is_dir():
             raise SearchIndexError(f"--videos {printable(videos)} is not a folder")
         return videos
-    if head.source.get("kind") == "videos" and (found := Path(head.source["path"])).is_dir():
+    if head.source.get("kind") == "folder" and (found := Path(head.source["path"])).is_dir():
         return found
     say("the clips cannot be played: name the folder of the videos with --videos")
     return None

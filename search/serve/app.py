@@ -17,7 +17,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from common.html import ELEMENT, THEME
-from search.query.request import MODALITY
+from search.index.folder import SearchIndexError
+from search.query.request import MODALITY, conditions
 from search.serve.guard import Deadline, Guard
 from search.serve.limits import UPLOAD_SECONDS
 from search.serve.service import Refused, Service
@@ -64,6 +65,9 @@ def make_app(service: Service, *, hosts: list[str] | None, token: str | None, ma
     async def about(request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(service.about) | {"max_upload": max_upload})
 
+    async def rows(request: Request) -> Response:
+        return JSONResponse(await service.some_rows(_where(request)))
+
     async def like(request: Request) -> Response:
         options = _options(request)
         by = _choice(request, "by", ("video", "audio"))
@@ -96,7 +100,9 @@ def make_app(service: Service, *, hosts: list[str] | None, token: str | None, ma
             Route("/", fixed(page, "text/html")),
             Route("/assets/style.css", fixed(style, "text/css")),
             Route("/assets/app.js", fixed(script, "text/javascript")),
+            Route("/assets/icon.svg", fixed((ASSETS / "icon.svg").read_bytes(), "image/svg+xml")),
             Route("/api/about", about),
+            Route("/api/rows", rows),
             Route("/api/like", like),
             Route("/api/search", search, methods=["POST"]),
             Route("/media/{id:int}", media),
@@ -136,8 +142,14 @@ def _options(request: Request) -> dict[str, Any]:
     top = _number(values.get("top", "24"))
     if not 1 <= top <= MOST_RESULTS:
         raise Refused(400, f"top must be from 1 to {MOST_RESULTS}")
-    where = dict(text.partition("=")[::2] for text in values.getlist("where"))
-    return {"to": _choice(request, "to", ("video", "audio")), "top": top, "where": where}
+    return {"to": _choice(request, "to", ("video", "audio")), "top": top, "where": _where(request)}
+
+
+def _where(request: Request) -> dict[str, str]:
+    try:
+        return conditions(request.query_params.getlist("where"))
+    except SearchIndexError as error:
+        raise Refused(400, str(error)) from None
 
 
 def _choice(request: Request, name: str, allowed: tuple[str, ...]) -> str | None:

@@ -101,8 +101,16 @@ class Service:
             "encodes": self._encoder is not None,
             "no_encoder": self._no_encoder,
             "plays": self._root is not None,
-            "first": [self.described(row) for row in index.rows.spread(FIRST_ROWS)],
         }
+
+    async def some_rows(self, where: Mapping[str, str]) -> dict[str, Any]:
+        """A few rows with these labels, evenly spaced over the index."""
+
+        def choose() -> dict[str, Any]:
+            rows = self.index.rows
+            return {"results": [self.described(row) for row in rows.spread(FIRST_ROWS, rows.matching(where))]}
+
+        return await self._in_thread(choose, self._finding)
 
     async def by_row(
         self, identifier: int, *, by: str | None, to: str | None, top: int, where: Mapping[str, str]

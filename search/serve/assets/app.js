@@ -11,23 +11,23 @@ function say(text, {error = false} = {}) {
   $("status").className = error ? "error" : "";
 }
 
+const isBrowsing = state => state.row === undefined && state.file === undefined;
 const chosen = name => $("options").elements[name].value;
 const other = {video: "audio", audio: "video"};
 
-// ---- what is searched: {row, by, to, where} or {file, kind, by, to, where}; null for the first rows
+// ---- what is searched: {row, by, to, where} or {file, by, to, where}; {where} alone for some rows
 
 function where() {
   return Object.fromEntries([...$("filters").querySelectorAll("select")].filter(of => of.value).map(of => [of.name, of.value]));
 }
 
 function addressOf(state) {
-  const values = new URLSearchParams();
-  if (state.row !== undefined) { values.set("id", state.row); values.set("by", state.by); }
+  const values = new URLSearchParams(), browses = isBrowsing(state);
+  if (browses) { /* only the labels */ } else if (state.row !== undefined) { values.set("id", state.row); values.set("by", state.by); }
   else values.set("kind", state.by === "audio" ? "sound" : state.picture ? "picture" : "video");
-  values.set("to", state.to);
-  values.set("top", TOP);
+  if (!browses) { values.set("to", state.to); values.set("top", TOP); }
   for (const [name, value] of Object.entries(state.where)) values.append("where", `${name}=${value}`);
-  return `${state.row === undefined ? "/api/search" : "/api/like"}?${values}`;
+  return `${browses ? "/api/rows" : state.row === undefined ? "/api/search" : "/api/like"}?${values}`;
 }
 
 async function ask(address, options) {
@@ -47,7 +47,7 @@ async function search(state, {push = true} = {}) {
       answers.set(key, await ask(address, body ? {method: "POST", body} : {}));
     }
     if (number !== asking) return;
-    if (push) history.pushState(state, "", state.row === undefined ? "/" : `/?${address.split("?")[1]}`);
+    if (push) history.pushState(state, "", state.file === undefined ? `/?${address.split("?")[1]}` : "/");
     show(state, answers.get(key));
   } catch (error) {
     if (number === asking) say(`${sentence(error.message)}`, {error: true});
@@ -61,24 +61,23 @@ const sentence = text => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.tes
 function show(state, answer) {
   shownState = state;
   stop();
-  $("home").hidden = state === null;
-  $("by").hidden = state === null || state.picture === true || state.sound === true || !bothOf(state);
-  if (state) { setRadio("by", state.by); setRadio("to", state.to); setFilters(state.where); }
+  const browses = isBrowsing(state), rows = answer.results;
+  $("home").hidden = browses && !Object.keys(state.where).length;
+  $("by").hidden = browses || state.picture || state.sound || (state.row !== undefined && about.modalities.length < 2);
+  if (!browses) { setRadio("by", state.by); setRadio("to", state.to); }
+  setFilters(state.where);
   showQuery(state, answer);
-  const rows = state ? answer.results : about.first, searched = state ? state.to : null;
-  $("heading").textContent = !state ? (about.rows ? "Some of the clips" : "") :
-    `${searched === "video" ? "Videos" : "Sounds"}, the most similar first`;
+  $("heading").textContent = browses ? (rows.length ? "Some of the clips" : "") :
+    `${state.to === "video" ? "Videos" : "Sounds"}, the most similar first`;
   $("results").replaceChildren(...rows.map(row => card(row, about.modalities, like)));
   say(about.rows === 0 ? "The index is empty. Add rows with: python -m search.index EMBEDDINGS INDEX --add" :
-    state && !rows.length ? "Nothing has these labels." : "");
+    rows.length ? "" : "No clip has these labels.");
 }
-
-const bothOf = state => state.row !== undefined ? about.modalities.length > 1 : true;
 
 function showQuery(state, answer) {
   const place = $("query");
-  place.hidden = state === null;
-  if (!state) { place.replaceChildren(); return; }
+  place.hidden = isBrowsing(state);
+  if (place.hidden) { place.replaceChildren(); return; }
   if (state.row !== undefined) {
     const {row} = answer.query;
     place.replaceChildren(screenOf(row), wordsOf(`Like ${row.source}`, `the ${state.by === "video" ? "pictures" : "sound"} of ${span(row)}`));
@@ -129,34 +128,25 @@ function take(file) {
 
 const available = to => about.modalities.includes(to) ? to : about.modalities[0] ?? to;
 
-// Searches again after a choice; `by` a file or row changes also what fits it.
+// Searches again after a choice.
 function changed(event) {
-  if (!shownState) {
-    if (event.target.tagName === "SELECT") say("The filters apply to the next search.");
-    return;
-  }
-  const by = chosen("by") || shownState.by;
-  search({...shownState, by, to: chosen("to"), where: where()});
+  if (!shownState) return;
+  if (!isBrowsing(shownState)) search({...shownState, by: chosen("by") || shownState.by, to: chosen("to"), where: where()});
+  else if (event.target.tagName === "SELECT") search({where: where()});
 }
 
-function goHome({push = true} = {}) {
-  asking++;
-  if (push) history.pushState(null, "", "/");
-  show(null);
-}
+const home = {where: {}};
 
+// After a reload the files that were searched for are gone.
 function restore(state) {
-  if (!state) goHome({push: false});
-  else if (state.file !== undefined && !files[state.file]) goHome({push: false});  // after a reload
-  else search(state, {push: false});
+  return search(state?.file !== undefined && !files[state.file] ? home : state ?? stateOfAddress(), {push: false});
 }
 
 function stateOfAddress() {
   const values = new URLSearchParams(location.search);
-  if (!values.has("id")) return null;
-  const conditions = values.getAll("where").map(text => [text.split("=")[0], text.slice(text.indexOf("=") + 1)]);
-  const by = values.get("by") ?? "video";
-  return {row: Number(values.get("id")), by, to: values.get("to") ?? by, where: Object.fromEntries(conditions)};
+  const pairs = values.getAll("where").map(text => [text.split("=")[0], text.slice(text.indexOf("=") + 1)]);
+  const where = Object.fromEntries(pairs), by = values.get("by") ?? "video";
+  return values.has("id") ? {row: Number(values.get("id")), by, to: values.get("to") ?? by, where} : {where};
 }
 
 // ---- start
@@ -174,7 +164,7 @@ function setUp() {
   }
   $("options").addEventListener("change", changed);
   $("options").addEventListener("submit", event => event.preventDefault());
-  $("home").addEventListener("click", () => goHome());
+  $("home").addEventListener("click", () => search(home));
   $("file").addEventListener("change", () => { take($("file").files[0]); $("file").value = ""; });
   for (const name of ["dragenter", "dragover"]) {
     addEventListener(name, event => { event.preventDefault(); $("drop").classList.add("over"); });
@@ -192,8 +182,7 @@ function setUp() {
 ask("/api/about").then(answer => {
   about = answer;
   setUp();
-  const state = history.state ?? stateOfAddress();
-  if (state) restore(state);
-  else show(null);
+  return restore(history.state);
+}).then(() => {
   document.documentElement.dataset.ready = "true";
 }).catch(error => say(sentence(error.message), {error: true}));

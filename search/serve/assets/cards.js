@@ -1,7 +1,7 @@
 // Cards of the rows, and their players, of which one plays at a time.
 
 const seconds = time => time < 60 ? `${time.toFixed(1)} s` : `${Math.floor(time / 60)}:${String(Math.floor(time % 60)).padStart(2, "0")}`;
-const span = row => `${seconds(row.start)} to ${seconds(row.end)}`;
+const span = row => row.end < 60 ? `${row.start.toFixed(1)} to ${seconds(row.end)}` : `${seconds(row.start)} to ${seconds(row.end)}`;
 const UNPLAYABLE = /\.(avi|mpe?g|m2v|vob|wmv|asf|flv|f4v|3gp|3g2|ts|mts|m2ts|mxf|rm|rmvb|divx|dv|aiff?|au|amr|wma|ape|ac3|caf|wv|tta|nut|gif|mjpe?g)$/i;
 let playing = null;
 
@@ -67,11 +67,12 @@ function screenOf(row) {
 function card(row, modalities, onMore) {
   const labels = Object.entries(row.labels).map(([name, value]) => `${name}: ${value}`).join(" · ");
   const words = element("div", {className: "words"}, element("h3", {title: row.source}, row.source),
-    element("p", {className: "facts"}, row.score === undefined ? span(row) : `${row.score.toFixed(2)} · ${span(row)}`));
+    element("p", {className: "facts"}, row.score === undefined ? span(row) : `similarity ${row.score.toFixed(2)} · ${span(row)}`));
   if (labels) words.append(element("p", {className: "note"}, labels));
   const more = element("div", {className: "more"}, ...modalities.map(by => {
-    const button = element("button", {type: "button"}, by === "video" ? "Looks like" : "Sounds like");
-    button.setAttribute("aria-label", `Find what ${by === "video" ? "looks" : "sounds"} like ${row.source}`);
+    const text = by === "video" ? "Looks alike" : "Sounds alike";
+    const button = element("button", {type: "button"}, text);
+    button.setAttribute("aria-label", `${text}: search by ${row.source}`);
     button.addEventListener("click", () => onMore(row, by));
     return button;
   }));
