@@ -29,9 +29,8 @@ def conditions(texts: Iterable[str]) -> dict[str, str]:
         if not equals or not name:
             raise SearchIndexError(f"the condition {printable(text)!r} is not of the form label=value")
         if name in found:
-            raise SearchIndexError(
-                f"the conditions name the label {printable(name)!r} twice, but a row has one value of it"
-            )
+            twice = f"the conditions name the label {printable(name)!r} twice"
+            raise SearchIndexError(f"{twice}, but a row has one value of it")
         found[name] = value
     return found
 
