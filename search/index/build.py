@@ -172,11 +172,9 @@ def _rows_of(embeddings: Embeddings, *, first_id: int) -> _Content:
             columns[modality] = has
             if modality in flat and has.any():
                 vectors, sources = batch.vectors[modality][has], np.asarray(batch.sources, object)[has]
+                advice = "embed again with a run that has not diverged"
                 require_finite(
-                    vectors,
-                    f"the {modality} vectors",
-                    name=lambda row, sources=sources: str(sources[row]),
-                    advice="embed again with a run that has not diverged",
+                    vectors, f"the {modality} vectors", name=list(map(str, sources)).__getitem__, advice=advice
                 )
                 flat[modality].add(np.ascontiguousarray(vectors, np.float32))
         tables.append(pa.table(columns))

@@ -39,7 +39,7 @@ def train(vectors: Vectors, *, seed: int = 0) -> Any:
     count = len(vectors.ids)
     cells = min(4 * round(math.sqrt(count)), count // _PER_CELL)
     dim = vectors.dim
-    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, cells, _parts(dim), 8, faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, cells, _parts(dim), 8, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = index.pq.cp.seed = seed
     index.cp.niter = index.pq.cp.niter = _ITERATIONS
     index.cp.spherical = True

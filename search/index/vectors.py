@@ -15,6 +15,7 @@ import numpy as np
 
 from search.index.folder import SearchIndexError, Structure
 
+_untyped: Any = faiss  # its types do not know what its wrappers for Python accept
 _FEW = 20_000
 """Up to this many vectors that a filter leaves are compared exactly, even with IVF-PQ."""
 
@@ -71,7 +72,7 @@ class Vectors:
         if self.cells is None:
             scores, places = self.exact.search(queries, top, params=self._only(among))
             return scores, self.ids[places]
-        parameters = faiss.SearchParametersIVF(nprobe=probes or self.structure.probes, **_selector(among))
+        parameters = _untyped.SearchParametersIVF(nprobe=probes or self.structure.probes, **_selector(among))
         _, found = self.cells.search(queries, min(count, top * self.structure.refine), params=parameters)
         return self._best(queries, found, top)
 
@@ -149,4 +150,4 @@ def _selector(ids: np.ndarray | None) -> dict[str, Any]:
         return {}
     bits = np.zeros(int(ids[-1]) + 1, dtype=bool)
     bits[ids] = True
-    return {"sel": faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))}
+    return {"sel": _untyped.IDSelectorBitmap(np.packbits(bits, bitorder="little"))}

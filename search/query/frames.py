@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -59,7 +60,8 @@ def frame_at(path: Path, seconds: float, *, max_pixels: int) -> bytes:
             frame, orientation = shown
             if frame.width * frame.height > max_pixels:
                 raise RejectedSource("too many pixels", f"a frame has {frame.width} x {frame.height}")
-            picture = Image.fromarray(orientation.apply(frame.to_ndarray(format="rgb24")))
+            pixels: Any = frame.to_ndarray(format="rgb24")
+            picture = Image.fromarray(orientation.apply(pixels))
     except av.error.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise

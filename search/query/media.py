@@ -151,8 +151,8 @@ def _picture(path: Path, reading: Reading) -> np.ndarray:
             raise
         raise RejectedSource("truncated or damaged", str(error)) from None
     scale = reading.short_side / min(upright.size)
-    size = [max(1, round(side * scale)) for side in upright.size]
-    return _square(upright.resize((size[0], size[1]), Image.Resampling.BICUBIC, reducing_gap=3))
+    width, height = (max(1, round(side * scale)) for side in upright.size)
+    return _square(upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3))
 
 
 def _square(picture: Image.Image) -> np.ndarray:
