@@ -128,11 +128,16 @@ function take(file) {
 
 const available = to => about.modalities.includes(to) ? to : about.modalities[0] ?? to;
 
-// Searches again after a choice.
+// Searches again after a choice. What is found stays of the other kind than what is searched by, if it was.
 function changed(event) {
   if (!shownState) return;
-  if (!isBrowsing(shownState)) search({...shownState, by: chosen("by") || shownState.by, to: chosen("to"), where: where()});
-  else if (event.target.tagName === "SELECT") search({where: where()});
+  if (isBrowsing(shownState)) {
+    if (event.target.tagName === "SELECT") search({where: where()});
+    return;
+  }
+  const by = chosen("by") || shownState.by, crosses = shownState.to === other[shownState.by];
+  const to = event.target.name === "by" && crosses ? available(other[by]) : chosen("to");
+  search({...shownState, by, to, where: where()});
 }
 
 const home = {where: {}};
