@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +115,3 @@ class Browser:
             self.faults.append(str(event["params"]["exceptionDetails"]))
         if event["method"] == "Log.entryAdded" and event["params"]["entry"]["source"] in ("security", "violation"):
             self.faults.append(event["params"]["entry"]["text"])
-
-
-Opener = Callable[[str], Browser]
