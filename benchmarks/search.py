@@ -46,11 +46,12 @@ import pyarrow.parquet as pq
 from benchmarks.tools.result import publish
 from benchmarks.tools.timing import hold_threads
 from common.environment import environment
+from common.files import file_sha256
 from common.finite import NotFiniteError
 from common.phases import begin
 from common.progress import show_progress
 from common.randomness import numpy_generator
-from search.embeddings import FORMAT, KEY, open_embeddings
+from search.embeddings import AT_END, FORMAT, KEY, open_embeddings, part_name
 from search.index.build import build
 from search.index.folder import Head, SearchIndexError
 from search.index.open import open_index
@@ -95,8 +96,11 @@ def write_rows(folder: Path, options: argparse.Namespace) -> None:
             "video": pa.FixedSizeListArray.from_arrays(values, options.dim),
         }
         table = pa.table(columns).replace_schema_metadata({KEY: json.dumps(head)})
-        pq.write_table(table, folder / f"rows-{part:05d}.parquet", write_page_checksum=True)
-    (folder / "embeddings.json").write_text(json.dumps({**head, "rows": options.rows, "unreadable": 0}))
+        pq.write_table(table, folder / part_name(part))
+    hashes = [file_sha256(folder / part_name(part)) for part in range(parts)]
+    (folder / "embeddings.json").write_text(
+        json.dumps({**head, **dict(zip(AT_END, (options.rows, 0, hashes), strict=True))})
+    )
 
 
 def measure(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:

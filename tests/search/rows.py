@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from search.embeddings import FORMAT, KEY
+from common.files import file_sha256
+from search.embeddings import AT_END, FORMAT, KEY
 
 DIM = 16
 
@@ -52,6 +53,7 @@ def write_embeddings(
         columns[name] = pa.array(rows, pa.list_(pa.float32(), DIM))
     folder.mkdir(parents=True)
     table = pa.table(columns).replace_schema_metadata({KEY: json.dumps(head)})
-    pq.write_table(table, folder / "rows-00000.parquet", write_page_checksum=True)
-    (folder / "embeddings.json").write_text(json.dumps({**head, "rows": count, "unreadable": 0}))
+    pq.write_table(table, folder / "rows-00000.parquet")
+    end = dict(zip(AT_END, (count, 0, [file_sha256(folder / "rows-00000.parquet")]), strict=True))
+    (folder / "embeddings.json").write_text(json.dumps({**head, **end}))
     return vectors
