@@ -221,6 +221,22 @@ def megabytes(size: float) -> str:
     return f"{size:.1f} MB" if size >= 0.1 else f"{1e3 * size:.0f} kB"
 
 
+def search(result: Result) -> str:
+    kinds = {"exact": "every vector", "ivfpq": "IVF-PQ"}
+    rows = [
+        [
+            kinds[record["kind"]],
+            record["by"],
+            f"{record['ms_per_query']:.2f}",
+            f"{record['recall']:.3f}",
+            f"{record['opening_ms']:.1f}" if "opening_ms" in record else "",
+            f"{record['build_seconds']:.0f}" if "build_seconds" in record else "",
+        ]
+        for record in result["records"]
+    ]
+    return markdown_table(["compared", "by", "ms per query", "recall at 10", "opening, ms", "build, s"], rows)
+
+
 COLLECTIVES = (
     "all-gather of queries, keys and hidden",
     "all-gather of BatchNorm statistics",
@@ -245,6 +261,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "scaling": ("scaling", scaling),
     "embed": ("embed", embed),
     "first_hour": ("first_hour", first_hour),
+    "search": ("search", search),
 }
 """Name of the table -> (name of the result, function that makes the table)."""
 

@@ -70,6 +70,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         "checksums": ["checksums", *([f"data.path={options.data}"] if options.data else [])],
         "dataset_scaling": ["dataset_scaling", *(["--data", str(options.data)] if options.data else [])],
         "embed": ["embed", *(["--data", str(options.data)] if options.data else [])],
+        "search": ["search"],
         "scaling": ["scaling"],
         "first_hour": ["first_hour"],
     }

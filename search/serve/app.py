@@ -51,66 +51,75 @@ def make_app(service: Service, *, hosts: list[str] | None, token: str | None, ma
         hosts, token: see `Guard`.
         max_upload: largest file to search by, in bytes.
     """
-    page = (ASSETS / "page.html").read_bytes()
-    style = THEME.read_bytes() + (ASSETS / "style.css").read_bytes()
     scripts = [ELEMENT, ASSETS / "cards.js", ASSETS / "record.js", ASSETS / "app.js"]
-    script = b"\n".join(path.read_bytes() for path in scripts)
+    answers = _Answers(service, max_upload)
+    return Starlette(
+        routes=[
+            Route("/", _fixed([ASSETS / "page.html"], "text/html")),
+            Route("/assets/style.css", _fixed([THEME, ASSETS / "style.css"], "text/css")),
+            Route("/assets/app.js", _fixed(scripts, "text/javascript")),
+            Route("/assets/icon.svg", _fixed([ASSETS / "icon.svg"], "image/svg+xml")),
+            Route("/api/about", answers.about),
+            Route("/api/rows", answers.rows),
+            Route("/api/like", answers.like),
+            Route("/api/search", answers.search, methods=["POST"]),
+            Route("/media/{id:int}", answers.media),
+            Route("/frame/{id:int}", answers.frame),
+        ],
+        middleware=[Middleware(Guard, hosts=hosts, token=token), Middleware(Deadline)],
+        exception_handlers={Refused: _refused, ClientDisconnect: _gone},  # type: ignore[dict-item]
+    )
 
-    def fixed(content: bytes, kind: str) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
-            return Response(content, media_type=kind)
 
-        return answer
+class _Answers:
+    """What the server answers at the addresses that depend on the index."""
 
-    async def about(request: Request) -> Response:
-        return JSONResponse(await asyncio.to_thread(service.about) | {"max_upload": max_upload})
+    def __init__(self, service: Service, max_upload: int) -> None:
+        self._service, self._max_upload = service, max_upload
 
-    async def rows(request: Request) -> Response:
-        return JSONResponse(await service.some_rows(_where(request)))
+    async def about(self, request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(self._service.about) | {"max_upload": self._max_upload})
 
-    async def like(request: Request) -> Response:
+    async def rows(self, request: Request) -> Response:
+        return JSONResponse(await self._service.some_rows(_where(request)))
+
+    async def like(self, request: Request) -> Response:
         options = _options(request)
         by = _choice(request, "by", ("video", "audio"))
-        return JSONResponse(await service.by_row(_number(request.query_params.get("id", "")), by=by, **options))
+        return JSONResponse(await self._service.by_row(_number(request.query_params.get("id", "")), by=by, **options))
 
-    async def search(request: Request) -> Response:
+    async def search(self, request: Request) -> Response:
         options, kind = _options(request), _choice(request, "kind", tuple(MODALITY))
         if kind is None:
             raise Refused(400, f"kind must be one of {', '.join(MODALITY)}")
         at = request.query_params.get("at")
+        seconds = None if at is None else _seconds(at)
         # The file has no name, so nothing is left of it however the server ends; workers open it by its descriptor.
         with tempfile.TemporaryFile() as file:
-            await _receive(request, file, max_upload)
+            await _receive(request, file, self._max_upload)
             path = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
-            return JSONResponse(await service.by_file(path, kind, at=None if at is None else _seconds(at), **options))
+            return JSONResponse(await self._service.by_file(path, kind, at=seconds, **options))
 
-    async def media(request: Request) -> Response:
-        path = service.file(request.path_params["id"])
+    async def media(self, request: Request) -> Response:
+        path = await asyncio.to_thread(self._service.file, request.path_params["id"])
         kind = MEDIA_TYPES.get(path.suffix.lower())
         if kind is None or "download" in request.query_params:
             return FileResponse(path, media_type="application/octet-stream", filename=path.name)
         return FileResponse(path, media_type=kind)
 
-    async def frame(request: Request) -> Response:
-        picture = await service.frame(request.path_params["id"])
+    async def frame(self, request: Request) -> Response:
+        picture = await self._service.frame(request.path_params["id"])
         return Response(picture, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
 
-    return Starlette(
-        routes=[
-            Route("/", fixed(page, "text/html")),
-            Route("/assets/style.css", fixed(style, "text/css")),
-            Route("/assets/app.js", fixed(script, "text/javascript")),
-            Route("/assets/icon.svg", fixed((ASSETS / "icon.svg").read_bytes(), "image/svg+xml")),
-            Route("/api/about", about),
-            Route("/api/rows", rows),
-            Route("/api/like", like),
-            Route("/api/search", search, methods=["POST"]),
-            Route("/media/{id:int}", media),
-            Route("/frame/{id:int}", frame),
-        ],
-        middleware=[Middleware(Guard, hosts=hosts, token=token), Middleware(Deadline)],
-        exception_handlers={Refused: _refused, ClientDisconnect: _gone},  # type: ignore[dict-item]
-    )
+
+def _fixed(files: list[Path], kind: str) -> Callable[[Request], Any]:
+    """Answers with the content of files, one after the other, as it is when the server starts."""
+    content = b"\n".join(path.read_bytes() for path in files)
+
+    async def answer(request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return answer
 
 
 async def _receive(request: Request, file: BinaryIO, most: int) -> None:

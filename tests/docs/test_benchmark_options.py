@@ -41,6 +41,7 @@ from common.finite import NotFiniteError
         ("scaling", ["train.batch=3"], "benchmarks.scaling: "),
         ("dataset_scaling", ["--data", "/no such folder"], "benchmarks.dataset_scaling: "),
         ("first_hour", ["--videos", "0"], "must be an integer of at least 1, not 0"),
+        ("search", ["--rows", "9"], "must be an integer of at least 10000, not 9"),
         ("report", ["/no such folder"], "holds no result"),
     ],
 )
