@@ -81,9 +81,14 @@ class Rows:
         return [field.name for field in self.table.schema.field("labels").type]
 
     def label_values(self, name: str, *, most: int) -> list[str]:
-        """The most frequent values of a label, at most `most`, in alphabetical order."""
+        """The most frequent values of a label, at most `most`, in alphabetical order.
+
+        None of a label of which most rows have a value of their own, such as a description: no filter needs those.
+        """
         counts = pc.value_counts(self._label(name)).to_pylist()
         counts = [entry for entry in counts if entry["values"]]
+        if len(counts) > max(most, len(self) // 2):
+            return []
         counts.sort(key=lambda entry: -entry["counts"])
         return sorted(entry["values"] for entry in counts[:most])
 

@@ -160,6 +160,7 @@ function setUp() {
   $("title").textContent = document.title = `Search in ${about.name}`;
   $("size").textContent = `${about.rows.toLocaleString("en")} clips${about.plays ? "" : "; their files are not here, so they cannot be played"}`;
   for (const [name, values] of Object.entries(about.labels)) {
+    if (!values.length) continue;
     const select = element("select", {name}, new Option("any", ""), ...values.map(value => new Option(value, value)));
     $("filters").append(element("label", {}, element("span", {}, name), select));
   }
