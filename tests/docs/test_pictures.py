@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from PIL import Image
+
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 
 
@@ -16,3 +18,9 @@ def test_pictures_are_up_to_date():
     assert {path.name for path in PICTURES.glob("*.svg")} == set(drawn)
     for name, picture in drawn.items():
         assert (PICTURES / name).read_text(encoding="utf-8") == picture, "run: python docs/pictures/draw.py"
+
+
+def test_the_screenshot_is_small_and_as_wide_as_a_page():
+    path = PICTURES / "search.png"
+    assert path.stat().st_size <= 200_000
+    assert Image.open(path).width == 1200
