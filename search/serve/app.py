@@ -95,7 +95,7 @@ class _Answers:
         at = request.query_params.get("at")
         seconds = None if at is None else _seconds(at)
         # The file has no name, so nothing is left of it however the server ends; workers open it by its descriptor.
-        with tempfile.TemporaryFile() as file:
+        with self._service.search_turn(), tempfile.TemporaryFile() as file:
             await _receive(request, file, self._max_upload)
             path = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
             return JSONResponse(await self._service.by_file(path, kind, at=seconds, **options))

@@ -114,7 +114,7 @@ def make_server(
         http=LimitedProtocol,
         ws="none",
         lifespan="off",
-        log_level="critical",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_keep_alive=int(REQUEST_SECONDS),

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,13 +134,12 @@ class Service:
     async def by_file(
         self, path: Path, kind: str, *, at: float | None, to: str | None, top: int, where: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Searches by a file of a user."""
+        """Searches by a file of a user; call it, and receive the file, within `search_turn`."""
         encoder = self._encoder
         if encoder is None:
             raise Refused(409, self._no_encoder)
         searched = to or DEFAULT_TO[kind]
-        with self._turn("searches", WAITING):
-            query = await self._in_thread(lambda: encoder.encode(path, kind, at=at), self._searching)
+        query = await self._in_thread(lambda: encoder.encode(path, kind, at=at), self._searching)
         hits = await self._in_thread(
             lambda: find(self.index, query.vector, searched, top=top, where=where), self._finding
         )
@@ -190,6 +189,10 @@ class Service:
             self._cached_bytes += len(picture)
         while self._cached_bytes > CACHED_BYTES:
             self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+
+    def search_turn(self) -> AbstractContextManager[None]:
+        """Counts a search by a file, from its upload to its end, and refuses it while there are too many."""
+        return self._turn("searches", WAITING)
 
     @contextmanager
     def _turn(self, what: str, most: int) -> Iterator[None]:

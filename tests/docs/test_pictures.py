@@ -23,4 +23,5 @@ def test_pictures_are_up_to_date():
 def test_the_screenshot_is_small_and_as_wide_as_a_page():
     path = PICTURES / "search.png"
     assert path.stat().st_size <= 200_000
-    assert Image.open(path).width == 1200
+    with Image.open(path) as picture:
+        assert picture.width == 1200
