@@ -62,7 +62,8 @@ class Vectors:
         """
         queries = checked(queries, self.dim)
         if among is not None:
-            among = among[np.isin(among, self.ids, assume_unique=True, kind="sort")]
+            places = np.minimum(np.searchsorted(self.ids, among), len(self.ids) - 1)
+            among = among[self.ids[places] == among]
         count = len(self.ids) if among is None else len(among)
         top = min(top, count)
         if not top:

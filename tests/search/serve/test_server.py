@@ -188,6 +188,27 @@ def test_a_thousand_idle_connections_and_slow_clients_do_not_stop_the_server(liv
         assert b" 408 " in client.recv(100)
 
 
+def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "STALL_SECONDS", 0.3)
+    (tmp_path / "videos").mkdir()
+    with (tmp_path / "videos" / "long.mp4").open("wb") as file:
+        file.truncate(2**27)
+    write_embeddings(tmp_path / "rows", ["long.mp4"])
+    build(open_embeddings(tmp_path / "rows"), tmp_path / "index", exact_up_to=1000)
+    with (
+        serving(tmp_path / "index", run=None, root=tmp_path / "videos") as live,
+        socket.create_connection(("127.0.0.1", live.port), timeout=20) as client,
+    ):
+        client.sendall(b"GET /media/0 HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % live.port)
+        deadline = time.monotonic() + 20
+        with pytest.raises(OSError, match="reset|pipe"):  # of the connection that the server has closed
+            while time.monotonic() < deadline:
+                client.sendall(b"x")
+                time.sleep(0.02)
+        assert live.request("/media/0", headers={"Range": "bytes=0-9"})[2] == bytes(10)
+
+
 def test_a_client_that_leaves_during_its_upload_is_forgotten(live: Live):
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", live.port)) as client:
