@@ -32,6 +32,8 @@ class Browser:
                 os.dup2(descriptor, number, inheritable=True)
 
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--mute-audio"]
+        # A microphone that beeps once per second.
+        options += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
         options += ["--autoplay-policy=no-user-gesture-required", f"--user-data-dir={profile}"]
         self._process = subprocess.Popen(
             [program, *options], preexec_fn=place, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

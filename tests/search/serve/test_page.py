@@ -47,6 +47,18 @@ def test_search_by_a_sound_play_and_go_back(browser, live, collection):
     assert browser.ask("document.querySelectorAll('video').length") == 0
 
 
+def test_a_sound_is_recorded_and_searched_for(browser, live):
+    browser.open(live.address)
+    browser.ask("document.getElementById('record').click()")
+    browser.until("document.getElementById('record').textContent === 'Stop (9 s left)'")
+    browser.ask("document.getElementById('record').click()")
+    browser.until(FOUND)
+    assert browser.ask("document.querySelector('#query h2').textContent") == "recording"
+    assert browser.ask("document.querySelector('#query audio').src").startswith("blob:")
+    assert browser.ask("[shownState.by, shownState.to]") == ["audio", "video"]
+    assert browser.ask("document.getElementById('record').textContent") == "Record a sound"
+
+
 def test_a_row_plays_from_its_second(browser, collection, tmp_path):
     sources = ["00001.mp4"] * 4
     write_embeddings(tmp_path / "rows", sources)
