@@ -59,6 +59,21 @@ def test_a_sound_is_recorded_and_searched_for(browser, live):
     assert browser.ask("document.getElementById('record').textContent") == "Record a sound"
 
 
+def test_a_picture_is_dropped_on_the_page(browser, live):
+    browser.open(live.address)
+    browser.ask(
+        """(async () => {
+          const picture = await (await fetch('/frame/3')).blob(), carried = new DataTransfer();
+          carried.items.add(new File([picture], 'frame.webp', {type: 'image/webp'}));
+          document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: carried, bubbles: true, cancelable: true}));
+        })()"""
+    )
+    browser.until(FOUND)
+    assert browser.ask("[shownState.picture, shownState.by, shownState.to]") == [True, "video", "audio"]
+    assert browser.ask("document.querySelector('#query img').naturalWidth") > 0
+    assert "a still picture" in browser.ask("document.querySelector('#query .note').textContent")
+
+
 def test_a_row_plays_from_its_second(browser, collection, tmp_path):
     sources = ["00001.mp4"] * 4
     write_embeddings(tmp_path / "rows", sources)
