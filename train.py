@@ -74,7 +74,7 @@ if __name__ == "__main__":
 
 from evaluation.monitor import Monitor
 from model.encoder import build_model
-from pipeline.load.clip_loader import ClipLoader, Dataset, select_split
+from pipeline.load.clip_loader import ClipLoader, Dataset, select_samples, select_split
 from pipeline.loader import make_loader, open_dataset
 from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError
@@ -100,7 +100,10 @@ def main() -> int:
             world = distributed.start(config.train.device, config.train.threads, config.train.timeout_seconds)
             weights = initial_weights(config, world, resume="never" if args.dry_run else args.resume)
             dataset = open_dataset(config)
-            samples = len(select_split(dataset, config.data.split))
+            samples = len(select_samples(dataset, config.data)[0])
+            if config.data.leave_out:
+                left_out = len(select_split(dataset, config.data.split)) - samples
+                say(f"{config.data.leave_out} leaves out {left_out:,} samples; training on the other {samples:,}")
             config = fit_to_data(config, world, samples=samples, resume=args.resume)
             if args.dry_run:
                 loader, learner, _ = build(config, world, dataset, weights)
@@ -163,6 +166,7 @@ def train(
             world=world,
             learner=learner,
             fingerprint=loader.dataset.fingerprint,
+            left_out=loader.left_out,
             bad_samples=loader.bad_samples,
             total_steps=learner.total_steps,
             profile=profile,

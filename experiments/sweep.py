@@ -25,6 +25,7 @@ TUNING = "tuning"
 LATER_SETTINGS: dict[str, Any] = {
     "run.data.vp9_decoder": "cpu",
     "run.data.idle_priority": True,
+    "run.data.leave_out": "",
     "run.train.timeout_seconds": 300.0,
     "run.clip.per_sample": 1,
     "run.audio_augment": to_dict(AudioAugmentConfig()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.plan.leave_out import read_leave_out
 from pipeline.shards.meta import check_shards, read_meta
 from settings import Config, ConfigError
 from settings.load import format_names
@@ -23,6 +24,8 @@ def check_training_data(config: Config) -> int:
     root = Path(config.data.path)
     if not config.data.path:
         raise ConfigError("data.path must be set to the folder that pipeline.prepare has written: data.path=FOLDER")
+    if config.data.leave_out:
+        read_leave_out(Path(config.data.leave_out))
     if config.data.loader != "dali":
         return 0
     meta = read_meta(root)

@@ -235,6 +235,9 @@ class DataConfig:
     """CSV file with the labels of raw videos; only for loader decord, as shards carry their labels."""
     split: str = ""
     """Value of the label column `split` that selects the samples to train on; empty means all samples."""
+    leave_out: str = ""
+    """List of samples to leave out: a CSV file with a column `source`, or a text file with one source per line; empty
+    leaves out none. A run is only resumed with a list of the same sources."""
     order: Literal["global", "shards"] = "global"
     """Order of samples. global: shuffle all samples (for fast disks). shards: shuffle the shards, then the samples
     within a window (for network disks)."""
@@ -267,4 +270,4 @@ class DataConfig:
 
     def without_split(self, **changes: Any) -> DataConfig:
         """Returns these settings with `changes`, for loading all samples with their own audio at normal priority."""
-        return replace(self, split="", shuffle_pairs=False, **{"idle_priority": False, **changes})
+        return replace(self, split="", leave_out="", shuffle_pairs=False, **{"idle_priority": False, **changes})

@@ -39,6 +39,7 @@ LONGEST_PAUSE = 60.0
 FREE_KEYS = (
     "run_dir",
     "data.path",
+    "data.leave_out",
     "data.threads",
     "data.prefetch",
     "data.idle_priority",

@@ -146,9 +146,13 @@ def _choose(resume: str, folder: Path) -> Path | None:
 
 
 def load_resume_state(
-    path: Path, config: Config, *, fingerprint: str, samples: int, device: torch.device
+    path: Path, config: Config, *, fingerprint: str, samples: int, device: torch.device, left_out: str = ""
 ) -> dict[str, Any]:
     """Reads a checkpoint and verifies that it belongs to this run, which trains on so many `samples`.
+
+    Args:
+        fingerprint: hash of the data set.
+        left_out: hash of the list data.leave_out; empty without one. Checkpoints of older versions hold none.
 
     Raises:
         ConfigError: the checkpoint was made with different settings or from different data.
@@ -163,6 +167,12 @@ def load_resume_state(
             f"{path} was trained on different data than {config.data.path} now holds (the manifests differ"
             f"{_compare(state.get('samples'), samples)}): "
             "set data.path to the same shards, or start a new run with a different run_dir"
+        )
+    if state.get("left_out", "") != left_out:
+        raise ConfigError(
+            f"{path} was trained on other samples: the list data.leave_out has changed, which now is "
+            f"{config.data.leave_out or 'empty'}{_compare(state.get('samples'), samples)}: "
+            "restore the list, or start a new run with a different run_dir"
         )
     return state
 

@@ -54,6 +54,7 @@ class Run:
         world: this process and its group.
         learner: the state that is trained, saved and restored.
         fingerprint: hash that identifies the data set.
+        left_out: hash of the list of samples that are left out; empty without one.
         bad_samples: the loader's record of samples it could not read.
         total_steps: number of steps at which the run ends.
         profile: steps to profile, counted from this process's first.
@@ -71,6 +72,7 @@ class Run:
         world: World,
         learner: Learner,
         fingerprint: str,
+        left_out: str = "",
         bad_samples: BadSamples,
         total_steps: int,
         profile: range = range(0),
@@ -80,7 +82,8 @@ class Run:
         origin: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config, self.world, self.learner = config, world, learner
-        self.fingerprint, self.bad_samples, self.total_steps = fingerprint, bad_samples, total_steps
+        self.fingerprint, self.left_out = fingerprint, left_out
+        self.bad_samples, self.total_steps = bad_samples, total_steps
         self.folder = Path(config.run_dir)
         kept = config.checkpoint
         self.store = CheckpointStore(self.folder / "checkpoints", keep=kept.keep, milestone_every=kept.milestone_every)
@@ -111,6 +114,7 @@ class Run:
                 path,
                 self.config,
                 fingerprint=self.fingerprint,
+                left_out=self.left_out,
                 samples=self.bad_samples.samples,
                 device=self.world.device,
             )
@@ -283,7 +287,7 @@ class Run:
         if self.world.is_main:
             state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
             state |= {"samples": self.bad_samples.samples, "bad_samples": self.bad_samples.state()}
-            state |= {"unmeasured_epoch": self._unmeasured_epoch, "origin": self._origin}
+            state |= {"unmeasured_epoch": self._unmeasured_epoch, "origin": self._origin, "left_out": self.left_out}
             self.store.save(state, step=self.step, prune=prune)
 
     def _diagnose(self, epoch: int) -> None:

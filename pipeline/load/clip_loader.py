@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -18,10 +19,11 @@ from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples
 from pipeline.plan.batch_plan import BatchPlan, Replacement
 from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
+from pipeline.plan.leave_out import mark_left_out
 from pipeline.plan.mismatched_pairs import MismatchedPairs
 from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
 from pipeline.suitability import check_sample_rate, check_split_column
-from settings import Config
+from settings import Config, DataConfig
 from settings.errors import ConfigError, require
 from settings.load import AUTO, format_names
 
@@ -62,7 +64,8 @@ class ClipLoader(ABC, Generic[D]):
         batch_size: clips per global batch; None means train.batch_size.
 
     Attributes:
-        ids: int64 [n], ids of the samples in data.split.
+        ids: int64 [n], ids of the samples in data.split, without those of data.leave_out.
+        left_out: hash of the sources in data.leave_out; empty without such a list.
         batch_size: clips per batch of this process, its share of the global batch.
         bad_samples: the unreadable samples of the batches that have been yielded so far.
 
@@ -87,7 +90,7 @@ class ClipLoader(ABC, Generic[D]):
         self.device = torch.device(device)
         self.has_video = bool((dataset.frames > 0).all())
         self.has_audio = bool((dataset.audio_samples > 0).all())
-        self.ids = select_split(dataset, config.data.split)
+        self.ids, self.left_out = select_samples(dataset, config.data)
         self._global_batch = config.train.batch_size if batch_size is None else batch_size
         require(self._global_batch != AUTO, "only train.py chooses train.batch_size=auto: set it to a number")
         self._per_sample = config.clip.per_sample
@@ -263,6 +266,20 @@ class ClipLoader(ABC, Generic[D]):
                     f"{printable(self.dataset.source(int(lacking[0])))}: "
                     f"prepare the data with streams={streams[0] if len(streams) == 1 else 'both'}"
                 )
+
+
+def select_samples(dataset: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
+    """Returns the ids, int64, that data.split selects and data.leave_out does not list, and a hash of that list.
+
+    Raises:
+        ConfigError: as for `select_split` and `mark_left_out`.
+    """
+    ids = select_split(dataset, data.split)
+    if not data.leave_out:
+        return ids, ""
+    sources = [dataset.source(index) for index in range(len(dataset))]
+    left_out, digest = mark_left_out(sources, Path(data.leave_out), data=data.path)
+    return ids[~left_out[ids]], digest
 
 
 def select_split(dataset: Dataset, split: str) -> np.ndarray:

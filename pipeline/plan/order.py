@@ -50,7 +50,7 @@ def steps_per_epoch(samples: int, batch_size: int, *, per_sample: int = 1) -> in
         each = f" with clip.per_sample={per_sample} clips each" if per_sample > 1 else ""
         raise ConfigError(
             f"train.batch_size={batch_size} is larger than the data set, which has {samples} samples{each}: "
-            "lower train.batch_size, or check data.path and data.split"
+            "lower train.batch_size, or check data.path, data.split and data.leave_out"
         )
     return samples * per_sample // batch_size
 

@@ -1,0 +1,93 @@
+"""Lists of samples that are left out of training (data.leave_out) or of preparation, by their sources."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.terminal import printable
+from settings.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+COLUMN = "source"
+"""Column of a CSV list that holds the sources."""
+_SHOWN = 3
+"""Number of unknown sources that an error names."""
+
+
+def read_leave_out(path: Path) -> list[str]:
+    """Reads a list of sources: a CSV file with a column `source`, or a text file with one source per line.
+
+    Args:
+        path: a file in UTF-8; of a CSV file, the first line names the columns.
+
+    Returns:
+        The distinct sources, in the order of the list.
+
+    Raises:
+        ConfigError: the file cannot be read, is not UTF-8 or names no source.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        first, _, rest = text.partition("\n")
+        columns = next(csv.reader([first.strip()], strict=True), [])
+        if COLUMN in columns:
+            place = columns.index(COLUMN)
+            rows = csv.reader(io.StringIO(rest, newline=""), strict=True)
+            found = [row[place] for row in rows if len(row) > place]
+        else:
+            found = [line.removesuffix("\r") for line in text.split("\n")]
+    except OSError as error:
+        raise ConfigError(f"cannot read the list of samples to leave out, {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(
+            f"{path} is neither a UTF-8 CSV file with a column {COLUMN} nor a text file: {error}"
+        ) from None
+    sources = list(dict.fromkeys(source for source in found if source))
+    if not sources and COLUMN not in columns:
+        raise ConfigError(
+            f"{path} names no sample to leave out: it must hold one source per line, or be a CSV file with a column "
+            f"{COLUMN}"
+        )
+    return sources
+
+
+def require_known(sources: Iterable[str], known: Iterable[str], *, path: Path, data: str | Path) -> None:
+    """Raises ConfigError if one of the `sources` of the list `path` is not in `known`, the sources of `data`."""
+    have = set(known)
+    unknown = [source for source in sources if source not in have]
+    if unknown:
+        shown = ", ".join(printable(repr(source)) for source in unknown[:_SHOWN])
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        raise ConfigError(
+            f"{path} leaves out samples that {data} does not have: {shown}{more}; remove them from the list, or "
+            "use the list of this data set"
+        )
+
+
+def mark_left_out(sources: list[str], path: Path, *, data: str | Path) -> tuple[np.ndarray, str]:
+    """Finds the samples that the list `path` leaves out.
+
+    Args:
+        sources: source of each of the n samples.
+        data: names the data set in errors.
+
+    Returns:
+        (bool [n], whether each sample is left out; a hash of the sources in the list, whatever their order).
+
+    Raises:
+        ConfigError: the list cannot be used, or names a source that is not among `sources`.
+    """
+    import numpy as np  # not at the top: the command line checks the list before NumPy is needed
+
+    listed = read_leave_out(path)
+    require_known(listed, sources, path=path, data=data)
+    left_out = set(listed)
+    digest = hashlib.blake2b("\0".join(sorted(left_out)).encode("utf-8", "surrogateescape"), digest_size=16)
+    return np.array([source in left_out for source in sources], dtype=bool), digest.hexdigest()
