@@ -71,10 +71,29 @@ def render(kind: int, speed: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np
         [-1, 1], and the times in seconds at which the shape hits a wall.
     """
     rng = np.random.default_rng(seed)
-    radius = rng.uniform(20, 28)
-    flight = Flight.draw(rng, pixels_per_second=PIXELS_PER_SECOND[speed] * rng.uniform(0.9, 1.1), radius=radius)
+    radius, flight = _draw_flight(rng, speed)
     frames = _images(rng, kind, radius, flight)
     return frames, _sound(rng, kind, PITCHES[speed], flight.impacts()), flight.impacts()
+
+
+def shape_positions(speed: int, seed: tuple[int, ...], times: np.ndarray) -> tuple[np.ndarray, float]:
+    """Where the shape of the video that `render` makes of this seed is: what sounds in it.
+
+    Args:
+        times: [n] in seconds.
+
+    Returns:
+        ([n, 2] centres (x, y), nominal radius), in pixels.
+    """
+    radius, flight = _draw_flight(np.random.default_rng(seed), speed)
+    return flight.positions(times) + radius, radius
+
+
+def _draw_flight(rng: np.random.Generator, speed: int) -> tuple[float, Flight]:
+    """Draws the shape's radius in pixels and its flight."""
+    radius = rng.uniform(20, 28)
+    pixels_per_second = PIXELS_PER_SECOND[speed] * rng.uniform(0.9, 1.1)
+    return radius, Flight.draw(rng, pixels_per_second=pixels_per_second, radius=radius)
 
 
 def _images(rng: np.random.Generator, kind: int, radius: float, flight: Flight) -> np.ndarray:

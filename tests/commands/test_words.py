@@ -107,6 +107,8 @@ def test_mistakes_are_answered_before_slow_imports(unlabelled: Path):
         ("index", ["nowhere", "--remove", "dog.mp4"], "index: nowhere holds no index (no index.json)"),
         ("query", ["nowhere", "--sound", "dog.wav"], "query: nowhere holds no index (no index.json)"),
         ("serve", ["nowhere"], "serve: nowhere holds no index (no index.json)"),
+        ("localise", ["nowhere", "x.mp4"], "localise: no checkpoint at nowhere"),
+        ("localise", [str(unlabelled), "x.mp4"], "localise: VIDEO must be a file, but x.mp4 does not exist"),
         ("preview", ["nowhere"], "preview: nowhere holds no manifest"),
         ("labels", [str(unlabelled), "none.csv"], "labels: cannot read the labels none.csv"),
         ("prepare", [str(unlabelled), "out", "--labels", "none.csv"], "prepare: cannot read the labels none.csv"),

@@ -1,0 +1,1 @@
+"""Shows where in the frame a sound comes from."""
