@@ -270,4 +270,5 @@ class DataConfig:
 
     def without_split(self, **changes: Any) -> DataConfig:
         """Returns these settings with `changes`, for loading all samples with their own audio at normal priority."""
-        return replace(self, split="", leave_out="", shuffle_pairs=False, **{"idle_priority": False, **changes})
+        defaults = {"leave_out": "", "idle_priority": False}
+        return replace(self, split="", shuffle_pairs=False, **{**defaults, **changes})

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from common.phases import open_log, say
 from common.terminal import command, print_error
+from pipeline.plan.leave_out import read_leave_out
 from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
 from pipeline.prepare.sources import PrepareError, check_folders
 from settings import ConfigError, PrepareConfig, load_config
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_folders(options.src.resolve(), options.out.resolve())
         if options.labels is not None:
             require_list(options.labels)
+        if options.leave_out is not None:
+            read_leave_out(options.leave_out)
         say(f"preparing the videos in {options.src} as shards in {options.out}")
         from pipeline.prepare.run import prepare
         from pipeline.prepare.summary import print_summary
@@ -52,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sync_all=options.sync_all,
             labels_may_miss=options.labels_may_miss,
             retry=options.retry,
+            leave_out=options.leave_out,
         )
     except (PrepareError, LabelError, ConfigError) as error:
         print_error("prepare", error)
@@ -73,6 +77,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--sync", action="store_true", help="remove samples whose file is gone, prepare replaced files again"
     )
     parser.add_argument("--sync-all", action="store_true", help="--sync even if most of the files are gone")
+    parser.add_argument(
+        "--leave-out",
+        type=Path,
+        metavar="FILE",
+        help="list of files not to prepare (with --sync their samples are removed), as search.curate writes it",
+    )
     parser.add_argument(
         "--no-retry",
         dest="retry",

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from common.environment import available_cores
 from common.files import write_atomically
-from common.phases import begin
+from common.phases import begin, say
 from common.progress import show_progress
 from pipeline.media.rejection import RejectedSource
+from pipeline.plan.leave_out import read_leave_out, require_known
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
 from pipeline.prepare.media import normalise
 from pipeline.prepare.publish import publish, rejected_sources, remove_empty_shards
@@ -50,6 +51,7 @@ def prepare(
     sync_all: bool = False,
     labels_may_miss: bool = False,
     retry: bool = True,
+    leave_out: Path | None = None,
 ) -> Summary:
     """Prepares the sources of `src` that belong to `part` (i of n) and are not in `out` yet.
 
@@ -62,26 +64,25 @@ def prepare(
         sync: whether to remove samples whose file is gone, and to prepare replaced files again.
         sync_all: the same, even if more than half of the files are gone.
         labels_may_miss: whether to continue even if the list does not seem to belong to the sources.
-        retry: whether to try again the files that ran out of memory or time, crashed their worker, could not be read,
-            or met an internal error in an earlier run.
+        retry: whether to try again the files that failed in an earlier run for a reason that may have passed.
+        leave_out: list of sources that are treated as if they were not in `src`.
 
     Raises:
         PrepareError: an argument is wrong, `out` was prepared from another folder, most of its files are gone, the disk
             is full, or another run works on the same part.
-        LabelError: the list cannot be used, or does not seem to belong to the sources.
+        LabelError, ConfigError: a list cannot be used, or does not seem to belong to the sources.
     """
     src, out = src.resolve(), out.resolve()
     check_folders(src, out)
-    sources, skipped = _find_sources(src, out, may_be_empty=sync_all)
+    sources, skipped = _find_sources(src, out, may_be_empty=sync_all, leave_out=leave_out, also=also)
     follower = Follower(src, out, sources, also=also, sync=sync or sync_all)
     labels = _labels(labels_path, src, sources, streams=config.streams, may_miss=labels_may_miss)
     begin(f"comparing {len(sources):,} files with what {out} holds")
     summary = Summary(skipped=skipped, synced=sync or sync_all)
     staging = None
     try:
-        staging = Staging(
-            out, part=part, config=config, labels="file" if labels_path is not None else "folders", retry=retry
-        )
+        kind = "file" if labels_path is not None else "folders"
+        staging = Staging(out, part=part, config=config, labels=kind, retry=retry)
         summary.set_aside = staging.set_aside
         workers = workers or available_cores()
         assigned = [source for source in follower.sources if int(source.key, 16) % part[1] == part[0]]
@@ -99,13 +100,27 @@ def prepare(
     return summary
 
 
-def _find_sources(src: Path, out: Path, *, may_be_empty: bool) -> tuple[list[Source], Counter[str]]:
+def _find_sources(
+    src: Path, out: Path, *, may_be_empty: bool, leave_out: Path | None, also: str | None
+) -> tuple[list[Source], Counter[str]]:
     begin(f"listing the files in {src}")
     sources, skipped = find_sources(src, exclude=out)
     if not (sources or may_be_empty):
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
         raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
+    if leave_out is not None:
+        sources = _without_listed(sources, leave_out, src=src, prefix=f"{also}/" if also else "")
     return sources, skipped
+
+
+def _without_listed(sources: Sequence[Source], leave_out: Path, *, src: Path, prefix: str) -> list[Source]:
+    """The sources that the list `leave_out` does not name; it names them as samples are named, with the prefix."""
+    listed = read_leave_out(leave_out)
+    require_known(listed, (prefix + source.name for source in sources), path=leave_out, data=src)
+    names = set(listed)
+    kept = [source for source in sources if prefix + source.name not in names]
+    say(f"{leave_out} leaves out {len(sources) - len(kept):,} of {len(sources):,} files")
+    return kept
 
 
 def _labels(path: Path | None, src: Path, sources: Sequence[Source], *, streams: str, may_miss: bool) -> Labels:

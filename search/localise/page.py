@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.html import ELEMENT, data_uri, fill_page
+from common.html import ELEMENT, data_uri, fill_page, webp
 from search.localise.overlay import strengths
 from search.localise.video import HeatedVideo
 
@@ -25,6 +25,7 @@ def build_page(video: HeatedVideo, plain: bytes, *, title: str, notes: Sequence[
     peaks = video.heat.max(axis=(1, 2))
     data = {
         "notes": list(notes),
+        "poster": data_uri("image/webp", webp(next(video.frames()), quality=80)) if video.images else "",
         "video": data_uri("video/webm", plain),
         "seconds": len(video.images) / video.fps,
         "times": np.round(video.times, 4).tolist(),

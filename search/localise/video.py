@@ -96,7 +96,7 @@ def heat_video(path: Path, config: Config, model: CrossModalModel, *, scratch: P
         heat.append(maps.reshape(-1, rows, columns))
     when = np.concatenate(times)
     order = np.argsort(when, kind="stable")
-    images, pcm = _stored(manifest)
+    images, pcm = _stored(loader)
     return HeatedVideo(
         images=images,
         fps=manifest.storage.fps,
@@ -151,20 +151,12 @@ def _decoded(path: Path, config: Config, scratch: Path) -> Manifest:
     return Manifest.open(out)
 
 
-def _stored(manifest: Manifest) -> tuple[list[bytes], np.ndarray]:
+def _stored(loader: DaliLoader) -> tuple[list[bytes], np.ndarray]:
     """All JPEG images and the sound, int16 [n], of sample 0."""
+    manifest = loader.dataset
     frames, samples = int(manifest.frames[0]), int(manifest.audio_samples[0])
     reader = ShardReader(manifest=manifest, frames=frames, stride=1, audio_samples=samples)
-    zero = np.zeros(1, dtype=np.int64)
-    plan = ClipPlan(
-        ids=zero,
-        audio_ids=zero,
-        start_frame=zero,
-        start=np.zeros(1),
-        audio_start=zero,
-        window=np.zeros((1, 4), np.int64),
-        flip=np.zeros(1, dtype=bool),
-        color=np.zeros((1, 3, 4)),
-    )
+    start = np.zeros(1, dtype=np.int64)
+    plan = replace(loader.planner.uniform(start, clips=1), start_frame=start, audio_start=start)
     images = CODECS["jpeg"].read(reader, plan)["encoded"]
     return [image.tobytes() for image in images], reader.pcm(plan)[0]

@@ -7,7 +7,7 @@ const heat = Uint8Array.from(atob(data.heat), letter => letter.charCodeAt(0));
 const video = $("video"), screen = $("heat"), curve = $("curve");
 const small = Object.assign(document.createElement("canvas"), {width: columns, height: rows});
 $("notes").textContent = data.notes.join(" ");
-video.src = data.video;
+Object.assign(video, {src: data.video, poster: data.poster});
 
 // Heat at `seconds`, interpolated between the two nearest maps, 0 to 255.
 function at(seconds) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from pipeline.loader import make_loader
 from pipeline.plan.leave_out import mark_left_out, read_leave_out
+from pipeline.prepare.__main__ import main as prepare
+from pipeline.shards.manifest import Manifest
 from settings import Config, ConfigError, load_config
 
 
@@ -84,3 +87,25 @@ def test_a_list_of_all_samples_leaves_too_few(demo_shards: Path, tmp_path: Path)
     (tmp_path / "list").write_text("\n".join(loader.dataset.source(i) for i in range(30)))
     with pytest.raises(ConfigError, match=r"larger than the data set, which has 0 samples: .* data.leave_out"):
         len(make_loader(config(demo_shards, f"data.leave_out={tmp_path / 'list'}")))
+
+
+def test_prepare_skips_listed_files_and_removes_their_samples_with_sync(demo_shards: Path, tmp_path: Path, capsys):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    for number in range(4):
+        (videos / f"{number:05d}.mp4").symlink_to(demo_shards.parent / "videos" / f"{number:05d}.mp4")
+    (tmp_path / "list.csv").write_text("source,reason\n00001.mp4,silent\n")
+    settings = ["storage.codec=jpeg", "storage.short_side=32", "--workers", "1"]
+
+    def prepared(*arguments: str) -> list[str]:
+        assert prepare([str(videos), str(out), *settings, *arguments]) == 0
+        manifest = Manifest.open(out)
+        return [manifest.source(i) for i in range(len(manifest))]
+
+    assert prepared("--leave-out", str(tmp_path / "list.csv")) == ["00000.mp4", "00002.mp4", "00003.mp4"]
+    (tmp_path / "list.csv").write_text("00002.mp4\n")
+    assert len(prepared()) == 4
+    assert prepared("--leave-out", str(tmp_path / "list.csv"), "--sync") == ["00000.mp4", "00001.mp4", "00003.mp4"]
+    (tmp_path / "list.csv").write_text("00002.mp4\nnone.mp4\n")
+    assert prepare([str(videos), str(out), *settings, "--leave-out", str(tmp_path / "list.csv")]) == 2
+    assert re.search("leaves out samples that .*videos does not have: 'none.mp4'", capsys.readouterr().err)

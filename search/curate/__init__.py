@@ -1,0 +1,1 @@
+"""Finds what spoils a data set: mismatched pairs, near-duplicates, silence and still pictures."""
