@@ -50,14 +50,16 @@ RESULT = {
 ISOLATED = """
 import json, sys
 refused = set(json.loads(sys.stdin.readline()))
-class Refuse:
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in refused:
-            raise ModuleNotFoundError(f"{name} is not in this environment", name=name)
-sys.meta_path.insert(0, Refuse)
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in refused else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 names = {}
 exec(sys.stdin.read(), names)
 """
+"""Runs a program as if the packages on its first line of input were not installed."""
 
 
 def save_run(folder: Path, config: Config) -> nn.Module:

@@ -1,7 +1,8 @@
-"""Exported graphs of every encoder give the run's own features, at any size."""
+"""Exported graphs of the encoders give the run's own features, at any size."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,6 +22,16 @@ from portable.encoder import PortableEncoder, portable_encoder
 from portable.graphs import TIME, ExportError, raw_clips, require_equal, run_onnx, run_pt2, to_onnx, to_pt2, trace
 from settings import Config, ModelConfig, load_config
 
+ENCODERS = [*(("video", name) for name in VIDEO_ENCODERS), *(("audio", name) for name in AUDIO_ENCODERS)]
+QUICK = [
+    ("video", "tiny"),
+    ("video", "r2plus1d_18"),
+    ("audio", "tiny"),
+    ("audio", "resnet1d_18"),
+    ("audio", "vit_tiny"),
+]
+ALL = bool(os.environ.get("CMACC_ALL_ENCODERS"))
+"""Whether to test all encoders, of which the transformers take minutes, and not only QUICK."""
 SIZES = {"video": [(1, 1), (3, 20)], "audio": [(1, 100), (3, 6401)]}
 """Numbers of clips, and of their frames or PCM samples."""
 
@@ -68,9 +79,7 @@ def trained_like(config: Config) -> CrossModalModel:
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    ("modality", "name"), [*(("video", name) for name in VIDEO_ENCODERS), *(("audio", name) for name in AUDIO_ENCODERS)]
-)
+@pytest.mark.parametrize(("modality", "name"), [encoder for encoder in ENCODERS if ALL or encoder in QUICK])
 def test_graphs_give_the_features_of_the_run_and_take_any_size(clips, modality, name):
     config = replace(clips.config, model=replace(ModelConfig(video="tiny", audio="tiny", dim=8), **{modality: name}))
     model = trained_like(config)

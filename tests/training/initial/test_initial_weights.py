@@ -28,7 +28,7 @@ def other_model(config):
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.uniform_(0.5, 2)
-    return model
+    return model.eval()
 
 
 def make_run(folder, config, model=None):
