@@ -10,6 +10,25 @@ PATCH = 16
 """Height (mel bands) and width (frames) of a patch."""
 
 
+class Block(nn.Module):
+    """A pre-norm transformer block; torch's own layer cannot be exported for any number of clips."""
+
+    def __init__(self, *, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.projection = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.linear1, self.linear2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Maps [B, N, C] to [B, N, C]."""
+        parts = self.qkv(self.norm1(tokens)).unflatten(2, (3, self.heads, -1))  # [B, N, 3, heads, C / heads]
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind()
+        attended = F.scaled_dot_product_attention(query, key, value)  # [B, heads, N, C / heads]
+        tokens = tokens + self.projection(attended.transpose(1, 2).flatten(2))
+        return tokens + self.linear2(F.gelu(self.linear1(self.norm2(tokens))))
+
+
 class SpectrogramViT(nn.Module):
     """A vision transformer on the patches of a spectrogram, like AST (Gong et al. 2021, arXiv 2104.01778).
 
@@ -30,12 +49,7 @@ class SpectrogramViT(nn.Module):
     def __init__(self, *, dim: int, depth: int, heads: int) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, dim, kernel_size=PATCH, stride=PATCH)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(dim=dim, heads=heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         for name, parameter in self.named_parameters():
             # As in DeiT, from which AST starts; LayerNorm keeps its ones.
@@ -72,4 +86,6 @@ def grid_positions(rows: int, columns: int, *, dim: int, device: torch.device | 
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     row, column = encode(torch.arange(rows, device=device)), encode(torch.arange(columns, device=device))
-    return torch.cat([row.repeat_interleave(columns, dim=0), column.repeat(rows, 1)], dim=1)
+    # Expanded, not repeated, so that the grid's size may stay open in exported graphs.
+    grid = torch.cat([row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)], dim=2)
+    return grid.flatten(0, 1)

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import video as torchvision_video
 
 from common.normalisation import VIDEO_MEAN, VIDEO_STD
 from model import AUDIO_ENCODERS, VIDEO_ENCODERS
-from model.audio_transformer import PATCH, grid_positions
+from model.audio_transformer import PATCH, Block, grid_positions
 from model.layers import layers
 from model.video_transformers import INPUT, Renormalise
 
@@ -58,6 +59,18 @@ def test_frames_are_converted_to_the_normalisation_of_the_weights():
     convert = Renormalise(mean, std)
     torch.testing.assert_close(convert(normalised(VIDEO_MEAN, VIDEO_STD)), normalised(mean, std), rtol=1e-5, atol=1e-5)
     assert convert.state_dict() == {}
+
+
+def test_a_block_is_torchs_layer():
+    theirs = nn.TransformerEncoderLayer(16, 2, 64, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    block = Block(dim=16, heads=2)
+    state = theirs.state_dict()
+    attention = {"self_attn.in_proj_": "qkv.", "self_attn.out_proj.": "projection."}
+    for old, new in attention.items():
+        state = {name.replace(old, new): value for name, value in state.items()}
+    block.load_state_dict(state)
+    tokens = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(block(tokens), theirs(tokens))
 
 
 def test_positions_are_sines_and_cosines_of_row_and_column():
