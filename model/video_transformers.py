@@ -47,6 +47,9 @@ class MViT(nn.Module):
     interpolated linearly for clips of other sizes (by torchvision itself).
     """
 
+    exports_any_length = False
+    """Exported graphs have a fixed number of frames: torchvision computes sizes from it that ONNX cannot express."""
+
     channel_dim = -1
     """Dimension of the channels within the network: its layers map tokens [B, N, C]."""
 
@@ -73,6 +76,9 @@ class MViT(nn.Module):
 
 class Swin(nn.Module):
     """Video Swin-T (Liu et al. 2022), torchvision's `swin3d_t`; windows adapt to small clips."""
+
+    exports_any_length = False
+    """Exported graphs have a fixed number of frames: torchvision computes sizes from it that ONNX cannot express."""
 
     channel_dim = -1
     """Dimension of the channels within the network: its layers map grids [B, T, H, W, C]."""

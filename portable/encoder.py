@@ -33,6 +33,7 @@ class PortableEncoder(nn.Module):
         super().__init__()
         self.inputs = inputs
         self.encoder = encoder
+        self.any_length = getattr(encoder.backbone, "exports_any_length", True)
 
     def forward(self, raw: torch.Tensor) -> dict[str, torch.Tensor]:
         """Maps uint8 [B, T, H, W, 3] or int16 [B, samples] to {"embedding": [B, D], "features": [B, F]}."""

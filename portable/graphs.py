@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +59,13 @@ def trace(encoder: nn.Module, config: Config, modality: str) -> Graph:
         ExportError: torch.export cannot trace the encoder.
     """
     axes = AXES[modality]
-    try:
-        # Long enough that no layer's output has a single frame, which would count as a fixed length.
-        long = raw_clips(config, modality, length=2 * max(16, config.clip.frames) if modality == "video" else 0)
-        return Graph(modality, _program(encoder, long, axes, axes), axes)
-    except Exception:  # torch raises many types here, and so does a network that takes one length only
-        dynamic = tuple(axis for axis in axes if axis != TIME[modality])
+    dynamic = tuple(axis for axis in axes if axis != TIME[modality])
+    if getattr(encoder, "any_length", True):
+        # torch raises many types here, and so does a network that takes one length only.
+        with suppress(Exception):
+            # Long enough that no layer's output has a single frame, which would count as a fixed length.
+            long = raw_clips(config, modality, length=2 * max(16, config.clip.frames) if modality == "video" else 0)
+            return Graph(modality, _program(encoder, long, axes, axes), axes)
     try:
         return Graph(modality, _program(encoder, raw_clips(config, modality), axes, dynamic), dynamic)
     except Exception as error:
