@@ -31,7 +31,9 @@ COMMANDS = (
     "evaluate --checkpoint runs/mine --protocol retrieval --data data/mine split=all",
     "report runs/mine --out report",
     "explore runs/mine --data data/mine",
-    "export runs/mine encoders --format safetensors",
+    "export runs/mine encoders --no-onnx",
+    "embed runs/mine videos embeddings",
+    "index embeddings index",
 )
 """What follows ./cmacc, in a folder that is empty at first."""
 
