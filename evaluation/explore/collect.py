@@ -69,7 +69,8 @@ def explore(run: Path, *, data: str, samples: int, media: int, method: Method) -
     same_data = state["data"] == loader.dataset.fingerprint
     held = {}
     if same_data:
-        ids = {m: state["active"][m]["dictionary.ids"].numpy() for m in MODALITIES}
+        negatives = "pool.ids" if config.dictionary.whole_pool else "dictionary.ids"
+        ids = {m: state["active"][m][negatives].numpy() for m in MODALITIES}
         held = {m: _samples_of(clips, config.clip.per_sample) for m, clips in ids.items()}
     trained_on = select_split(loader.dataset, config.data.split) if same_data else loader.ids
     chosen = choose(held, trained_on, everything=loader.ids, samples=samples, seed=config.seed)

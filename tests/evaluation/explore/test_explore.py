@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -19,26 +20,30 @@ from evaluation.explore.__main__ import main
 from evaluation.explore.media import opus, sheets, strip
 from model import build_model
 from pipeline.shards.manifest import Manifest
-from settings import to_dict
+from settings import DictionaryConfig, to_dict
 from tests.evaluation.tiny import CONFIG
 from training.checkpoint import CheckpointStore, read
 
 
-@pytest.fixture(scope="module")
-def run(shards, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    model = build_model(CONFIG.model, audio=CONFIG.audio, seed=0)
+def saved_run(folder, shards, *, config=CONFIG, ring="dictionary"):
+    """Saves a run with untrained encoders, whose negatives are in `ring` of each modality."""
+    model = build_model(config.model, audio=config.audio, seed=0)
     ids = torch.tensor([3, 7, -1, 20, 11])
     state = {
-        "config": to_dict(CONFIG),
+        "config": to_dict(config),
         "data": Manifest.open(shards).fingerprint,
         "model": model.state_dict(),
-        "active": {modality: {"dictionary.ids": ids} for modality in ("video", "audio")},
+        "active": {modality: {f"{ring}.ids": ids} for modality in ("video", "audio")},
     }
     store = CheckpointStore(folder / "checkpoints", keep=1)
     store.save(state, step=5)
     store.wait()
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory):
+    return saved_run(tmp_path_factory.mktemp("run"), shards)
 
 
 def data_of(text: str) -> dict:
@@ -73,6 +78,16 @@ def test_page_holds_the_clips_their_labels_and_the_dictionaries(written):
     assert [column["name"] for column in data["columns"]][-2:] == ["video clusters", "audio clusters"]
     assert all(len(column["codes"]) == 20 for column in data["columns"])
     assert all(len(places) == 40 and 0 <= min(places) <= max(places) <= 1 for places in data["maps"].values())
+
+
+def test_with_the_whole_pool_as_negatives_the_page_shows_the_pool(shards, tmp_path):
+    config = replace(CONFIG, dictionary=DictionaryConfig(whole_pool=True))
+    run = saved_run(tmp_path / "run", shards, config=config, ring="pool")
+    out = tmp_path / "explore.html"
+    few = ["--samples", "20", "--media", "0", "--map", "pca"]
+    assert main([str(run), "--data", str(shards), "--out", str(out), *few]) == 0
+    data = data_of(out.read_text(encoding="utf-8"))
+    assert {data["samples"][row] for row in data["sets"]["video"]["active"]} == {3, 7, 11, 20}
 
 
 def test_clips_beyond_the_limit_show_a_still_picture(written):
