@@ -20,20 +20,10 @@ MLFLOW_CHARACTERS = 6000
 """Largest length of a parameter that MLflow takes."""
 
 
-class Wandb:
-    """A run of Weights & Biases, which sends from its own process; its files are in the run folder."""
+class _WandbRun:
+    """A run behind the interface of wandb, which trackio has too."""
 
-    def __init__(self, run_dir: Path, config: Config) -> None:
-        import wandb
-
-        self._run: Any = wandb.init(
-            project=config.log.wandb_project,
-            name=run_dir.name,
-            dir=str(run_dir),
-            id=_own_id(run_dir, "wandb"),
-            resume="allow",
-            config=to_dict(config),
-        )
+    _run: Any
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
@@ -42,13 +32,29 @@ class Wandb:
         self._run.finish()
 
 
-class Trackio:
+class Wandb(_WandbRun):
+    """A run of Weights & Biases, which sends from its own process; its files are in the run folder."""
+
+    def __init__(self, run_dir: Path, config: Config) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=config.log.wandb_project,
+            name=run_dir.name,
+            dir=str(run_dir),
+            id=_own_id(run_dir, "wandb"),
+            resume="allow",
+            config=to_dict(config),
+        )
+
+
+class Trackio(_WandbRun):
     """A run of trackio, which writes to a database in TRACKIO_DIR, or to a Space or server that its variables name."""
 
     def __init__(self, run_dir: Path, config: Config) -> None:
         import trackio
 
-        self._run: Any = trackio.init(
+        self._run = trackio.init(
             project=config.log.trackio_project,
             # trackio finds a run that it continues by this name, which must differ from that of any other folder.
             name=f"{run_dir.name}-{_own_id(run_dir, 'trackio')[:8]}",
@@ -58,12 +64,6 @@ class Trackio:
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=step)
-
-    def finish(self) -> None:
-        self._run.finish()
 
 
 class Mlflow:
