@@ -64,10 +64,7 @@ def fit(config: Config, resources: Resources, *, saved: Mapping[str, Any] | None
     choices = []
     for key, choose in RULES.items():
         given = value_of(config, key)
-        impossible = (key == "pool.size" and given != AUTO and given > _largest_pool(config, resources)) or (
-            key == "dictionary.size" and config.dictionary.whole_pool and given != config.pool.size
-        )
-        if given == AUTO or impossible:
+        if given == AUTO or _is_impossible(config, key, resources):
             value, reason = choose(config, resources)
             before = (saved or {}).get(key)
             if type(before) is int and (given == AUTO or before <= given):
@@ -130,6 +127,15 @@ def _batch_size(config: Config, resources: Resources) -> tuple[int, str]:
         size * per_sample,
         f"about a quarter of the samples, at most {limit} on a {'GPU' if resources.device == 'cuda' else 'CPU'}",
     )
+
+
+def _is_impossible(config: Config, key: str, resources: Resources) -> bool:
+    """Returns whether a setting that is a number cannot have it, because of the data or of the settings before it."""
+    if key == "pool.size":
+        return config.pool.size > _largest_pool(config, resources)
+    if key == "dictionary.size":
+        return config.dictionary.whole_pool and config.dictionary.size != config.pool.size
+    return False
 
 
 def _largest_pool(config: Config, resources: Resources) -> int:
