@@ -9,6 +9,9 @@ import torch.nn.functional as F
 
 from model.encoder import OTHER_MODALITY
 
+DIRECTIONS = {"v2a": "video", "a2v": "audio"}
+"""Name of a direction in the metrics -> modality of its queries."""
+
 ROUNDING = 1e-6
 """Cosines that differ by less count as equal; summing in a different order changes a float32 sum by about as much."""
 
@@ -127,7 +130,7 @@ def batch_retrieval(
     own = torch.arange(len(samples), device=samples.device)
     others = (samples[:, None] == samples[None, :]) & (own[:, None] != own[None, :])
     found = {}
-    for name, modality in (("v2a", "video"), ("a2v", "audio")):
+    for name, modality in DIRECTIONS.items():
         cosines = (queries[modality] @ keys[OTHER_MODALITY[modality]].T).masked_fill(others, -torch.inf)
         found[f"retrieval_{name}"] = (cosines.argmax(dim=1) == own).float().mean()
     return found

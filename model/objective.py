@@ -8,11 +8,8 @@ from typing import NamedTuple
 import torch
 
 from model.encoder import OTHER_MODALITY
-from model.loss import cyclic_temperature, info_nce, outranks
+from model.loss import DIRECTIONS, cyclic_temperature, info_nce, outranks
 from settings import LossConfig
-
-DIRECTIONS = {"v2a": "video", "a2v": "audio"}
-"""Name of a direction in the metrics -> modality of its queries."""
 
 Tensors = Mapping[str, torch.Tensor]
 
