@@ -25,6 +25,11 @@ class Source(NamedTuple):
     def __str__(self) -> str:
         return f"{self.key}={str(self.path)!r}"
 
+    @property
+    def is_export(self) -> bool:
+        """Whether it is a folder that export.py has written."""
+        return self.path.is_dir() and (self.path / DESCRIPTION).exists()
+
 
 def sources(model: ModelConfig) -> dict[str, Source]:
     """Returns the source of each encoder that does not start from random weights, by modality."""
@@ -44,7 +49,7 @@ def is_new(run_dir: Path, *, resume: str) -> bool:
 def check_sources(config: Config) -> None:
     """Raises ConfigError if a source is missing, is a folder of something else, or names another architecture."""
     for modality, source in sources(config.model).items():
-        if source.path.is_dir() and (source.path / DESCRIPTION).exists():
+        if source.is_export:
             exported_file(source, modality, architecture=getattr(config.model, modality))
         elif not source.path.is_file() and not checkpoint_files(source.path / "checkpoints"):
             raise ConfigError(

@@ -17,7 +17,7 @@ from model.weights import read_weights, require_fitting, without_classifier
 from settings import AudioConfig, Config, ConfigError, from_dict, to_dict
 from training.checkpoint import CheckpointError, find, read
 from training.distributed import World, from_main
-from training.initial.sources import DESCRIPTION, Source, exported_file, is_new, require_architecture, sources
+from training.initial.sources import Source, exported_file, is_new, require_architecture, sources
 
 log = logging.getLogger(__name__)
 BACKBONE, HEAD = "backbone.", "head."
@@ -77,7 +77,7 @@ def initial_weights(config: Config, world: World, *, resume: str) -> InitialWeig
 def _read(source: Source, modality: str, config: Config) -> tuple[Path, dict[str, Any]]:
     """Returns the file of an encoder and its tensors, by their names within the encoder."""
     architecture = getattr(config.model, modality)
-    if source.path.is_dir() and (source.path / DESCRIPTION).exists():
+    if source.is_export:
         path = exported_file(source, modality, architecture=architecture)
         return path, _as_backbone(read_weights(path, key=source.key))
     contents: Any = {} if source.path.is_dir() else read_weights(source.path, key=source.key)
