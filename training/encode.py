@@ -1,4 +1,4 @@
-"""How the encoders run: as one module, channels-last, with recomputation, and with shuffled BatchNorm for keys."""
+"""How the encoders run: as one module, channels-last, recomputed, with shuffled BatchNorm for keys; their rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # torch-private: base class o
 from common.randomness import random_key
 from model.encoder import CrossModalModel, EncoderOutput, Encoders
 from model.layers import stages
-from training.distributed import gather_tensor
+from training.distributed import gather_rows, gather_tensor
 
 
 class PairOutput(NamedTuple):
@@ -34,6 +34,35 @@ class EncoderPair(nn.Module):
 
     def forward(self, video: torch.Tensor, audio: torch.Tensor) -> PairOutput:
         return PairOutput(self.encoders["video"](video), self.encoders["audio"](audio))
+
+
+class BatchRows(NamedTuple):
+    """Tensors by modality with one row per clip: this rank's clips, or those of the global batch after `gather`."""
+
+    queries: dict[str, torch.Tensor]
+    """[B, D] query embeddings."""
+    keys: dict[str, torch.Tensor]
+    """[B, D] momentum keys."""
+    hidden: dict[str, torch.Tensor]
+    """[B, H] inputs of the query heads' last layers; empty if the sampler does not use them."""
+
+    @classmethod
+    def of_parts(
+        cls, parts: list[dict[str, EncoderOutput]], keys: dict[str, torch.Tensor], *, with_hidden: bool
+    ) -> BatchRows:
+        """Builds the rows of a batch from the encoders' outputs for its parts and from its keys."""
+        hidden = {m: _join([part[m].hidden for part in parts]) for m in keys} if with_hidden else {}
+        return cls({m: _join([part[m].embedding for part in parts]) for m in keys}, keys, hidden)
+
+    def gather(self, ids: torch.Tensor) -> tuple[BatchRows, torch.Tensor]:
+        """Gathers the rows and ids of all ranks, in rank order, in one collective."""
+        gathered, all_ids = gather_rows([rows for column in self for rows in column.values()], ids)
+        rows = iter(gathered)
+        return BatchRows(*({modality: next(rows) for modality in column} for column in self)), all_ids
+
+
+def _join(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def use_channels_last(model: CrossModalModel) -> None:

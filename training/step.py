@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sampler.active import ActiveDictionary
 from settings import Config
 from settings.schedule import learning_rate
 from training.distributed import World, gather_rows
-from training.encode import EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
+from training.encode import BatchRows, EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
 from training.nonfinite import NonFiniteGuard, flatten_buffers, restore_buffers, restore_where
 from training.optim import build_optimizer, update
 from training.precision import uses_bf16
@@ -30,23 +30,6 @@ from training.sync_batchnorm import average_over_ranks, running_statistics, sync
 MODALITIES = tuple(OTHER_MODALITY)
 
 Metrics = dict[str, torch.Tensor | float]
-
-
-class BatchRows(NamedTuple):
-    """Tensors by modality with one row per clip: this rank's clips, or those of the global batch after `gather`."""
-
-    queries: dict[str, torch.Tensor]
-    """[B, D] query embeddings."""
-    keys: dict[str, torch.Tensor]
-    """[B, D] momentum keys."""
-    hidden: dict[str, torch.Tensor]
-    """[B, H] inputs of the query heads' last layers; empty if the sampler does not use them."""
-
-    def gather(self, ids: torch.Tensor) -> tuple[BatchRows, torch.Tensor]:
-        """Gathers the rows and ids of all ranks, in rank order, in one collective."""
-        gathered, all_ids = gather_rows([rows for column in self for rows in column.values()], ids)
-        rows = iter(gathered)
-        return BatchRows(*({modality: next(rows) for modality in column} for column in self)), all_ids
 
 
 class Learner:
@@ -228,7 +211,7 @@ class Learner:
             outputs = self._encode_queries(batch.video, batch.audio)._asdict()
         metrics: Metrics = {}
         if select:
-            metrics = self._select(self._rows([outputs], keys), ids, step)
+            metrics = self._select([outputs], keys, ids, step)
         loss, values = symmetric_loss(
             {modality: output.embedding.float() for modality, output in outputs.items()},
             keys,
@@ -262,7 +245,7 @@ class Learner:
             outputs = [self._encode_queries(piece.video, piece.audio)._asdict() for piece in pieces]
         # The parts are encoded again below, and running statistics must not count a clip twice.
         restore_buffers(self._float_buffers, buffers)
-        metrics = self._select(self._rows(outputs, keys), ids, step)
+        metrics = self._select(outputs, keys, ids, step)
         for number, (r, piece) in enumerate(zip(rows, pieces, strict=True)):
             share = len(piece.ids) / len(ids)
             # There may be fewer pieces than parts: 6 clips in 4 parts make 3 pieces of 2.
@@ -275,14 +258,15 @@ class Learner:
                 metrics[name] = metrics.get(name, 0.0) + share * value
         return metrics
 
-    def _rows(self, parts: list[dict[str, EncoderOutput]], keys: dict[str, torch.Tensor]) -> BatchRows:
-        """Builds the rows of a batch from the encoders' outputs for its parts and from its keys."""
-        hidden = {m: _join([part[m].hidden for part in parts]) for m in MODALITIES} if self._needs_hidden else {}
-        return BatchRows({m: _join([part[m].embedding for part in parts]) for m in MODALITIES}, keys, hidden)
+    def _select(
+        self, parts: list[dict[str, EncoderOutput]], keys: dict[str, torch.Tensor], ids: torch.Tensor, step: int
+    ) -> Metrics:
+        """Gathers the global batch and selects each dictionary's negatives.
 
-    def _select(self, local: BatchRows, ids: torch.Tensor, step: int) -> Metrics:
-        """Gathers the global batch and selects each dictionary's negatives."""
-        rows, all_ids = local.gather(ids)
+        Args:
+            parts: the query encoders' outputs for the parts of this rank's batch.
+        """
+        rows, all_ids = BatchRows.of_parts(parts, keys, with_hidden=self._needs_hidden).gather(ids)
         metrics: Metrics = {}
         for modality in MODALITIES:
             other, active = OTHER_MODALITY[modality], self.active[modality]
@@ -328,7 +312,3 @@ class Learner:
         self.guard.load_state_dict(state["guard"])
         for modality, active in self.active.items():
             active.load_state_dict(state["active"][modality])
-
-
-def _join(parts: list[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
