@@ -74,13 +74,14 @@ def _sizes(config: Config, world: World, learner: Learner) -> dict[str, str]:
     checkpoint_bytes = saved_bytes({"config": to_dict(config), **learner.state_dict()})
     batch, kept = config.train.batch_size, config.checkpoint
     precision = "bf16 autocast" if learner.bf16 else "fp32"
+    chosen = "" if config.dictionary.whole_pool else f" and {config.dictionary.size} in the dictionary"
     return {
         "processes": f"{world.size} on {world.device.type}, {precision}, {batch // world.size} of {batch} clips each",
         "parameters": f"{_millions(sum(parameters.values()))} trained (video {_millions(parameters['video'])}, "
         f"audio {_millions(parameters['audio'])}); {_millions(held)} in the query encoders, and as many in the "
         "momentum encoders",
-        "dictionaries": f"{_megabytes(buffer_bytes)}: per modality {config.pool.size} keys in the pool and "
-        f"{config.dictionary.size} in the dictionary, {config.model.dim} numbers per key",
+        "dictionaries": f"{_megabytes(buffer_bytes)}: per modality {config.pool.size} keys in the pool{chosen}, "
+        f"{config.model.dim} numbers per key",
         "checkpoint": f"{_megabytes(checkpoint_bytes)}; {kept.keep} kept, one every {kept.every_steps} steps",
     }
 
