@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,15 @@ def initial_weights(config: Config, world: World, *, resume: str) -> InitialWeig
     begin(f"reading the weights of {' and '.join(dict.fromkeys(str(source.path) for source in chosen.values()))}")
     with torch.device("meta"):
         outline = build_model(config.model, audio=config.audio, seed=config.seed)
+    # Both encoders may come from one file, and reading it takes seconds.
+    read_once, digest_once = cache(_find_and_read), cache(file_sha256)
     weights = InitialWeights()
     for modality, source in chosen.items():
-        path, tensors = _read(source, modality, config)
+        path, tensors = _read(source, modality, config, read_once)
         wanted = outline.query[modality].state_dict()
         taken = _fitting(source, modality, tensors, wanted, config)
         weights.encoders[modality] = taken
-        digest = file_sha256(path)
+        digest = digest_once(path)
         if from_main(digest) != digest:
             raise ConfigError(f"{source}: {path} is not the same file on all machines: copy it to all of them")
         weights.origin.append({"encoder": modality, "path": str(path), "sha256": digest, "tensors": len(taken)})
@@ -74,7 +77,15 @@ def initial_weights(config: Config, world: World, *, resume: str) -> InitialWeig
     return weights
 
 
-def _read(source: Source, modality: str, config: Config) -> tuple[Path, dict[str, Any]]:
+def _find_and_read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Returns the checkpoint that a run folder or a path names, and its contents."""
+    found = find(path)
+    return found, read(found)
+
+
+def _read(
+    source: Source, modality: str, config: Config, read_checkpoint: Callable[[Path], tuple[Path, dict[str, Any]]]
+) -> tuple[Path, dict[str, Any]]:
     """Returns the file of an encoder and its tensors, by their names within the encoder."""
     architecture = getattr(config.model, modality)
     if source.is_export:
@@ -83,8 +94,8 @@ def _read(source: Source, modality: str, config: Config) -> tuple[Path, dict[str
     contents: Any = {} if source.path.is_dir() else read_weights(source.path, key=source.key)
     if source.path.is_dir() or (isinstance(contents, dict) and {"format", "config", "model"} <= contents.keys()):
         try:
-            path = find(source.path)
-            return path, _of_checkpoint(read(path), source, modality, config)
+            path, state = read_checkpoint(source.path)
+            return path, _of_checkpoint(state, source, modality, config)
         except CheckpointError as error:
             raise CheckpointError(f"{source}: {error}") from None
     if source.key == "model.init":

@@ -74,6 +74,14 @@ def test_both_encoders_start_from_a_run_a_checkpoint_or_an_exported_folder(tmp_p
         assert record["sha256"] == hashlib.sha256(Path(record["path"]).read_bytes()).hexdigest()
 
 
+def test_both_encoders_come_from_one_reading_of_a_run_that_may_be_saving_another_checkpoint(tmp_path, monkeypatch):
+    make_run(tmp_path / "run", small_config())
+    found = []
+    monkeypatch.setattr("training.initial.weights.find", lambda path: found.append(find(path)) or found[-1])
+    _, weights = started(small_config(f"model.init={tmp_path / 'run'}"))
+    assert [record["path"] for record in weights.origin] == [str(path) for path in found * 2]
+
+
 def test_with_crossing_heads_each_momentum_head_starts_as_the_one_that_it_follows(tmp_path):
     make_run(tmp_path / "run", small_config())
     model, _ = started(small_config(f"model.init={tmp_path / 'run'}", "model.cross_modal_fc=true"))
