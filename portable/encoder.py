@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from common.normalisation import VIDEO_MEAN, VIDEO_STD
 from model.batchnorm import FoldedTimeBatchNorm, replace_batchnorm
 from model.encoder import CrossModalModel, Encoder
-from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from portable.inputs import FrameInput, PcmInput
 from settings import Config
 
