@@ -19,7 +19,7 @@ import json
 import sys
 from pathlib import Path
 
-from common.environment import installed_version
+from common.environment import MissingPackage, missing_packages
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable
 from portable.hub import HubError, push, require_hub
@@ -43,10 +43,6 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What writing ONNX files and checking them needs."""
 
 
-class MissingPackage(RuntimeError):
-    """Raised if an optional package is not installed; the message says how to install it."""
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python export.py",
@@ -65,8 +61,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def require_packages(args: argparse.Namespace) -> None:
     """Raises MissingPackage or HubError if what the options need is not installed."""
-    missing = [name for name in ONNX_PACKAGES if not args.no_onnx and installed_version(name) is None]
-    if missing:
+    if not args.no_onnx and (missing := missing_packages(*ONNX_PACKAGES)):
         raise MissingPackage(
             f"writing ONNX files needs {' and '.join(missing)}: pip install -r requirements-export.txt, or export "
             "without them by --no-onnx"

@@ -42,7 +42,7 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.tools.result import median_ratio, publish, ratio
-from common.environment import environment
+from common.environment import MissingPackage, environment
 from common.finite import NotFiniteError
 from common.progress import show_progress
 from pipeline.plan.bad_samples import SampleError
@@ -50,7 +50,7 @@ from pipeline.shards.manifest import Manifest, ManifestError
 from search.embed.sources import Job, ShardSource
 from search.embed.store import EmbedError, Store
 from search.encoders import TrainedEncoders, load_encoders
-from search.packages import MissingPackage, require_packages
+from search.packages import require_packages
 from settings import ConfigError, load_config
 from settings.search import EmbedConfig
 from training.saving.files import CheckpointError

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 PACKAGES = ("torch", "torchvision", "torchaudio", "nvidia-dali-cuda130", "faiss-gpu", "numpy")
 """Packages whose versions may change the numeric results of a run."""
+
+
+class MissingPackage(RuntimeError):
+    """An optional package is not installed; the message names the command that installs it."""
 
 
 def environment(*packages: str) -> dict[str, Any]:
@@ -52,6 +57,15 @@ def installed_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def missing_packages(*names: str) -> list[str]:
+    """Returns those of the names that cannot be imported; imports none of them.
+
+    Args:
+        names: names to import. A distribution of another name may provide them, as onnxruntime-gpu does onnxruntime.
+    """
+    return [name for name in names if find_spec(name) is None]
 
 
 def git(*arguments: str) -> str:

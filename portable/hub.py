@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.environment import installed_version
+from common.environment import missing_packages
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
@@ -23,7 +23,7 @@ def require_hub(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise HubError(f"--push must be USER/NAME, not {name!r}")
-    if installed_version("huggingface_hub") is None:
+    if missing_packages("huggingface_hub"):
         raise HubError("--push needs the package huggingface_hub: pip install -r requirements-export.txt")
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from common.environment import MissingPackage, missing_packages
 
 INSTALL = "pip install -r requirements-search.txt"
 """The command that installs them."""
-
-
-class MissingPackage(Exception):
-    """An optional package is not installed; the message names the command that installs it."""
 
 
 def require_packages(*names: str) -> None:
@@ -18,7 +14,6 @@ def require_packages(*names: str) -> None:
     Args:
         names: names to import, such as pyarrow.
     """
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
+    if missing := missing_packages(*names):
         verb = "is" if len(missing) == 1 else "are"
         raise MissingPackage(f"{' and '.join(missing)} {verb} not installed; install with: {INSTALL}")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import nn
 from torchvision.models import video as torchvision_video
 
 import export
+from common import environment
 from common.normalisation import VIDEO_MEAN, VIDEO_STD
 from model import build_model
 from model.video import input_normalisation
@@ -274,12 +276,12 @@ def test_a_name_that_is_not_a_repository_is_refused(name):
 
 def test_missing_packages_are_named_with_what_installs_them(monkeypatch, capsys, tmp_path):
     save_run(tmp_path / "run", CONFIG)
-    monkeypatch.setattr(export, "installed_version", lambda name: None if name == "onnxscript" else "1")
+    monkeypatch.setattr(environment, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
     assert export.main([str(tmp_path / "run"), str(tmp_path / "out")]) == 2
     assert "needs onnxscript: pip install -r requirements-export.txt, or export without them by --no-onnx" in (
         capsys.readouterr().err
     )
-    monkeypatch.setattr("portable.hub.installed_version", lambda name: None)
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
     with pytest.raises(HubError, match="needs the package huggingface_hub: pip install -r"):
         require_hub("me/mine")
 

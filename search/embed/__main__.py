@@ -19,12 +19,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.environment import MissingPackage
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable, show_logs
 from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
 from pipeline.prepare.sources import PrepareError, check_folders
 from pipeline.shards.meta import ManifestError, check_shards, meta_file, read_meta
-from search.packages import MissingPackage, require_packages
+from search.packages import require_packages
 from settings import ConfigError, load_config
 from settings.search import EmbedConfig
 from training.saving.files import CheckpointError, require_some_checkpoint

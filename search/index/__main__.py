@@ -21,10 +21,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.environment import MissingPackage
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable
 from search.index.folder import Head, SearchIndexError, read_head
-from search.packages import MissingPackage, require_packages
+from search.packages import require_packages
 
 
 @command("index")

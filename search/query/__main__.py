@@ -20,10 +20,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.environment import MissingPackage
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error
 from search.index.folder import SearchIndexError, read_head
-from search.packages import MissingPackage, require_packages
+from search.packages import require_packages
 from search.query.request import MOST, conditions, query_file, require_run, split_time
 from settings import ConfigError
 from training.saving.files import CheckpointError

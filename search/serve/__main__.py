@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from common.environment import MissingPackage
 from common.phases import begin, close_log, open_log, say
 from common.terminal import command, print_error, printable
 from search.index.folder import Head, SearchIndexError, read_head
-from search.packages import MissingPackage, require_packages
+from search.packages import require_packages
 from search.query.request import require_run
 from settings import ConfigError
 from training.saving.files import CheckpointError

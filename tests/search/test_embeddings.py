@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import packages
+from common import environment
+from common.environment import MissingPackage
 from search.embed.store import EmbedError, Part, Store
 from search.embeddings import AT_END, Embeddings, EmbeddingsError, open_embeddings
-from search.packages import MissingPackage
 
 DIM, SIZE = 8, 10
 META = {
@@ -151,7 +151,7 @@ def test_other_formats_and_unfinished_folders_are_refused(folder: Path, tmp_path
 
 
 def test_without_pyarrow_the_error_names_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match=r"pyarrow is not installed; .*pip install -r requirements-search\.txt"):
         open_embeddings(folder)
 
