@@ -3,8 +3,8 @@
     python -m benchmarks.run_all --out results/
 
 Each benchmark writes its JSON (and chart) into the folder when it ends; if one fails, the others still run and its name
-is printed at the end. `python -m benchmarks.report results/` then updates the tables in
-docs/performance.md.
+is printed at the end. `python -m benchmarks.report results/` then updates the tables in docs/performance.md and
+docs/first_hour.md.
 
 On a machine with a GPU, decode_gpu, decode_sweep_gpu and step_gpu are measured too. The last trains R(2+1)D-18 on clips
 of 16 frames of 112 pixels in bf16, fed from JPEG shards of the demo corpus.
