@@ -65,7 +65,10 @@ def trace(encoder: nn.Module, config: Config, modality: str) -> Graph:
         with suppress(Exception):
             # Long enough that no layer's output has a single frame, which would count as a fixed length.
             long = raw_clips(config, modality, length=2 * max(16, config.clip.frames) if modality == "video" else 0)
-            return Graph(modality, _program(encoder, long, axes, axes), axes)
+            program = _program(encoder, long, axes, axes)
+            # Where the maps of the last layers are a single pixel, torch.export may rule out a single frame of them.
+            program.module()(raw_clips(config, modality))
+            return Graph(modality, program, axes)
     try:
         return Graph(modality, _program(encoder, raw_clips(config, modality), axes, dynamic), dynamic)
     except Exception as error:

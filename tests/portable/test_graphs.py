@@ -123,6 +123,15 @@ def test_an_encoder_with_a_fixed_number_of_frames_is_exported_with_it():
     require_equal(run_onnx(to_onnx(graph), raw), encoder(raw), "video.onnx")
 
 
+def test_frames_so_small_that_the_last_maps_are_one_pixel_are_exported_with_the_runs_number_of_frames():
+    overrides = ["model.video=tiny", "model.audio=tiny", "clip.size=16", "clip.frames=4"]
+    config = load_config(Config, overrides=overrides)
+    encoder = portable_encoder(trained_like(config), config, "video")
+    graph = trace(encoder, config, "video")
+    raw = raw_clips(config, "video", clips=3)
+    require_equal(run_pt2(to_pt2(graph), raw), encoder(raw), "video.pt2")
+
+
 def test_graphs_hold_no_path_of_this_machine_and_are_the_same_again():
     config = Config(model=ModelConfig(video="tiny", audio="tiny", dim=8))
     model = trained_like(config)
