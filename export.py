@@ -15,6 +15,7 @@ if __name__ == "__main__":
     end_on_signals("export.py")
 
 import argparse
+import errno
 import json
 import sys
 from pathlib import Path
@@ -70,11 +71,21 @@ def require_packages(args: argparse.Namespace) -> None:
         require_hub(args.push)
 
 
+def require_replaceable(out: Path) -> None:
+    """Raises OSError if OUT is a file, or holds a README.md or config.json that an export has not written."""
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "this is not a folder", str(out))
+    for name in ("README.md", "config.json"):
+        if (out / name).exists() and not (out / "video.safetensors").exists():  # an export writes this one earlier
+            raise FileExistsError(errno.EEXIST, "no export has written this file: name another folder", str(out / name))
+
+
 @command("export.py", CheckpointError, HubError, MissingPackage)
 def announce() -> None:
     """Finds mistakes that can be found without torch, which takes seconds to import; says what follows."""
     args = parse()
     require_some_checkpoint(args.run)
+    require_replaceable(args.out)
     require_packages(args)
     say(f"exporting the encoders of {args.run} to {args.out}")
     begin("importing torch")
@@ -157,8 +168,9 @@ def weights_of(backbone: torch.nn.Module) -> bytes:
 
 @command("export.py", HubError, MissingPackage)
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 if the run cannot be read, exported or uploaded, or OUT cannot be written."""
+    """Returns the exit status: 0, or 2 if the run cannot be read, exported or uploaded, or OUT cannot be written to."""
     args = parse(arguments)
+    require_replaceable(args.out)
     require_packages(args)
     try:
         begin(f"reading {args.run}")

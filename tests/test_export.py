@@ -293,6 +293,18 @@ def test_the_hub_function_names_what_is_missing(tmp_path):
         torch.hub.load(str(ROOT), "encoders", source="local")
 
 
+def test_files_that_no_export_has_written_are_not_replaced(tmp_path, capsys):
+    save_run(tmp_path / "run", CONFIG)
+    (tmp_path / "README.md").write_text("mine")
+    assert export.main([str(tmp_path / "run"), str(tmp_path), "--no-onnx"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'README.md'}: no export has written this file: name another folder" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "run"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert export.main([str(tmp_path / "run"), str(tmp_path / "README.md"), "--no-onnx"]) == 2
+    assert f"{tmp_path / 'README.md'}: this is not a folder" in capsys.readouterr().err
+
+
 def test_an_error_names_a_folder_that_is_not_a_run(tmp_path, capsys):
     assert export.main([str(tmp_path), str(tmp_path / "out")]) == 2
     assert f"export.py: no checkpoint at {tmp_path}" in capsys.readouterr().err
