@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common.environment import MissingPackage, missing_packages
 from common.phases import begin, open_log, say
-from common.terminal import command, print_error, printable
+from common.terminal import command, printable
 from portable.hub import HubError, push, require_hub
 from training.saving.files import CheckpointError, require_some_checkpoint
 
@@ -166,28 +166,23 @@ def weights_of(backbone: torch.nn.Module) -> bytes:
     return to_safetensors({name: value.contiguous() for name, value in backbone.state_dict().items()})
 
 
-@command("export.py", HubError, MissingPackage)
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 if the run cannot be read, exported or uploaded, or OUT cannot be written to."""
+@command("export.py", CheckpointError, ConfigError, ExportError, HubError, MissingPackage)
+def main(arguments: list[str] | None = None) -> None:
+    """The exit status is 0, or 2 if the run cannot be read, exported or uploaded, or OUT cannot be written to."""
     args = parse(arguments)
     require_replaceable(args.out)
     require_packages(args)
-    try:
-        begin(f"reading {args.run}")
-        checkpoint = find(args.run)
-        state = read(checkpoint)
-        config, model = model_of(state, source=str(args.run))
-        origin = Origin.of(state, config, checkpoint, licence=args.licence)
-        files = export(model, config, args.out, origin=origin, onnx=not args.no_onnx)
-    except (CheckpointError, ConfigError, ExportError) as error:
-        print_error("export.py", error)
-        return 2
+    begin(f"reading {args.run}")
+    checkpoint = find(args.run)
+    state = read(checkpoint)
+    config, model = model_of(state, source=str(args.run))
+    origin = Origin.of(state, config, checkpoint, licence=args.licence)
+    files = export(model, config, args.out, origin=origin, onnx=not args.no_onnx)
     for name in files:
         print(printable(args.out / name))
     if args.push is not None:
         begin(f"uploading {args.out} to {args.push}")
         print(printable(push(args.out, args.push, private=args.private, files=files)))
-    return 0
 
 
 if __name__ == "__main__":
