@@ -48,7 +48,8 @@ def push(folder: Path, name: str, *, private: bool, files: Sequence[str]) -> str
             repo_id=name, folder_path=folder, allow_patterns=list(files), commit_message="Upload encoders"
         )
     except Exception as error:  # huggingface_hub raises the errors of several libraries
-        what = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
+        cause = str(error.__cause__ or "")
+        what = " ".join(f"{error} {'' if cause in str(error) else cause}".split())[:300]
         raise HubError(
             f"cannot upload to {name} at {api.endpoint}: {what}. The folder {folder} is complete. For a token that may "
             "write: hf auth login"
