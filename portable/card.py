@@ -121,7 +121,7 @@ def _limits(described: dict[str, Any], origin: Origin) -> list[str]:
     ]
     if "frames" not in video["shape"]:
         lines.insert(0, f"The video encoder takes exactly {video['frames']} frames per clip.")
-    if origin.clips_seen is not None and origin.samples and origin.clips_seen < origin.samples:
+    if origin.clips_seen is not None and origin.samples and origin.clips_seen < origin.samples * video["per_sample"]:
         lines.append("Training ended before each sample had been seen once.")
     if not origin.evaluations:
         lines.append("No evaluation was made.")
