@@ -16,6 +16,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ from search.index.folder import Head, SearchIndexError
 from search.index.open import open_index
 from search.index.vectors import read_faiss
 from search.query.find import find
+
+Name = tuple[str, str]
+"""Kind of the index, and what searches it."""
+Figures = dict[Name, list[float]]
 
 TOP = 10
 _SPREAD = 0.6
@@ -127,24 +132,13 @@ def measure(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     flat = read_faiss(work / "exact" / heads["exact"][0].file("video", "flat"))
     cells: Any = read_faiss(work / "ivfpq" / heads["ivfpq"][0].file("video", "ivfpq"))
     cells.nprobe = heads["ivfpq"][0].structures["video"].probes
-    searches = {
+    searches: dict[Name, Callable[[np.ndarray], Any]] = {
         ("exact", "FAISS alone"): lambda query: flat.search(query[None], TOP)[1][0],
         ("exact", "search.index"): lambda query: _ids(opened["exact"][0], query),
         ("ivfpq", "FAISS alone"): lambda query: cells.search(query[None], TOP)[1][0],
         ("ivfpq", "search.index"): lambda query: _ids(opened["ivfpq"][0], query),
     }
-    times: dict[tuple[str, str], list[float]] = {name: [] for name in searches}
-    recalls: dict[tuple[str, str], list[float]] = {name: [] for name in searches}
-    for number, query in enumerate(show_progress(queries, total=len(queries), unit="queries")):
-        true: set[int] = set()
-        for name, search in searches.items():
-            began = time.perf_counter()
-            found = search(query)
-            seconds = time.perf_counter() - began
-            true = true or set(map(int, found))
-            if number:  # the first one reads the files
-                times[name].append(1e3 * seconds)
-                recalls[name].append(len(true & set(map(int, found))) / TOP)
+    times, recalls = take_turns(searches, queries)
     records = []
     for (kind, by), found in times.items():
         head, seconds = heads[kind]
@@ -159,6 +153,23 @@ def measure(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
             record["stated_recall"] = head.structures["video"].recall
         records.append(record)
     return records
+
+
+def take_turns(searches: dict[Name, Callable[[np.ndarray], Any]], queries: np.ndarray) -> tuple[Figures, Figures]:
+    """Times of each search in ms, and its recall of what the first search finds, for all queries but the first."""
+    times: Figures = {name: [] for name in searches}
+    recalls: Figures = {name: [] for name in searches}
+    for number, query in enumerate(show_progress(queries, total=len(queries), unit="queries")):
+        true: set[int] = set()
+        for name, search in searches.items():
+            began = time.perf_counter()
+            found = search(query)
+            seconds = time.perf_counter() - began
+            true = true or set(map(int, found))
+            if number:  # the first one reads the files
+                times[name].append(1e3 * seconds)
+                recalls[name].append(len(true & set(map(int, found))) / TOP)
+    return times, recalls
 
 
 def _ids(index: Any, query: np.ndarray) -> list[int]:
