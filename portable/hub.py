@@ -30,6 +30,8 @@ def require_hub(name: str) -> None:
 def push(folder: Path, name: str, *, private: bool, files: Sequence[str]) -> str:
     """Uploads the files to the repository `name`, which is made if it does not exist; returns the commit's address.
 
+    ONNX files of an earlier upload are removed there if `files` has none.
+
     The token is that of `hf auth login` or of the environment variable HF_TOKEN; huggingface_hub reads it.
 
     Args:
@@ -45,7 +47,12 @@ def push(folder: Path, name: str, *, private: bool, files: Sequence[str]) -> str
     try:
         api.create_repo(name, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=name, folder_path=folder, allow_patterns=list(files), commit_message="Upload encoders"
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=list(files),
+            # Those of an earlier upload would belong to other weights.
+            delete_patterns=sorted({"video.onnx", "audio.onnx"} - set(files)),
+            commit_message="Upload encoders",
         )
     except Exception as error:  # huggingface_hub raises the errors of several libraries
         cause = str(error.__cause__ or "")

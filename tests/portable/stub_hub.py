@@ -69,6 +69,8 @@ class StubHub:
             self.files[value["path"]] = base64.b64decode(value["content"])
         if key == "lfsFile":
             self.files[value["path"]] = self.blobs[value["oid"]]
+        if key == "deletedFile":
+            del self.files[value["path"]]
 
     def _file(self, name: str, method: str) -> tuple[int, dict[str, str], bytes]:
         content = self.files[name]
