@@ -57,7 +57,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-onnx", action="store_true", help="write no ONNX files")
     parser.add_argument("--push", metavar="USER/NAME", help="then upload the folder to the Hugging Face Hub")
     parser.add_argument("--private", action="store_true", help="with --push: make a new repository private")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.private and args.push is None:
+        parser.error("--private is about the repository of --push USER/NAME, which is not given")
+    return args
 
 
 def require_packages(args: argparse.Namespace) -> None:

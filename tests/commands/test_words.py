@@ -95,6 +95,7 @@ def test_mistakes_are_answered_before_slow_imports(unlabelled: Path):
         ("evaluate", [*evaluated, "--protocol", "knm"], "invalid choice: 'knm'"),
         ("evaluate", ["--checkpoint", "x", "--data", "x", "--protocol", "knn"], "no checkpoint at x"),
         ("export", ["nowhere", "out"], "export.py: no checkpoint at nowhere"),
+        ("export", ["nowhere", "out", "--private"], "--private is about the repository of --push USER/NAME"),
         ("explore", ["nowhere", "--data", str(unlabelled)], "explore: no checkpoint at nowhere"),
         ("embed", ["nowhere", str(unlabelled), "out"], "embed: no checkpoint at nowhere"),
         (
