@@ -23,12 +23,13 @@ from pathlib import Path
 
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable, show_logs
+from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
 from settings import ConfigError
 from training.saving.files import CheckpointError, require_some_checkpoint
 
 
-@command("curate")
+@command("curate", CheckpointError, ConfigError, ManifestError, SampleError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a mistake in the arguments, the run or the data.
 
@@ -36,30 +37,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parse(arguments)
     show_logs()
-    try:
-        _check(options)
-        say(f"curating {options.shards} with {options.run}, in {options.out}")
-        begin("importing torch and DALI")
-        from common.finite import NotFiniteError
-        from pipeline.plan.bad_samples import SampleError
-        from search.curate.folds import FoldStopped
-        from search.curate.run import PAGE, Options, curate
+    _check(options)
+    say(f"curating {options.shards} with {options.run}, in {options.out}")
+    begin("importing torch and DALI")
+    from common.finite import NotFiniteError
+    from search.curate.folds import FoldStopped
+    from search.curate.run import PAGE, Options, curate
 
-        chosen = Options(
-            folds=options.folds,
-            steps=options.steps,
-            against=options.against,
-            lowest_score=options.lowest_score,
-        )
-        try:
-            counts = curate(options.run, options.shards, options.out, chosen).counts()
-        except FoldStopped as stopped:
-            print_error("curate", stopped)
-            return stopped.status
-        except (NotFiniteError, SampleError) as error:
-            print_error("curate", error)
-            return 2
-    except (CheckpointError, ConfigError, ManifestError) as error:
+    chosen = Options(
+        folds=options.folds,
+        steps=options.steps,
+        against=options.against,
+        lowest_score=options.lowest_score,
+    )
+    try:
+        counts = curate(options.run, options.shards, options.out, chosen).counts()
+    except FoldStopped as stopped:
+        print_error("curate", stopped)
+        return stopped.status
+    except NotFiniteError as error:
         print_error("curate", error)
         return 2
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if kind != "all")

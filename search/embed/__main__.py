@@ -22,8 +22,10 @@ from pathlib import Path
 from common.environment import MissingPackage
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable, show_logs
+from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
 from pipeline.prepare.sources import PrepareError, check_folders
+from pipeline.prepare.workers.pool import WorkersCannotStart
 from pipeline.shards.meta import ManifestError, check_shards, meta_file, read_meta
 from search.packages import require_packages
 from settings import ConfigError, load_config
@@ -31,7 +33,17 @@ from settings.search import EmbedConfig
 from training.saving.files import CheckpointError, require_some_checkpoint
 
 
-@command("embed")
+@command(
+    "embed",
+    CheckpointError,
+    ConfigError,
+    LabelError,
+    ManifestError,
+    MissingPackage,
+    PrepareError,
+    SampleError,
+    WorkersCannotStart,
+)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 if no file gave a row, 2 for a mistake in the arguments, the run or the data.
 
@@ -39,32 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parse(arguments)
     show_logs()
-    try:
-        config = load_config(EmbedConfig, None, options.settings)
-        _check(options)
-        say(f"embedding the files of {options.src} with {options.run}, in {options.out}")
-        begin("importing torch and DALI")
-        from common.finite import NotFiniteError
-        from pipeline.plan.bad_samples import SampleError
-        from pipeline.prepare.workers.pool import WorkersCannotStart
-        from search.embed.run import Place, embed
-        from search.embed.store import EmbedError
+    config = load_config(EmbedConfig, None, options.settings)
+    _check(options)
+    say(f"embedding the files of {options.src} with {options.run}, in {options.out}")
+    begin("importing torch and DALI")
+    from common.finite import NotFiniteError
+    from search.embed.run import Place, embed
+    from search.embed.store import EmbedError
 
-        try:
-            meta = embed(
-                options.run,
-                options.src,
-                options.out,
-                config=config,
-                labels=options.labels,
-                labels_may_miss=options.labels_may_miss,
-                npy=options.npy,
-                place=Place(**_place()),
-            )
-        except (EmbedError, NotFiniteError, SampleError, WorkersCannotStart) as error:
-            print_error("embed", error)
-            return 2
-    except (CheckpointError, ConfigError, LabelError, ManifestError, MissingPackage, PrepareError) as error:
+    try:
+        meta = embed(
+            options.run,
+            options.src,
+            options.out,
+            config=config,
+            labels=options.labels,
+            labels_may_miss=options.labels_may_miss,
+            npy=options.npy,
+            place=Place(**_place()),
+        )
+    except (EmbedError, NotFiniteError) as error:
         print_error("embed", error)
         return 2
     if meta is None:

@@ -23,32 +23,28 @@ from pathlib import Path
 
 from common.environment import MissingPackage
 from common.phases import begin, open_log, say
-from common.terminal import command, print_error, printable
+from common.terminal import command, printable
 from search.index.folder import Head, SearchIndexError, read_head
 from search.packages import require_packages
 
 
-@command("index")
+@command("index", MissingPackage, SearchIndexError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake in the arguments, the embeddings or the index."""
     options = _parse(arguments)
-    try:
-        require_packages("pyarrow")
-        if options.embeddings is not None:
-            return _from_embeddings(options)
-        head = read_head(options.index)
-        if options.remove or options.remove_list:
-            sources = [*options.remove, *(_listed(options.remove_list) if options.remove_list else ())]
-            say(f"removing {len(sources):,} sources from {options.index}")
-            begin("importing FAISS")
-            from search.index.build import remove
+    require_packages("pyarrow")
+    if options.embeddings is not None:
+        return _from_embeddings(options)
+    head = read_head(options.index)
+    if options.remove or options.remove_list:
+        sources = [*options.remove, *(_listed(options.remove_list) if options.remove_list else ())]
+        say(f"removing {len(sources):,} sources from {options.index}")
+        begin("importing FAISS")
+        from search.index.build import remove
 
-            head, count = remove(options.index, sources)
-            print(f"removed {count:,} rows")
-        print(describe(options.index, head))
-    except (MissingPackage, SearchIndexError) as error:
-        print_error("index", error)
-        return 2
+        head, count = remove(options.index, sources)
+        print(f"removed {count:,} rows")
+    print(describe(options.index, head))
     return 0
 
 

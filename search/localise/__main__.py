@@ -22,37 +22,33 @@ from pathlib import Path
 
 from common.phases import begin, open_log, say
 from common.terminal import command, print_error, printable, show_logs
+from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.sources import PrepareError
+from pipeline.prepare.workers.pool import WorkersCannotStart
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
 from settings import ConfigError
 from training.saving.files import CheckpointError, require_some_checkpoint
 
 
-@command("localise")
+@command("localise", CheckpointError, ConfigError, ManifestError, PrepareError, SampleError, WorkersCannotStart)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a mistake in the arguments, the run or the data."""
     options = _parse(arguments)
     show_logs()
-    try:
-        _check(options)
-        what = "measuring the pointing" if options.score else "localising the sound"
-        say(f"{what} of {options.run} on {options.source}, in {options.out}")
-        begin("importing torch and DALI")
-        from common.finite import NotFiniteError
-        from pipeline.plan.bad_samples import SampleError
-        from pipeline.prepare.workers.pool import WorkersCannotStart
-        from search.localise.run import localise, score
+    _check(options)
+    what = "measuring the pointing" if options.score else "localising the sound"
+    say(f"{what} of {options.run} on {options.source}, in {options.out}")
+    begin("importing torch and DALI")
+    from common.finite import NotFiniteError
+    from search.localise.run import localise, score
 
-        try:
-            if options.score:
-                score(options.run, options.source, options.score, options.out)
-                return 0
-            with tempfile.TemporaryDirectory(prefix="cmacc-localise-") as scratch:
-                written = localise(options.run, options.source, options.out, scratch=Path(scratch))
-        except (NotFiniteError, SampleError, WorkersCannotStart) as error:
-            print_error("localise", error)
-            return 2
-    except (CheckpointError, ConfigError, ManifestError, PrepareError) as error:
+    try:
+        if options.score:
+            score(options.run, options.source, options.score, options.out)
+            return 0
+        with tempfile.TemporaryDirectory(prefix="cmacc-localise-") as scratch:
+            written = localise(options.run, options.source, options.out, scratch=Path(scratch))
+    except NotFiniteError as error:
         print_error("localise", error)
         return 2
     print(*map(printable, written), sep="\n")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common.environment import MissingPackage
 from common.phases import begin, open_log, say
-from common.terminal import command, print_error
+from common.terminal import command
 from search.index.folder import SearchIndexError, read_head
 from search.packages import require_packages
 from search.query.request import MOST, conditions, query_file, require_run, split_time
@@ -30,34 +30,30 @@ from settings import ConfigError
 from training.saving.files import CheckpointError
 
 
-@command("query")
+@command("query", CheckpointError, ConfigError, MissingPackage, SearchIndexError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake in the arguments, the index, the run or the file."""
     options = _parse(arguments)
-    try:
-        require_packages("pyarrow")
-        head = read_head(options.index)
-        where = conditions(options.where)
-        kinds = ("sound", "video", "picture", "like")
-        kind, text = next((kind, given) for kind in kinds if (given := getattr(options, kind)) is not None)
-        say(f"searching the {head.rows:,} rows of {options.index} by {'a row' if kind == 'like' else f'a {kind}'}")
-        if kind == "like":
-            source, at = split_time(text)
-            begin("importing FAISS")
-            from search.query.run import by_row, show
+    require_packages("pyarrow")
+    head = read_head(options.index)
+    where = conditions(options.where)
+    kinds = ("sound", "video", "picture", "like")
+    kind, text = next((kind, given) for kind in kinds if (given := getattr(options, kind)) is not None)
+    say(f"searching the {head.rows:,} rows of {options.index} by {'a row' if kind == 'like' else f'a {kind}'}")
+    if kind == "like":
+        source, at = split_time(text)
+        begin("importing FAISS")
+        from search.query.run import by_row, show
 
-            found = by_row(options.index, source, at, by=options.by, to=options.to, top=options.top, where=where)
-        else:
-            file, at = query_file(kind, text)
-            run = require_run(head, options.run)
-            begin("importing FAISS and torch")
-            from search.query.run import by_file, show
+        found = by_row(options.index, source, at, by=options.by, to=options.to, top=options.top, where=where)
+    else:
+        file, at = query_file(kind, text)
+        run = require_run(head, options.run)
+        begin("importing FAISS and torch")
+        from search.query.run import by_file, show
 
-            found = by_file(options.index, file, kind, at, run=run, to=options.to, top=options.top, where=where)
-        show(found, as_json=options.json, html=options.html, videos=options.videos)
-    except (CheckpointError, ConfigError, MissingPackage, SearchIndexError) as error:
-        print_error("query", error)
-        return 2
+        found = by_file(options.index, file, kind, at, run=run, to=options.to, top=options.top, where=where)
+    show(found, as_json=options.json, html=options.html, videos=options.videos)
     return 0
 
 

@@ -18,12 +18,11 @@ import secrets
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from common.environment import MissingPackage
 from common.phases import begin, close_log, open_log, say
-from common.terminal import command, print_error, printable
+from common.terminal import command, printable
 from search.index.folder import Head, SearchIndexError, read_head
 from search.packages import require_packages
 from search.query.request import require_run
@@ -34,46 +33,42 @@ TOKEN_VARIABLE = "CMACC_SEARCH_TOKEN"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@command("serve")
+@command("serve", CheckpointError, ConfigError, MissingPackage, SearchIndexError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake in the arguments, the index or the run."""
     options = _parse(arguments)
+    require_packages("pyarrow", "starlette", "uvicorn")
+    head = read_head(options.index)
+    root = _sources(head, options.videos)
+    run, no_encoder = None, ""
     try:
-        require_packages("pyarrow", "starlette", "uvicorn")
-        head = read_head(options.index)
-        root = _sources(head, options.videos)
-        run, no_encoder = None, ""
-        try:
-            run = require_run(head, options.run)
-        except (SearchIndexError, CheckpointError) as error:
-            if options.run is not None:
-                raise
-            no_encoder = f"{error}; until then only clips of the index can be searched for"
-            say(no_encoder)
-        token = _token(options.host)
-        say(f"serving the {head.rows:,} rows of {options.index}")
-        listening = _listen(options.host, options.port)
-        begin("importing FAISS and torch")
-        from search.serve.run import serve
+        run = require_run(head, options.run)
+    except (SearchIndexError, CheckpointError) as error:
+        if options.run is not None:
+            raise
+        no_encoder = f"{error}; until then only clips of the index can be searched for"
+        say(no_encoder)
+    token = _token(options.host)
+    say(f"serving the {head.rows:,} rows of {options.index}")
+    listening = _listen(options.host, options.port)
+    begin("importing FAISS and torch")
+    from search.serve.run import serve
 
-        def ready() -> None:
-            close_log()
-            print(_greeting(options.host, listening.getsockname()[1], token), flush=True)
+    def ready() -> None:
+        close_log()
+        print(_greeting(options.host, listening.getsockname()[1], token), flush=True)
 
-        serve(
-            options.index,
-            listening,
-            run=run,
-            no_encoder=no_encoder,
-            root=root,
-            token=token,
-            workers=options.workers,
-            max_upload=options.max_upload * 2**20,
-            ready=ready,
-        )
-    except (CheckpointError, ConfigError, MissingPackage, SearchIndexError) as error:
-        print_error("serve", error)
-        return 2
+    serve(
+        options.index,
+        listening,
+        run=run,
+        no_encoder=no_encoder,
+        root=root,
+        token=token,
+        workers=options.workers,
+        max_upload=options.max_upload * 2**20,
+        ready=ready,
+    )
     return 0
 
 
@@ -124,8 +119,7 @@ def _greeting(host: str, port: int, token: str | None) -> str:
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
     if token is None:
         return f"Open {address} in a browser; Ctrl-C ends the server."
-    with suppress(KeyError):
-        os.environ[TOKEN_VARIABLE]
+    if TOKEN_VARIABLE in os.environ:
         return f"Open {address} in a browser, and give it the token of {TOKEN_VARIABLE}; Ctrl-C ends the server."
     return f"Open {address}?token={token} in a browser; Ctrl-C ends the server.\nWhoever has this address can search."
 
