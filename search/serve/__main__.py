@@ -52,13 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"serving the {head.rows:,} rows of {options.index}")
     listening = _listen(options.host, options.port)
     begin("importing FAISS and torch")
-    from search.serve.run import serve
+    from search.serve.run import make_server
 
     def ready() -> None:
         close_log()
         print(_greeting(options.host, listening.getsockname()[1], token), flush=True)
 
-    serve(
+    with make_server(
         options.index,
         listening,
         run=run,
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers=options.workers,
         max_upload=options.max_upload * 2**20,
         ready=ready,
-    )
+    ) as server:
+        server.run(sockets=[listening])
     return 0
 
 

@@ -37,48 +37,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def serve(
-    folder: Path,
-    listening: socket.socket,
-    *,
-    run: Path | None,
-    no_encoder: str,
-    root: Path | None,
-    token: str | None,
-    workers: int,
-    max_upload: int,
-    ready: Callable[[], None],
-) -> None:
-    """Serves until the process ends.
-
-    Args:
-        listening: the bound socket.
-        run: run whose encoders encode files; None if files cannot be searched for, for the reason `no_encoder`.
-        root: folder of the sources, or None.
-        token: see `Guard`.
-        max_upload: largest file to search by, in bytes.
-        ready: called when connections are accepted.
-
-    Raises:
-        SearchIndexError, CheckpointError, ConfigError: the index or the run cannot be used.
-    """
-    server, stop = make_server(
-        folder,
-        listening,
-        run=run,
-        no_encoder=no_encoder,
-        root=root,
-        token=token,
-        workers=workers,
-        max_upload=max_upload,
-        ready=ready,
-    )
-    try:
-        server.run(sockets=[listening])
-    finally:
-        stop()
-
-
+@contextmanager
 def make_server(
     folder: Path,
     listening: socket.socket,
@@ -90,38 +49,49 @@ def make_server(
     workers: int,
     max_upload: int,
     ready: Callable[[], None],
-) -> tuple[Server, Callable[[], None]]:
-    """The server of `serve`, and a function that ends its workers."""
+) -> Iterator[Server]:
+    """Makes the server, whose workers end with the context.
+
+    Args:
+        listening: the bound socket, which `Server.run` needs as well.
+        run: run whose encoders encode files; None if files cannot be searched for, for the reason `no_encoder`.
+        root: folder of the sources, or None.
+        token: see `Guard`.
+        max_upload: largest file to search by, in bytes.
+        ready: called when connections are accepted.
+
+    Raises:
+        SearchIndexError, CheckpointError, ConfigError: the index or the run cannot be used.
+    """
     torch.set_num_threads(max(1, available_cores() // workers))
     pools = [worker_pool(workers, memory_mb=MEMORY_MB) for _ in range(2)]
-    encoder = None
-    if run is not None:
-        begin(f"reading the encoders of {run}")
-        encoder = QueryEncoder(
-            run,
-            fingerprint=read_head(folder).model["fingerprint"],
-            workers=pools[0],
-            max_seconds=QUERY_SECONDS,
-            timeout_seconds=DECODE_SECONDS,
+    try:
+        encoder = None
+        if run is not None:
+            begin(f"reading the encoders of {run}")
+            encoder = QueryEncoder(
+                run,
+                fingerprint=read_head(folder).model["fingerprint"],
+                workers=pools[0],
+                max_seconds=QUERY_SECONDS,
+                timeout_seconds=DECODE_SECONDS,
+            )
+        begin("opening the index")
+        service = Service(folder, encoder=encoder, no_encoder=no_encoder, root=root, frames=pools[1], searches=workers)
+        port = listening.getsockname()[1]
+        hosts = None if token else [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+        app = make_app(service, hosts=hosts, token=token, max_upload=max_upload)
+        config = uvicorn.Config(
+            app,
+            http=LimitedProtocol,
+            ws="none",
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=int(REQUEST_SECONDS),
         )
-    begin("opening the index")
-    service = Service(folder, encoder=encoder, no_encoder=no_encoder, root=root, frames=pools[1], searches=workers)
-    port = listening.getsockname()[1]
-    hosts = None if token else [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
-    app = make_app(service, hosts=hosts, token=token, max_upload=max_upload)
-    config = uvicorn.Config(
-        app,
-        http=LimitedProtocol,
-        ws="none",
-        lifespan="off",
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=int(REQUEST_SECONDS),
-    )
-
-    def stop() -> None:
+        yield Server(config, ready)
+    finally:
         for pool in pools:
             pool.stop()
-
-    return Server(config, ready), stop

@@ -55,7 +55,7 @@ def serving(
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     ready = threading.Event()
-    server, stop = make_server(
+    with make_server(
         index,
         listening,
         run=run,
@@ -65,17 +65,16 @@ def serving(
         workers=1,
         max_upload=max_upload,
         ready=ready.set,
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    assert ready.wait(30)
-    try:
-        yield Live(port=listening.getsockname()[1])
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join(20)
-        stop()
-        listening.close()
+    ) as server:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        assert ready.wait(30)
+        try:
+            yield Live(port=listening.getsockname()[1])
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(20)
+    listening.close()
 
 
 @pytest.fixture(scope="session")
