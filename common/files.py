@@ -61,6 +61,15 @@ def write_json_lines(path: Path, entries: Iterable[Mapping[str, Any]], *, durabl
     write_atomically(path, text, durable=durable)
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """Reads what `write_json_lines` wrote. `splitlines` would also break lines within some names.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or a line is not JSON.
+    """
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def file_name(text: str) -> str:
     """Returns `text` in a form that is safe as part of a file name; different texts give different names.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.files import file_sha256
+from common.files import file_sha256, read_json_lines
 from search.packages import require_packages
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ class Embeddings:
     def unreadable(self) -> list[dict[str, str]]:
         """The files that could not be read: source and reason of each."""
         try:
-            lines = (self.folder / UNREADABLE).read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines]
+            return read_json_lines(self.folder / UNREADABLE)
         except (OSError, ValueError) as error:
             raise damaged(self.folder / UNREADABLE, error) from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.files import read_json_lines
 from common.finite import require_finite
 from common.phases import hushed
 from common.terminal import printable
@@ -144,7 +144,7 @@ def _decoded(path: Path, config: Config, scratch: Path) -> Manifest:
     with hushed():
         summary = prepare(source, out, config=prepared, workers=1)
     if not summary.totals.samples:
-        rejected = json.loads((out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        rejected = read_json_lines(out / "rejected.jsonl")[-1]
         raise ConfigError(f"{path} cannot be used: {rejected['reason']}: {rejected['detail']}")
     if "cut_at_max_seconds" in (out / "flagged.jsonl").read_text(encoding="utf-8"):
         log.warning("%s is longer than %g s; only its beginning is shown", printable(path), LONGEST_SECONDS)

@@ -33,7 +33,7 @@ def make_part(number: int, *, rows: int = SIZE) -> Part:
         labels={"kind": ["a", None] * (rows // 2), "größe": ["x"] * rows},
         vectors={modality: rng.standard_normal((rows, DIM)).astype(np.float32) for modality in ("video", "audio")},
         present={"video": np.ones(rows, bool), "audio": np.arange(rows) % 5 > 0},
-        unreadable=[{"source": f"bad{number}.mp4", "reason": "empty file"}] if number else [],
+        unreadable=[{"source": f"bad\u2028\x85{number}.mp4", "reason": "empty file"}] if number else [],
     )
 
 
@@ -72,7 +72,7 @@ def test_rows_come_back_in_order_and_few_at_a_time(folder: Path, size: int) -> N
         np.testing.assert_array_equal(np.load(folder / f"{modality}.npy"), wanted)
         present = np.concatenate([part.present[modality] for part in written])
         np.testing.assert_array_equal(np.concatenate([batch.present[modality] for batch in batches]), present)
-    assert embeddings.unreadable() == [{"source": f"bad{k}.mp4", "reason": "empty file"} for k in (1, 2)]
+    assert embeddings.unreadable() == [{"source": f"bad\u2028\x85{k}.mp4", "reason": "empty file"} for k in (1, 2)]
     assert (len(embeddings), embeddings.dim, embeddings.fingerprint) == (20, DIM, "abc")
     assert embeddings.meta["unreadable"] == 2
 
