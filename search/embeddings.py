@@ -111,6 +111,8 @@ class Embeddings:
                         first += len(table)
                 except (OSError, ValueError) as error:
                     raise damaged(path, error) from None
+        if first != len(self):
+            raise damaged(self.folder / META, ValueError(f"the parts hold {first} rows, not {len(self)}"))
 
     def unreadable(self) -> list[dict[str, str]]:
         """The files that could not be read: source and reason of each."""
@@ -178,8 +180,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
         lists = (meta["labels"], meta["model"]["modalities"], meta["part_sha256"])
         if any(type(count) is not int or count < 0 for count in counts) or not all(type(i) is list for i in lists):
             raise ValueError("a count or a list has another type")
-        if not set(meta["model"]["modalities"]) <= set(MODALITIES) or type(meta["model"]["fingerprint"]) is not str:
+        names = (meta["model"]["run"], meta["model"]["fingerprint"])
+        if not set(meta["model"]["modalities"]) <= set(MODALITIES) or any(type(name) is not str for name in names):
             raise ValueError("the model is not described")
+        if type(meta["source"]) is not dict:
+            raise ValueError("the source is not described")
         if len(meta["part_sha256"]) != meta["parts"]:
             raise ValueError("part_sha256 has another length than parts")
     except EmbeddingsError:

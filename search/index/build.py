@@ -16,9 +16,9 @@ from common.phases import begin
 from common.terminal import printable
 from search.embeddings import Embeddings, EmbeddingsError, open_embeddings
 from search.index.cells import SMALLEST, measure, sample_queries, train
-from search.index.folder import HEAD, Head, SearchIndexError, Structure, changing, publish
+from search.index.folder import HEAD, MODALITIES, Head, SearchIndexError, Structure, changing, publish
 from search.index.open import Index, open_index
-from search.index.rows import MODALITIES, Rows, joined
+from search.index.rows import Rows, joined
 from search.index.vectors import Vectors, read_faiss, write_faiss
 
 _BLOCK = 16_384

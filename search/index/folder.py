@@ -21,6 +21,7 @@ from common.files import make_folder, sync, write_atomically
 
 FORMAT = 1
 HEAD = "index.json"
+MODALITIES = ("video", "audio")
 _FILE = re.compile(r"(rows|video|audio)-(\d{6,})\.(arrow|flat|ivfpq)")
 """Names of the files of a generation."""
 
@@ -81,7 +82,7 @@ def read_head(folder: Path) -> Head:
         raise SearchIndexError(
             f"{folder} holds no index (no {HEAD}): make one with python -m search.index EMBEDDINGS {folder}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SearchIndexError(f"cannot read {path}: {error}") from None
     found = tree.get("format") if isinstance(tree, dict) else None
     if found != FORMAT:
@@ -90,11 +91,26 @@ def read_head(folder: Path) -> Head:
         structures = {name: Structure(**values) for name, values in tree.pop("structures").items()}
         del tree["format"]
         head = Head(**tree, structures=structures)
-        if not all(isinstance(head.model[key], str | int | list) for key in ("run", "fingerprint", "dim")):
-            raise TypeError("model")
-    except (TypeError, KeyError, AttributeError) as error:
+        _check(head)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise SearchIndexError(f"{path} is damaged ({error}): build the index again") from None
     return head
+
+
+def _check(head: Head) -> None:
+    """Raises an error unless all values have the types that searches and changes rely on."""
+    counts = [head.generation, head.rows, head.next_id, head.exact_up_to, head.model["dim"]]
+    for found in head.structures.values():
+        counts += [found.vectors, found.trained_on, found.probes, found.refine]
+        if found.kind not in ("exact", "ivfpq") or type(found.recall) not in (int, float):
+            raise ValueError(f"a structure is {found}")
+    texts = [head.model["run"], head.model["fingerprint"]]
+    if head.source.get("kind") == "folder":
+        texts.append(head.source["path"])
+    if any(type(count) is not int or count < 0 for count in counts) or any(type(text) is not str for text in texts):
+        raise ValueError("a number or a name has another type")
+    if not head.structures.keys() <= set(MODALITIES):
+        raise ValueError(f"it has vectors of {', '.join(head.structures)}")
 
 
 @contextmanager

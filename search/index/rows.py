@@ -19,7 +19,6 @@ from common.terminal import printable
 from search.index.folder import SearchIndexError
 from settings.load import suggest
 
-MODALITIES = ("video", "audio")
 _BATCH = 65_536
 """Rows per record batch of the file."""
 

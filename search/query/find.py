@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.terminal import printable
-from search.index.folder import SearchIndexError
+from search.index.folder import MODALITIES, SearchIndexError
 from search.index.open import Index
 from search.index.rows import Row
 
@@ -69,7 +69,7 @@ def vector_of(index: Index, row: Row, modality: str | None) -> tuple[str, np.nda
     Raises:
         SearchIndexError: the row has no such vector.
     """
-    for name in [modality] if modality else ["video", "audio"]:
+    for name in [modality] if modality else MODALITIES:
         vector = index.vectors[name].vector(row.id) if name in index.vectors else None
         if vector is not None:
             return name, vector

@@ -18,6 +18,7 @@ META = {
     "format": 1,
     "model": {"run": "/run", "step": 1, "fingerprint": "abc", "dim": DIM, "modalities": ["video", "audio"]},
     "every": 2.0,
+    "source": {"kind": "shards", "path": "/shards", "fingerprint": "def"},
     "labels": ["kind", "größe"],
     "parts": 3,
 }
@@ -136,6 +137,15 @@ def test_a_damaged_description_is_named(folder: Path, text: str) -> None:
     (folder / "embeddings.json").write_text(text)
     with pytest.raises(EmbeddingsError, match=r"embeddings\.json is damaged"):
         open_embeddings(folder)
+
+
+def test_a_description_that_lacks_a_key_or_counts_other_rows_is_named(folder: Path) -> None:
+    meta = json.loads((folder / "embeddings.json").read_text())
+    changes = [{"rows": 19}, {"source": None}, {"model": meta["model"] | {"run": None}}]
+    for change in changes:
+        (folder / "embeddings.json").write_text(json.dumps(meta | change))
+        with pytest.raises(EmbeddingsError, match=r"embeddings\.json is damaged"):
+            list(open_embeddings(folder).batches())
 
 
 def test_other_formats_and_unfinished_folders_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -248,6 +248,28 @@ def test_damage_is_named(tmp_path: Path):
             read_head(folder)
 
 
+def test_a_damaged_head_is_named_whatever_it_holds(tmp_path: Path):
+    built(tmp_path)
+    path = tmp_path / "index" / "index.json"
+    head = json.loads(path.read_text())
+    video, model = head["structures"]["video"], head["model"]
+    changes = [
+        *({key: "x"} for key in ("generation", "rows", "next_id", "exact_up_to", "source", "structures", "model")),
+        *({"model": {**model, key: None}} for key in ("run", "fingerprint", "dim")),
+        *({"structures": {"video": {**video, key: "x"}}} for key in ("kind", "vectors", "probes", "recall")),
+        {"rows": -1},
+        {"source": {"kind": "folder", "path": 7}},
+        {"structures": {"smell": video}},
+    ]
+    for change in changes:
+        path.write_text(json.dumps({**head, **change}))
+        with pytest.raises(SearchIndexError, match=r"index\.json is damaged .*: build the index again"):
+            open_index(tmp_path / "index")
+    path.write_text("[" * 100_000)
+    with pytest.raises(SearchIndexError, match=r"cannot read .*index\.json"):
+        read_head(tmp_path / "index")
+
+
 def test_two_changes_at_once_are_refused(tmp_path: Path):
     built(tmp_path)
     with changing(tmp_path / "index"), pytest.raises(SearchIndexError, match="another process is changing"):
