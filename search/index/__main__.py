@@ -24,7 +24,7 @@ from pathlib import Path
 from common.environment import MissingPackage
 from common.phases import begin, open_log, say
 from common.terminal import command, printable
-from search.index.folder import Head, SearchIndexError, read_head
+from search.index.folder import Head, SearchIndexError, as_in_embeddings, read_head
 from search.packages import require_packages
 
 
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _from_embeddings(options)
     head = read_head(options.index)
     if options.remove or options.remove_list:
-        sources = [*options.remove, *(_listed(options.remove_list) if options.remove_list else ())]
+        named = [*options.remove, *(_listed(options.remove_list) if options.remove_list else ())]
+        sources = [as_in_embeddings(name) for name in named]
         say(f"removing {len(sources):,} sources from {options.index}")
         begin("importing FAISS")
         from search.index.build import remove
@@ -90,7 +91,8 @@ def describe(folder: Path, head: Head) -> str:
 
 def _listed(path: Path) -> list[str]:
     """The lines of a file, without empty ones."""
-    return [line for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line]
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        return [name for line in file if (name := line.rstrip("\n"))]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -97,6 +97,11 @@ def read_head(folder: Path) -> Head:
     return head
 
 
+def as_in_embeddings(text: str) -> str:
+    """A name from a command line or a list, as embeddings hold it: bytes that are not UTF-8 appear as \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _check(head: Head) -> None:
     """Raises an error unless all values have the types that searches and changes rely on."""
     counts = [head.generation, head.rows, head.next_id, head.exact_up_to, head.model["dim"]]

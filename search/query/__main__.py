@@ -23,7 +23,7 @@ from pathlib import Path
 from common.environment import MissingPackage
 from common.phases import begin, open_log, say
 from common.terminal import command
-from search.index.folder import SearchIndexError, read_head
+from search.index.folder import SearchIndexError, as_in_embeddings, read_head
 from search.packages import require_packages
 from search.query.request import MOST, conditions, query_file, require_run, split_time
 from settings import ConfigError
@@ -36,12 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     require_packages("pyarrow")
     head = read_head(options.index)
-    where = conditions(options.where)
+    where = conditions(map(as_in_embeddings, options.where))
     kinds = ("sound", "video", "picture", "like")
     kind, text = next((kind, given) for kind in kinds if (given := getattr(options, kind)) is not None)
     say(f"searching the {head.rows:,} rows of {options.index} by {'a row' if kind == 'like' else f'a {kind}'}")
     if kind == "like":
-        source, at = split_time(text)
+        source, at = split_time(as_in_embeddings(text))
         begin("importing FAISS")
         from search.query.run import by_row, show
 

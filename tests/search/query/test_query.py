@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.workers.pool import worker_pool
+from search.index.__main__ import main as change
 from search.index.folder import SearchIndexError
 from search.index.open import open_index
 from search.index.rows import Row
@@ -25,6 +27,7 @@ from search.query.media import FEWEST, MOST, Reading, read_clips
 from search.query.page import build_page
 from search.query.request import conditions, query_file, split_time
 from tests.search.conftest import save_run
+from tests.search.rows import write_embeddings
 
 READING = Reading(
     frames=4, fps=10.0, short_side=40, samples=6400, sample_rate=16000, max_seconds=30.0, max_pixels=2**22
@@ -217,6 +220,21 @@ def test_mistakes_end_in_words(collection, tmp_path, capsys):
     for wrong in (["x"], ["x", "--sound", "a", "--video", "b"], ["x", "--sound", "a", "--top", "0"]):
         with pytest.raises(SystemExit):
             main(wrong)
+
+
+def test_names_that_are_not_utf_8_are_found_as_the_shell_gives_them(tmp_path, capsys):
+    name, shown = os.fsdecode(b"b\xff.mp4"), "b\\xff.mp4"
+    write_embeddings(tmp_path / "rows", [shown, "u\u2028v\x85.mp4", "c.mp4"], labels={"kind": [shown, shown, None]})
+    index = str(tmp_path / "index")
+    assert change([str(tmp_path / "rows"), index]) == 0
+    capsys.readouterr()
+    assert main([index, "--like", name, "--where", f"kind={name}", "--json"]) == 0
+    assert [hit["source"] for hit in json.loads(capsys.readouterr().out)["results"]] == ["u\u2028v\x85.mp4"]
+    assert main([index, "--like", "c.mp4", "--where", f"{name}=x"]) == 2
+    assert "the index has no label" in capsys.readouterr().err
+    (tmp_path / "list").write_bytes(b"\nb\xff.mp4\r\n" + "u\u2028v\x85.mp4".encode())
+    assert change([index, "--remove", "c.mp4", "--remove-list", str(tmp_path / "list")]) == 0
+    assert "removed 3 rows" in capsys.readouterr().out
 
 
 def test_the_worker_side_imports_neither_torch_nor_dali():
