@@ -7,7 +7,7 @@ is read from disk.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class Row:
     start: float
     end: float
     labels: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return asdict(self)
 
 
 class Rows:

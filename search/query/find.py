@@ -24,15 +24,7 @@ class Hit:
 
     def as_json(self) -> dict[str, Any]:
         """The hit as plain values."""
-        row = self.row
-        return {
-            "id": row.id,
-            "score": round(self.score, 4),
-            "source": row.source,
-            "start": row.start,
-            "end": row.end,
-            "labels": row.labels,
-        }
+        return {"id": self.row.id, "score": round(self.score, 4)} | self.row.as_json()
 
 
 def find(

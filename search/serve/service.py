@@ -18,6 +18,7 @@ from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.workers.pool import WorkerPool, WorkersCannotStart
 from search.index.folder import HEAD, SearchIndexError
 from search.index.open import Index, open_index
+from search.index.rows import Row
 from search.query.encode import MAX_PIXELS, QueryEncoder
 from search.query.find import Hit, find, vector_of
 from search.query.frames import file_of, frame_at
@@ -148,16 +149,11 @@ class Service:
 
     def file(self, identifier: int) -> Path:
         """The file of a row, which is below the folder of the sources."""
-        row = self.index.rows.row(identifier)
-        path = None if row is None or self._root is None else file_of(self._root, row.source)
-        if path is None:
-            raise Refused(404, "there is no file for this row")
-        return path
+        return self._row_and_file(identifier)[1]
 
     async def frame(self, identifier: int) -> bytes:
         """A frame from the middle of a row, as WebP."""
-        path, row = self.file(identifier), self.index.rows.row(identifier)
-        assert row is not None
+        row, path = self._row_and_file(identifier)
         key = (row.source, (row.start + row.end) / 2)
         if (cached := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
@@ -174,14 +170,22 @@ class Service:
         self._keep(key, picture)
         return picture
 
-    def described(self, row: Any) -> dict[str, Any]:
+    def described(self, row: Row) -> dict[str, Any]:
         """A row as plain values, with whether its file is there."""
-        values = Hit(row=row, score=0.0).as_json()
-        del values["score"]
-        return values | {"has_file": self._root is not None and file_of(self._root, row.source) is not None}
+        return row.as_json() | {"has_file": self._file_of(row) is not None}
 
     def _described(self, hits: list[Hit]) -> list[dict[str, Any]]:
-        return [self.described(hit.row) | {"score": round(hit.score, 4)} for hit in hits]
+        return [self.described(hit.row) | hit.as_json() for hit in hits]
+
+    def _file_of(self, row: Row) -> Path | None:
+        return None if self._root is None else file_of(self._root, row.source)
+
+    def _row_and_file(self, identifier: int) -> tuple[Row, Path]:
+        row = self.index.rows.row(identifier)
+        path = None if row is None else self._file_of(row)
+        if row is None or path is None:
+            raise Refused(404, "there is no file for this row")
+        return row, path
 
     def _keep(self, key: tuple[str, float], picture: bytes) -> None:
         if key not in self._cache:
