@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
 from PIL import Image
 
 from common.html import webp
@@ -59,10 +61,15 @@ def opus(pcm: np.ndarray, sample_rate: int) -> bytes:
     with av.open(buffer, "w", format="ogg") as container:
         stream = container.add_stream("libopus", rate=48000, layout="mono")
         stream.bit_rate = 24000
-        frame = av.AudioFrame.from_ndarray(pcm.astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = sample_rate
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=48000)
-        for resampled in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(stream.encode(resampled))
-        container.mux(stream.encode(None))
+        mux_sound(container, stream, pcm, sample_rate)
     return buffer.getvalue()
+
+
+def mux_sound(container: OutputContainer, stream: AudioStream, pcm: np.ndarray, sample_rate: int) -> None:
+    """Encodes mono int16 PCM as all of a mono stream of 48 kHz."""
+    frame = av.AudioFrame.from_ndarray(pcm.astype(np.int16)[None], format="s16", layout="mono")
+    frame.sample_rate = sample_rate
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=48000)
+    for resampled in [*resampler.resample(frame), *resampler.resample(None)]:
+        container.mux(stream.encode(resampled))
+    container.mux(stream.encode(None))

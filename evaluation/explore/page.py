@@ -77,7 +77,6 @@ def write_page(page: Page, path: Path) -> int:
 
 def build_page(page: Page) -> str:
     """The HTML; no text of the data can become markup or script."""
-    pictures, columns = sheets([clip.thumbnail for clip in page.clips])
     data = {
         "notes": page.notes,
         "samples": [clip.sample for clip in page.clips],
@@ -94,13 +93,8 @@ def build_page(page: Page) -> str:
         },
         "first": first_chosen(page),
         "seconds": page.seconds,
-        "thumbnails": {
-            "size": len(page.clips[0].thumbnail),
-            "columns": columns,
-            "per_sheet": columns**2,
-            "sheets": [data_uri("image/webp", picture) for picture in pictures],
-        },
-        "media": {row: _media(clip.media) for row, clip in enumerate(page.clips) if clip.media},
+        "thumbnails": thumbnails_json([clip.thumbnail for clip in page.clips]),
+        "media": {row: media_json(clip.media) for row, clip in enumerate(page.clips) if clip.media},
     }
     return fill_page(ASSETS, title=page.title, data=data, scripts=SCRIPTS, plays_sound=True)
 
@@ -142,7 +136,19 @@ def _column(name: str, values: list[str], codes: Sequence[int], *, cluster: bool
     return {"name": name, "values": values, "codes": list(codes), "cluster": cluster}
 
 
-def _media(media: Media) -> dict[str, Any]:
+def thumbnails_json(thumbnails: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Thumbnails, each uint8 [S, S, 3], as assets/media.js reads them."""
+    pictures, columns = sheets(thumbnails)
+    return {
+        "size": len(thumbnails[0]),
+        "columns": columns,
+        "per_sheet": columns**2,
+        "sheets": [data_uri("image/webp", picture) for picture in pictures],
+    }
+
+
+def media_json(media: Media) -> dict[str, Any]:
+    """What a clip plays, as assets/media.js reads it."""
     return {
         "frames": data_uri("image/webp", media.frames),
         "sound": data_uri("audio/ogg", media.sound),

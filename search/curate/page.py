@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from common.files import write_atomically
-from common.html import ELEMENT, data_uri, fill_page
-from evaluation.explore.media import opus, sheets, shrink, strip, thumbnail_pixels
+from common.html import ELEMENT, fill_page
+from evaluation.explore.media import opus, shrink, strip, thumbnail_pixels
 from evaluation.explore.page import ASSETS as EXPLORE_ASSETS
+from evaluation.explore.page import Media, media_json, thumbnails_json
 from pipeline.batch import pixels
 from pipeline.load.dali_loader import DaliLoader
 from search.curate.verdicts import SILENT_DB, STATIC_LEVELS, Verdicts
@@ -149,12 +150,7 @@ def _media(loader: DaliLoader, samples: np.ndarray) -> dict[str, Any]:
         lead = batch.plan.start - batch.plan.audio_start / rate
         for b, pcm in enumerate(loader.waveforms(batch.plan)):
             frames = pixels(batch.video[b])
-            playing[len(thumbnails)] = {
-                "frames": data_uri("image/webp", strip(frames)),
-                "sound": data_uri("audio/ogg", opus(pcm, rate)),
-                "lead": round(float(lead[b]), 3),
-            }
+            media = Media(frames=strip(frames), sound=opus(pcm, rate), lead=float(lead[b]))
+            playing[len(thumbnails)] = media_json(media)
             thumbnails.append(shrink(frames[len(frames) // 2], side))
-    pictures, columns = sheets(thumbnails)
-    layout = {"size": side, "columns": columns, "per_sheet": columns**2}
-    return {"thumbnails": layout | {"sheets": [data_uri("image/webp", it) for it in pictures]}, "media": playing}
+    return {"thumbnails": thumbnails_json(thumbnails), "media": playing}

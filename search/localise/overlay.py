@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from evaluation.explore.media import mux_sound
 from search.localise.video import HeatedVideo
 
 OPACITY = 0.6
@@ -64,10 +65,5 @@ def webm(frames: Iterable[np.ndarray], video: HeatedVideo) -> bytes:
             image.pts, image.time_base = number, 1 / rate
             container.mux(picture.encode(image))
         container.mux(picture.encode(None))
-        wave = av.AudioFrame.from_ndarray(video.pcm.astype(np.int16)[None], format="s16", layout="mono")
-        wave.sample_rate = video.sample_rate
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=48000)
-        for part in [*resampler.resample(wave), *resampler.resample(None)]:
-            container.mux(sound.encode(part))
-        container.mux(sound.encode(None))
+        mux_sound(container, sound, video.pcm, video.sample_rate)
     return buffer.getvalue()
