@@ -26,11 +26,12 @@ from pipeline.prepare.workers.pool import run_tasks
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.manifest_writer import write_manifest
 from pipeline.shards.tar_writer import write_shard
+from search.decoding import storage_of
 from search.embed.sources import Job, modalities_of
 from search.embed.store import Part
 from search.embed.vectors import Embedded
 from search.embed.windows import Windows
-from settings import Config, PrepareConfig, StorageConfig, from_dict, to_dict
+from settings import Config, PrepareConfig, from_dict, to_dict
 from settings.search import EmbedConfig
 
 log = logging.getLogger(__name__)
@@ -207,10 +208,9 @@ class _PartRows:
 
 
 def prepare_config(config: Config, embed: EmbedConfig) -> PrepareConfig:
-    """How files are decoded: as JPEG of high quality, at the clips' frame rate and somewhat above their size."""
-    short_side = max(16, 2 * round(config.clip.size * 1.25 / 2))
+    """How files are decoded."""
     return PrepareConfig(
-        storage=StorageConfig(codec="jpeg", fps=config.clip.fps, short_side=short_side, quality=2),
+        storage=storage_of(config),
         streams=embed.streams,
         sample_rate=config.audio.sample_rate,
         max_seconds=embed.max_seconds,

@@ -16,14 +16,11 @@ from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.load.log_mel import LogMel
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.workers.pool import WorkerPool, classify_failure
+from search.decoding import MAX_PIXELS, MEMORY_MB
 from search.encoders import load_encoders
 from search.index.folder import SearchIndexError
 from search.query.media import Clips, Reading, read_clips
 from search.query.request import MODALITY
-
-MEMORY_MB = 2048
-"""Address space in MiB that a worker may use for a file, in addition to what it already occupies."""
-MAX_PIXELS = 8192 * 8192
 
 
 @dataclass(frozen=True, kw_only=True)

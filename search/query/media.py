@@ -17,13 +17,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.media.rejection import RejectedSource, file_problem
 from pipeline.plan.augment import centre_windows
 from pipeline.prepare.media import normalise
+from search.decoding import storage_of
 from settings import Config, PrepareConfig, StorageConfig
 
 FEWEST, MOST = 4, 16
 """Number of clips of a file that is longer than one: at least as many as a row has, and no more than this."""
 _PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Pillow's names of the formats of pictures that are read."""
-_BEST_JPEG = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,8 @@ class Reading:
 
     frames: int
     """T, frames per clip."""
-    fps: float
-    """Frames per second of a clip."""
-    short_side: int
-    """Shorter side of the frames in pixels, before they are cropped to a square."""
+    storage: StorageConfig
+    """How frames are stored before they are cropped to a square."""
     samples: int
     """PCM samples per clip."""
     sample_rate: int
@@ -61,9 +59,7 @@ class Reading:
         """The reading for the encoders of a run with this configuration."""
         return cls(
             frames=config.clip.frames,
-            fps=config.clip.fps,
-            # As search.embed stores the files of a folder of videos.
-            short_side=max(16, 2 * round(config.clip.size * 1.25 / 2)),
+            storage=storage_of(config),
             samples=config.audio_samples,
             sample_rate=config.audio.sample_rate,
             max_seconds=max_seconds,
@@ -84,7 +80,7 @@ def read_clips(path: Path, kind: str, at: float | None, reading: Reading) -> Cli
     if kind == "picture":
         return Clips(frames=_picture(path, reading)[None, None], starts=np.zeros(1), seconds=0.0)
     config = PrepareConfig(
-        storage=StorageConfig(codec="jpeg", fps=reading.fps, short_side=reading.short_side, quality=_BEST_JPEG),
+        storage=reading.storage,
         streams="audio" if kind == "sound" else "video",
         sample_rate=reading.sample_rate,
         min_seconds=0.01,
@@ -103,11 +99,12 @@ def read_clips(path: Path, kind: str, at: float | None, reading: Reading) -> Cli
     assert video is not None
     ends = video.first_frame + np.cumsum(video.frame_bytes)
     images = [video.data[end - size : end] for end, size in zip(ends.tolist(), video.frame_bytes, strict=True)]
-    starts = _starts(len(images), reading.frames, reading.fps, at)
+    fps = reading.storage.fps
+    starts = _starts(len(images), reading.frames, fps, at)
     places = np.minimum(starts[:, None] + np.arange(reading.frames), len(images) - 1)
     decoded = {place: _square(Image.open(io.BytesIO(images[place]))) for place in np.unique(places).tolist()}
     frames = np.stack([np.stack([decoded[place] for place in clip]) for clip in places.tolist()])
-    return Clips(frames=frames, starts=starts / reading.fps, seconds=len(images) / reading.fps)
+    return Clips(frames=frames, starts=starts / fps, seconds=len(images) / fps)
 
 
 def _starts(length: int, clip: int, rate: float, at: float | None) -> np.ndarray:
@@ -140,7 +137,7 @@ def _picture(path: Path, reading: Reading) -> np.ndarray:
                 if picture.width * picture.height > reading.max_pixels:
                     size = f"{picture.width} x {picture.height}"
                     raise RejectedSource("too many pixels", f"{size}, more than max_pixels={reading.max_pixels}")
-                picture.draft("RGB", (2 * reading.short_side, 2 * reading.short_side))
+                picture.draft("RGB", (2 * reading.storage.short_side, 2 * reading.storage.short_side))
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
     except UnidentifiedImageError:
         raise RejectedSource("not a picture", f"its format is none of {', '.join(_PICTURES)}") from None
@@ -150,7 +147,7 @@ def _picture(path: Path, reading: Reading) -> np.ndarray:
         if isinstance(error, RejectedSource):
             raise
         raise RejectedSource("truncated or damaged", str(error)) from None
-    scale = reading.short_side / min(upright.size)
+    scale = reading.storage.short_side / min(upright.size)
     width, height = (max(1, round(side * scale)) for side in upright.size)
     return _square(upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3))
 

@@ -20,6 +20,7 @@ from common.phases import begin
 from common.terminal import printable
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.workers.pool import WorkerPool, WorkersCannotStart, worker_pool
+from search.decoding import MAX_PIXELS, MEMORY_MB
 from search.index.folder import SearchIndexError
 from search.index.open import Index, open_index
 from search.query.find import Hit, find, vector_of
@@ -151,7 +152,7 @@ def _pictures(found: Found, videos: Path | None) -> dict[int, bytes]:
         for hit in found.hits:
             if (path := file_of(root, hit.row.source)) is not None:
                 middle = (hit.row.start + hit.row.end) / 2
-                options = {"max_pixels": 8192 * 8192}
+                options = {"max_pixels": MAX_PIXELS}
                 futures[hit.row.id] = workers.schedule(frame_at, (path, middle), options, timeout=_FRAME_SECONDS)
         return {row: future.result() for row, future in futures.items() if future.exception() is None}
 
@@ -163,7 +164,7 @@ def _about(index: Index, query: str, to: str, where: Mapping[str, str]) -> str:
 
 @contextmanager
 def _workers() -> Iterator[WorkerPool]:
-    pool = worker_pool(1, memory_mb=2048)
+    pool = worker_pool(1, memory_mb=MEMORY_MB)
     try:
         yield pool
     finally:

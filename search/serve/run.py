@@ -13,8 +13,9 @@ import uvicorn
 from common.environment import available_cores
 from common.phases import begin
 from pipeline.prepare.workers.pool import worker_pool
+from search.decoding import MEMORY_MB
 from search.index.folder import read_head
-from search.query.encode import MEMORY_MB, QueryEncoder
+from search.query.encode import QueryEncoder
 from search.serve.app import make_app
 from search.serve.limits import DECODE_SECONDS, QUERY_SECONDS, REQUEST_SECONDS, LimitedProtocol
 from search.serve.service import Service

@@ -16,10 +16,11 @@ from anyio import CapacityLimiter
 from common.finite import NotFiniteError
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.workers.pool import WorkerPool, WorkersCannotStart
+from search.decoding import MAX_PIXELS
 from search.index.folder import HEAD, SearchIndexError
 from search.index.open import Index, open_index
 from search.index.rows import Row
-from search.query.encode import MAX_PIXELS, QueryEncoder
+from search.query.encode import QueryEncoder
 from search.query.find import Hit, find, vector_of
 from search.query.frames import file_of, frame_at
 from search.query.request import DEFAULT_TO

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.workers.pool import worker_pool
+from search.decoding import storage_of
 from search.index.__main__ import main as change
 from search.index.folder import SearchIndexError
 from search.index.open import open_index
@@ -26,11 +27,11 @@ from search.query.frames import file_of, frame_at
 from search.query.media import FEWEST, MOST, Reading, read_clips
 from search.query.page import build_page
 from search.query.request import conditions, query_file, split_time
-from tests.search.conftest import save_run
+from tests.search.conftest import CONFIG, save_run
 from tests.search.rows import write_embeddings
 
 READING = Reading(
-    frames=4, fps=10.0, short_side=40, samples=6400, sample_rate=16000, max_seconds=30.0, max_pixels=2**22
+    frames=4, storage=storage_of(CONFIG), samples=6400, sample_rate=16000, max_seconds=30.0, max_pixels=2**22
 )
 
 
