@@ -14,6 +14,9 @@ from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from settings import Config, to_dict
 from training.checkpoint import find, model_of, read
 
+DIVERGED = "the run has probably diverged; use an earlier checkpoint"
+"""What to say where the output of trained encoders is not finite."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedEncoders:

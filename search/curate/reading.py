@@ -16,6 +16,7 @@ from model.encoder import CrossModalModel
 from pipeline.batch import VIDEO_MEAN, VIDEO_STD
 from pipeline.load.dali_loader import DaliLoader
 from pipeline.plan.clips import ClipPlan
+from search.encoders import DIVERGED
 
 READ_SECONDS = 20.0
 """Length of the beginning of each sample that is read, in seconds."""
@@ -84,8 +85,7 @@ def read_samples(loader: DaliLoader, model: CrossModalModel, ids: np.ndarray) ->
         return loader.dataset.source(int(plan.ids[row]))
 
     for modality in MODALITIES:
-        advice = "the run has probably diverged; use an earlier checkpoint"
-        require_finite(joined[modality], f"the {modality} embeddings", name=name, advice=advice)
+        require_finite(joined[modality], f"the {modality} embeddings", name=name, advice=DIVERGED)
     split = {key: np.split(values, np.cumsum(counts)[:-1]) for key, values in joined.items()}
     pictures = [_in_sequence(clips) for clips in split["pictures"]]
     return Samples(

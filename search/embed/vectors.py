@@ -30,6 +30,7 @@ from pipeline.load.cpu_threads import SingleThreadTorchPool
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan
 from search.embed.windows import Rows
+from search.encoders import DIVERGED
 
 
 class Embedded(NamedTuple):
@@ -216,11 +217,8 @@ class Embedder:
         vectors = {}
         for modality, clips in part.vectors.items():
             by_row = clips.numpy().reshape(len(good), self._clips, self._dim)[good]
-            what = f"the {modality} embeddings"
-            advice = "the run has probably diverged; use an earlier checkpoint"
-            require_finite(
-                by_row.reshape(len(by_row), self._clips * self._dim), what, name=self._name(rows), advice=advice
-            )
+            values, what = by_row.reshape(len(by_row), self._clips * self._dim), f"the {modality} embeddings"
+            require_finite(values, what, name=self._name(rows), advice=DIVERGED)
             vectors[modality] = unit_rows(by_row.mean(axis=1, dtype=np.float64)).astype(np.float32)
         return Embedded(rows, vectors, part.bad)
 

@@ -12,7 +12,6 @@ from settings import Config
 
 LONGER_SIDE = 40
 """Number of cells along the longer side of a frame."""
-DIVERGED = "the run has probably diverged; use an earlier checkpoint"
 
 
 class Localiser:

@@ -19,7 +19,8 @@ from pipeline.demo.corpus import RECIPE, causes
 from pipeline.demo.scene import HEIGHT, WIDTH, shape_positions
 from pipeline.load.dali_loader import DaliLoader
 from pipeline.plan.clips import ClipPlan
-from search.localise.heat import DIVERGED, Localiser, grid_shape, heat_maps
+from search.encoders import DIVERGED
+from search.localise.heat import Localiser, grid_shape, heat_maps
 from search.localise.video import slice_times, whole_frames
 from settings import Config, ConfigError
 

@@ -23,7 +23,8 @@ from pipeline.prepare.run import prepare
 from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader
-from search.localise.heat import DIVERGED, Localiser, grid_shape, heat_maps
+from search.encoders import DIVERGED
+from search.localise.heat import Localiser, grid_shape, heat_maps
 from settings import Config, ConfigError, PrepareConfig, StorageConfig
 
 log = logging.getLogger(__name__)
