@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.files import file_sha256, read_json_lines
-from search.packages import require_packages
+from search.packages import require_packages, require_utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -163,7 +163,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
     Raises:
         EmbeddingsError: see `open_embeddings`.
+        OSError: the path is not UTF-8.
     """
+    require_utf8(folder)
     path = folder / META
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_lis
 from pipeline.prepare.sources import PrepareError, check_folders
 from pipeline.prepare.workers.pool import WorkersCannotStart
 from pipeline.shards.meta import ManifestError, check_shards, meta_file, read_meta
-from search.packages import require_packages
+from search.packages import require_packages, require_utf8
 from settings import ConfigError, load_config
 from settings.search import EmbedConfig
 from training.saving.files import CheckpointError, require_some_checkpoint
@@ -99,6 +99,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _check(options: argparse.Namespace) -> None:
     """Finds mistakes that can be found without torch and DALI, which take seconds to import."""
     require_packages("pyarrow")
+    require_utf8(options.out.resolve())
     require_some_checkpoint(options.run)
     if not options.src.is_dir():
         found = "is a file" if options.src.exists() else "does not exist"

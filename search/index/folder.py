@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import make_folder, sync, write_atomically
+from search.packages import require_utf8
 
 FORMAT = 1
 HEAD = "index.json"
@@ -74,7 +75,9 @@ def read_head(folder: Path) -> Head:
 
     Raises:
         SearchIndexError: the folder holds no index, a damaged one, or one of another format.
+        OSError: its path is not UTF-8.
     """
+    require_utf8(folder)
     path = folder / HEAD
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -126,6 +129,7 @@ def changing(folder: Path) -> Iterator[None]:
         SearchIndexError: another process is changing this index.
         OSError: the folder cannot be made or written to.
     """
+    require_utf8(folder)
     make_folder(folder)
     descriptor = os.open(folder / "index.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

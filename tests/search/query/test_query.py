@@ -227,6 +227,9 @@ def test_names_that_are_not_utf_8_are_found_as_the_shell_gives_them(tmp_path, ca
     name, shown = os.fsdecode(b"b\xff.mp4"), "b\\xff.mp4"
     write_embeddings(tmp_path / "rows", [shown, "u\u2028v\x85.mp4", "c.mp4"], labels={"kind": [shown, shown, None]})
     index = str(tmp_path / "index")
+    assert change([str(tmp_path / "rows"), str(tmp_path / name)]) == 2
+    assert "the path is not UTF-8" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
     assert change([str(tmp_path / "rows"), index]) == 0
     capsys.readouterr()
     assert main([index, "--like", name, "--where", f"kind={name}", "--json"]) == 0
