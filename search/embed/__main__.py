@@ -115,11 +115,16 @@ def _place() -> dict[str, int]:
     """This process among those of torchrun, from its environment variables."""
     names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
     try:
-        return {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+        place = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
     except ValueError as error:
         raise ConfigError(
             f"torchrun's environment variables {', '.join(names.values())} must be numbers: {error}"
         ) from None
+    fits = 0 <= place.get("rank", 0) < place.get("size", 1)
+    if not fits or place.get("local_rank", 0) < 0 or place.get("local_size", 1) < 1:
+        found = ", ".join(f"{names[key]}={value}" for key, value in place.items())
+        raise ConfigError(f"torchrun's environment variables do not fit together: {found}")
+    return place
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from pipeline.demo.corpus import make_demo
 from pipeline.load.dali_loader import DaliLoader
 from pipeline.shards.manifest import Manifest
 from search.embed import run as embed_run
+from search.embed.__main__ import _place
 from search.embed.run import Place, embed
 from search.embed.store import EmbedError, Store
 from search.embeddings import RowBatch, open_embeddings
 from search.encoders import load_encoders
+from settings import ConfigError
 from settings.search import EmbedConfig
 from tests.search.conftest import CONFIG, STEP, save_run
 
@@ -306,3 +308,13 @@ def test_the_description_names_no_time_and_no_machine(whole: Path) -> None:
     keys = {"format", "model", "every", "source", "labels", "parts", "settings", "versions"}
     assert set(meta) == keys | {"rows", "unreadable", "part_sha256"}
     assert set(meta["versions"]) == set(embed_run.PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WORLD_SIZE", "0"), ("RANK", "1"), ("RANK", "-1"), ("LOCAL_RANK", "x"), ("LOCAL_WORLD_SIZE", "0")],
+)
+def test_an_impossible_place_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"torchrun's environment variables .*{name}"):
+        _place()
