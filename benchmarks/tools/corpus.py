@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import av
 import numpy as np
 
 from common.environment import ROOT
+from common.files import read_json_lines
 from common.terminal import printable
 from pipeline.prepare.audio_track import AudioTrack
 
@@ -213,7 +213,7 @@ def _prepare(sources: list[Path], out: Path, overrides: list[str]) -> None:
         (links / f"{i:05d}{source.suffix}").symlink_to(source.resolve())
     command = [sys.executable, "-m", "pipeline.prepare", str(links), str(out / "shards"), *overrides]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
-    if rejected := [json.loads(line) for line in (out / "shards" / "rejected.jsonl").read_text().splitlines()]:
+    if rejected := read_json_lines(out / "shards" / "rejected.jsonl"):
         path = (links / rejected[0]["source"]).resolve()
         why = (
             f"pipeline.prepare rejects {len(rejected)} of these videos, the first because of {rejected[0]['reason']!r}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from common.files import read_json_lines
 from evaluation.task import LabelledData, Split, Task
 from pipeline.lists.names import Finder
 from settings import ConfigError
@@ -181,8 +181,7 @@ def read_rejected(folder: str | Path) -> dict[str, str]:
     path = Path(folder) / "rejected.jsonl"
     if not path.is_file():
         return {}
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {entry["source"]: entry["reason"] for entry in entries}
+    return {entry["source"]: entry["reason"] for entry in read_json_lines(path)}
 
 
 def _find(

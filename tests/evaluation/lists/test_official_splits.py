@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from common.files import write_json_lines
 from evaluation.lists.official_splits import official_tasks, read_official_splits, read_rejected
 from pipeline.prepare.run import prepare
 from pipeline.shards.manifest import Manifest
@@ -193,3 +194,9 @@ def test_the_real_data_sets_own_files_are_prepared_and_found(real_data, tmp_path
     (task,), coverage = official_tasks(read_official_splits(lists), data, rejected=read_rejected(shards))
     assert all(row["found"] == row["listed"] > 0 for row in coverage)
     assert len(data) == len(videos) == (task.train | task.test).sum()
+
+
+def test_names_of_rejected_files_may_hold_any_character(tmp_path):
+    entries = [{"source": f"a/{name}.mp4", "reason": "empty file"} for name in ("x\u2028y", "x\x85y", "x\u2029")]
+    write_json_lines(tmp_path / "rejected.jsonl", entries)
+    assert read_rejected(tmp_path) == {entry["source"]: "empty file" for entry in entries}
