@@ -42,8 +42,12 @@ def workers(rng: random.Random, world: World) -> Outcome:
     return prepared_outcome(world, folder / "out", tried=hits.total(), detail=detail)
 
 
-def kill_workers(program: Program, out: Path, rng: random.Random, *, kills: int) -> Counter[str]:
-    """Kills a worker `kills` times, each time either as it starts or, after another sample was finished, at work."""
+def kill_workers(program: Program, out: Path, rng: random.Random, *, kills: int, at_once: bool = False) -> Counter[str]:
+    """Kills a worker `kills` times, each time either as it starts or, after another sample was finished, at work.
+
+    Args:
+        at_once: kill without a random delay, so that a run of a few small files does not end before.
+    """
     hits: Counter[str] = Counter()
     seen: set[int] = set()
     for _ in range(kills):
@@ -53,7 +57,7 @@ def kill_workers(program: Program, out: Path, rng: random.Random, *, kills: int)
         if found is None:
             break
         victim, what = found
-        time.sleep(delay)
+        time.sleep(0.0 if at_once else delay)
         try:
             os.kill(victim if victim in (now := _workers(program)) else rng.choice(now or [victim]), signal.SIGKILL)
         except ProcessLookupError:

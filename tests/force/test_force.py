@@ -78,7 +78,7 @@ def test_a_killed_worker_loses_nothing(tiny, tmp_path):
     arguments = ["-m", "pipeline.prepare", str(tiny / "videos"), str(tmp_path / "out"), "--workers", "1", *settings]
     program = run_command([*arguments, "--labels", str(tiny / "labels.csv")], tmp_path / "log")
     try:
-        hits = kill_workers(program, tmp_path / "out", random.Random(39), kills=1)
+        hits = kill_workers(program, tmp_path / "out", random.Random(39), kills=1, at_once=True)
         assert program.wait(60) == 0, program.output()
     finally:
         kill(program)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import training.step
+import training.encode
 from model.encoder import build_model
 from tests.training.distributed import processes
 from tests.training.small_run import alone, random_batch, small_config
@@ -48,7 +48,7 @@ def _train(rank: int, size: int, sampler: str, broken: str, steps: int, override
     world = alone() if size == 1 else World(rank, size, rank, size, torch.device("cpu"))
     share = config.train.batch_size // size
     rows = slice(rank * share, (rank + 1) * share)
-    wrap, gather = Learner._wrap, training.step.gather_rows
+    wrap, gather = Learner._wrap, training.encode.gather_rows
     try:
         if broken == "gradients":
             Learner._wrap = lambda self, pair: pair
@@ -56,13 +56,13 @@ def _train(rank: int, size: int, sampler: str, broken: str, steps: int, override
         learner = Learner(model=model, config=config, world=world, total_steps=2 * steps)
         learner.fill((random_batch(config, -n, rows) for n in range(1, 6)), epoch=0)
         if broken == "negatives":
-            training.step.gather_rows = lambda columns, ids: ([c.detach().float() for c in columns], ids)
+            training.encode.gather_rows = lambda columns, ids: ([c.detach().float() for c in columns], ids)
         losses = []
         for step in range(steps):
             metrics = learner.step(random_batch(config, step, rows), step)
             losses.append(mean_over_ranks({"loss": metrics["loss"]})["loss"])
     finally:
-        Learner._wrap, training.step.gather_rows = wrap, gather
+        Learner._wrap, training.encode.gather_rows = wrap, gather
     return {"losses": losses, "ids": torch.cat([active.ids for active in learner.active.values()])}
 
 
