@@ -6,6 +6,12 @@ Each benchmark writes its JSON (and chart) into the folder when it ends; if one 
 is printed at the end. `python -m benchmarks.report results/` then updates the tables in docs/performance.md and
 docs/first_hour.md.
 
+    python -m benchmarks.run_all --gpu-minutes 25 --out results/
+
+measures, on a GPU that is there for so long only, what is worth most: doctor, the tests that need a GPU, the training
+step, decoding and selection, in this order. Every result is in the folder as soon as it is measured, and session.json
+says how each part ended. With --stand-in, the same commands are rehearsed on the CPU, at sizes that take seconds.
+
 On a machine with a GPU, decode_gpu, decode_sweep_gpu and step_gpu are measured too. The last trains R(2+1)D-18 on clips
 of 16 frames of 112 pixels in bf16, fed from JPEG shards of the demo corpus.
 """
@@ -17,6 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.tools.options import positive
 from common.phases import introduce
 from common.terminal import command, print_error, printable
 
@@ -31,7 +38,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="prepared demo corpus for step, checksums, dataset_scaling and embed (default: the one of `make train`)",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the results to make (default: all)")
-    return parser.parse_args(arguments)
+    parser.add_argument("--gpu-minutes", type=positive, metavar="M", help="measure on the GPU only, within M minutes")
+    parser.add_argument("--stand-in", action="store_true", help="with --gpu-minutes, rehearse on the CPU")
+    options = parser.parse_args(arguments)
+    if options.stand_in and not options.gpu_minutes:
+        parser.error("--stand-in is only for --gpu-minutes")
+    if options.only and options.gpu_minutes:
+        parser.error("--gpu-minutes chooses what to measure itself: leave out --only")
+    return options
 
 
 if __name__ == "__main__":
@@ -39,21 +53,13 @@ if __name__ == "__main__":
 
 import torch
 
+from benchmarks.tools.gpu_session import STEP, gpu_parts, run_session
 from common.environment import ROOT
 
 PLOTTED = ("sampling_38400x3840", "decode", "decode_sweep", "decode_gpu", "decode_sweep_gpu")
 """Results that have a chart."""
 VIDEOS, SHARDS = Path("data/demo/videos"), Path("data/demo/shards_jpeg_144")
 """The demo corpus that step_gpu trains on, relative to the repository's root."""
-STEP_GPU = (
-    "model.video=r2plus1d_18",
-    "train.precision=bf16",
-    "train.batch_size=128",
-    "pool.source=stream",
-    "pool.size=2560",
-    "dictionary.size=1280",
-)
-"""Settings of step_gpu on top of configs/kinetics_sounds.yaml."""
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -84,7 +90,7 @@ def gpu_commands(options: argparse.Namespace) -> dict[str, list[str]]:
     return {
         "decode_gpu": ["decode", *on_gpu],
         "decode_sweep_gpu": ["decode_sweep", "--device", "cuda", "--clips", "4096", *videos],
-        "step_gpu": [*step, f"data.path={SHARDS}", *STEP_GPU],
+        "step_gpu": [*step, f"data.path={SHARDS}", *STEP],
     }
 
 
@@ -95,9 +101,25 @@ def prepare_for_gpu() -> None:
         subprocess.run([sys.executable, "-m", *module], cwd=ROOT)
 
 
+def measure_on_gpu(options: argparse.Namespace) -> int:
+    """Measures within --gpu-minutes; returns 0 if all parts passed, 1 if not, 2 without a GPU."""
+    if not (options.stand_in or torch.cuda.is_available()):
+        print_error("benchmarks.run_all", "--gpu-minutes needs a GPU, and torch finds none; --stand-in rehearses")
+        return 2
+    out = options.out.resolve()
+    corpus = out / "corpus" if options.stand_in else ROOT / VIDEOS.parent
+    parts = gpu_parts(out, videos=options.videos, corpus=corpus, stand_in=options.stand_in)
+    # A rehearsal must not use a GPU, even where there is one.
+    environ = {"CUDA_VISIBLE_DEVICES": ""} if options.stand_in else {}
+    outcomes = run_session(parts, seconds=60 * options.gpu_minutes, out=out, environ=environ)
+    return int(any(outcome.status not in ("passed", "not needed") for outcome in outcomes))
+
+
 @command("benchmarks.run_all")
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    if options.gpu_minutes:
+        return measure_on_gpu(options)
     every = commands(options) | (gpu_commands(options) if torch.cuda.is_available() else {})
     for name in options.only or ():
         if name not in every:
