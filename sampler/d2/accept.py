@@ -11,30 +11,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sampler.base import Candidates
 from sampler.d2.distance import squared_distances
 from sampler.d2.proposals import Proposals
 
+_ROWS = 128
+"""Rows that are compared with all earlier ones in one product."""
 
-def accepted_proposals(proposals: Proposals, d2: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+
+def accepted_proposals(proposals: Proposals, d2: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     """Accepts or rejects the proposals of a block.
 
     Args:
         proposals: B draws, in the order in which they are decided.
-        d2: [B] float32 D² of each proposal before this block, at most its bound.
-        uniforms: [B] float64 in [0, 1), one per decision.
+        d2: [B] float32 D² of each proposal before this block, at most its bound; of a proposal that is rejected anyway,
+            anything up to its threshold.
+        threshold: [B] float64, each bound times a uniform number in [0, 1): a proposal with a larger D² is accepted.
 
     Returns:
         The positions in the block of the accepted proposals, ascending (int64), and the D² of each at acceptance.
     """
-    threshold = uniforms * proposals.bound
     eligible = (d2 > threshold).nonzero().squeeze(1)
     rows, norms, index = proposals.rows.rows(eligible), proposals.norms[eligible], proposals.index[eligible]
-    between = squared_distances(rows, norms, rows, norms)
+    between = _distances_to_earlier(rows, norms)
     same_row = index[:, None] == index
     accepted = settle(((between <= threshold[eligible, None]) | same_row).tril_(-1))
     earlier = torch.ones_like(same_row).tril_(-1) & accepted
     at_pick = torch.cat([d2[eligible, None], between.masked_fill_(~earlier, torch.inf)], 1).amin(1)
     return eligible[accepted], at_pick[accepted]
+
+
+def _distances_to_earlier(rows: Candidates, norms: Tensor) -> Tensor:
+    """D² of each row to the earlier ones, [B, B]; the upper triangle holds anything."""
+    if norms.is_cuda:
+        return squared_distances(rows, norms, rows, norms)
+    between = norms.new_zeros(len(norms), len(norms))
+    for start in range(0, len(norms), _ROWS):
+        some, earlier = slice(start, start + _ROWS), slice(0, start + _ROWS)
+        between[some, earlier] = squared_distances(rows.rows(some), norms[some], rows.rows(earlier), norms[earlier])
+    return between
 
 
 def settle(blocked_by: Tensor) -> Tensor:

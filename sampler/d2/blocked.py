@@ -132,12 +132,13 @@ class BlockedSampling:
         proposals = propose(self.u, self._uniforms(block), self.candidates, self.norms)
         if not (proposals.bound > 0).any():
             return False
-        d2 = proposals.bound
+        d2, threshold = proposals.bound, self._uniforms(block) * proposals.bound
         if not self.bounds.exact:
-            d2 = centres.nearest(proposals)
-            self.pairs += block * centres.count
-            self.u[proposals.index] = d2
-        accepted, at_pick = (part[:left] for part in accepted_proposals(proposals, d2, self._uniforms(block)))
+            d2, pairs = centres.nearest(proposals, threshold)
+            self.pairs += pairs
+            # A row may be proposed twice, with other thresholds.
+            self.u.scatter_reduce_(0, proposals.index, d2, "amin")
+        accepted, at_pick = (part[:left] for part in accepted_proposals(proposals, d2, threshold))
         self.rounds += 1
         self.proposed += block
         self.distances[centres.count : centres.count + len(accepted)] = at_pick

@@ -7,11 +7,15 @@ from torch import Tensor
 
 from sampler.base import Candidates, required
 from sampler.d2.dense_bounds import fast_bf16, rounding_error
-from sampler.d2.distance import RELATIVE_FLOOR, squared_distances
+from sampler.d2.distance import floor_to_zero, squared_distances
 from sampler.d2.proposals import Proposals
 
-_CHUNK = 2048
-"""Number of centres that a block of proposals is compared with at a time; they stay in the cache."""
+_CHUNK = 512
+"""Number of centres that a block of proposals is compared with at a time."""
+_STILL_WORTH = 0.9
+"""Share of undecided proposals below which the others are dropped; dropping copies the proposals that stay."""
+_PAIRS = 2048
+"""Number of single pairs of rows that are computed at a time."""
 _PAIR_COST = 12
 """Cost of a single pair of rows relative to its cost within a matrix product."""
 
@@ -45,18 +49,42 @@ class Centres:
         b = None if self._b is None else self._b[which]
         return Candidates(a=self._a[which], b=b, ids=index, valid=index >= 0, write_index=index)
 
-    def nearest(self, proposals: Proposals) -> Tensor:
-        """Returns D² of each proposal to its nearest centre, at most its bound, [B] float32."""
-        best = proposals.bound.clone()
-        for start in range(0, self.count, _CHUNK):
+    def nearest(self, proposals: Proposals, threshold: Tensor) -> tuple[Tensor, int]:
+        """Computes D² of each proposal to its nearest centre, at most its bound.
+
+        A proposal whose distance to some centre is below its threshold will be rejected, and is not compared with the
+        other centres. The newest centres come first, because the bounds do not reflect them yet.
+
+        Args:
+            proposals: B proposals.
+            threshold: [B] float64; a D² of at most the threshold need not be exact.
+
+        Returns:
+            [B] float32, D² or, of a proposal that will be rejected, an upper bound of it; and the number of pairs.
+        """
+        nearest, pairs = proposals.bound.clone(), 0
+        left = torch.arange(len(nearest), device=nearest.device)
+        for start in reversed(range(0, self.count, _CHUNK)):
+            undecided = nearest[left] > threshold[left]
+            kept = int(undecided.sum())
+            if kept < _STILL_WORTH * len(left):
+                left, proposals = left[undecided], proposals.among(undecided)
+            if not kept:
+                break
             chunk = slice(start, min(start + _CHUNK, self.count))
-            screen = self._screen(proposals, chunk, best) if self._bf16 else None
-            if screen is not None and len(screen[0]) * _PAIR_COST < len(best) * (chunk.stop - start):
-                self._exact_pairs(proposals, screen[0], screen[1] + start, best)
-            else:
-                d2 = squared_distances(proposals.rows, proposals.norms, self.factors(chunk), self.norms[chunk])
-                torch.minimum(best, d2.amin(1), out=best)
-        return best.masked_fill_(best < RELATIVE_FLOOR * proposals.norms, 0.0)
+            nearest[left] = self._nearest_in(proposals, chunk, nearest[left])
+            pairs += len(left) * (chunk.stop - start)
+        return nearest, pairs
+
+    def _nearest_in(self, proposals: Proposals, chunk: slice, best: Tensor) -> Tensor:
+        """Returns the smaller of `best` and D² to the centres of a chunk, [B]."""
+        screen = self._screen(proposals, chunk, best) if self._bf16 else None
+        if screen is not None and len(screen[0]) * _PAIR_COST < len(best) * (chunk.stop - chunk.start):
+            self._exact_pairs(proposals, screen[0], screen[1] + chunk.start, best)
+        else:
+            d2 = squared_distances(proposals.rows, proposals.norms, self.factors(chunk), self.norms[chunk])
+            torch.minimum(best, d2.amin(1), out=best)
+        return floor_to_zero(best, proposals.norms)
 
     def _screen(self, proposals: Proposals, chunk: slice, best: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the pairs (proposal, centre) that may be nearest; others are farther by more than bf16's error."""
@@ -72,7 +100,7 @@ class Centres:
         return proposal, centre
 
     def _exact_pairs(self, proposals: Proposals, rows: Tensor, centres: Tensor, best: Tensor) -> None:
-        for pairs in torch.arange(len(rows), device=rows.device).split(_CHUNK):
+        for pairs in torch.arange(len(rows), device=rows.device).split(_PAIRS):
             row, centre = rows[pairs], centres[pairs]
             inner = torch.linalg.vecdot(proposals.rows.a[row], self._a[centre])
             if self._b is not None:

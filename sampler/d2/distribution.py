@@ -80,5 +80,22 @@ def draw_rows(weight: Tensor, uniforms: Tensor) -> Tensor:
     targets = uniforms * (ends[-1] * (1 - 1e-12))
     segment = torch.searchsorted(ends, targets, right=True).clamp_(max=len(sums) - 1)
     inside = torch.minimum(targets - (ends[segment] - sums[segment]), sums[segment] * (1 - 1e-12))
-    offset = torch.searchsorted(within[segment], inside[:, None], right=True).squeeze(1)
-    return (segment * _SEGMENT + offset).clamp_(max=len(weight) - 1)
+    return (segment * _SEGMENT + _search(within, segment, inside)).clamp_(max=len(weight) - 1)
+
+
+def _search(ascending: Tensor, row: Tensor, values: Tensor) -> Tensor:
+    """Returns, for each value, how many entries of its row are at most the value, [n] int64.
+
+    Args:
+        ascending: [R, C] with C a power of 2, ascending within rows.
+        row: [n] int64, the row of each value.
+        values: [n].
+    """
+    if values.is_cuda:  # one kernel; on a CPU, copying the rows would take longer than everything else
+        return torch.searchsorted(ascending[row], values[:, None], right=True).squeeze(1)
+    flat, start = ascending.view(-1), row * ascending.shape[1]
+    place, step = torch.zeros_like(row), ascending.shape[1]
+    while step > 1:
+        step //= 2
+        place += step * (flat[start + place + step - 1] <= values)
+    return place + (flat[start + place] <= values)

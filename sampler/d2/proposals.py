@@ -23,6 +23,12 @@ class Proposals:
     bound: Tensor
     """[B] float32, the weight that each row was drawn with."""
 
+    def among(self, which: Tensor) -> Proposals:
+        """Returns only these proposals, given as a bool mask [B]."""
+        return Proposals(
+            index=self.index[which], rows=self.rows.rows(which), norms=self.norms[which], bound=self.bound[which]
+        )
+
 
 def propose(weight: Tensor, uniforms: Tensor, table: Candidates, norms: Tensor) -> Proposals:
     """Draws rows with probability proportional to weight, without synchronising with the host.

@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from sampler.base import required
+from sampler.d2 import centres, distribution
 from sampler.d2.accept import settle
 from sampler.d2.dense_bounds import DenseBounds, RoughBounds
 from sampler.d2.distance import squared_norms
 from sampler.d2.faiss_index import PersistentIndex
 from sampler.d2.indexed_bounds import IndexedBounds
-from sampler.d2.proposals import propose
+from sampler.d2.proposals import Proposals, propose
 from tests.sampler.distribution import dense_d2, random_pool
 
 
@@ -124,12 +126,40 @@ def test_an_updated_index_agrees_with_one_restored_from_its_quantiser():
     assert torch.equal(one._cells, other._cells)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_proposals_are_exact_unless_they_will_be_rejected(monkeypatch, bf16):
+    monkeypatch.setattr(centres, "fast_bf16", lambda device: bf16)
+    pool = random_pool(1500, clusters=10)
+    norms, generator = squared_norms(pool), torch.Generator().manual_seed(0)
+    chosen = centres.Centres(pool, 1300)
+    chosen.append(torch.arange(1300), pool.rows(slice(0, 1300)), norms[:1300])
+    index = torch.arange(1200, 1500)
+    bound = norms[index] / 4
+    proposals = Proposals(index=index, rows=pool.rows(index), norms=norms[index], bound=bound)
+    d2 = dense_d2(proposals.rows, pool.rows(slice(0, 1300))).amin(1).minimum(bound)
+    threshold = torch.rand(300, dtype=torch.float64, generator=generator) * bound
+    nearest, pairs = chosen.nearest(proposals, threshold)
+    exact, tolerance = d2 > threshold, 1e-4 * norms[index].double()
+    assert 20 < (d2 > threshold).sum() < 280
+    assert ((nearest - d2).abs() <= tolerance)[exact].all()
+    assert ((nearest >= d2 - tolerance) & (nearest <= threshold + tolerance))[~exact].all()
+    assert 300 * 512 < pairs < 300 * 1300
+    everything, pairs = chosen.nearest(proposals, torch.full((300,), -1.0, dtype=torch.float64))
+    assert torch.allclose(everything.double(), d2, rtol=1e-3, atol=float(tolerance.amax()))
+    assert pairs == 300 * 1300
+
+
 def test_proposals_follow_the_weights_and_never_hit_a_row_without_mass():
     pool = random_pool(5000)
     weight = torch.zeros(5000)
     weight[[7, 2047, 2048, 4999]] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     uniforms = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     drawn = propose(weight, uniforms, pool, squared_norms(pool)).index
+    row = torch.arange(3).repeat(4)
+    values = torch.tensor([0.0, 1.0, 2.0, 2.5, 5.0, 9.0, 0.5, 1.5, 4.0, 7.0, 8.0, 3.0], dtype=torch.float64)
+    ascending = torch.tensor([[1, 1, 2, 4], [0, 2, 5, 5], [4, 4, 4, 8]], dtype=torch.float64)
+    counted = torch.searchsorted(ascending[row], values[:, None], right=True).squeeze(1)
+    assert torch.equal(distribution._search(ascending, row, values), counted)
     share = torch.bincount(drawn, minlength=5000) / 20_000
     assert torch.allclose(share, weight / 10, atol=0.02)
     assert set(drawn.tolist()) == {7, 2047, 2048, 4999}

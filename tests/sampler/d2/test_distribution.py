@@ -87,6 +87,13 @@ def test_the_distribution_does_not_depend_on_the_block_size(largest, monkeypatch
     assert chi_square(ordered_draws(EXACT["blocked fp32"](), pool, 3, 1500), enumerated_distribution(pool, 3)) > 0.01
 
 
+def test_dropping_proposals_that_will_be_rejected_leaves_the_distribution_as_it_is(monkeypatch):
+    monkeypatch.setattr("sampler.d2.centres._CHUNK", 1)
+    monkeypatch.setattr("sampler.d2.blocked.SMALLEST_BLOCK", 2)
+    pool = tiny_pool()
+    assert chi_square(ordered_draws(RandomIndex(), pool, K, DRAWS), enumerated_distribution(pool, K)) > 0.01
+
+
 def test_candidates_without_second_factors_are_sampled_from_their_distribution():
     pool = make_candidates(tiny_pool().a)
     draws = ordered_draws(EXACT["blocked fp32"](), pool, 3, 1500)
