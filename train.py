@@ -190,7 +190,7 @@ def steps(run: Run, loader: ClipLoader, learner: Learner) -> None:
         epoch, offset = divmod(run.step, len(loader))
         if offset == 0 and config.draws_pool(epoch):
             started = time.perf_counter()
-            ids = pool_ids(config, loader.ids, epoch, run.world)
+            ids = pool_ids(config, loader.samples, epoch, run.world)
             per_sample = config.clip.per_sample
             begin(f"filling the pool with {len(ids) * per_sample * run.world.size:,} clips")
             clips = loader.clips(ids, epoch=epoch, purpose="pool", per_sample=per_sample)

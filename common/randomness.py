@@ -15,6 +15,9 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""The step of SplitMix64: 2^64 divided by the golden ratio."""
+
 
 def random_key(seed: int, epoch: int, purpose: str) -> int:
     """Returns the 128-bit key of one stream of random numbers.
@@ -60,10 +63,14 @@ def uniforms(ids: np.ndarray, draws: int, *, seed: int, epoch: int, purpose: str
     """
     key = random_key(seed, epoch, purpose)
     low, high = np.uint64(key & (2**64 - 1)), np.uint64(key >> 64)
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    row = _mix(_mix(np.asarray(ids).astype(np.uint64) * golden + low) ^ high)
-    bits = _mix(row[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * golden)
+    row = _mix(hash64(np.asarray(ids).astype(np.uint64), low) ^ high)
+    bits = _mix(row[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def hash64(values: np.ndarray, key: np.uint64) -> np.ndarray:
+    """Hashes uint64 numbers to 64 bits each, with SplitMix64's sequence that begins at `key`."""
+    return _mix(values * _GOLDEN + key)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

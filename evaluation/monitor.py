@@ -64,7 +64,7 @@ class Monitor:
             )
         labels = np.asarray(dataset.labels(config.monitor.label))
         known = np.flatnonzero(labels >= 0)
-        order = global_order(len(known), seed=config.seed, epoch=0, purpose="monitor")[: config.monitor.samples]
+        order = global_order(len(known), seed=config.seed, epoch=0, purpose="monitor", last=config.monitor.samples)
         ids = np.sort(known[order])
         if len(ids) <= config.monitor.neighbours:
             raise ConfigError(

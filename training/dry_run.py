@@ -34,7 +34,7 @@ def dry_run(config: Config, world: World, *, loader: ClipLoader, learner: Learne
         return
     total_steps = learner.total_steps
     lines = _sizes(config, world, learner)
-    lines["data"] = f"{len(loader.ids)} samples, {len(loader)} steps per epoch, {total_steps} steps in total"
+    lines["data"] = f"{len(loader.samples)} samples, {len(loader)} steps per epoch, {total_steps} steps in total"
     lines["memory"] = f"peak {max(peaks, key=lambda peak: peak.bytes)} per process (the largest of {world.size})"
     hours = seconds * total_steps / 3600
     lines["throughput"] = (

@@ -6,17 +6,18 @@ import numpy as np
 
 from pipeline.load.clip_loader import Dataset
 from pipeline.plan.order import global_order
+from pipeline.plan.selection import Selection
 from settings import Config
 from training.distributed import World
 
 
-def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: World) -> np.ndarray:
+def pool_ids(config: Config, ids: Selection | np.ndarray, epoch: int, world: World) -> np.ndarray:
     """Returns this rank's share of the samples whose clips fill the pool, clip.per_sample of each.
 
     The samples are drawn without replacement and split among the ranks as training batches are.
 
     Args:
-        ids: int64 [n], ids of the samples to draw from.
+        ids: the samples to draw from, int64 [n] if as an array.
         world: this process and its group; all ranks together get complete global batches, as many as the pool needs.
 
     Returns:
@@ -27,7 +28,7 @@ def pool_ids(config: Config, ids: np.ndarray, epoch: int, world: World) -> np.nd
     needed = 2 * config.dictionary.size + batch if stream else config.pool.size
     batches = min(-(-needed // batch), config.pool.size // batch, len(ids) * config.clip.per_sample // batch)
     size = batch // config.clip.per_sample  # in samples
-    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool")[: batches * size]]
+    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool", last=batches * size)]
     return chosen.reshape(-1, world.size, size // world.size)[:, world.rank].reshape(-1)
 
 

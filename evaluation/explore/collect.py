@@ -72,7 +72,7 @@ def explore(run: Path, *, data: str, samples: int, media: int, method: Method) -
         negatives = "pool.ids" if config.dictionary.whole_pool else "dictionary.ids"
         ids = {m: state["active"][m][negatives].numpy() for m in MODALITIES}
         held = {m: _samples_of(clips, config.clip.per_sample) for m, clips in ids.items()}
-    trained_on = select_split(loader.dataset, config.data.split) if same_data else loader.ids
+    trained_on = np.asarray(select_split(loader.dataset, config.data.split)) if same_data else loader.ids
     chosen = choose(held, trained_on, everything=loader.ids, samples=samples, seed=config.seed)
     if len(chosen.ids) < 8:
         raise ConfigError(f"{data} has {len(chosen.ids)} samples; a map needs at least 8")
@@ -111,7 +111,7 @@ def choose(
     """
 
     def draw(ids: np.ndarray, count: int, purpose: str) -> np.ndarray:
-        return ids[global_order(len(ids), seed=seed, epoch=0, purpose=f"explore {purpose}")[:count]]
+        return ids[global_order(len(ids), seed=seed, epoch=0, purpose=f"explore {purpose}", last=count)]
 
     filled = {modality: ids[ids >= 0] for modality, ids in held.items()}
     filled = {modality: ids for modality, ids in filled.items() if len(ids)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -19,9 +20,10 @@ from pipeline.batch import Batch
 from pipeline.plan.bad_samples import BadSamples
 from pipeline.plan.batch_plan import BatchPlan, Replacement
 from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
-from pipeline.plan.leave_out import mark_left_out
+from pipeline.plan.leave_out import find_left_out
 from pipeline.plan.mismatched_pairs import MismatchedPairs
-from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
+from pipeline.plan.order import ShardOrder, global_order, rank_slice, steps_per_epoch
+from pipeline.plan.selection import Selection, all_positive
 from pipeline.suitability import check_sample_rate, check_split_column
 from settings import Config, DataConfig
 from settings.errors import ConfigError, require
@@ -30,6 +32,8 @@ from settings.load import AUTO, format_names
 BOTH = ("video", "audio")
 _PLANNED_TOGETHER = 256
 """Number of clips planned per call, to amortise NumPy's overhead."""
+_ORDERED_TOGETHER = 4096
+"""Number of samples whose order is computed per call, for the same reason."""
 
 
 class Dataset(ClipSource, Protocol):
@@ -45,6 +49,8 @@ class Dataset(ClipSource, Protocol):
 
     def __len__(self) -> int: ...
     def source(self, index: int) -> str: ...
+
+    def row(self, source: str) -> int: ...
     def labels(self, column: str) -> np.ndarray: ...
     def label_names(self, column: str) -> list[str]: ...
 
@@ -64,7 +70,7 @@ class ClipLoader(ABC, Generic[D]):
         batch_size: clips per global batch; None means train.batch_size.
 
     Attributes:
-        ids: int64 [n], ids of the samples in data.split, without those of data.leave_out.
+        samples: the samples in data.split, without those of data.leave_out.
         left_out: hash of the sources in data.leave_out; empty without such a list.
         batch_size: clips per batch of this process, its share of the global batch.
         bad_samples: the unreadable samples of the batches that have been yielded so far.
@@ -88,21 +94,25 @@ class ClipLoader(ABC, Generic[D]):
         self.config = config
         self.dataset = dataset
         self.device = torch.device(device)
-        self.has_video = bool((dataset.frames > 0).all())
-        self.has_audio = bool((dataset.audio_samples > 0).all())
-        self.ids, self.left_out = select_samples(dataset, config.data)
+        self.has_video, self.has_audio = (all_positive(column) for column in (dataset.frames, dataset.audio_samples))
+        self.samples, self.left_out = select_samples(dataset, config.data)
         self._global_batch = config.train.batch_size if batch_size is None else batch_size
         require(self._global_batch != AUTO, "only train.py chooses train.batch_size=auto: set it to a number")
         self._per_sample = config.clip.per_sample
         self._share = rank_slice(self._global_batch, rank=rank, world_size=world_size, per_sample=self._per_sample)
         self.batch_size = self._share.stop - self._share.start
         require(
-            not config.audio_augment.mix or len(self.ids) > 1,
-            f"audio_augment.mix needs at least two samples, but {config.data.path} has {len(self.ids)}",
+            not config.audio_augment.mix or len(self.samples) > 1,
+            f"audio_augment.mix needs at least two samples, but {config.data.path} has {len(self.samples)}",
         )
         planner = MismatchedPairs if config.data.shuffle_pairs else ClipPlanner
-        self.planner = planner(config=config, dataset=dataset, fps=fps, ids=self.ids)
-        self.bad_samples = BadSamples(samples=len(self.ids), max_fraction=config.data.max_bad_fraction)
+        self.planner = planner(config=config, dataset=dataset, fps=fps, ids=self.samples)
+        self.bad_samples = BadSamples(samples=len(self.samples), max_fraction=config.data.max_bad_fraction)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids of `samples`, int64 [n], as a new array: 8 bytes per sample, which `samples` does without."""
+        return np.asarray(self.samples)
 
     def __len__(self) -> int:
         """Steps per epoch, the same on all ranks.
@@ -110,7 +120,7 @@ class ClipLoader(ABC, Generic[D]):
         Raises:
             ConfigError: the data set is smaller than one global batch.
         """
-        return steps_per_epoch(len(self.ids), self._global_batch, per_sample=self._per_sample)
+        return steps_per_epoch(len(self.samples), self._global_batch, per_sample=self._per_sample)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Like `steps`, for the steps of one epoch from `start_step` (counted from 0) to its end."""
@@ -127,7 +137,8 @@ class ClipLoader(ABC, Generic[D]):
             ConfigError: the data set is smaller than a batch, or samples lack a stream.
             TooManyBadSamples: more samples are bad than data.max_bad_fraction allows (from the iterator).
         """
-        self._require_streams(self.ids, BOTH)
+        if not (self.has_video and self.has_audio):
+            self._require_streams(self.ids, BOTH)
         return self._batches(self._step_plans(first, last, length=len(self)))
 
     def clips(
@@ -208,7 +219,7 @@ class ClipLoader(ABC, Generic[D]):
         All blocks have batch_size ids, except possibly the last.
         """
         replacement = Replacement(
-            planner=self.planner, ids=self.ids, source=self.dataset.source, epoch=epoch, purpose=purpose
+            planner=self.planner, ids=self.samples, source=self.dataset.source, epoch=epoch, purpose=purpose
         )
         blocks = iter(blocks)
         # Planning a few clips takes as long as planning many, and each call delays the training step.
@@ -226,16 +237,21 @@ class ClipLoader(ABC, Generic[D]):
             first += stop - start
 
     def _epoch_ids(self, epoch: int, steps: range) -> Iterator[np.ndarray]:
-        data, seed = self.config.data, self.config.seed
-        if data.order == "shards":
-            order = shard_order(self.dataset.shard[self.ids], window=data.window, seed=seed, epoch=epoch)
-        else:
-            order = global_order(len(self.ids), seed=seed, epoch=epoch)
         size = self._global_batch // self._per_sample  # in samples, as is the share
         share = slice(self._share.start // self._per_sample, self._share.stop // self._per_sample)
-        for step in steps:
-            places = order[step * size : (step + 1) * size][share]
-            yield self.ids[places].repeat(self._per_sample)
+        together = max(1, _ORDERED_TOGETHER // size)
+        for begin in range(0, len(steps), together):
+            some = steps[begin : begin + together]
+            places = self._order(seed=self.config.seed, epoch=epoch, first=some.start * size, last=some.stop * size)
+            for batch in places.reshape(len(some), size):
+                yield self.samples[batch[share]].repeat(self._per_sample)
+
+    @cached_property
+    def _order(self) -> Callable[..., np.ndarray]:
+        """Returns a part of the order of `samples` in an epoch, as `global_order` does."""
+        if self.config.data.order == "shards":
+            return ShardOrder(self.samples, self.dataset.shard, window=self.config.data.window).part
+        return partial(global_order, len(self.samples))
 
     def _uniform_plans(self, ids: np.ndarray, clips: int, crops: int) -> Iterator[BatchPlan]:
         # A block of batch_size samples makes complete batches: only the last block's last batch is short.
@@ -268,28 +284,27 @@ class ClipLoader(ABC, Generic[D]):
                 )
 
 
-def select_samples(dataset: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
-    """Returns the ids, int64, that data.split selects and data.leave_out does not list, and a hash of that list.
+def select_samples(dataset: Dataset, data: DataConfig) -> tuple[Selection, str]:
+    """Returns the samples that data.split selects and data.leave_out does not list, and a hash of that list.
 
     Raises:
-        ConfigError: as for `select_split` and `mark_left_out`.
+        ConfigError: as for `select_split` and `find_left_out`.
     """
-    ids = select_split(dataset, data.split)
+    samples = select_split(dataset, data.split)
     if not data.leave_out:
-        return ids, ""
-    sources = [dataset.source(index) for index in range(len(dataset))]
-    left_out, digest = mark_left_out(sources, Path(data.leave_out), data=data.path)
-    return ids[~left_out[ids]], digest
+        return samples, ""
+    left_out, digest = find_left_out(dataset.row, Path(data.leave_out), data=data.path)
+    return samples.without(left_out), digest
 
 
-def select_split(dataset: Dataset, split: str) -> np.ndarray:
-    """Returns the ids, int64, of the samples whose label "split" equals `split`; all ids if `split` is empty.
+def select_split(dataset: Dataset, split: str) -> Selection:
+    """Returns the samples whose label "split" equals `split`; all samples if `split` is empty.
 
     Raises:
         ConfigError: there is no such label column, or no such value in it.
     """
     if not split:
-        return np.arange(len(dataset))
+        return Selection(len(dataset))
     check_split_column(split, dataset.label_columns)
     names = dataset.label_names("split")
     if split not in names:
@@ -298,7 +313,8 @@ def select_split(dataset: Dataset, split: str) -> np.ndarray:
         raise ConfigError(
             f"data.split={split!r} is not a value of the label split; {hint}there are: {format_names(names)}"
         )
-    return np.flatnonzero(np.asarray(dataset.labels("split")) == names.index(split))
+    codes, code = np.asarray(dataset.labels("split")), names.index(split)
+    return Selection(len(dataset), lambda part: codes[part] == code)
 
 
 def decode_threads(configured: int) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from common.randomness import uniforms
 from pipeline.plan.rows import Rows
+from pipeline.plan.selection import Selection
 from settings import AudioAugmentConfig, Config
 
 
@@ -42,20 +43,28 @@ class Partners:
     this way a clip's audio does not depend on what else is in its batch, and any rank and any resumed run can read it.
 
     Args:
-        ids: int64 [n], the samples to draw from.
-        group: int [samples of the data set]; a partner is of the same group unless that has no other sample.
+        ids: the n samples to draw from.
+        group: int [samples of the data set]; a partner is of the same group unless that has no other sample. None
+            means that all are of one group.
     """
 
-    def __init__(self, ids: np.ndarray, group: np.ndarray) -> None:
-        order = np.argsort(group[ids], kind="stable")
-        self._ids, self._group, self._sorted = ids[order], group, group[ids][order]
+    def __init__(self, ids: Selection, group: np.ndarray | None) -> None:
+        self._ids: Selection | np.ndarray = ids
+        self._group = group
+        if group is not None:
+            members = np.asarray(ids)
+            order = np.argsort(group[members], kind="stable")
+            self._ids, self._sorted = members[order], group[members][order]
 
     def draw(self, ids: np.ndarray, number: np.ndarray) -> np.ndarray:
         """Returns a partner for each of `ids`, int64 [B], given uniform numbers in [0, 1), [B].
 
         A sample is its own partner only if there is no other.
         """
-        first, end = (np.searchsorted(self._sorted, self._group[ids], side) for side in ("left", "right"))
+        if self._group is None:
+            first, end = np.zeros(len(ids), dtype=np.int64), np.full(len(ids), len(self._ids))
+        else:
+            first, end = (np.searchsorted(self._sorted, self._group[ids], side) for side in ("left", "right"))
         alone = end - first < 2
         first, end = np.where(alone, 0, first), np.where(alone, len(self._ids), end)
         # Of the others each is as likely: the last one stands in where a sample would be drawn for itself.

@@ -10,6 +10,7 @@ import numpy as np
 from common.randomness import uniforms
 from pipeline.plan.bad_samples import BadSample, SampleError, listing
 from pipeline.plan.clips import ClipPlan, ClipPlanner
+from pipeline.plan.selection import Selection
 
 MAX_ATTEMPTS = 64
 """Largest number of replacements tried per clip; that many fail in a row only if almost nothing can be read."""
@@ -26,13 +27,13 @@ class Replacement:
 
     Attributes:
         planner: plans the clips of replacements.
-        ids: int64 [n], the samples to draw from.
+        ids: the samples to draw from.
         source: returns the source path of an id.
         epoch, purpose: as in `ClipPlanner.train`.
     """
 
     planner: ClipPlanner
-    ids: np.ndarray
+    ids: Selection
     source: Callable[[int], str]
     epoch: int
     purpose: str
@@ -46,7 +47,7 @@ class Replacement:
             epoch=self.epoch,
             purpose=f"{self.purpose}/replacement/{attempt}",
         )[0]
-        return int(self.ids[int(number * len(self.ids))])
+        return self.ids[int(number * len(self.ids))]
 
     def plan(self, ids: list[int], number: np.ndarray) -> ClipPlan:
         """Plans one training clip per id; `number`, int64 [ids], as for `ClipPlanner.train`."""

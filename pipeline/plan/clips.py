@@ -24,6 +24,7 @@ from pipeline.plan.augment import (
     spread_windows,
 )
 from pipeline.plan.rows import Rows
+from pipeline.plan.selection import Selection, parts
 from settings import Config
 from settings.errors import ConfigError
 
@@ -113,20 +114,20 @@ class ClipPlanner:
         config: clip, audio, augment, audio_augment, data.order and seed are read.
         dataset: frame counts, frame sizes and audio lengths of the samples.
         fps: frame rate at which `dataset.frames` counts frames, in frames per second.
-        ids: int64 [n], samples whose audio may be mixed into that of others; None means all.
+        ids: samples whose audio may be mixed into that of others; None means all.
 
     Raises:
         ConfigError: there is video, but fps is not an integer multiple of clip.fps.
     """
 
-    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: np.ndarray | None = None) -> None:
+    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: Selection | None = None) -> None:
         self.config = config
         self.dataset = dataset
         self.fps = fps
         # Without video there is no frame rate that clip.fps must divide.
-        has_video = bool((np.asarray(dataset.frames) > 0).any())
+        has_video = any(bool((dataset.frames[part] > 0).any()) for part in parts(len(dataset.frames)))
         self.stride = frame_stride(stored_fps=fps, clip_fps=config.clip.fps) if has_video else 1
-        self._mixable = ids
+        self._mixable = Selection(len(dataset.frames)) if ids is None else ids
 
     @property
     def span(self) -> int:
@@ -188,10 +189,8 @@ class ClipPlanner:
 
     @cached_property
     def _mixing_partners(self) -> Partners:
-        everything = np.arange(len(self.dataset.frames))
         # With data.order=shards a partner must lie near the sample, because reading elsewhere is slow.
-        group = self.dataset.shard if self.config.data.order == "shards" else np.zeros_like(everything)
-        return Partners(everything if self._mixable is None else self._mixable, group)
+        return Partners(self._mixable, self.dataset.shard if self.config.data.order == "shards" else None)
 
     def uniform(self, ids: np.ndarray, *, clips: int, crops: int = 1) -> ClipPlan:
         """Plans test clips: `clips` evenly spaced starts per id, each with `crops` square crops.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,10 @@ def read_leave_out(path: Path) -> list[str]:
 def require_known(sources: Iterable[str], known: Iterable[str], *, path: Path, data: str | Path) -> None:
     """Raises ConfigError if one of the `sources` of the list `path` is not in `known`, the sources of `data`."""
     have = set(known)
-    unknown = [source for source in sources if source not in have]
+    _require_none([source for source in sources if source not in have], path=path, data=data)
+
+
+def _require_none(unknown: list[str], *, path: Path, data: str | Path) -> None:
     if unknown:
         shown = ", ".join(printable(repr(source)) for source in unknown[:_SHOWN])
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
@@ -71,23 +74,23 @@ def require_known(sources: Iterable[str], known: Iterable[str], *, path: Path, d
         )
 
 
-def mark_left_out(sources: list[str], path: Path, *, data: str | Path) -> tuple[np.ndarray, str]:
+def find_left_out(row: Callable[[str], int], path: Path, *, data: str | Path) -> tuple[np.ndarray, str]:
     """Finds the samples that the list `path` leaves out.
 
     Args:
-        sources: source of each of the n samples.
+        row: returns the id of the sample with a given source, or -1.
         data: names the data set in errors.
 
     Returns:
-        (bool [n], whether each sample is left out; a hash of the sources in the list, whatever their order).
+        (int64 [left out], the ids in ascending order; a hash of the sources in the list, whatever their order).
 
     Raises:
-        ConfigError: the list cannot be used, or names a source that is not among `sources`.
+        ConfigError: the list cannot be used, or names a source that no sample has.
     """
     import numpy as np  # not at the top: the command line checks the list before NumPy is needed
 
     listed = read_leave_out(path)
-    require_known(listed, sources, path=path, data=data)
-    left_out = set(listed)
-    digest = hashlib.blake2b("\0".join(sorted(left_out)).encode("utf-8", "surrogateescape"), digest_size=16)
-    return np.array([source in left_out for source in sources], dtype=bool), digest.hexdigest()
+    ids = np.array([row(source) for source in listed], dtype=np.int64)
+    _require_none([listed[place] for place in np.flatnonzero(ids < 0)], path=path, data=data)
+    digest = hashlib.blake2b("\0".join(sorted(listed)).encode("utf-8", "surrogateescape"), digest_size=16)
+    return np.sort(ids), digest.hexdigest()

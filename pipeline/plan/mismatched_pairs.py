@@ -8,12 +8,13 @@ clip's audio comes from, and readers follow it.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 
-from common.randomness import numpy_generator
+from common.randomness import random_key
 from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource, draw_keys
+from pipeline.plan.permutation import permuted, positions_of
+from pipeline.plan.selection import Selection
 from settings import Config
 from settings.errors import ConfigError
 
@@ -23,32 +24,32 @@ class MismatchedPairs(ClipPlanner):
 
     Args:
         config, dataset, fps: as for ClipPlanner.
-        ids: int64 [n], distinct samples, whose audio is exchanged among them.
+        ids: the samples whose audio is exchanged among them.
 
     Raises:
         ConfigError: as for ClipPlanner.
     """
 
-    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: np.ndarray) -> None:
+    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: Selection) -> None:
         super().__init__(config=config, dataset=dataset, fps=fps, ids=ids)
         self._ids = ids
-        self.partners = lru_cache(maxsize=2)(self._partners)
 
-    def _partners(self, epoch: int) -> np.ndarray:
-        """Returns, for each sample, the sample whose audio it gets in an epoch, int64 [samples].
+    def partners(self, ids: np.ndarray, epoch: int) -> np.ndarray:
+        """Returns, for each of `ids`, the sample whose audio it gets in an epoch, int64 [B].
 
-        Samples outside `ids` keep their own audio.
+        Samples that do not exchange their audio keep it.
 
         Raises:
-            ConfigError: there are fewer than two ids.
+            ConfigError: fewer than two samples exchange their audio.
         """
-        partners = np.arange(len(self.dataset.frames))
-        partners[self._ids] = derangement(self._ids, seed=self.config.seed, epoch=epoch)
+        places, partners = self._ids.places(ids), ids.copy()
+        found = derangement(places[places >= 0], len(self._ids), seed=self.config.seed, epoch=epoch)
+        partners[places >= 0] = self._ids[found]
         return partners
 
     def train(self, ids: np.ndarray, *, epoch: int, purpose: str, number: np.ndarray | None = None) -> ClipPlan:
         plan = super().train(ids, epoch=epoch, purpose=purpose, number=number)
-        audio_ids = self.partners(epoch)[plan.ids]
+        audio_ids = self.partners(plan.ids, epoch)
         place = self._draws(draw_keys(plan.ids, plan.number), epoch=epoch, purpose=purpose)["audio"]
         audio_start = self._random_audio_starts(audio_ids, place)
         has_video = self.dataset.frames[plan.ids] > 0
@@ -58,17 +59,15 @@ class MismatchedPairs(ClipPlanner):
         return replace(plan, audio_ids=audio_ids, audio_start=audio_start, start=start)
 
 
-def derangement(ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns mismatched pairs: for each of `ids`, a different one of them, int64 [n].
+def derangement(places: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Returns mismatched pairs: for each of `places` in range(n), int64 [B], a different one.
 
-    The assignment is one random cycle, so no id is assigned to itself and each is used once.
+    The assignment of all n is one random cycle, so no place is assigned to itself and each is used once.
 
     Raises:
-        ConfigError: there are fewer than two ids, so no such assignment exists.
+        ConfigError: n is less than two, so no such assignment exists.
     """
-    if len(ids) < 2:
-        raise ConfigError(f"data.shuffle_pairs needs at least two samples, but the data set has {len(ids)}")
-    cycle = numpy_generator(seed, epoch, "shuffle_pairs").permutation(len(ids))
-    partner = np.empty_like(ids)
-    partner[cycle] = ids[np.roll(cycle, -1)]
-    return partner
+    if n < 2:
+        raise ConfigError(f"data.shuffle_pairs needs at least two samples, but the data set has {n}")
+    key = random_key(seed, epoch, "shuffle_pairs")
+    return permuted((positions_of(places, n, key) + 1) % n, n, key)

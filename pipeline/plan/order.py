@@ -9,30 +9,75 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.randomness import numpy_generator
+from common.randomness import numpy_generator, random_key, uniforms
+from pipeline.plan.permutation import permuted
+from pipeline.plan.selection import Selection
 from settings.errors import ConfigError
 
 
-def global_order(n: int, *, seed: int, epoch: int, purpose: str = "order") -> np.ndarray:
-    """Draws a uniformly random permutation of range(n), int64 [n]."""
-    return numpy_generator(seed, epoch, purpose).permutation(n)
+def global_order(
+    n: int, *, seed: int, epoch: int, purpose: str = "order", first: int = 0, last: int | None = None
+) -> np.ndarray:
+    """Returns a part of a random permutation of range(n), int64 [last - first], without computing the rest of it.
+
+    Args:
+        seed, epoch, purpose: select the permutation.
+        first, last: the part, counted in positions; None means n, and so does what is beyond.
+    """
+    stop = n if last is None else min(last, n)
+    return permuted(np.arange(min(first, stop), stop), n, random_key(seed, epoch, purpose))
 
 
-def shard_order(shards: np.ndarray, *, window: int, seed: int, epoch: int, purpose: str = "order") -> np.ndarray:
-    """Returns a permutation that visits one shard after another, shuffled within `window` samples; int64 [n].
+class ShardOrder:
+    """Permutations that visit one shard after another, shuffled within a window.
 
     The shards come in random order and each sample is displaced by fewer than `window` positions, as by a shuffle
     buffer of that size. Only a few shards are read at a time, which suits network disks, but batches are less random.
 
     Args:
-        shards: int [n], the shard of each sample.
+        samples: the n samples that are ordered.
+        shards: int [samples of the data set], the shard of each sample.
         window: limit of the displacement, in samples; 1 keeps the order within a shard.
     """
-    rng = numpy_generator(seed, epoch, purpose)
-    rank_of_shard = rng.permutation(int(shards.max(initial=-1)) + 1)
-    by_shard = np.argsort(rank_of_shard[shards], kind="stable")
-    displaced = np.arange(len(shards)) + rng.random(len(shards)) * window
-    return by_shard[np.argsort(displaced, kind="stable")]
+
+    def __init__(self, samples: Selection, shards: np.ndarray, *, window: int) -> None:
+        self._window = window
+        sizes = np.zeros(0, dtype=np.int64)
+        in_order, previous = True, -1
+        for ids in samples.blocks():
+            block = np.asarray(shards[ids])
+            sizes = _added(sizes, np.bincount(block))
+            in_order = in_order and bool((np.diff(block, prepend=previous) >= 0).all())
+            previous = block[-1] if len(block) else previous
+        self._sizes, self._starts = sizes, np.cumsum(sizes) - sizes
+        # Preparation packs the samples into shards in the order of their rows, unless some were added later.
+        self._by_shard = None if in_order else np.argsort(shards[np.asarray(samples)], kind="stable")
+
+    def part(
+        self, *, seed: int, epoch: int, purpose: str = "order", first: int = 0, last: int | None = None
+    ) -> np.ndarray:
+        """Returns a part of the permutation of an epoch as places of `samples`, int64; arguments as `global_order`."""
+        n = int(self._sizes.sum())
+        stop = n if last is None else min(last, n)
+        first = min(first, stop)
+        visited = numpy_generator(seed, epoch, purpose).permutation(len(self._sizes))
+        ends = np.cumsum(self._sizes[visited])
+        # What is further away than the window cannot be displaced into this part, nor out of what lies before it.
+        before = np.arange(max(first - self._window, 0), min(stop + self._window, n))
+        visit = np.searchsorted(ends, before, side="right")
+        place = self._starts[visited[visit]] + before - (ends - self._sizes[visited])[visit]
+        moved = uniforms(before, 1, seed=seed, epoch=epoch, purpose=f"{purpose}/displacement")[:, 0] * self._window
+        chosen = place[np.argsort(before + moved, kind="stable")][first - (before[0] if len(before) else 0) :]
+        chosen = chosen[: stop - first]
+        return chosen if self._by_shard is None else self._by_shard[chosen]
+
+
+def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Adds counts of which the shorter array lacks the last."""
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    longer = longer.astype(np.int64)
+    longer[: len(shorter)] += shorter
+    return longer
 
 
 def steps_per_epoch(samples: int, batch_size: int, *, per_sample: int = 1) -> int:

@@ -40,7 +40,7 @@ def collect(config: Config, ids: Sequence[int], *, count: int, epoch: int, compa
     data = replace(config.data, max_bad_fraction=0.0, idle_priority=False)
     per_sample = config.clip.per_sample
     loader = DaliLoader(config=replace(config, data=data), batch_size=chosen * per_sample)
-    first = loader.ids[global_order(len(loader.ids), seed=config.seed, epoch=epoch)[:count]]
+    first = loader.samples[global_order(len(loader.samples), seed=config.seed, epoch=epoch, last=count)]
     shown = np.asarray(ids if len(ids) else first, dtype=np.int64)
     if loader.has_video and loader.has_audio:
         (batch,) = loader.clips(shown, epoch=epoch, purpose="train", per_sample=per_sample)

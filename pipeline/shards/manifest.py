@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,12 @@ class Manifest:
         """Path of the sample's source, relative to the source folder; bytes that are not UTF-8 appear as \\xNN."""
         return self._text("source", index)
 
+    def row(self, source: str) -> int:
+        """Returns the id of the sample with this source, or -1. It is searched by halving: the rows are sorted."""
+        wanted = source.encode("utf-8", "surrogateescape")
+        place = bisect_left(range(len(self)), wanted, key=partial(self._bytes, "source"))
+        return place if place < len(self) and self._bytes("source", place) == wanted else -1
+
     def labels(self, column: str) -> NDArray[np.int32]:
         """int32 [n], indices into `label_names(column)`; -1 if unknown.
 
@@ -148,8 +156,11 @@ class Manifest:
         return self.label_columns.index(column)
 
     def _text(self, name: str, index: int) -> str:
+        return self._bytes(name, index).decode("utf-8", "replace")
+
+    def _bytes(self, name: str, index: int) -> bytes:
         start = self._arrays[f"{name}_start"]
-        return bytes(self._arrays[f"{name}_bytes"][start[index] : start[index + 1]]).decode("utf-8", "replace")
+        return bytes(self._arrays[f"{name}_bytes"][start[index] : start[index + 1]])
 
 
 def _load_arrays(folder: Path, meta: Mapping[str, Any], *, fps: float, every: bool) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,14 @@ class RawDataset:
     def source(self, index: int) -> str:
         """Path of the video, relative to the folder."""
         return self.sources[index].name
+
+    def row(self, source: str) -> int:
+        """Returns the id of the video with this path, or -1."""
+        return self._rows.get(source, -1)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {source.name: row for row, source in enumerate(self.sources)}
 
     def labels(self, column: str) -> np.ndarray:
         """int32 [n], indices into `label_names(column)`; -1 if unknown."""

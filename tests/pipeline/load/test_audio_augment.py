@@ -15,6 +15,7 @@ from pipeline.load.gpu_decoder import GpuDecoder
 from pipeline.load.log_mel import LogMel
 from pipeline.loader import make_loader
 from pipeline.plan.batch_plan import BatchPlan
+from pipeline.plan.selection import Selection
 from settings import Config, ConfigError
 from tests.pretend_gpu import GpuTensor, PretendGpu
 
@@ -146,6 +147,6 @@ def test_test_clips_and_settings_for_evaluation_are_not_augmented(corpus) -> Non
 
 
 def test_mixing_needs_another_sample(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_loader, "select_split", lambda dataset, split: np.zeros(1, dtype=np.int64))
+    monkeypatch.setattr(clip_loader, "select_split", lambda dataset, split: Selection(1))
     with pytest.raises(ConfigError, match=r"audio_augment.mix needs at least two samples, but .* has 1"):
         make_loader(config_of(corpus, mix=0.2), batch_size=1)

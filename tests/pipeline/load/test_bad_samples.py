@@ -225,7 +225,7 @@ def test_a_sample_on_a_failing_disk_is_bad(copy, monkeypatch: pytest.MonkeyPatch
 def test_with_shuffled_pairs_the_sample_of_the_bad_audio_is_named(copy) -> None:
     copy = copy()
     loader = copy.loader(shuffle_pairs=True)
-    wanted = int(np.flatnonzero(loader.planner.partners(0) == 9)[0])
+    wanted = int(np.flatnonzero(loader.planner.partners(loader.ids, 0) == 9)[0])
     manifest = loader.dataset
     with (copy.folder / manifest.shards[manifest.shard[9]]).open("r+b") as file:
         file.truncate(int(manifest.audio_offset[9]))

@@ -11,6 +11,7 @@ import pytest
 from pipeline.plan.audio_augment import AudioPlan, Partners, mask_ranges, waveforms
 from pipeline.plan.clips import ClipPlan, ClipPlanner
 from pipeline.plan.mismatched_pairs import MismatchedPairs
+from pipeline.plan.selection import Selection
 from settings import Config, ConfigError
 from settings.load import from_dict
 
@@ -37,8 +38,10 @@ def dataset(count: int = N, *, frames: int = 100) -> SimpleNamespace:
 
 
 def planner(count: int = N, *, frames: int = 100, ids: np.ndarray | None = None, **sections: object) -> ClipPlanner:
-    config = from_dict(Config, sections)
-    return ClipPlanner(config=config, dataset=dataset(count, frames=frames), fps=10.0, ids=ids)
+    config, chosen = from_dict(Config, sections), None
+    if ids is not None:
+        chosen = Selection(count, lambda part: np.isin(np.arange(part.start, part.stop), ids))
+    return ClipPlanner(config=config, dataset=dataset(count, frames=frames), fps=10.0, ids=chosen)
 
 
 def augmented(epoch: int = 0, **settings: object) -> ClipPlan:
@@ -150,13 +153,15 @@ def test_with_shards_in_order_partners_come_from_the_same_shard():
 
 
 def test_a_lone_sample_is_its_own_partner():
-    assert Partners(np.array([3]), np.zeros(5, dtype=int)).draw(np.array([3]), np.array([0.5])).tolist() == [3]
+    only = Selection(5, lambda part: np.arange(5) == 3)
+    for group in (None, np.zeros(5, dtype=int)):
+        assert Partners(only, group).draw(np.array([3]), np.array([0.5])).tolist() == [3]
 
 
 def test_shuffled_pairs_never_mix_in_the_true_audio():
     config = from_dict(Config, {"audio_augment": EVERYTHING})
-    pairs = MismatchedPairs(config=config, dataset=dataset(4), fps=10.0, ids=np.arange(4))
-    plain = MismatchedPairs(config=Config(), dataset=dataset(4), fps=10.0, ids=np.arange(4))
+    pairs = MismatchedPairs(config=config, dataset=dataset(4), fps=10.0, ids=Selection(4))
+    plain = MismatchedPairs(config=Config(), dataset=dataset(4), fps=10.0, ids=Selection(4))
     for epoch in range(20):
         plan = pairs.train(np.arange(4), epoch=epoch, purpose="train")
         assert not (plan.audio.mixed_ids == plan.ids).any()

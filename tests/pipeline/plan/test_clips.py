@@ -12,6 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 from pipeline.plan.augment import CROP_ATTEMPTS, centre_windows, color_matrices, random_resized_windows, spread_windows
 from pipeline.plan.clips import ClipPlan, ClipPlanner, frame_stride, uniforms
 from pipeline.plan.mismatched_pairs import MismatchedPairs
+from pipeline.plan.selection import Selection
 from settings import Config
 from settings.errors import ConfigError
 from settings.load import from_dict
@@ -34,7 +35,7 @@ def planner(data: SimpleNamespace | None = None, *, fps: float = 10.0, **section
 
 def mismatched(**sections: object) -> MismatchedPairs:
     config = from_dict(Config, sections)
-    return MismatchedPairs(config=config, dataset=dataset(), fps=10.0, ids=np.arange(N))
+    return MismatchedPairs(config=config, dataset=dataset(), fps=10.0, ids=Selection(N))
 
 
 def same(a: ClipPlan, b: ClipPlan) -> bool:
@@ -137,7 +138,7 @@ def test_shuffled_pairs_take_another_samples_audio_at_a_random_time() -> None:
     for enabled in (True, False):
         pairs = mismatched(augment={"enabled": enabled})
         shuffled = pairs.train(np.arange(N), epoch=2, purpose="train")
-        assert np.array_equal(shuffled.audio_ids, pairs.partners(2))
+        assert np.array_equal(shuffled.audio_ids, pairs.partners(np.arange(N), 2))
         assert not np.any(shuffled.audio_ids == shuffled.ids)
         assert np.array_equal(shuffled.ids, plain.ids)
         assert np.array_equal(shuffled.start_frame, plain.start_frame)

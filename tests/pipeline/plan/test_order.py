@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from pipeline.plan.mismatched_pairs import derangement
-from pipeline.plan.order import global_order, rank_slice, shard_order, steps_per_epoch
+from pipeline.plan.order import ShardOrder, global_order, rank_slice, steps_per_epoch
+from pipeline.plan.selection import Selection
 from settings.errors import ConfigError
 
 
 def shards_of(samples: int, per_shard: int) -> np.ndarray:
     return np.arange(samples) // per_shard
+
+
+def shard_order(shards: np.ndarray, *, window: int, **part: int) -> np.ndarray:
+    return ShardOrder(Selection(len(shards)), shards, window=window).part(**part)
 
 
 @pytest.mark.parametrize("order", ["global", "shards"])
@@ -48,16 +55,60 @@ def test_shard_order_shuffles_the_shards_and_the_samples_within_them() -> None:
     assert all(np.array_equal(np.sort(block), block) for block in in_shards)
 
 
-def test_derangement_pairs_no_sample_with_itself_and_uses_each_once() -> None:
-    ids = np.array([3, 5, 8, 9, 11, 20])
-    for seed in range(50):
-        partners = derangement(ids, seed=seed, epoch=0)
-        assert not np.any(partners == ids)
-        assert np.array_equal(np.sort(partners), ids)
-    assert np.array_equal(derangement(ids, seed=1, epoch=3), derangement(ids, seed=1, epoch=3))
-    assert len({tuple(derangement(ids, seed=1, epoch=epoch)) for epoch in range(5)}) > 1
+@pytest.mark.parametrize("n", [6, 70_000])
+def test_any_part_of_an_order_equals_that_part_of_all_of_it(n: int) -> None:
+    mixed = np.random.default_rng(0).integers(0, n // 3, n)
+    orders = [partial(global_order, n)]
+    orders += [ShardOrder(Selection(n), shards, window=50).part for shards in (shards_of(n, 3), mixed)]
+    for order in orders:
+        whole = order(seed=1, epoch=2)
+        assert np.array_equal(np.sort(whole), np.arange(n))
+        for first, last in ((0, 1), (2, 5), (n // 2, n // 2 + 60), (n - 1, n), (n - 2, n + 9), (n, n), (n + 5, n + 6)):
+            assert np.array_equal(order(seed=1, epoch=2, first=first, last=last), whole[first:last])
+
+
+def test_shard_order_is_that_of_the_selected_samples() -> None:
+    shards = np.repeat(np.arange(10), 30)
+    some = Selection(300, lambda part: np.arange(300) % 3 == 0)
+    order = ShardOrder(some, shards, window=1).part(seed=0, epoch=0)
+    assert np.array_equal(np.sort(order), np.arange(100))
+    visited = shards[some[order]]
+    assert (np.diff(visited) != 0).sum() == 9  # one shard after another
+
+
+def test_no_sample_is_displaced_by_as_much_as_the_window() -> None:
+    shards = np.zeros(10_000, dtype=np.int32)
+    moved = shard_order(shards, window=100, seed=0, epoch=0) - np.arange(10_000)
+    assert np.abs(moved).max() < 100
+    assert np.abs(moved).max() > 80
+    assert abs(moved.mean()) < 1
+
+
+def test_the_order_of_an_empty_selection_is_empty() -> None:
+    none = Selection(5, lambda part: np.zeros(5, dtype=bool))
+    assert len(global_order(0, seed=0, epoch=0)) == 0
+    assert len(ShardOrder(none, np.zeros(5, dtype=np.int32), window=3).part(seed=0, epoch=0)) == 0
+
+
+def test_the_order_of_few_samples_keeps_its_numbers() -> None:
+    """Those of earlier versions, whose runs are resumed."""
+    assert global_order(8, seed=0, epoch=0).tolist() == [6, 4, 1, 3, 5, 2, 7, 0]
+    assert global_order(5, seed=3, epoch=1, purpose="pool").tolist() == [2, 4, 3, 1, 0]
+    assert derangement(np.arange(6), 6, seed=1, epoch=3).tolist() == [5, 0, 3, 1, 2, 4]
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 70_000])
+def test_derangement_pairs_no_sample_with_itself_and_uses_each_once(n: int) -> None:
+    places = np.arange(n)
+    for seed in range(50 if n < 10 else 2):
+        partners = derangement(places, n, seed=seed, epoch=0)
+        assert not np.any(partners == places)
+        assert np.array_equal(np.sort(partners), places)
+        assert np.array_equal(derangement(places[::-2], n, seed=seed, epoch=0), partners[::-2])
+    if n > 3:
+        assert len({tuple(derangement(places, n, seed=1, epoch=epoch)) for epoch in range(5)}) > 1
     with pytest.raises(ConfigError, match="at least two samples"):
-        derangement(np.array([4]), seed=0, epoch=0)
+        derangement(np.array([0]), 1, seed=0, epoch=0)
 
 
 def test_the_shares_of_all_ranks_make_up_the_global_batch() -> None:
