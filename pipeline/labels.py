@@ -61,6 +61,7 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
         ManifestError, PrepareError: `out` is not a prepared data set, is damaged or cannot be written.
     """
     manifest = Manifest.open(out)
+    manifest.finish_check()
     for shard in manifest.shards:
         index = out / "index" / Path(shard).with_suffix(".jsonl")
         if not index.is_file():

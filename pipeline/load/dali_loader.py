@@ -134,6 +134,9 @@ class DaliLoader(ClipLoader[Manifest]):
                 if not in_flight:
                     return
                 yield self._result(in_flight.popleft())
+        except Exception:
+            self.dataset.finish_check()  # a wrong number in the manifest may be the cause, and is then named
+            raise
         finally:
             for future in reading:
                 future.cancel()
@@ -182,6 +185,7 @@ class DaliLoader(ClipLoader[Manifest]):
                 # DALI returns nothing for a failed batch, so all of it is read and decoded again.
                 item = self._reading.submit(self._read, item.plan).result()
                 self._decoder.submit(item)
+        self.dataset.raise_if_damaged()
         self.bad_samples.note(item.plan.bad)
         return batch
 

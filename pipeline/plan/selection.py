@@ -71,9 +71,9 @@ class Selection:
         for first in range(0, len(places), _PLACES):
             part = places[first : first + _PLACES]
             block = np.searchsorted(self._starts, part, side="right") - 1
-            rank = np.cumsum(np.unpackbits(self._bits[block], axis=1), axis=1, dtype=np.int16)
-            within = np.argmax(rank > (part - self._starts[block])[:, None], axis=1)
-            ids[first : first + _PLACES] = block * _BLOCK + within
+            byte, rank = _first_above(np.bitwise_count(self._bits[block]), part - self._starts[block])
+            bit, _ = _first_above(np.unpackbits(self._bits[block, byte][:, None], axis=1), rank)
+            ids[first : first + _PLACES] = block * _BLOCK + byte * 8 + bit
         return ids
 
     def places(self, ids: np.ndarray) -> np.ndarray:
@@ -101,6 +101,14 @@ class Selection:
     def __array__(self, dtype: type | None = None, copy: bool | None = None) -> np.ndarray:
         ids = np.concatenate([np.zeros(0, dtype=np.int64), *self.blocks()])
         return ids if dtype is None else ids.astype(dtype)
+
+
+def _first_above(counts: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds where in each row of counts, [m, k], the thing of a given rank, [m], is; and its rank there."""
+    ends = np.cumsum(counts, axis=1, dtype=np.int64)
+    place = np.argmax(ends > rank[:, None], axis=1)
+    rows = np.arange(len(rank))
+    return place, rank - ends[rows, place] + counts[rows, place]
 
 
 def all_positive(column: np.ndarray) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import file_sha256
 from common.phases import begin
+from pipeline.plan.selection import parts
+from pipeline.shards.content import LaterCheck, Reopened, check_content
 from pipeline.shards.meta import REBUILD, check_shards, damaged, meta_file, read_meta
 from pipeline.shards.meta import ManifestError as ManifestError
-from pipeline.shards.ranges import impossible_number
 from settings import StorageConfig
 from settings.load import format_names, from_dict
 
@@ -35,10 +35,16 @@ COLUMNS = {
 _HASHED_BYTES = 2**28
 """Largest size in bytes of frame_offsets that is checked when the manifest is opened. If it is larger, the checksums in
 the shards detect a wrong offset when it is used."""
+_CHECKED_BYTES = 2**28
+"""Largest size in bytes of all other arrays that are checked when the manifest is opened: about two million samples.
+Larger ones are checked while the data set is in use already, once per machine."""
 
 
 class Manifest:
-    """n samples sorted by source path. Every array is memory-mapped, so opening even a million rows is cheap.
+    """n samples sorted by source path.
+
+    Every array is memory-mapped: the processes of a machine share what they read of it, and opening a large one reads
+    next to nothing. A large manifest is compared with its checksums afterwards; see `finish_check`.
 
     Each sample has a single clock: frame i is shown at i / storage.fps seconds, PCM sample j at j / sample_rate.
 
@@ -65,7 +71,13 @@ class Manifest:
     """
 
     def __init__(
-        self, *, root: Path, meta: Mapping[str, Any], storage: StorageConfig, arrays: Mapping[str, NDArray[Any]]
+        self,
+        *,
+        root: Path,
+        meta: Mapping[str, Any],
+        storage: StorageConfig,
+        arrays: Mapping[str, NDArray[Any]],
+        check: LaterCheck | None = None,
     ) -> None:
         self.root = root
         self.shards: list[str] = list(meta["shards"])
@@ -87,13 +99,14 @@ class Manifest:
         self.fingerprint: str = meta["fingerprint"]
         self.label_columns: list[str] = list(meta["label_columns"])
         self._arrays = arrays
+        self._check = check
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> Manifest:
         """Opens the manifest of the prepared folder `path`, checks it, and that its shards exist with the right size.
 
         Args:
-            verify: check frame_offsets whatever its size, but leave the shards to the caller.
+            verify: check all arrays now, whatever their size, but leave the shards to the caller.
 
         Raises:
             ManifestError: there is no manifest, it is damaged, or a shard is missing or has another size.
@@ -103,10 +116,12 @@ class Manifest:
         begin(f"opening {meta['samples']:,} samples of {root}")
         try:
             storage = from_dict(StorageConfig, meta["storage"], source=str(meta_path))
-            arrays = _load_arrays(meta_path.parent / meta["version"], meta, fps=storage.fps, every=verify)
+            folder = meta_path.parent / meta["version"]
+            arrays = _load_arrays(folder, meta)
+            check = _check_arrays(folder, meta, arrays, fps=storage.fps, now=verify)
             if not verify:
                 check_shards(root, meta)
-            return cls(root=root, meta=meta, storage=storage, arrays=arrays)
+            return cls(root=root, meta=meta, storage=storage, arrays=arrays, check=check)
         except ManifestError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
@@ -114,6 +129,20 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def raise_if_damaged(self) -> None:
+        """Raises the ManifestError that the check of a large manifest has ended with meanwhile, if it has."""
+        if self._check is not None:
+            self._check.raise_if_damaged()
+
+    def finish_check(self) -> None:
+        """Waits until a large manifest has been checked completely.
+
+        Raises:
+            ManifestError: it is damaged.
+        """
+        if self._check is not None:
+            self._check.finish()
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -123,8 +152,11 @@ class Manifest:
     @property
     def shortest_side(self) -> int:
         """Shortest side of all frames, in pixels; the largest int32 if there is no video."""
-        sides = np.minimum(self.width, self.height)
-        return int(sides[sides > 0].min(initial=np.iinfo(np.int32).max))
+        shortest = np.iinfo(np.int32).max
+        for part in parts(len(self)):
+            sides = np.minimum(self.width[part], self.height[part])
+            shortest = sides[sides > 0].min(initial=shortest)
+        return int(shortest)
 
     def source(self, index: int) -> str:
         """Path of the sample's source, relative to the source folder; bytes that are not UTF-8 appear as \\xNN."""
@@ -163,7 +195,8 @@ class Manifest:
         return bytes(self._arrays[f"{name}_bytes"][start[index] : start[index + 1]])
 
 
-def _load_arrays(folder: Path, meta: Mapping[str, Any], *, fps: float, every: bool) -> dict[str, NDArray[Any]]:
+def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Maps the arrays into memory and checks their types and lengths, which reads a page of each."""
     count, columns = meta["samples"], range(len(meta["label_columns"]))
     texts = ["source", *(f"label{column}_names" for column in columns)]
     types: dict[str, type] = {**COLUMNS, "frame_start": np.int64, "frame_offsets": np.uint32}
@@ -173,23 +206,25 @@ def _load_arrays(folder: Path, meta: Mapping[str, Any], *, fps: float, every: bo
     if meta["format"] == 1:
         del types["checksum_offset"]
     arrays = {name: _load_array(folder / f"{name}.npy", dtype) for name, dtype in types.items()}
-    every = every or arrays["frame_offsets"].nbytes <= _HASHED_BYTES
-    if meta["format"] != 1:
-        _check_hashes(folder, meta["array_sha256"], [name for name in types if every or name != "frame_offsets"])
     lengths = {name: count for name in COLUMNS if name in types} | {"frame_start": count + 1, "source_start": count + 1}
     lengths |= {f"label{column}": count for column in columns}
     for name, length in lengths.items():
         _check_length(folder, arrays, name, length)
     _check_length(folder, arrays, "frame_offsets", int(arrays["frame_start"][-1]))
-    if found := impossible_number(arrays, meta, fps=fps, offsets=every):
-        raise ManifestError(f"{folder}/{found[0]}.npy is damaged: {found[1]}; {REBUILD}")
     return {"checksum_offset": np.broadcast_to(np.int64(-1), count), **arrays}
 
 
-def _check_hashes(folder: Path, hashes: Mapping[str, str], names: Iterable[str]) -> None:
-    for name in names:
-        if file_sha256(folder / f"{name}.npy") != hashes[name]:
-            raise ManifestError(f"{folder}/{name}.npy is damaged: its SHA-256 differs from meta.json; {REBUILD}")
+def _check_arrays(
+    folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, fps: float, now: bool
+) -> LaterCheck | None:
+    """Checks the content of the arrays now, or begins to if they are large and not `now`."""
+    offsets = now or arrays["frame_offsets"].nbytes <= _HASHED_BYTES
+    stored = {name: array for name, array in arrays.items() if name != "checksum_offset" or meta["format"] != 1}
+    if now or sum(array.nbytes for name, array in stored.items() if name != "frame_offsets") <= _CHECKED_BYTES:
+        check_content(folder, meta, stored, fps=fps, offsets=offsets)
+        return None
+    again = Reopened(folder, list(stored))
+    return LaterCheck(partial(check_content, folder, meta, again, fps=fps, offsets=offsets))
 
 
 def _load_array(path: Path, dtype: type) -> NDArray[Any]:

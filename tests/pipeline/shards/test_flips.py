@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.loader import make_loader
 from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.reader import ShardError
 from pipeline.shards.verification import verify_shards
-from tests.pipeline.shards.formats import format_1, format_2, handed_over
+from settings import Config, from_dict
+from tests.pipeline.shards.formats import AUDIO, format_1, format_2, handed_over
 
 FLIPS = 60
 """Number of flips per kind of file and codec."""
@@ -96,10 +99,38 @@ def test_a_wrong_offset_is_found_in_use_where_frame_offsets_are_too_many_to_chec
     assert found["sample named"] > FLIPS // 5
 
 
+def test_no_flip_in_a_large_manifest_is_silent_once_it_has_been_checked(folder, monkeypatch):
+    monkeypatch.setattr("pipeline.shards.manifest._CHECKED_BYTES", 0)
+    rng = random.Random(4)
+    for rank in ("0", "1"):  # the first process of a machine checks; another one does when it is asked to
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        manifest = Manifest.open(folder)
+        manifest.finish_check()
+        for path in sorted(folder.glob("manifest/*/*.npy")):
+            for _ in flips(path, rng, 2):
+                with pytest.raises(ManifestError, match=rf"{path.name} (is damaged|has shape)"):
+                    Manifest.open(folder).finish_check()
+        manifest.raise_if_damaged()
+
+
+def test_damage_that_is_found_later_ends_the_loader(folder, codec, monkeypatch):
+    monkeypatch.setattr("pipeline.shards.manifest._CHECKED_BYTES", 0)
+    path = next(folder.glob("manifest/*/width.npy"))
+    values, data = np.load(path), path.read_bytes()
+    np.save(path, values + 2)
+    settings = {"clip": {"frames": 4, "size": 32}, "data": {"path": str(folder)}, "train": {"batch_size": 2}}
+    loader = make_loader(from_dict(Config, settings | {"audio": AUDIO}))
+    with suppress(ManifestError):
+        loader.dataset.finish_check()
+    with pytest.raises(ManifestError, match=r"width\.npy is damaged: its SHA-256"):
+        next(loader.steps(0, 1))
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize("name", ["frame_offsets", "frame_start", "video_offset", "audio_offset", "checksum_offset"])
 def test_a_number_of_another_sample_does_not_pass_for_its_own(folder, name, monkeypatch):
     """Even if opening did not compare the arrays with their checksums."""
-    monkeypatch.setattr("pipeline.shards.manifest._check_hashes", lambda *_: None)
+    monkeypatch.setattr("pipeline.shards.content._check_hashes", lambda *_: None)
     path = next(folder.glob(f"manifest/*/{name}.npy"))
     values, data = np.load(path), path.read_bytes()
     np.save(path, np.roll(values, 1))

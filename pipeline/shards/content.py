@@ -1,0 +1,102 @@
+"""Whether the arrays of a manifest hold what preparation wrote: checked when it is opened, or later if it is large."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.cpu_priority import use_idle_priority
+from common.files import file_sha256
+from pipeline.shards.meta import REBUILD, ManifestError
+from pipeline.shards.ranges import Arrays, impossible_number
+
+
+def check_content(folder: Path, meta: Mapping[str, Any], arrays: Arrays, *, fps: float, offsets: bool) -> None:
+    """Compares the arrays in `folder` with their checksums, and their numbers with what a manifest can have.
+
+    Args:
+        meta: content of meta.json.
+        arrays: the arrays, of the right types and lengths.
+        fps: frame rate of the videos.
+        offsets: whether frame_offsets, by far the largest array, is checked too.
+
+    Raises:
+        ManifestError: an array is damaged.
+    """
+    if meta["format"] != 1:
+        _check_hashes(folder, meta["array_sha256"], [name for name in arrays if offsets or name != "frame_offsets"])
+    if found := impossible_number(arrays, meta, fps=fps, offsets=offsets):
+        raise ManifestError(f"{folder}/{found[0]}.npy is damaged: {found[1]}; {REBUILD}")
+
+
+def _check_hashes(folder: Path, hashes: Mapping[str, str], names: Iterable[str]) -> None:
+    for name in names:
+        if file_sha256(folder / f"{name}.npy") != hashes[name]:
+            raise ManifestError(f"{folder}/{name}.npy is damaged: its SHA-256 differs from meta.json; {REBUILD}")
+
+
+class LaterCheck:
+    """A check that runs in a thread of idle priority while the data set is in use already, once per machine.
+
+    Of the processes of one machine, which torchrun numbers by LOCAL_RANK, only the first one checks.
+
+    Args:
+        check: raises ManifestError if the manifest is damaged.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._error: ManifestError | None = None
+        self._thread = threading.Thread(target=self._run, name="manifest-check", daemon=True)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            self._thread.start()
+
+    def raise_if_damaged(self) -> None:
+        """Raises the ManifestError that the check has ended with, if it has."""
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        """Waits until the check has ended; makes it now if another process was to. Raises as `raise_if_damaged`."""
+        if self._thread.ident is None:
+            self._check()
+        else:
+            self._thread.join()
+        self.raise_if_damaged()
+
+    def _run(self) -> None:
+        use_idle_priority()
+        try:
+            self._check()
+        except ManifestError as error:
+            self._error = error
+        except Exception as error:  # any other would otherwise end only this thread, unnoticed
+            self._error = ManifestError(f"the manifest can no longer be checked ({type(error).__name__}: {error})")
+
+
+class Reopened(Mapping[str, NDArray[Any]]):
+    """The arrays `names` in `folder`, each mapped into memory anew whenever it is used.
+
+    What has been read is no longer part of this process's memory once its array is dropped.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        path = self._folder / f"{name}.npy"
+        return np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None, allow_pickle=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
