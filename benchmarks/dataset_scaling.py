@@ -2,8 +2,13 @@
 
     python -m benchmarks.dataset_scaling --data data/demo/shards --json out.json
 
+    python -m benchmarks.dataset_scaling --node --json out.json
+
 A synthetic manifest repeats a prepared data set: every row points at real bytes, and every shard is a symbolic link to
 a real one. Each case runs in its own process; rounds are interleaved and figures are medians over rounds.
+
+With --node, 1 to 8 processes at once open data sets of up to ten million samples, select those of a split that are not
+on a list, and plan steps without reading clips. Their memory is measured together: what they share counts once.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data/demo/shards"), help="prepared data set to repeat")
     parser.add_argument("--clips", type=positive, default=1600, help="timed clips per case and round")
     parser.add_argument("--rounds", type=positive, default=10, help="interleaved repeats of all cases")
+    parser.add_argument("--node", action="store_true", help="measure the processes of one machine instead; see above")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -37,47 +43,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__" and "--case" not in sys.argv:
     introduce("benchmarks.dataset_scaling", "timing the loader over small and large data sets", parse)
 
-import numpy as np
-
+from benchmarks.tools.node import BATCH, STEPS, measure_node
 from benchmarks.tools.result import medians, publish, ratio
+from benchmarks.tools.synthetic import source_name, synthesise
 from benchmarks.tools.usage import usage
 from common.environment import environment
 from common.finite import NotFiniteError
 from pipeline.plan.bad_samples import SampleError
-from pipeline.shards.manifest import COLUMNS, Manifest, ManifestError
-from pipeline.shards.manifest_writer import publish_manifest
+from pipeline.shards.manifest import ManifestError
 from settings import Config, ConfigError, load_config
 
 CASES = [(1_000, 1), (10_000, 1), (100_000, 1), (100_000, 10), (100_000, 100), (100_000, 1_000), (1_000_000, 1_000)]
 """The numbers (samples, shards) of each case."""
-
-
-def synthesise(source: Path, target: Path, *, samples: int, shards: int) -> None:
-    """Writes a data set with `samples` rows in `shards` shards, which all link to the first shard of `source`."""
-    real = Manifest.open(source)
-    rows = np.flatnonzero(real.shard == 0)
-    chosen = np.resize(rows, samples)
-    counts = (real.frames[chosen] + 1).astype(np.int64)
-    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    gather = np.repeat(real.frame_start[chosen] - start[:-1], counts) + np.arange(start[-1])
-    arrays = {name: np.asarray(getattr(real, name)[chosen]) for name in COLUMNS}
-    arrays["shard"] = (np.arange(samples) * shards // samples).astype(np.int32)
-    names = [f"sample-{i:07d}".encode() for i in range(samples)]
-    arrays |= {
-        "frame_start": start,
-        "frame_offsets": np.asarray(real.frame_offsets)[gather],
-        "source_start": np.arange(samples + 1, dtype=np.int64) * len(names[0]),
-        "source_bytes": np.frombuffer(b"".join(names), dtype=np.uint8),
-    }
-    meta = json.loads((source / "manifest" / "meta.json").read_text())
-    del meta["sha256"]  # of meta.json itself
-    target.mkdir(exist_ok=True)
-    links = [f"shard-{n:06d}.tar" for n in range(shards)]
-    for name in links:
-        (target / name).symlink_to((source / meta["shards"][0]).resolve())
-    meta |= {"samples": samples, "label_columns": [], "shards": links}
-    meta |= {name: [meta[name][0]] * shards for name in ("shard_bytes", "shard_sha256")}
-    publish_manifest(target / "manifest", meta, arrays)
+NODES = [(1_000, 8), (1_000_000, 8), (10_000_000, 1), (10_000_000, 2), (10_000_000, 4), (10_000_000, 8)]
+"""The numbers (samples, processes) of each case of --node."""
+SHARD_SAMPLES = 256
+"""Samples per shard with --node, the default of pipeline.prepare."""
+LEFT_OUT = 1_000
+"""Most samples that data.leave_out lists with --node."""
 
 
 def measure(data: Path, clips: int) -> dict[str, float]:
@@ -112,6 +95,27 @@ def measure_in_subprocess(data: Path, clips: int) -> dict[str, float]:
     return json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
+def measure_nodes(source: Path, rounds: int) -> dict[str, Any]:
+    """The result of --node."""
+    records: list[dict[str, Any]] = []
+    for samples, cases in itertools.groupby(NODES, key=lambda case: case[0]):
+        with tempfile.TemporaryDirectory() as work:
+            data, listed = Path(work) / "shards", Path(work) / "left_out.txt"
+            synthesise(source, data, samples=samples, shards=-(-samples // SHARD_SAMPLES))
+            left_out = range(0, samples, max(10, samples // LEFT_OUT))
+            listed.write_text("".join(f"{source_name(row)}\n" for row in left_out))
+            sizes = {path.stem: path.stat().st_size / 1e6 for path in data.glob("manifest/*/*.npy")}
+            for _, processes in cases:
+                overrides = ["data.split=train", f"data.leave_out={listed}"]
+                found = [measure_node(data, processes=processes, overrides=overrides) for _ in range(rounds)]
+                print(samples, processes, found, file=sys.stderr)
+                record = {"samples": samples, "processes": processes, **medians(found)}
+                record |= {"manifest_megabytes": sum(sizes.values()), "frame_offsets_megabytes": sizes["frame_offsets"]}
+                records.append(record)
+    setting = {"rounds": rounds, "clips_per_process": BATCH, "steps": STEPS, "shard_samples": SHARD_SAMPLES}
+    return {"environment": environment("numpy"), "setting": setting, "records": records}
+
+
 @command(
     "benchmarks.dataset_scaling",
     *(NotFiniteError, ConfigError, ManifestError, SampleError, subprocess.CalledProcessError),
@@ -120,6 +124,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if options.case:
         print(json.dumps(measure(options.case, options.clips)))
+        return
+    if options.node:
+        publish(measure_nodes(options.data, options.rounds), options.json)
         return
     runs: dict[tuple[int, int], list[dict[str, float]]] = {case: [] for case in CASES}
     with tempfile.TemporaryDirectory() as work:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from common.trees import flatten
+from pipeline.plan.order import keeps_order
 from settings import Config, ConfigError
 from settings.pitfalls import find_pitfalls
 from settings.recipe import Choice, Resources, fit
@@ -155,7 +156,7 @@ def load_resume_state(
         left_out: hash of the list data.leave_out; empty without one. Checkpoints of older versions hold none.
 
     Raises:
-        ConfigError: the checkpoint was made with different settings or from different data.
+        ConfigError: the checkpoint was made with different settings, from different data or in another order.
         CheckpointError: this process cannot read the file, for example because nodes do not share the run folder.
     """
     state = read(path, device=device)
@@ -173,6 +174,12 @@ def load_resume_state(
             f"{path} was trained on other samples: the list data.leave_out has changed, which now is "
             f"{config.data.leave_out or 'empty'}{_compare(state.get('samples'), samples)}: "
             "restore the list, or start a new run with a different run_dir"
+        )
+    if not keeps_order(state.get("order", 1), samples=samples, order=config.data.order):
+        raise ConfigError(
+            f"{path} was written by another version of this program, which visits the {samples:,} samples in another "
+            "order: resume it with that version, or start a new run with a different run_dir; model.init="
+            f"{config.run_dir} gives it these weights"
         )
     return state
 

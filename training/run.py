@@ -17,6 +17,7 @@ from common.files import write_atomically
 from common.phases import begin
 from model.encoder import CrossModalModel
 from pipeline.batch import Batch
+from pipeline.plan import order
 from pipeline.plan.bad_samples import BadSamples, TooManyBadSamples
 from settings import Config, to_dict, to_yaml
 from settings.pitfalls import find_pitfalls
@@ -288,6 +289,7 @@ class Run:
             state = {"config": to_dict(self.config), "data": self.fingerprint, **self.learner.state_dict()}
             state |= {"samples": self.bad_samples.samples, "bad_samples": self.bad_samples.state()}
             state |= {"unmeasured_epoch": self._unmeasured_epoch, "origin": self._origin, "left_out": self.left_out}
+            state["order"] = order.VERSION
             self.store.save(state, step=self.step, prune=prune)
 
     def _diagnose(self, epoch: int) -> None:

@@ -10,9 +10,17 @@ from __future__ import annotations
 import numpy as np
 
 from common.randomness import numpy_generator, random_key, uniforms
-from pipeline.plan.permutation import permuted
+from pipeline.plan.permutation import TABLE, permuted
 from pipeline.plan.selection import Selection
 from settings.errors import ConfigError
+
+VERSION = 2
+"""Version of the orders. Version 1 had the same order, with data.order=global, of as many samples as a table holds."""
+
+
+def keeps_order(version: object, *, samples: int, order: str) -> bool:
+    """Whether samples are visited in the order of that `version`, with data.order=`order`."""
+    return version == VERSION or (version == 1 and order == "global" and samples <= TABLE)
 
 
 def global_order(
