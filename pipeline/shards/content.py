@@ -35,6 +35,11 @@ def check_content(folder: Path, meta: Mapping[str, Any], arrays: Arrays, *, fps:
         raise ManifestError(f"{folder}/{found[0]}.npy is damaged: {found[1]}; {REBUILD}")
 
 
+def is_first_on_machine() -> bool:
+    """Whether this is the first of the processes that share this machine, which torchrun numbers by LOCAL_RANK."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def _check_hashes(folder: Path, hashes: Mapping[str, str], names: Iterable[str]) -> None:
     for name in names:
         if file_sha256(folder / f"{name}.npy") != hashes[name]:
@@ -42,9 +47,7 @@ def _check_hashes(folder: Path, hashes: Mapping[str, str], names: Iterable[str])
 
 
 class LaterCheck:
-    """A check that runs in a thread of idle priority while the data set is in use already, once per machine.
-
-    Of the processes of one machine, which torchrun numbers by LOCAL_RANK, only the first one checks.
+    """A check that the first process of a machine runs in a thread of idle priority, while the data set is in use.
 
     Args:
         check: raises ManifestError if the manifest is damaged.
@@ -54,7 +57,7 @@ class LaterCheck:
         self._check = check
         self._error: ManifestError | None = None
         self._thread = threading.Thread(target=self._run, name="manifest-check", daemon=True)
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if is_first_on_machine():
             self._thread.start()
 
     def raise_if_damaged(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.phases import begin
 from pipeline.plan.selection import parts
-from pipeline.shards.content import LaterCheck, Reopened, check_content
+from pipeline.shards.content import LaterCheck, Reopened, check_content, is_first_on_machine
 from pipeline.shards.meta import REBUILD, check_shards, damaged, meta_file, read_meta
 from pipeline.shards.meta import ManifestError as ManifestError
 from settings import StorageConfig
@@ -33,11 +33,11 @@ COLUMNS = {
 
 
 _HASHED_BYTES = 2**28
-"""Largest size in bytes of frame_offsets that is checked when the manifest is opened. If it is larger, the checksums in
-the shards detect a wrong offset when it is used."""
-_CHECKED_BYTES = 2**28
-"""Largest size in bytes of all other arrays that are checked when the manifest is opened: about two million samples.
-Larger ones are checked while the data set is in use already, once per machine."""
+"""Largest size in bytes of frame_offsets that is compared with its checksum. If it is larger, the checksums in the
+shards detect a wrong offset when it is used."""
+_CHECKED_BYTES = 2**25
+"""Largest size in bytes of all checked arrays for which opening waits: about a hundred thousand samples. Larger ones
+are checked while the data set is in use already, once per machine."""
 
 
 class Manifest:
@@ -105,6 +105,8 @@ class Manifest:
     def open(cls, path: str | Path, *, verify: bool = False) -> Manifest:
         """Opens the manifest of the prepared folder `path`, checks it, and that its shards exist with the right size.
 
+        Of the processes of a machine only the first looks for the shards.
+
         Args:
             verify: check all arrays now, whatever their size, but leave the shards to the caller.
 
@@ -119,7 +121,7 @@ class Manifest:
             folder = meta_path.parent / meta["version"]
             arrays = _load_arrays(folder, meta)
             check = _check_arrays(folder, meta, arrays, fps=storage.fps, now=verify)
-            if not verify:
+            if not verify and is_first_on_machine():
                 check_shards(root, meta)
             return cls(root=root, meta=meta, storage=storage, arrays=arrays, check=check)
         except ManifestError:
@@ -220,7 +222,10 @@ def _check_arrays(
     """Checks the content of the arrays now, or begins to if they are large and not `now`."""
     offsets = now or arrays["frame_offsets"].nbytes <= _HASHED_BYTES
     stored = {name: array for name, array in arrays.items() if name != "checksum_offset" or meta["format"] != 1}
-    if now or sum(array.nbytes for name, array in stored.items() if name != "frame_offsets") <= _CHECKED_BYTES:
+    if (
+        now
+        or sum(array.nbytes for name, array in stored.items() if offsets or name != "frame_offsets") <= _CHECKED_BYTES
+    ):
         check_content(folder, meta, stored, fps=fps, offsets=offsets)
         return None
     again = Reopened(folder, list(stored))
@@ -237,7 +242,7 @@ def _load_array(path: Path, dtype: type) -> NDArray[Any]:
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ManifestError(f"{path} is damaged (it is {found}, not a list of {dtype.__name__}); {REBUILD}")
-    return array
+    return np.asarray(array)  # an index into a memmap takes several times as long
 
 
 def _check_length(folder: Path, arrays: Mapping[str, NDArray[Any]], name: str, length: int) -> None:

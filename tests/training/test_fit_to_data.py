@@ -8,9 +8,11 @@ import re
 import sys
 
 import pytest
+import torch
 
 import train
 from pipeline.loader import make_loader
+from pipeline.plan.order import VERSION, keeps_order
 from settings import Config, ConfigError, load_config, to_dict
 from settings.recipe import auto_keys
 from tests.training import kill_and_resume as kills
@@ -103,6 +105,24 @@ def test_a_resumed_run_says_what_a_new_one_would_have_if_the_data_grew(finished,
     state = {"fingerprint": "another", "samples": 40, "device": alone().device}
     with pytest.raises(ConfigError, match=r"the manifests differ; 30 samples then, 40 now\)"):
         load_resume_state(find(finished), fitted, **state)
+
+
+def test_a_checkpoint_of_another_order_is_refused_unless_the_order_is_the_same(finished):
+    path = find(finished)
+    state = torch.load(path, weights_only=True)
+    assert state.pop("order") == VERSION  # a checkpoint of the first version names none
+    older = finished.parent / "older.pt"
+    torch.save(state, older)
+    config = load_config(Config, finished / "config.yaml", [])
+    known = {"fingerprint": state["data"], "device": alone().device}
+    assert load_resume_state(older, config, samples=30, **known)["step"] == 6
+    with pytest.raises(
+        ConfigError, match=r"older.pt was written by another version .* 70,000 samples in another order"
+    ):
+        load_resume_state(older, config, samples=70_000, **known)
+    assert load_resume_state(path, config, samples=70_000, **known)["step"] == 6
+    assert [keeps_order(1, samples=30, order=order) for order in ("global", "shards")] == [True, False]
+    assert not keeps_order(VERSION + 1, samples=30, order="global")
 
 
 @pytest.mark.parametrize("kind", ["folder", "checkpoint"])

@@ -70,7 +70,7 @@ def test_opening_maps_the_arrays_into_memory_without_reading_them(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(manifest.frame_offsets) == 50_000 * 21
-    assert peak < 500_000
+    assert peak < 1_500_000  # of 8 MB
 
 
 def test_publishing_again_replaces_the_version_but_open_readers_keep_theirs(tmp_path):
