@@ -35,6 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clips", type=positive, default=1600, help="timed clips per case and round")
     parser.add_argument("--rounds", type=positive, default=10, help="interleaved repeats of all cases")
     parser.add_argument("--node", action="store_true", help="measure the processes of one machine instead; see above")
+    parser.add_argument("--prepare", type=Path, metavar="VIDEOS", help="with --node, also what preparing these costs")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -44,6 +45,7 @@ if __name__ == "__main__" and "--case" not in sys.argv:
     introduce("benchmarks.dataset_scaling", "timing the loader over small and large data sets", parse)
 
 from benchmarks.tools.node import BATCH, STEPS, measure_node
+from benchmarks.tools.preparation import measure_preparation
 from benchmarks.tools.result import medians, publish, ratio
 from benchmarks.tools.synthetic import source_name, synthesise
 from benchmarks.tools.usage import usage
@@ -126,7 +128,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(measure(options.case, options.clips)))
         return
     if options.node:
-        publish(measure_nodes(options.data, options.rounds), options.json)
+        prepared = measure_preparation(options.prepare) if options.prepare else None
+        publish(measure_nodes(options.data, options.rounds) | {"preparation": prepared}, options.json)
         return
     runs: dict[tuple[int, int], list[dict[str, float]]] = {case: [] for case in CASES}
     with tempfile.TemporaryDirectory() as work:

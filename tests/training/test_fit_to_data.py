@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train
+from common.files import file_sha256
 from pipeline.loader import make_loader
 from pipeline.plan.order import VERSION, keeps_order
 from settings import Config, ConfigError, load_config, to_dict
@@ -21,6 +22,7 @@ from tests.training.small_run import OVERRIDES, alone
 from training.checkpoint import find, load_model, read
 from training.distributed import World
 from training.resume import fit_to_data, load_resume_state
+from training.saving.files import checksum_path
 from training.tracking.metrics import read_metrics
 
 CHOSEN = ("train.batch_size", "pool.size", "dictionary.size", "train.epochs", "optim.warmup_steps")
@@ -113,6 +115,7 @@ def test_a_checkpoint_of_another_order_is_refused_unless_the_order_is_the_same(f
     assert state.pop("order") == VERSION  # a checkpoint of the first version names none
     older = finished.parent / "older.pt"
     torch.save(state, older)
+    checksum_path(older).write_text(f"{file_sha256(older)}  {older.name}\n")
     config = load_config(Config, finished / "config.yaml", [])
     known = {"fingerprint": state["data"], "device": alone().device}
     assert load_resume_state(older, config, samples=30, **known)["step"] == 6
