@@ -25,6 +25,9 @@ from pipeline.shards.manifest import COLUMNS
 from pipeline.shards.meta import FORMAT, is_version, sealed
 from settings import StorageConfig
 
+_COPIED = 2**14
+"""Samples whose frame offsets are copied at once."""
+
 
 def write_manifest(
     root: Path,
@@ -162,11 +165,8 @@ class _Table:
             name: np.array(self._columns[name], dtype=dtype)[order] for name, dtype in COLUMNS.items()
         }
         counts = np.array(self._frame_counts, dtype=np.int64)
-        old_start = np.concatenate([[0], np.cumsum(counts)])[:-1]
-        new_start = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
-        gather = np.repeat(old_start[order] - new_start[:-1], counts[order]) + np.arange(new_start[-1])
-        result["frame_start"] = new_start
-        result["frame_offsets"] = np.array(self._frame_offsets, dtype=np.uint32)[gather]
+        result["frame_start"] = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
+        result["frame_offsets"] = _reordered(np.frombuffer(self._frame_offsets, dtype=np.uint32), counts, order)
         result |= _pack_text("source", [encoded[index] for index in order])
         for column, (codes, values) in enumerate(zip(self._label_codes, self._label_values, strict=True)):
             names = sorted(values)
@@ -176,6 +176,22 @@ class _Table:
             result[f"label{column}"] = renumber[np.array(codes, dtype=np.int64)][order]
             result |= _pack_text(f"label{column}_names", [name.encode("utf-8") for name in names])
         return result
+
+
+def _reordered(values: NDArray[np.uint32], counts: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Returns the values of all samples, of which sample i has counts[i] in a row, with the samples in `order`.
+
+    Copies some samples at a time: an index for each value would take several times the memory of the values.
+    """
+    start = np.cumsum(counts) - counts
+    result, filled = np.empty_like(values), 0
+    for first in range(0, len(order), _COPIED):
+        some = order[first : first + _COPIED]
+        lengths = counts[some]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        result[filled : filled + len(within)] = values[np.repeat(start[some], lengths) + within]
+        filled += len(within)
+    return result
 
 
 def _pack_text(name: str, texts: Sequence[bytes]) -> dict[str, NDArray[Any]]:
