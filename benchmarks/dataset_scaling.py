@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tools.options import positive
-from common.phases import introduce
+from common.phases import begin, introduce
 from common.terminal import command
 
 
@@ -103,11 +103,13 @@ def measure_nodes(source: Path, rounds: int) -> dict[str, Any]:
     for samples, cases in itertools.groupby(NODES, key=lambda case: case[0]):
         with tempfile.TemporaryDirectory() as work:
             data, listed = Path(work) / "shards", Path(work) / "left_out.txt"
+            begin(f"making a data set of {samples:,} samples")
             synthesise(source, data, samples=samples, shards=-(-samples // SHARD_SAMPLES))
             left_out = range(0, samples, max(10, samples // LEFT_OUT))
             listed.write_text("".join(f"{source_name(row)}\n" for row in left_out))
             sizes = {path.stem: path.stat().st_size / 1e6 for path in data.glob("manifest/*/*.npy")}
             for _, processes in cases:
+                begin(f"opening {samples:,} samples in {processes} processes")
                 overrides = ["data.split=train", f"data.leave_out={listed}"]
                 found = [measure_node(data, processes=processes, overrides=overrides) for _ in range(rounds)]
                 print(samples, processes, found, file=sys.stderr)

@@ -1,7 +1,7 @@
 """Updates the tables in the documents from the results of benchmarks: python -m benchmarks.report results/
 
-In docs/performance.md and docs/first_hour.md, the text between `<!-- table NAME -->` and `<!-- end -->` is
-replaced by a table made from the result's JSON. A table whose JSON is not in the folder stays unchanged.
+In docs/performance.md, docs/first_hour.md and docs/scale.md, the text between `<!-- table NAME -->` and `<!-- end -->`
+is replaced by a table made from the result's JSON. A table whose JSON is not in the folder stays unchanged.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ if __name__ == "__main__":
 from benchmarks.tools.corpus import SHARDS
 from benchmarks.tools.plots import plot_loaders
 from benchmarks.tools.result import ResultError, read
+from benchmarks.tools.scale_model import SCALE_TABLES
 from common.environment import ROOT
 from common.finite import NotFiniteError
 from common.markdown import markdown_table
 
-DOCUMENTS = ("docs/performance.md", "docs/first_hour.md")
+DOCUMENTS = ("docs/performance.md", "docs/first_hour.md", "docs/scale.md")
 PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Result = dict[str, Any]
@@ -262,6 +263,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "embed": ("embed", embed),
     "first_hour": ("first_hour", first_hour),
     "search": ("search", search),
+    **SCALE_TABLES,
 }
 """Name of the table -> (name of the result, function that makes the table)."""
 

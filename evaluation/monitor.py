@@ -20,6 +20,7 @@ from evaluation.features import extract
 from model.encoder import CrossModalModel
 from pipeline.loader import make_loader
 from pipeline.plan.order import global_order
+from pipeline.plan.selection import Selection
 from settings import Config, ConfigError
 from settings.load import format_names
 
@@ -63,7 +64,7 @@ class Monitor:
                 f"monitor.label={config.monitor.label!r} is not a label column of {data.path}; it has: {columns}"
             )
         labels = np.asarray(dataset.labels(config.monitor.label))
-        known = np.flatnonzero(labels >= 0)
+        known = Selection(len(labels), lambda part: labels[part] >= 0)
         order = global_order(len(known), seed=config.seed, epoch=0, purpose="monitor", last=config.monitor.samples)
         ids = np.sort(known[order])
         if len(ids) <= config.monitor.neighbours:

@@ -18,8 +18,8 @@ def measure_preparation(videos: Path) -> dict[str, Any]:
     """Prepares the folder `videos` once per codec, each in a new folder.
 
     Returns:
-        Per codec: clips, seconds of material, CPU-seconds of `python -m pipeline.prepare` and its workers, and megabytes
-        of the shards.
+        Per codec: clips, seconds of material, CPU-seconds of `python -m pipeline.prepare` and its workers, and
+        megabytes of the shards.
 
     Raises:
         subprocess.CalledProcessError: preparation failed.

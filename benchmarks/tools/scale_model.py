@@ -125,7 +125,7 @@ def scale_measured(result: Result) -> str:
         "by the model",
         "MB after 201 steps",
         "first plan, s",
-        "ms per step's plan",
+        "CPU-ms per step's plan",
         "checked after, s",
     ]
     return markdown_table(head, rows)
@@ -167,7 +167,7 @@ def scale_reading(result: Result) -> str:
     return markdown_table(head, rows)
 
 
-TABLES = {
+SCALE_TABLES = {
     "scale_memory": ("node_scaling", scale_memory),
     "scale_measured": ("node_scaling", scale_measured),
     "scale_preparation": ("node_scaling", scale_preparation),

@@ -74,11 +74,11 @@ def _require_none(unknown: list[str], *, path: Path, data: str | Path) -> None:
         )
 
 
-def find_left_out(row: Callable[[str], int], path: Path, *, data: str | Path) -> tuple[np.ndarray, str]:
+def find_left_out(rows: Callable[[list[str]], np.ndarray], path: Path, *, data: str | Path) -> tuple[np.ndarray, str]:
     """Finds the samples that the list `path` leaves out.
 
     Args:
-        row: returns the id of the sample with a given source, or -1.
+        rows: returns the id of the sample with each of some sources, int64, or -1.
         data: names the data set in errors.
 
     Returns:
@@ -90,7 +90,7 @@ def find_left_out(row: Callable[[str], int], path: Path, *, data: str | Path) ->
     import numpy as np  # not at the top: the command line checks the list before NumPy is needed
 
     listed = read_leave_out(path)
-    ids = np.array([row(source) for source in listed], dtype=np.int64)
+    ids = rows(listed)
     _require_none([listed[place] for place in np.flatnonzero(ids < 0)], path=path, data=data)
     digest = hashlib.blake2b("\0".join(sorted(listed)).encode("utf-8", "surrogateescape"), digest_size=16)
     return np.sort(ids), digest.hexdigest()

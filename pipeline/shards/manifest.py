@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class Manifest:
         check: LaterCheck | None = None,
     ) -> None:
         self.root = root
+        self._folder = meta_file(root).parent / meta["version"]
         self.shards: list[str] = list(meta["shards"])
         self.shard_bytes: NDArray[np.int64] = np.array(meta["shard_bytes"], dtype=np.int64)
         self.shard_sha256: list[str] = list(meta["shard_sha256"])
@@ -164,11 +165,26 @@ class Manifest:
         """Path of the sample's source, relative to the source folder; bytes that are not UTF-8 appear as \\xNN."""
         return self._text("source", index)
 
-    def row(self, source: str) -> int:
-        """Returns the id of the sample with this source, or -1. It is searched by halving: the rows are sorted."""
-        wanted = source.encode("utf-8", "surrogateescape")
-        place = bisect_left(range(len(self)), wanted, key=partial(self._bytes, "source"))
-        return place if place < len(self) and self._bytes("source", place) == wanted else -1
+    def rows(self, sources: Sequence[str]) -> NDArray[np.int64]:
+        """Returns the id of the sample with each of the sources, int64 [sources]; -1 if there is none.
+
+        The rows are sorted, so that each source is found by halving.
+
+        Raises:
+            ManifestError: the manifest has been replaced since it was opened.
+        """
+        names = ("source_start", "source_bytes")
+        # Mapped anew: halving reads pages all over the files, which would stay part of this process's memory.
+        try:
+            arrays = {name: _load_array(self._folder / f"{name}.npy", self._arrays[name].dtype.type) for name in names}
+        except OSError as error:
+            raise damaged(meta_file(self.root), error) from None
+        text, found = partial(_bytes, arrays, "source"), []
+        for source in sources:
+            wanted = source.encode("utf-8", "surrogateescape")
+            place = bisect_left(range(len(self)), wanted, key=text)
+            found.append(place if place < len(self) and text(place) == wanted else -1)
+        return np.array(found, dtype=np.int64)
 
     def labels(self, column: str) -> NDArray[np.int32]:
         """int32 [n], indices into `label_names(column)`; -1 if unknown.
@@ -190,11 +206,12 @@ class Manifest:
         return self.label_columns.index(column)
 
     def _text(self, name: str, index: int) -> str:
-        return self._bytes(name, index).decode("utf-8", "replace")
+        return _bytes(self._arrays, name, index).decode("utf-8", "replace")
 
-    def _bytes(self, name: str, index: int) -> bytes:
-        start = self._arrays[f"{name}_start"]
-        return bytes(self._arrays[f"{name}_bytes"][start[index] : start[index + 1]])
+
+def _bytes(arrays: Mapping[str, NDArray[Any]], name: str, index: int) -> bytes:
+    start = arrays[f"{name}_start"]
+    return bytes(arrays[f"{name}_bytes"][start[index] : start[index + 1]])
 
 
 def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -70,13 +70,10 @@ class RawDataset:
         """Path of the video, relative to the folder."""
         return self.sources[index].name
 
-    def row(self, source: str) -> int:
-        """Returns the id of the video with this path, or -1."""
-        return self._rows.get(source, -1)
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {source.name: row for row, source in enumerate(self.sources)}
+    def rows(self, sources: Sequence[str]) -> np.ndarray:
+        """Returns the id of the video with each of these paths, int64 [sources]; -1 if there is none."""
+        known = {source.name: row for row, source in enumerate(self.sources)}
+        return np.array([known.get(source, -1) for source in sources], dtype=np.int64)
 
     def labels(self, column: str) -> np.ndarray:
         """int32 [n], indices into `label_names(column)`; -1 if unknown."""
