@@ -33,7 +33,8 @@ def impossible_number(arrays: Arrays, meta: Mapping[str, Any], *, fps: float, of
     columns = range(len(meta["label_columns"]))
     for text in ("source", *(f"label{column}_names" for column in columns)):
         start = arrays[f"{text}_start"]
-        if not len(start) or start[0] != 0 or start[-1] != len(arrays[f"{text}_bytes"]) or not _rises(start):
+        ends = (0, len(arrays[f"{text}_bytes"]))
+        if not len(start) or (start[0], start[-1]) != ends or not _rises(arrays, f"{text}_start"):
             return f"{text}_start", "its offsets do not rise from 0 to the length of the text"
     shard_bytes = np.array(meta["shard_bytes"], dtype=np.int64)
     for first in range(0, meta["samples"], _ROWS):
@@ -44,10 +45,11 @@ def impossible_number(arrays: Arrays, meta: Mapping[str, Any], *, fps: float, of
     return None
 
 
-def _rises(start: NDArray[np.int64]) -> bool:
+def _rises(arrays: Arrays, name: str) -> bool:
+    # The array is fetched anew for each part, as its user may drop what has been read of it.
     return all(
-        (start[first + 1 : first + _ROWS + 1] >= start[first : min(first + _ROWS, len(start) - 1)]).all()
-        for first in range(0, len(start) - 1, _ROWS)
+        bool((np.diff(arrays[name][first : first + _ROWS + 1]) >= 0).all())
+        for first in range(0, len(arrays[name]) - 1, _ROWS)
     )
 
 
