@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 BATCH = 32
@@ -80,8 +81,9 @@ def _next(ranks: list[subprocess.Popen[str]]) -> list[dict[str, float]]:
 
 def _go(rank: subprocess.Popen[str]) -> None:
     assert rank.stdin is not None
-    rank.stdin.write("go\n")
-    rank.stdin.flush()
+    with suppress(BrokenPipeError):  # it has ended; that its answer is missing says so
+        rank.stdin.write("go\n")
+        rank.stdin.flush()
 
 
 def _answers(ranks: list[subprocess.Popen[str]]) -> list[dict[str, float]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.tools.node import measure_node
 from benchmarks.tools.synthetic import source_name, synthesise
 from pipeline.load.clip_loader import select_split
 from pipeline.loader import make_loader
@@ -24,3 +25,11 @@ def test_a_synthetic_data_set_opens_and_repeats_the_clips_of_the_real_one(corpus
     configs = corpus.config("dali-jpeg", data={"path": str(target)}), corpus.config("dali-jpeg")
     made, real = (next(make_loader(config).uniform_clips(np.arange(4), clips=1)) for config in configs)
     assert torch.equal(made.video, real.video)
+
+
+def test_the_processes_of_a_machine_are_measured_together(corpus, tmp_path: Path) -> None:
+    synthesise(corpus.jpeg, tmp_path / "synthetic", samples=2000, shards=4)
+    found = measure_node(tmp_path / "synthetic", processes=2, overrides=["data.split=train"])
+    assert 0 < found["opening_cpu_seconds"] <= found["opening_seconds"]
+    assert 0 <= found["opening_megabytes"] < 100
+    assert found["step_plan_ms"] > 0
