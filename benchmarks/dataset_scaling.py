@@ -55,7 +55,10 @@ from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.manifest import ManifestError
 from settings import Config, ConfigError, load_config
 
-CASES = [(1_000, 1), (10_000, 1), (100_000, 1), (100_000, 10), (100_000, 100), (100_000, 1_000), (1_000_000, 1_000)]
+CASES = [
+    *((1_000, 1), (10_000, 1), (100_000, 1), (100_000, 10), (100_000, 100), (100_000, 1_000), (1_000_000, 1_000)),
+    (10_000_000, 10_000),
+]
 """The numbers (samples, shards) of each case."""
 NODES = [(1_000, 8), (1_000_000, 8), (10_000_000, 1), (10_000_000, 2), (10_000_000, 4), (10_000_000, 8)]
 """The numbers (samples, processes) of each case of --node."""

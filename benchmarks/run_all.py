@@ -75,6 +75,11 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         "step": [*step, "--", f"data.path={options.data}"] if options.data else step,
         "checksums": ["checksums", *([f"data.path={options.data}"] if options.data else [])],
         "dataset_scaling": ["dataset_scaling", *(["--data", str(options.data)] if options.data else [])],
+        "node_scaling": [
+            *("dataset_scaling", "--node", "--rounds", "3"),
+            *(["--data", str(options.data)] if options.data else []),
+            *(["--prepare", str(options.videos)] if options.videos else []),
+        ],
         "embed": ["embed", *(["--data", str(options.data)] if options.data else [])],
         "search": ["search"],
         "scaling": ["scaling"],
