@@ -1,13 +1,14 @@
 """The model of docs/scale.md: what a data set of any size needs, from the constants that benchmarks measured.
 
-Its tables are computed from benchmarks/results: node_scaling.json (`python -m benchmarks.dataset_scaling --node`) and
-decode.json; tests compare the model with what was measured at ten million samples.
+Its tables are computed from benchmarks/results: node_scaling.json (`python -m benchmarks.dataset_scaling --node`),
+decode.json and step_gpu.json; tests compare the model with what was measured at ten million samples.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.tools.preparation import CODECS
 from benchmarks.tools.result import read
 from common.environment import ROOT
 from common.markdown import markdown_table
@@ -22,6 +23,8 @@ SECONDS, FPS = 10, 10
 """Length of a sample, as in Kinetics and AudioSet, and frames per second as stored by default."""
 SCANNED = {"frames": 4, "audio_samples": 8, "label": 4}
 """Bytes per sample of the columns that opening reads from end to end: those of the lengths, and the label `split`."""
+LARGE_SHARDS = 2048
+"""Samples per shard that suit many samples better than the default."""
 SELECTED = 1 / 8 + 8 / 512
 """Bytes per sample and process of a selection: a bit, and a count per 512 samples."""
 DOLLARS = 0.05
@@ -54,14 +57,16 @@ def shard_bytes(result: Result) -> float:
     return (each - SELECTED * many["samples"]) / (many["samples"] / result["setting"]["shard_samples"])
 
 
-def private_megabytes(result: Result, samples: int) -> float:
-    """Megabytes that each process needs for itself after opening."""
-    return (samples * SELECTED + samples / result["setting"]["shard_samples"] * shard_bytes(result)) / 1e6
+def private_megabytes(result: Result, samples: int, *, shard_samples: int = 0) -> float:
+    """Megabytes that each process needs for itself after opening; 0 samples per shard means those of the benchmark."""
+    shards = samples / (shard_samples or result["setting"]["shard_samples"])
+    return (samples * SELECTED + shards * shard_bytes(result)) / 1e6
 
 
-def opening_megabytes(result: Result, samples: int, processes: int = PROCESSES) -> float:
-    """Megabytes of a node after opening, shared pages counted once."""
-    return samples * sum(SCANNED.values()) / 1e6 + processes * private_megabytes(result, samples)
+def opening_megabytes(result: Result, samples: int, processes: int = PROCESSES, *, shard_samples: int = 0) -> float:
+    """Megabytes of a node after opening, shared pages counted once; `shard_samples` as for `private_megabytes`."""
+    private = private_megabytes(result, samples, shard_samples=shard_samples)
+    return samples * sum(SCANNED.values()) / 1e6 + processes * private
 
 
 def opening_seconds(result: Result, samples: int) -> float:
@@ -82,6 +87,13 @@ def clip_kilobytes(video_kilobytes_per_second: float, codec: str, *, frames: int
     return read_frames * video_kilobytes_per_second / FPS + (seconds * PCM + BLOCK) / 1e3
 
 
+def node_clips_per_second() -> float:
+    """Clips/s that the GPUs of a node train on, each at the speed of step_gpu.json."""
+    step = read(ROOT / "benchmarks/results/step_gpu.json")
+    batch = next(text for text in step["setting"]["overrides"] if text.startswith("train.batch_size="))
+    return PROCESSES * int(batch.partition("=")[2]) / step["efficiency"]["seconds_fed_by_loader"]
+
+
 def scale_memory(result: Result) -> str:
     rows = []
     for samples in SIZES:
@@ -93,10 +105,12 @@ def scale_memory(result: Result) -> str:
                 f"{offsets / 1e9:.1f}",
                 f"{private_megabytes(result, samples):,.1f}",
                 f"{opening_megabytes(result, samples):,.0f}",
+                f"{opening_megabytes(result, samples, shard_samples=LARGE_SHARDS):,.0f}",
                 f"{opening_seconds(result, samples):.2f}",
             ]
         )
-    head = ["samples", "manifest, GB", "frame offsets, GB", "MB per process", "MB per node", "CPU-s to open"]
+    head = ["samples", "manifest, GB", "frame offsets, GB", "MB per process", "MB per node"]
+    head += [f"MB per node with {LARGE_SHARDS:,} samples per shard", "CPU-s to open"]
     return markdown_table(head, rows)
 
 
@@ -153,17 +167,18 @@ def scale_preparation(result: Result) -> str:
 def scale_reading(result: Result) -> str:
     """Bytes per clip of the shipped configurations; from the stored kB/s of decode.json, which has 144 pixels."""
     stored = read(ROOT / "benchmarks/results/decode.json")["storage"]
+    rate_of_node = node_clips_per_second()
     rows = []
     for name, side in STORED.items():
         config = load_config(Config, ROOT / f"configs/{name}.yaml", [])
         cells = [f"`configs/{name}.yaml`", f"{config.clip.frames} at {side} pixels"]
-        for codec in ("jpeg", "vp9"):
+        for codec in CODECS:
             rate = stored[f"shards_{codec}_144"]["kilobytes_per_second"] * side / 144
             seconds = config.audio.seconds or config.clip.seconds
             each = clip_kilobytes(rate, codec, frames=config.clip.frames, seconds=seconds)
-            cells += [f"{each:.0f}", f"{each:.0f}"]
+            cells += [f"{each:.0f}", f"{each * rate_of_node / 1e3:,.0f}"]
         rows.append(cells)
-    head = ["configuration", "frames", "JPEG, kB per clip", "MB/s at 1,000 clips/s", "VP9, kB", "MB/s"]
+    head = ["configuration", "frames per clip", *(f"{codec}, {unit}" for codec in CODECS for unit in ("kB", "MB/s"))]
     return markdown_table(head, rows)
 
 
