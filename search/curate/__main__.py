@@ -78,7 +78,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         const=0,
         help="score by RUN itself, which gives high scores to mismatched pairs that it has learned by heart",
     )
-    parser.add_argument("--steps", type=int, default=0, help="training steps per fold (default: as RUN)")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="training steps per fold (default: those of RUN's epochs, at least 1,000)"
+    )
     parser.add_argument("--against", type=Path, metavar="SHARDS", help="other data; copies of their samples are found")
     parser.add_argument(
         "--lowest-score",

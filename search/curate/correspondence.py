@@ -15,13 +15,15 @@ def correspondence(video: np.ndarray, audio: np.ndarray, groups: np.ndarray, *, 
     """Scores of n pairs under one model that has seen none of them, float64 [n].
 
     The other pairs say which sound a video should have: the mean of their sounds, weighted by how near their videos
-    are, and likewise which video a sound should have. A pair's similarity is the sum of the cosines of what it has and
-    of what it should have. Comparing a video with its own sound directly would ask more of the model: that it has
-    aligned both modalities for data that it has not seen, and not only that it knows what looks and what sounds alike.
-    The mean vector of each modality is subtracted first, because it is common to all pairs.
+    are, and likewise which video a sound should have. The similarity of a video and a sound is the sum of three
+    cosines: of the sound that there is and the one that the video should have, of the video that there is and the one
+    that the sound should have, and of the video and the sound themselves. The last one alone would ask more of the
+    model: that it has aligned both modalities for data that it has not seen, and not only that it knows what looks and
+    what sounds alike. The mean vector of each modality is subtracted first, because it is common to all pairs.
 
-    The score is how many standard deviations of mismatched pairs (the video of one sample, the sound of another) the
-    similarity lies above their mean. So 0 is the mean of mismatched pairs under every model.
+    The score is the mean of two distances, each in standard deviations: how far the similarity of a pair lies above
+    those of its video and other sounds, and above those of its sound and other videos. So 0 is the mean of mismatched
+    pairs under every model, and neither sounds that fit everything nor videos that fit little are favoured.
 
     Args:
         video, audio: mean embeddings of the samples, float [n, D].
@@ -32,11 +34,10 @@ def correspondence(video: np.ndarray, audio: np.ndarray, groups: np.ndarray, *, 
     n = len(groups)
     references = np.arange(n) if n <= MOST_REFERENCES else np.linspace(0, n - 1, MOST_REFERENCES).astype(np.int64)
     fitting = [_expected(sides[k], sides[1 - k], groups, references, temperature) for k in (0, 1)]
-    # Similarity of video i and sound j: what a video should sound like, and what a sound should look like.
-    left, right = np.hstack([fitting[0], sides[0]]), np.hstack([sides[1], fitting[1]])
+    # The similarity of video i and sound j is left_i · right_j.
+    left, right = np.hstack([fitting[0], sides[0]]), np.hstack([sides[1], fitting[1] + sides[1]])
     own = (left * right).sum(axis=1)
-    mean, deviation = _mismatched(left, right, own)
-    return (own - mean) / max(deviation, 1e-12)
+    return (_above_others(left, right, own) + _above_others(right, left, own)) / 2
 
 
 def _expected(
@@ -54,12 +55,12 @@ def _expected(
     return unit_rows(np.concatenate(found))
 
 
-def _mismatched(left: np.ndarray, right: np.ndarray, own: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of left_i · right_j over all i != j; `own` holds the products with i = j.
+def _above_others(rows: np.ndarray, others: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """How many standard deviations `own`_i = rows_i · others_i lies above the mean of rows_i · others_j over j != i, [n].
 
-    The n² products are not formed: their sum and the sum of their squares follow from sums over the rows.
+    The n² products are not formed: the sums of a row and of its squares follow from sums over the columns.
     """
-    count = max(1, len(own) * (len(own) - 1))
-    mean = float(left.sum(axis=0) @ right.sum(axis=0) - own.sum()) / count
-    squares = float(((left.T @ left) * (right.T @ right)).sum() - (own**2).sum()) / count
-    return mean, float(np.sqrt(max(0.0, squares - mean**2)))
+    count = max(1, len(own) - 1)
+    means = (rows @ others.sum(axis=0) - own) / count
+    squares = (((rows @ (others.T @ others)) * rows).sum(axis=1) - own**2) / count
+    return (own - means) / np.sqrt(np.maximum(squares - means**2, 1e-24))

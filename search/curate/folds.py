@@ -21,7 +21,8 @@ from common.randomness import uniform_of_text
 from search.curate.lists import write_csv
 from settings import Config, ConfigError, LogConfig, MonitorConfig
 from settings.load import AUTO, to_yaml
-from settings.recipe import Resources, auto_value, value_of, with_value
+from settings.recipe import FEWEST_STEPS, Resources, auto_value, fit, value_of, with_value
+from settings.schedule import total_steps
 from training.saving.files import CheckpointError
 
 FINISHED = "curate-finished"
@@ -75,7 +76,7 @@ def fold_config(config: Config, *, shards: Path, folder: Path, leave_out: Path, 
         folder: the run folder of the fold.
         leave_out: list of the fold's samples.
         samples: number of the other samples.
-        steps: length of the training; 0 keeps that of the run.
+        steps: length of the training; 0 keeps the epochs of the run, but makes them at least FEWEST_STEPS steps.
     """
     data = config.data.without_split(
         path=str(shards), loader="dali", labels="", leave_out=str(leave_out), idle_priority=config.data.idle_priority
@@ -85,9 +86,18 @@ def fold_config(config: Config, *, shards: Path, folder: Path, leave_out: Path, 
         own = value_of(config, key)
         if own != AUTO:
             config = with_value(config, key, min(own, auto_value(config, key, Resources(samples))))
+    # A short run, as of the quickstart, knows enough to be of use, but too little to judge single pairs.
+    steps = steps or (FEWEST_STEPS if _length(config, samples) < FEWEST_STEPS else 0)
     if steps:
         config = replace(config, train=replace(config.train, steps=steps, epochs=AUTO))
     return config
+
+
+def _length(config: Config, samples: int) -> int:
+    """Number of steps that a run takes on this number of samples."""
+    resources = Resources(samples)
+    fitted, _ = fit(config, resources)
+    return total_steps(fitted, resources.clips(fitted) // fitted.train.batch_size)
 
 
 def train_folds(
@@ -108,7 +118,7 @@ def train_folds(
         assigned: int64 [n], the fold of each sample.
         fingerprint: identifies the data set in `shards`.
         out: folder for the run folders 0, 1, ..., their lists and their settings.
-        steps: length of each training; 0 keeps that of the run.
+        steps: length of each training; 0 means that of fold_config.
 
     Raises:
         ConfigError: a fold's training is refused; train.py has said why.

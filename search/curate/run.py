@@ -36,7 +36,7 @@ class Options:
     folds: int
     """Number of folds; 0 scores all pairs by the run itself."""
     steps: int
-    """Training steps of each fold; 0 means as many as the run had."""
+    """Training steps of each fold; 0 means as many as the epochs of the run have, but at least FEWEST_STEPS."""
     against: Path | None
     """Other shards, of which samples may be copies."""
     lowest_score: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from search.curate.folds import assign_folds, fold_config
 from search.curate.reading import Samples
 from search.curate.verdicts import Verdicts, nearest_copies, superfluous
 from settings import Config, DataConfig, DictionaryConfig, PoolConfig, TrainConfig
+from settings.recipe import FEWEST_STEPS
 
 
 def pairs_of_classes(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +30,7 @@ def scored(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
     return correspondence(video, audio, np.arange(len(video)), temperature=0.1)
 
 
-def test_a_score_is_the_distance_from_mismatched_pairs_in_their_deviations():
+def test_a_score_is_the_mean_distance_from_other_sounds_and_other_videos_in_their_deviations():
     video, audio = pairs_of_classes(40)
     v, a = (rows - rows.mean(axis=0) for rows in (video, audio))
     v, a = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (v, a))
@@ -39,9 +41,11 @@ def test_a_score_is_the_distance_from_mismatched_pairs_in_their_deviations():
         rows = weights @ wanted
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    similarity = expected(v, a) @ a.T + v @ expected(a, v).T
-    others = similarity[~np.eye(40, dtype=bool)]
-    np.testing.assert_allclose(scored(video, audio), (np.diag(similarity) - others.mean()) / others.std(), rtol=1e-6)
+    similarity = expected(v, a) @ a.T + v @ expected(a, v).T + v @ a.T
+    others = np.where(np.eye(40, dtype=bool), np.nan, similarity)
+    own = np.diag(similarity)
+    distances = [(own - np.nanmean(others, axis=axis)) / np.nanstd(others, axis=axis) for axis in (0, 1)]
+    np.testing.assert_allclose(scored(video, audio), np.mean(distances, axis=0), rtol=1e-6)
 
 
 def test_planted_mismatches_score_lowest_and_scales_and_offsets_do_not_matter():
@@ -162,7 +166,9 @@ def test_the_settings_of_a_fold_fit_its_part_of_the_data(tmp_path: Path):
     small = fold_config(run, **paths, samples=100, steps=0)
     assert (small.data.split, small.data.shuffle_pairs, small.data.leave_out) == ("", False, str(tmp_path / "0.csv"))
     assert small.train.batch_size + small.dictionary.size <= 100
-    assert small.train.epochs == 7
+    assert (small.train.epochs, small.train.steps) == ("auto", FEWEST_STEPS)
+    longer = fold_config(replace(run, train=replace(run.train, epochs=400)), **paths, samples=100, steps=0)
+    assert (longer.train.epochs, longer.train.steps) == (400, 0)
     large = fold_config(run, **paths, samples=5000, steps=30)
     assert (large.train.batch_size, large.pool.size, large.dictionary.size) == (32, 640, 256)
     assert large.train.steps == 30
