@@ -56,7 +56,7 @@ def _expected(
 
 
 def _above_others(rows: np.ndarray, others: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """How many standard deviations `own`_i = rows_i · others_i lies above the mean of rows_i · others_j over j != i, [n].
+    """How many standard deviations own_i = rows_i · others_i lies above the mean of rows_i · others_j, j != i; [n].
 
     The n² products are not formed: the sums of a row and of its squares follow from sums over the columns.
     """

@@ -1,39 +1,12 @@
-"""Plants faults in a folder of videos: sounds of other videos, and copies encoded anew."""
+"""Plants copies, encoded anew, in a folder of videos."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-
-from common.files import replacing
-from common.randomness import numpy_generator
-
-
-def shuffle_sounds(videos: Sequence[Path], *, seed: int) -> None:
-    """Gives each video the sound of the next in a random order; nothing is encoded anew."""
-    order = [videos[place] for place in numpy_generator(seed, 0, "shuffled sounds").permutation(len(videos))]
-    sounds = [video.read_bytes() for video in order]
-    for number, video in enumerate(order):
-        other = video.with_name(f".sound-{video.name}")
-        other.write_bytes(sounds[(number + 1) % len(order)])
-        with replacing(video) as unfinished:
-            _join(unfinished, picture=video, sound=other)
-        other.unlink()
-
-
-def _join(path: Path, *, picture: Path, sound: Path) -> None:
-    with av.open(str(path), "w", format="mp4") as joined, av.open(str(picture)) as first, av.open(str(sound)) as second:
-        tracks = [first.streams.video[0], second.streams.audio[0]]
-        copies = {track: joined.add_stream_from_template(track) for track in tracks}
-        for container, track in zip((first, second), tracks, strict=True):
-            for packet in container.demux(track):
-                if packet.dts is not None:
-                    packet.stream = copies[track]
-                    joined.mux(packet)
 
 
 def reencode(video: Path, copy: Path, *, crf: int, width: int, bit_rate: int, cut: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.tools.swapped_sounds import swap_sounds
 from model import build_model
 from pipeline.demo.corpus import make_demo, write_mp4
 from pipeline.demo.scene import render
@@ -16,7 +17,7 @@ from pipeline.loader import make_loader
 from pipeline.prepare.run import prepare
 from search.curate.__main__ import main
 from settings import Config, PrepareConfig, load_config, to_dict
-from tests.search.curate.plant import reencode, shuffle_sounds
+from tests.search.curate.plant import reencode
 from tests.training.small_run import OVERRIDES
 from training.checkpoint import CheckpointStore
 from training.tracking.metrics import read_metrics
@@ -140,7 +141,7 @@ def test_planted_sounds_belong_to_other_videos(tmp_path: Path):
     make_demo(tmp_path / "demo", videos=3, seed=0)
     videos = sorted((tmp_path / "demo").glob("*.mp4"))
     before = [video.read_bytes() for video in videos]
-    shuffle_sounds(videos, seed=0)
+    swap_sounds(videos, seed=0)
     assert all(video.read_bytes() != old for video, old in zip(videos, before, strict=True))
     assert not list((tmp_path / "demo").glob(".*"))
 
