@@ -17,7 +17,7 @@ from search.curate.correspondence import correspondence
 from search.curate.duplicates import Duplicates, find_duplicates
 from search.curate.folds import assign_folds, train_folds
 from search.curate.page import write_page
-from search.curate.reading import Samples, mean_vectors, read_samples
+from search.curate.reading import Samples, read_samples
 from search.curate.verdicts import Verdicts, nearest_copies, superfluous
 from search.encoders import load_encoders
 from settings import Config, ConfigError
@@ -124,8 +124,7 @@ def _duplicates(
 
 
 def _scores(samples: Samples, groups: np.ndarray, config: Config) -> np.ndarray:
-    video, audio = mean_vectors(samples.video), mean_vectors(samples.audio)
-    return correspondence(video, audio, groups, temperature=config.loss.temperature)
+    return correspondence(samples.video, samples.audio, groups, temperature=config.loss.temperature)
 
 
 def _held_out_scores(loader: DaliLoader, groups: np.ndarray, assigned: np.ndarray, folders: list[Path]) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from search.curate.correspondence import correspondence
+from search.curate.correspondence import MOST_CLIPS, _by_clip, _weights, correspondence
 from search.curate.duplicates import Duplicates, agreement, find_duplicates, linked
 from search.curate.folds import assign_folds, fold_config
 from search.curate.reading import Samples
@@ -27,25 +27,81 @@ def pairs_of_classes(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scored(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
-    return correspondence(video, audio, np.arange(len(video)), temperature=0.1)
+    """Scores of samples of one clip each."""
+    return correspondence(list(video[:, None]), list(audio[:, None]), np.arange(len(video)), temperature=0.1)
 
 
 def test_a_score_is_the_mean_distance_from_other_sounds_and_other_videos_in_their_deviations():
-    video, audio = pairs_of_classes(40)
-    v, a = (rows - rows.mean(axis=0) for rows in (video, audio))
-    v, a = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (v, a))
+    rng = np.random.default_rng(0)
+    video, audio = (rows[:, None] + 0.3 * rng.normal(size=(40, 3, 16)) for rows in pairs_of_classes(40))
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
     def expected(near: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         weights = np.exp(near @ near.T / 0.1)
         np.fill_diagonal(weights, 0)
-        rows = weights @ wanted
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit(weights @ wanted)
 
-    similarity = expected(v, a) @ a.T + v @ expected(a, v).T + v @ a.T
-    others = np.where(np.eye(40, dtype=bool), np.nan, similarity)
+    v, a = (unit(rows.mean(axis=1) - rows.mean(axis=(0, 1))) for rows in (video, audio))
+    by_others = expected(v, a) @ a.T + v @ expected(a, v).T
+    clips = [unit(rows - rows.mean(axis=(0, 1))) for rows in (video, audio)]
+    by_clip = np.einsum("icd,jcd->ij", *clips) / 3
+    off = ~np.eye(40, dtype=bool)
+    both = np.stack([by_others, by_clip])
+    fisher = np.linalg.solve(np.cov(both[:, off], ddof=0), both[:, ~off].mean(axis=1) - both[:, off].mean(axis=1))
+    similarity = np.tensordot(np.maximum(fisher, 0), both, 1)
+    others = np.where(off, similarity, np.nan)
     own = np.diag(similarity)
     distances = [(own - np.nanmean(others, axis=axis)) / np.nanstd(others, axis=axis) for axis in (0, 1)]
-    np.testing.assert_allclose(scored(video, audio), np.mean(distances, axis=0), rtol=1e-6)
+    found = correspondence(list(video), list(audio), np.arange(40), temperature=0.1)
+    np.testing.assert_allclose(found, np.mean(distances, axis=0), rtol=1e-4)
+
+
+def test_the_way_that_separates_pairs_counts_and_one_that_does_not_has_no_negative_weight():
+    rng = np.random.default_rng(0)
+    side = rng.normal(size=(200, 16))
+    useful = (side, side + rng.normal(size=(200, 16)))
+    useless = (rng.normal(size=(200, 16)), rng.normal(size=(200, 16)))
+    opposite = (side, -useful[1])
+    weights = _weights([useful, useless])
+    assert weights[0] > 5 * weights[1] >= 0
+    assert _weights([useless, opposite])[1] == 0
+    # Where nothing separates, both count alike, in units of their deviations.
+    apart = (10 * rng.normal(size=(200, 16)), -rng.normal(size=(200, 16)))
+    worst = [opposite, (-apart[0], apart[0])]
+    weights = _weights(worst)
+    spread = [(left @ right.T)[~np.eye(200, dtype=bool)].std() for left, right in worst]
+    np.testing.assert_allclose(weights * spread, 1, rtol=1e-6)
+
+
+def test_pairs_that_only_the_order_of_their_clips_tells_apart_are_found():
+    rng = np.random.default_rng(0)
+    # Every sample has the same twelve contents, each in its own order.
+    contents = rng.normal(size=(12, 16))
+    orders = np.stack([rng.permutation(12) for _ in range(200)])
+    video = [contents[order] + 0.5 * rng.normal(size=(12, 16)) for order in orders]
+    audio = [contents[order] + 0.5 * rng.normal(size=(12, 16)) for order in orders]
+    wrong = np.arange(0, 200, 10)
+    for sample, other in zip(wrong, np.roll(wrong, 1), strict=True):
+        audio[sample] = contents[orders[other]] + 0.5 * rng.normal(size=(12, 16))
+    scores = correspondence(video, audio, np.arange(200), temperature=0.1)
+    assert roc_auc_score(~np.isin(np.arange(200), wrong), scores) > 0.95
+
+
+def test_clips_are_compared_one_by_one_whatever_their_number():
+    rng = np.random.default_rng(0)
+    lengths = [1, 3, MOST_CLIPS, 2 * MOST_CLIPS - 1]
+    clips = [rng.normal(size=(length, 8)) for length in lengths]
+    rows = _by_clip(clips)
+    assert rows.shape == (4, MOST_CLIPS * 8)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    assert not rows[1, 3 * 8 :].any()
+    # Of the longest every second clip is taken, from the first to the last.
+    centred = clips[3] - np.concatenate(clips).mean(axis=0)
+    places = rows[3].reshape(MOST_CLIPS, 8)
+    cosines = [places[place] @ centred[2 * place] for place in range(MOST_CLIPS)]
+    np.testing.assert_allclose(4 * np.array(cosines), np.linalg.norm(centred[::2], axis=1), rtol=1e-5)
 
 
 def test_planted_mismatches_score_lowest_and_scales_and_offsets_do_not_matter():
@@ -64,8 +120,9 @@ def test_a_copy_does_not_vouch_for_a_pair():
     audio[0] = -audio[0]
     both = [np.concatenate([rows, rows[:1]]) for rows in (video, audio)]
     groups = np.append(np.arange(100), 0)
-    alone = correspondence(*both, groups, temperature=0.1)[0]
-    assert alone < correspondence(*both, np.arange(101), temperature=0.1)[0] - 1
+    clips = [list(rows[:, None]) for rows in both]
+    alone = correspondence(*clips, groups, temperature=0.1)[0]
+    assert alone < correspondence(*clips, np.arange(101), temperature=0.1)[0] - 0.5
 
 
 def test_many_pairs_are_compared_with_some_of_the_others(monkeypatch):
