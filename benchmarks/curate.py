@@ -67,7 +67,7 @@ from search.curate.folds import FoldStopped
 from search.curate.run import Options, curate
 from search.curate.verdicts import Verdicts
 from settings import ConfigError, PrepareConfig, load_config
-from training.saving.files import CheckpointError
+from training.saving.files import CheckpointError, require_some_checkpoint
 
 SHARE = 10
 """One video of this many gets another sound."""
@@ -140,6 +140,7 @@ def by_change(found: Verdicts, sound_of: Mapping[str, str]) -> dict[str, dict[st
 @command("benchmarks.curate", *(NotFiniteError, CheckpointError, ConfigError, FoldStopped, PrepareError))
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    require_some_checkpoint(options.run)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or Path(temporary)
         records = [trial(folder / f"{seed}", seed, options) for seed in options.seeds]
