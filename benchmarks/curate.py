@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--videos", type=Path, help="folder of MP4 files with sound (default: demo corpora)")
     parser.add_argument("--count", type=functools.partial(at_least, FEWEST), default=800, help="videos per demo corpus")
     parser.add_argument("--seeds", type=functools.partial(at_least, 0), nargs="+", default=[1], help="one per trial")
-    parser.add_argument("--folds", type=functools.partial(at_least, 2), default=3, help="as for search.curate")
+    parser.add_argument("--folds", type=functools.partial(at_least, 2), help="as for search.curate")
     parser.add_argument("--steps", type=functools.partial(at_least, 0), default=0, help="as for search.curate")
     parser.add_argument("--work", type=Path, help="new folder for videos, shards and folds (default: a temporary one)")
     parser.add_argument("--json", type=Path, help="write the result to this file")
@@ -144,7 +144,11 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or Path(temporary)
         records = [trial(folder / f"{seed}", seed, options) for seed in options.seeds]
-    setting = {"folds": options.folds, "steps": options.steps, "videos": "demo" if options.videos is None else "folder"}
+    setting = {
+        "videos": "demo" if options.videos is None else "folder",
+        "folds": options.folds or "default",
+        "steps": options.steps or "default",
+    }
     mean = float(np.mean([record["auc"] for record in records]))
     versions = environment("nvidia-dali-cuda130", "torch", "numpy")
     publish({"environment": versions, "setting": setting, "mean_auc": mean, "records": records}, options.json)

@@ -70,7 +70,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
     parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder that pipeline.prepare made")
     parser.add_argument("--out", type=Path, default=Path("curated"), help="folder to write (default: %(default)s)")
-    parser.add_argument("--folds", type=int, default=3, help="number of folds (default: %(default)s)")
+    parser.add_argument("--folds", type=int, help="number of folds (default: 3, or 5 for fewer than 600 samples)")
     parser.add_argument(
         "--no-folds",
         dest="folds",
@@ -98,7 +98,7 @@ def _check(options: argparse.Namespace) -> None:
     for shards in (options.shards, options.against):
         if shards is not None:
             check_shards(shards, read_meta(shards))
-    if options.folds == 1 or options.folds < 0:
+    if options.folds is not None and (options.folds == 1 or options.folds < 0):
         raise ConfigError(f"--folds must be at least 2 (or use --no-folds), not {options.folds}")
     if options.steps < 0:
         raise ConfigError(f"--steps must be at least 1, not {options.steps}")

@@ -27,14 +27,16 @@ log = logging.getLogger(__name__)
 BATCH = 32
 """Clips that are decoded and encoded together."""
 PAGE = "curate.html"
+FEW_SAMPLES = 600
+"""With fewer samples there are more folds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The command's options."""
 
-    folds: int
-    """Number of folds; 0 scores all pairs by the run itself."""
+    folds: int | None
+    """Number of folds; 0 scores all pairs by the run itself, None lets `default_folds` choose."""
     steps: int
     """Training steps of each fold; 0 means as many as the epochs of the run have, but at least FEWEST_STEPS."""
     against: Path | None
@@ -56,16 +58,15 @@ def curate(run: Path, shards: Path, out: Path, options: Options) -> Verdicts:
     encoders = load_encoders(run)
     config, model = encoders.config, encoders.model
     loader = _loader(config, shards)
-    if len(loader.ids) < max(8, 4 * options.folds):
-        raise ConfigError(
-            f"{shards} has {len(loader.ids)} samples; curating needs at least {max(8, 4 * options.folds)}"
-        )
-    begin(f"reading {len(loader.ids):,} samples")
+    n = len(loader.ids)
+    folds = default_folds(n) if options.folds is None else options.folds
+    if n < max(8, 4 * folds):
+        raise ConfigError(f"{shards} has {n} samples; curating needs at least {max(8, 4 * folds)}")
+    begin(f"reading {n:,} samples")
     samples = read_samples(loader, model, loader.ids)
     duplicates, sources, splits = _duplicates(loader, samples, config, model, options)
-    n = len(loader.ids)
-    if options.folds:
-        assigned = assign_folds(sources[:n], duplicates.groups[:n], folds=options.folds)
+    if folds:
+        assigned = assign_folds(sources[:n], duplicates.groups[:n], folds=folds)
         folders = train_folds(
             config,
             sources[:n],
@@ -73,7 +74,7 @@ def curate(run: Path, shards: Path, out: Path, options: Options) -> Verdicts:
             shards=shards,
             fingerprint=loader.dataset.fingerprint,
             out=out / "folds",
-            folds=options.folds,
+            folds=folds,
             steps=options.steps,
         )
         scores = _held_out_scores(loader, duplicates.groups[:n], assigned, folders)
@@ -98,6 +99,11 @@ def curate(run: Path, shards: Path, out: Path, options: Options) -> Verdicts:
     begin(f"drawing {out / PAGE}")
     write_page(out / PAGE, verdicts, loader, title=shards.resolve().name, limit=duplicates.limit)
     return verdicts
+
+
+def default_folds(samples: int) -> int:
+    """Number of folds that suits a number of samples: of few, each model must be trained on a larger share."""
+    return 5 if samples < FEW_SAMPLES else 3
 
 
 def _loader(config: Config, shards: Path) -> DaliLoader:

@@ -13,6 +13,7 @@ from search.curate.correspondence import MOST_CLIPS, _by_clip, _weights, corresp
 from search.curate.duplicates import Duplicates, agreement, find_duplicates, linked
 from search.curate.folds import assign_folds, fold_config
 from search.curate.reading import Samples
+from search.curate.run import default_folds
 from search.curate.verdicts import Verdicts, nearest_copies, superfluous
 from settings import Config, DataConfig, DictionaryConfig, PoolConfig, TrainConfig
 from settings.recipe import FEWEST_STEPS
@@ -210,6 +211,10 @@ def test_folds_keep_groups_together_are_balanced_and_depend_on_names_only():
     assert sorted(np.bincount(folds).tolist()) == [16, 17, 17]
     back = assign_folds(names[::-1], groups[::-1], folds=3)[::-1]
     assert np.array_equal(back, folds)
+
+
+def test_few_samples_are_divided_into_more_folds():
+    assert [default_folds(samples) for samples in (20, 599, 600, 240_000)] == [5, 5, 3, 3]
 
 
 def test_the_settings_of_a_fold_fit_its_part_of_the_data(tmp_path: Path):
