@@ -11,9 +11,11 @@ from search.curate.reading import mean_vectors
 
 MOST_REFERENCES = 8192
 """Largest number of other pairs that say what a pair should be like."""
-MOST_CLIPS = 16
+MOST_CLIPS = 8
 """Largest number of clips per sample that are compared one by one."""
 _BLOCK_ROWS = 512
+_LEAST_SHARE = 0.01
+"""Least variance of a pair's similarities with others, relative to that of all pairs."""
 
 Factors = tuple[np.ndarray, np.ndarray]
 """Rows of the videos and of the sounds; the similarity of video i and sound j is the product of their rows i and j."""
@@ -37,7 +39,8 @@ def correspondence(
 
     The score is the mean of two distances, each in standard deviations: how far the similarity of a pair lies above
     those of its video and other sounds, and above those of its sound and other videos. So 0 is the mean of mismatched
-    pairs under every model, and a sound that fits many videos gains nothing from that.
+    pairs under every model, and a sound that fits many videos gains nothing from that. One or two pairs, which have
+    nothing to be compared with, get 0.
 
     Args:
         video, audio: [n] embeddings of the clips of each sample, float [C, D]; C may differ between samples, but not
@@ -45,6 +48,8 @@ def correspondence(
         groups: int64 [n]; a pair is not compared with others of its group, which hold copies of it.
         temperature: weights of other pairs are proportional to exp(cosine / temperature).
     """
+    if len(groups) < 3:
+        return np.zeros(len(groups))
     ways = [_by_others(video, audio, groups, temperature), (_by_clip(video), _by_clip(audio))]
     weights = _weights(ways)
     left = np.hstack([weight * rows for weight, (rows, _) in zip(weights, ways, strict=True)])
@@ -124,4 +129,6 @@ def _above_others(rows: np.ndarray, others: np.ndarray, own: np.ndarray) -> np.n
     count = max(1, len(own) - 1)
     means = (rows @ others.sum(axis=0) - own) / count
     squares = (((rows @ (others.T @ others)) * rows).sum(axis=1) - own**2) / count
-    return (own - means) / np.sqrt(np.maximum(squares - means**2, 1e-24))
+    # Of very few products the deviation may be 0 by accident.
+    least = _LEAST_SHARE * (squares.mean() - means.mean() ** 2)
+    return (own - means) / np.sqrt(np.maximum(squares - means**2, max(least, 1e-24)))

@@ -86,8 +86,18 @@ def test_pairs_that_only_the_order_of_their_clips_tells_apart_are_found():
     wrong = np.arange(0, 200, 10)
     for sample, other in zip(wrong, np.roll(wrong, 1), strict=True):
         audio[sample] = contents[orders[other]] + 0.5 * rng.normal(size=(12, 16))
+    # Only eight of the twelve clips are compared.
     scores = correspondence(video, audio, np.arange(200), temperature=0.1)
     assert roc_auc_score(~np.isin(np.arange(200), wrong), scores) > 0.95
+
+
+def test_scores_of_very_few_or_equal_samples_stay_within_reason():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 6):
+        video, audio = (list(rng.normal(size=(n, 3, 8))) for _ in range(2))
+        assert np.abs(correspondence(video, audio, np.arange(n), temperature=0.1)).max() < 100
+    same = [np.ones((2, 8))] * 6
+    assert not correspondence(same, same, np.arange(6), temperature=0.1).any()
 
 
 def test_clips_are_compared_one_by_one_whatever_their_number():
@@ -102,7 +112,7 @@ def test_clips_are_compared_one_by_one_whatever_their_number():
     centred = clips[3] - np.concatenate(clips).mean(axis=0)
     places = rows[3].reshape(MOST_CLIPS, 8)
     cosines = [places[place] @ centred[2 * place] for place in range(MOST_CLIPS)]
-    np.testing.assert_allclose(4 * np.array(cosines), np.linalg.norm(centred[::2], axis=1), rtol=1e-5)
+    np.testing.assert_allclose(np.sqrt(MOST_CLIPS) * np.array(cosines), np.linalg.norm(centred[::2], axis=1), rtol=1e-5)
 
 
 def test_planted_mismatches_score_lowest_and_scales_and_offsets_do_not_matter():
