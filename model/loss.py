@@ -24,6 +24,7 @@ def info_nce(
     temperature: float,
     mask: torch.Tensor | None = None,
     false_negatives: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
     debias: float = 0.0,
     hardness: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +37,8 @@ def info_nce(
         temperature: divides the cosine similarities.
         mask: [B, K] bool, True where a dictionary row is not a negative of that query or is still empty.
         false_negatives: [B, K] bool, True where a negative leaves the loss; it still counts in the accuracy.
-        debias, hardness: see `_reweighted`; with 0 and 0 all negatives count equally.
+        weights: [K] positive factors of the negatives' exponentials; None: all 1. They do not change the accuracy.
+        debias, hardness: see `_reweighted`; with 0 and 0 negatives count by their weights alone.
 
     Returns:
         The loss (scalar, float32, differentiable) and the accuracy (scalar): the share of queries whose positive
@@ -56,8 +58,13 @@ def info_nce(
         others = negative_logits
         if false_negatives is not None:
             others = others.masked_fill(false_negatives, float("-inf"))
+        log_weights = None if weights is None else weights.float().log()
         if debias or hardness:
-            others = _reweighted(positive_logits, others, temperature, debias=debias, hardness=hardness)
+            others = _reweighted(
+                positive_logits, others, temperature, log_weights=log_weights, debias=debias, hardness=hardness
+            )
+        elif log_weights is not None:
+            others = others + log_weights
         logits = torch.cat([positive_logits, others], dim=1)
         loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
     wins = positive_logits.detach() - negative_logits.detach() > ROUNDING / temperature
@@ -66,7 +73,13 @@ def info_nce(
 
 
 def _reweighted(
-    positive: torch.Tensor, negatives: torch.Tensor, temperature: float, *, debias: float, hardness: float
+    positive: torch.Tensor,
+    negatives: torch.Tensor,
+    temperature: float,
+    *,
+    log_weights: torch.Tensor | None,
+    debias: float,
+    hardness: float,
 ) -> torch.Tensor:
     """Returns the log of what stands for the sum over the negatives in the denominator, [B, 1].
 
@@ -78,11 +91,14 @@ def _reweighted(
     Args:
         positive: [B, 1] logits.
         negatives: [B, K] logits, -inf where masked.
+        log_weights: [K] logarithms of the negatives' weights, which multiply those of hardness; None: all 0.
     """
     missing = torch.isinf(negatives)
     count = (~missing).sum(dim=1, keepdim=True)
     # Two sums over the negatives; rows without any are excluded at the end, and get finite values until then.
     excluded = torch.zeros_like(negatives).masked_fill(missing & (count > 0), -math.inf)
+    if log_weights is not None:
+        excluded = excluded + log_weights
     logits = negatives.masked_fill(missing, 0.0)
     weighted = torch.logsumexp((1 + hardness) * logits + excluded, dim=1, keepdim=True)
     log_mean = weighted - torch.logsumexp(hardness * logits + excluded, dim=1, keepdim=True)
@@ -103,6 +119,54 @@ def outranks(query: torch.Tensor, positive: torch.Tensor, negatives: torch.Tenso
     query = query.float()
     own = (query * positive.float()).sum(dim=1, keepdim=True)
     return query @ negatives.float().T - own > ROUNDING
+
+
+@torch.no_grad()
+def nearest_rows(rows: torch.Tensor, keys: torch.Tensor, excluded: torch.Tensor, *, share: float) -> torch.Tensor:
+    """Returns which keys are among the nearest `share` of those that a row may have, bool [B, K].
+
+    Args:
+        rows: [B, D] of unit length.
+        keys: [K, D] of unit length.
+        excluded: [B, K] bool, the keys that a row may not have; they are never among its nearest.
+        share: fraction of the keys, in (0, 1); the number is rounded down.
+    """
+    cosines = (rows.float() @ keys.float().T).masked_fill(excluded, -math.inf)
+    # Counts differ between rows and are known to the device only, so the most that any row needs are sorted.
+    most = math.ceil(share * len(keys))
+    counts = (share * (~excluded).sum(dim=1, keepdim=True)).long()
+    farthest = cosines.topk(most, dim=1).values.gather(1, (counts - 1).clamp(min=0))
+    return (cosines >= farthest) & ~excluded & (counts > 0)
+
+
+@torch.no_grad()
+def frequency_weights(
+    query: torch.Tensor,
+    positive: torch.Tensor,
+    negatives: torch.Tensor,
+    *,
+    excluded: torch.Tensor,
+    power: float,
+    floor: float,
+) -> torch.Tensor:
+    """Weighs negatives by (floor + o) ** -power, where o is the share of the queries that a negative outranks.
+
+    Twice that share estimates how frequent the content of a negative is (docs/method.md), so rare content weighs more.
+
+    Args:
+        query, positive: [M, D] rows of the whole batch, as in `info_nce`.
+        negatives: [K, D] rows of unit length.
+        excluded: [M, K] bool, the pairs that do not count. A row without any pair that counts has weight 1.
+
+    Returns:
+        float32 [K], of mean 1 over the rows with pairs that count.
+    """
+    counted = ~excluded
+    pairs = counted.sum(dim=0)
+    share = (outranks(query, positive, negatives) & counted).sum(dim=0) / pairs.clamp(min=1)
+    weights, held = (floor + share) ** -power, pairs > 0
+    mean = torch.where(held, weights, 0.0).sum() / held.sum().clamp(min=1)
+    return torch.where(held, weights / mean, 1.0)
 
 
 def cyclic_temperature(step: int, *, low: float, high: float, period: int) -> float:

@@ -57,10 +57,20 @@ class LossConfig:
     The sampler's scores do not swing."""
     temperature_period: int = 0
     """Number of steps from one highest temperature to the next; needed with loss.temperature_high."""
-    false_negatives: Literal["keep", "one_way", "two_way"] = "keep"
+    false_negatives: Literal["keep", "one_way", "two_way", "agreement"] = "keep"
     """Which negatives leave a query's sum as probably false. one_way: those more similar to the query than its own
     positive is. two_way: only those of which this also holds in the other direction, between the clip's audio and the
-    negative's video; the dictionaries then hold both keys of their clips. keep: none."""
+    negative's video. agreement: those whose two keys are both near the clip's keys of the same modality (see
+    loss.agreement). With the last two, the dictionaries hold both keys of their clips. keep: none."""
+    agreement: float = 0.2
+    """Share of the negatives that count as near in one modality, for loss.false_negatives=agreement."""
+    outrank_power: float = 0.0
+    """Power by which frequent content weighs less: a negative has the weight (loss.outrank_floor + o) **
+    -loss.outrank_power, where o is the share of the batch's queries that are more similar to it than to their own
+    positive; 0: all alike."""
+    outrank_floor: float = 0.02
+    """Added to the share o in loss.outrank_power, so that the weight of a negative which outranks no positive is
+    finite."""
     debias: float = 0.0
     """Probability that a negative is of the query's class, for the debiased loss (Chuang et al. 2020); 0: off."""
     hardness: float = 0.0
@@ -80,8 +90,16 @@ class LossConfig:
         require(
             self.temperature_period >= 0, f"loss.temperature_period must be at least 0, not {self.temperature_period}"
         )
+        require(0 < self.agreement < 1, f"loss.agreement must be in (0, 1), not {self.agreement}")
+        require(self.outrank_power >= 0, f"loss.outrank_power must be at least 0, not {self.outrank_power}")
+        require(self.outrank_floor > 0, f"loss.outrank_floor must be positive, not {self.outrank_floor}")
         require(0 <= self.debias < 1, f"loss.debias must be in [0, 1), not {self.debias}")
         require(self.hardness >= 0, f"loss.hardness must be at least 0, not {self.hardness}")
+
+    @property
+    def needs_partners(self) -> bool:
+        """Whether the loss needs the negatives' keys of both modalities."""
+        return self.false_negatives in ("two_way", "agreement")
 
 
 @dataclass(frozen=True)

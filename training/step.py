@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.encoder import OTHER_MODALITY, CrossModalModel, EncoderOutput
-from model.loss import batch_retrieval
+from model.loss import batch_retrieval, frequency_weights
 from model.objective import Negatives, symmetric_loss
 from model.parts import rate_factors
 from pipeline.batch import Batch, clip_ids
@@ -64,6 +64,8 @@ class Learner:
         self.active = {modality: self._build_dictionary(modality) for modality in MODALITIES}
         self._newest: tuple[dict[str, torch.Tensor], torch.Tensor]
         """Keys and clip ids of the global batch of this step, which enter the pools after the loss."""
+        self._weights: dict[str, torch.Tensor] = {}
+        """Weights of this step's negatives by modality; empty unless loss.outrank_power is set."""
         self.guard = NonFiniteGuard(limit=config.train.max_nonfinite_steps).to(world.device)
         self._float_buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         # With sync they are equal already. Otherwise rank 0 would save those of its own share of the clips, and a
@@ -94,7 +96,7 @@ class Learner:
             seed=config.seed,
             purpose=modality,
             per_sample=config.clip.per_sample,
-            partners=config.loss.false_negatives == "two_way",
+            partners=config.loss.needs_partners,
         ).to(self.world.device)
 
     def fill(self, batches: Iterator[Batch], *, epoch: int) -> int:
@@ -226,7 +228,7 @@ class Learner:
         active, other = self.active[modality], self.active[OTHER_MODALITY[modality]]
         # Both pools hold the same clips in the same rows.
         partners = other.pool.keys if active.dictionary is None else active.dictionary.partners
-        return Negatives(active.keys, partners, active.excluded(ids))
+        return Negatives(active.keys, partners, active.excluded(ids), self._weights.get(modality))
 
     def _accumulate(
         self, batch: Batch, keys: dict[str, torch.Tensor], ids: torch.Tensor, *, parts: int, step: int
@@ -268,6 +270,7 @@ class Learner:
         """
         rows, all_ids = BatchRows.of_parts(parts, keys, with_hidden=self._needs_hidden).gather(ids)
         metrics: Metrics = {}
+        loss = self.config.loss
         for modality in MODALITIES:
             other, active = OTHER_MODALITY[modality], self.active[modality]
             # Video keys are the negatives of audio queries, so these score the video candidates; and vice versa.
@@ -281,6 +284,15 @@ class Learner:
                 partners=self.active[other].pool.keys,
             )
             metrics |= {f"{modality}/{name}": value for name, value in stats.items()}
+            if loss.outrank_power:
+                self._weights[modality] = frequency_weights(
+                    rows.queries[other],
+                    rows.keys[modality],
+                    active.keys,
+                    excluded=active.excluded(all_ids),
+                    power=loss.outrank_power,
+                    floor=loss.outrank_floor,
+                )
         self._newest = rows.keys, all_ids
         return metrics | batch_retrieval(rows.queries, rows.keys, all_ids // self.config.clip.per_sample)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from model import info_nce
-from model.loss import cyclic_temperature, outranks
+from model.loss import cyclic_temperature, frequency_weights, nearest_rows, outranks
 
 B, K, D = 6, 20, 16
 
@@ -162,3 +162,89 @@ def test_the_cyclic_temperature_is_highest_at_the_start_of_a_period_and_lowest_i
     assert values[0] == values[8] == 0.5
     assert values[4] == pytest.approx(0.1)
     assert values[2] == pytest.approx(0.3)
+
+
+def test_weights_multiply_the_exponentials_and_leave_the_accuracy():
+    query, positive, negatives = unit(B, 0), unit(B, 1), unit(K, 2)
+    weights = torch.rand(K, generator=torch.Generator().manual_seed(3)) + 0.1
+    own = np.exp((query * positive).sum(1).numpy() / 0.2)
+    others = np.exp((query @ negatives.T).numpy() / 0.2) @ weights.numpy()
+    loss, accuracy = info_nce(query, positive, negatives, temperature=0.2, weights=weights)
+    assert loss.item() == pytest.approx(-np.log(own / (own + others)).mean(), rel=1e-5)
+    plain = info_nce(query, positive, negatives, temperature=0.2)
+    assert accuracy == plain[1]
+    torch.testing.assert_close(info_nce(query, positive, negatives, temperature=0.2, weights=torch.ones(K)), plain)
+
+
+@pytest.mark.parametrize(("debias", "hardness"), [(0.0, 0.0), (0.2, 0.0), (0.0, 1.5), (0.2, 1.5)])
+def test_a_weight_of_two_is_a_row_that_occurs_twice(debias, hardness):
+    query, positive, negatives = unit(B, 0), unit(B, 1), unit(K, 2)
+    half = negatives[: K // 2]
+    weights = torch.tensor([2.0] * (K // 2) + [1e-12] * (K - K // 2))
+    options = {"temperature": 0.3, "debias": debias, "hardness": hardness}
+    weighted, _ = info_nce(query, positive, negatives, weights=weights, **options)
+    twice, _ = info_nce(query, positive, torch.cat([half, half]), **options)
+    torch.testing.assert_close(weighted, twice)
+
+
+def clips_of_classes(frequencies, count, *, seed, noise=0.5, dim=256):
+    """Queries, their positives and other keys: a class's centre with noise; classes are almost orthogonal."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = F.normalize(torch.randn(len(frequencies), dim, generator=generator), dim=1)
+    chances = torch.tensor(frequencies)
+
+    def draw(classes):
+        noises = F.normalize(torch.randn(len(classes), dim, generator=generator), dim=1)
+        return F.normalize(centres[classes] + noise * noises, dim=1)
+
+    asked, held = (torch.multinomial(chances, count, replacement=True, generator=generator) for _ in range(2))
+    return draw(asked), draw(asked), draw(held), held
+
+
+def test_twice_the_outranking_share_is_the_frequency_of_the_class_and_weights_make_classes_equal():
+    frequencies = [0.4, 0.3, 0.2, 0.1]
+    query, positive, keys, held = clips_of_classes(frequencies, 4000, seed=0)
+    share = outranks(query, positive, keys).float().mean(dim=0)
+    found = [2 * float(share[held == c].mean()) for c in range(4)]
+    assert found == pytest.approx(frequencies, abs=0.02)
+    excluded = torch.zeros(len(query), len(keys), dtype=torch.bool)
+    weights = frequency_weights(query, positive, keys, excluded=excluded, power=1.0, floor=0.02)
+    assert float(weights.mean()) == pytest.approx(1)
+    # The floor favours frequent classes a little: a class's total is proportional to its frequency / (floor + half).
+    totals = torch.tensor([float(weights[held == c].sum()) for c in range(4)])
+    assert (totals / totals.sum()).tolist() == pytest.approx([0.25] * 4, abs=0.05)
+    counts = torch.tensor([float((held == c).sum()) for c in range(4)])
+    assert float(counts.max() / counts.min()) > 3.5 > 1.5 > float(totals.max() / totals.min())
+
+
+def test_weights_are_equal_where_classes_are_and_where_nothing_is_learnt():
+    query, positive, keys, _ = clips_of_classes([0.1] * 10, 4000, seed=1)
+    excluded = torch.zeros(len(query), len(keys), dtype=torch.bool)
+    options = {"excluded": excluded, "power": 1.0, "floor": 0.02}
+    # Within a class, a key near the centre outranks more often than one far from it.
+    assert float(frequency_weights(query, positive, keys, **options).std()) < 0.25
+    random = frequency_weights(unit(4000, 0, 256), unit(4000, 1, 256), unit(4000, 2, 256), **options)
+    assert float(random.std()) < 0.05
+
+
+def test_weights_ignore_excluded_pairs_and_are_one_for_empty_rows():
+    query, positive = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.8, 0.6], [0.6, 0.8]])
+    keys = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    excluded = torch.tensor([[False, False, True], [False, True, True]])
+    weights = frequency_weights(query, positive, keys, excluded=excluded, power=2.0, floor=0.5)
+    # Key 0 outranks for one query of two, key 1 for none of one; key 2 is empty.
+    expected = torch.tensor([1.0**-2, 0.5**-2])
+    torch.testing.assert_close(weights, torch.cat([expected / expected.mean(), torch.ones(1)]))
+
+
+def test_the_nearest_rows_are_a_share_of_those_that_are_not_excluded():
+    rows, keys = unit(B, 0), unit(K, 1)
+    excluded = torch.rand(B, K, generator=torch.Generator().manual_seed(2)) < 0.4
+    excluded[0] = True
+    excluded[1, 2:] = True
+    near = nearest_rows(rows, keys, excluded, share=0.3)
+    for i in range(B):
+        allowed = [n for n in range(K) if not excluded[i, n]]
+        ranked = sorted(allowed, key=lambda n: -float(rows[i] @ keys[n]))
+        assert near[i].nonzero().flatten().tolist() == sorted(ranked[: int(0.3 * len(allowed))])
+    assert near[0].sum() == near[1].sum() == 0

@@ -96,3 +96,48 @@ def test_the_temperature_of_a_schedule_is_that_of_the_step(problem):
         found, _ = symmetric_loss(queries, keys, negatives, config=config, step=step)
         expected, _ = symmetric_loss(queries, keys, negatives, config=LossConfig(temperature=temperature), step=0)
         torch.testing.assert_close(found, expected)
+
+
+def test_agreement_leaves_out_what_is_near_in_both_modalities(problem):
+    queries, keys, negatives = problem
+    config = LossConfig(temperature=0.3, false_negatives="agreement", agreement=0.5)
+    loss, metrics = symmetric_loss(queries, keys, negatives, config=config, step=0)
+    expected, left_out = 0.0, 0
+    for query, key in (("video", "audio"), ("audio", "video")):
+        for i in range(B):
+            near = []
+            for modality, rows in ((key, negatives[key].keys), (query, negatives[key].partners)):
+                order = sorted(range(1, K), key=lambda n: -float(keys[modality][i] @ rows[n]))
+                near.append(set(order[: (K - 1) // 2]))
+            false = near[0] & near[1]
+            left_out += len(false)
+            own = math.exp(float(queries[query][i] @ keys[key][i]) / 0.3)
+            kept = [n for n in range(1, K) if n not in false]
+            total = own + sum(math.exp(float(queries[query][i] @ negatives[key].keys[n]) / 0.3) for n in kept)
+            expected -= math.log(own / total) / B
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert float(metrics["false_negatives_v2a"] + metrics["false_negatives_a2v"]) * B * (K - 1) == pytest.approx(
+        left_out
+    )
+    assert left_out > 0
+
+
+def test_weights_enter_the_direction_whose_negatives_have_them(problem):
+    queries, keys, negatives = problem
+    weights = torch.linspace(0.1, 1.9, K)
+    weighted = {**negatives, "audio": negatives["audio"]._replace(weights=weights)}
+    config = LossConfig(temperature=0.3)
+    _, metrics = symmetric_loss(queries, keys, weighted, config=config, step=0)
+    _, plain = symmetric_loss(queries, keys, negatives, config=config, step=0)
+    expected, _ = info_nce(
+        queries["video"],
+        keys["audio"],
+        negatives["audio"].keys,
+        temperature=0.3,
+        mask=negatives["audio"].excluded,
+        weights=weights,
+    )
+    torch.testing.assert_close(metrics["loss_v2a"], expected)
+    assert metrics["loss_a2v"] == plain["loss_a2v"]
+    assert float(metrics["effective_v2a"]) == pytest.approx(float(weights.sum() ** 2 / (weights**2).sum()) / K)
+    assert "effective_a2v" not in metrics

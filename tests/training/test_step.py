@@ -54,6 +54,7 @@ def assert_equal_states(one, other):
     [
         *(f"sampler.embedding={name}" for name in EMBEDDINGS),
         *("loss.false_negatives=one_way", "loss.false_negatives=two_way", "loss.debias=0.01", "loss.hardness=0.5"),
+        *("loss.false_negatives=agreement", "loss.outrank_power=1"),
     ],
 )
 def test_loss_falls_on_a_repeated_batch(override):
@@ -116,6 +117,21 @@ def test_the_dictionary_holds_both_keys_of_each_clip(more):
         for row, clip in enumerate(active.ids.tolist()):
             torch.testing.assert_close(active.keys[row], known[modality, clip])
             torch.testing.assert_close(active.dictionary.partners[row], known[OTHER_MODALITY[modality], clip])
+
+
+@pytest.mark.parametrize("whole_pool", [False, True])
+def test_the_weights_of_negatives_are_those_of_the_complete_batch(monkeypatch, whole_pool):
+    settings = ("loss.outrank_power=1", f"dictionary.whole_pool={whole_pool}".lower(), "train.accumulate=2")
+    learner, seen = filled(small_config(*settings)), []
+    original = Learner._negatives
+    monkeypatch.setattr(Learner, "_negatives", lambda *given: seen.append(original(*given)) or seen[-1])
+    learner.step(random_batch(learner.config, 0), 0)
+    assert len(seen) == 4
+    for first, second in (seen[::2], seen[1::2]):
+        assert torch.equal(first.weights, second.weights)
+        held = ~first.excluded.all(dim=0)
+        assert float(first.weights[held].mean()) == pytest.approx(1)
+        assert float(first.weights[held].std()) > 0.1
 
 
 def test_equal_inputs_give_equal_runs(config):

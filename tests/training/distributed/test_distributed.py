@@ -42,9 +42,16 @@ def train_some_steps(rank, size, overrides):
     }
 
 
-@pytest.mark.parametrize(("sampler", "per_sample"), [("fifo", 1), ("kmeanspp_sequential", 1), ("fifo", 4)])
-def test_two_processes_train_the_same_model_as_one(tmp_path, sampler, per_sample):
-    overrides = [f"sampler.name={sampler}", f"clip.per_sample={per_sample}"]
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampler.name=fifo"],
+        ["sampler.name=kmeanspp_sequential"],
+        ["sampler.name=fifo", "clip.per_sample=4"],
+        ["dictionary.whole_pool=true", "loss.outrank_power=1", "loss.false_negatives=agreement"],
+    ],
+)
+def test_two_processes_train_the_same_model_as_one(tmp_path, overrides):
     # The run on one process is in a separate process too, because this one may use more threads and round differently.
     (one,) = processes.run(train_some_steps, 1, tmp_path, overrides)
     two = processes.run(train_some_steps, 2, tmp_path, overrides)
