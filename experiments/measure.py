@@ -28,27 +28,40 @@ def measure(learner: Learner, corpus: Corpus, *, batch_size: int) -> dict[str, A
 
     Returns:
         probe (accuracy of a ridge classifier on frozen features, mean over attributes and both modalities),
-        probe_video, probe_audio; retrieval (R@1 among 512 test pairs, mean of both directions); and, as means over both
-        dictionaries: distinct (distinct classes per key), false_negatives (share of (query, key) pairs with the same
-        class in every attribute), mass (mean over queries of the total softmax probability of the negatives).
+        probe_video, probe_audio; retrieval (R@1 among 512 test pairs, mean of both directions); the same four with a
+        prefix for each of `corpus.other_tests`; and, as means over both dictionaries: distinct (distinct contents per
+        key), false_negatives (share of (query, key) pairs with the same content), mass (mean over queries of the total
+        softmax probability of the negatives).
 
     Raises:
         NotFiniteError: an encoder's features are not finite.
     """
     was_training = learner.model.training
     learner.model.eval()
-    fitted, tested = (_encode(learner, pairs, batch_size) for pairs in (corpus.probe, corpus.test))
+    fitted = _encode(learner, corpus.probe, batch_size)
+    found = {}
+    for name, pairs in {"": corpus.test, **corpus.other_tests}.items():
+        tested = _encode(learner, pairs, batch_size)
+        figures = _test(fitted, corpus.probe.classes, tested, pairs.classes)
+        found |= {f"{name}_{key}" if name else key: value for key, value in figures.items()}
     learner.model.train(was_training)
+    return found | dictionary_figures(learner, corpus.train, batch_size=batch_size)
+
+
+Encoded = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Modality -> (features [P, F], embeddings [P, D]) of its query encoder."""
+
+
+def _test(fitted: Encoded, classes: torch.Tensor, tested: Encoded, test_classes: torch.Tensor) -> dict[str, float]:
+    """probe_video, probe_audio, probe and retrieval (see `measure`) on one set of test pairs."""
     for m in MODALITIES:
         require_finite(np.concatenate([fitted[m][0], tested[m][0]]), f"the {m} features of the encoder")
-    found = {
-        f"probe_{m}": _probe(fitted[m][0], corpus.probe.classes, tested[m][0], corpus.test.classes) for m in MODALITIES
-    }
+    found = {f"probe_{m}": _probe(fitted[m][0], classes, tested[m][0], test_classes) for m in MODALITIES}
     queries = {m: tested[m][1][:RETRIEVAL_PAIRS] for m in MODALITIES}
     ranks = [pair_ranks(queries[m], queries[OTHER_MODALITY[m]]) for m in MODALITIES]
     found["probe"] = float(np.mean(list(found.values())))
     found["retrieval"] = float(np.mean([np.mean(r == 1) for r in ranks]))
-    return found | dictionary_figures(learner, corpus.train, batch_size=batch_size)
+    return found
 
 
 @torch.no_grad()
@@ -84,8 +97,7 @@ def _clips(pairs: Pairs, rows: np.ndarray, modality: str) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _encode(learner: Learner, pairs: Pairs, batch_size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Modality -> (features [P, F], embeddings [P, D]) of its query encoder."""
+def _encode(learner: Learner, pairs: Pairs, batch_size: int) -> Encoded:
     outputs: dict[str, list[Any]] = {m: [] for m in MODALITIES}
     for rows in np.array_split(np.arange(len(pairs)), -(-len(pairs) // batch_size)):
         batch = pairs.batch(rows)

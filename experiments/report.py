@@ -39,6 +39,7 @@ from experiments import records
 from experiments.esc50_page import esc50_page
 from experiments.pages import LEGEND, Page, describe_machines, write_pages
 from experiments.plots import plot_experiment
+from experiments.primary import primary_comparisons, primary_section
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
 from experiments.sweep import SWEEPS, Planned, Sweep, is_tuning, load_sweep, plan
@@ -83,7 +84,8 @@ def _page(name: str, options: argparse.Namespace) -> Page:
         name=name,
         question=sweep.question,
         verdict=sweep.verdict.strip().splitlines(),
-        summary="\n".join(f"## {c}\n\n{_summary_table(rows, sweep.baseline)}" for c, rows in conditions.items()),
+        summary=_primary(sweep, done)
+        + "\n".join(f"## {c}\n\n{_summary_table(rows, sweep.baseline)}" for c, rows in conditions.items()),
         method="\n".join(method),
         rerun=[
             f"python -m experiments.run {name} --data DATA",
@@ -92,6 +94,13 @@ def _page(name: str, options: argparse.Namespace) -> Page:
         plot=f"{name}.png" if done else "",
         details="\n".join([LEGEND, *_details(sweep, conditions)]),
     )
+
+
+def _primary(sweep: Sweep, done: Sequence[tuple[Planned, dict[str, Any]]]) -> str:
+    """The section about the comparisons that were fixed beforehand; empty if there are none."""
+    if not sweep.primary.questions:
+        return ""
+    return primary_section(primary_comparisons(done, sweep.primary), sweep.primary) + "\n"
 
 
 def _details(sweep: Sweep, conditions: dict[str, list[Row]]) -> list[str]:

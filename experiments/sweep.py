@@ -23,6 +23,10 @@ from settings.load import load_config, to_dict
 SWEEPS = Path(__file__).parent / "sweeps"
 TUNING = "tuning"
 LATER_SETTINGS: dict[str, Any] = {
+    "corpus.shards": "",
+    "corpus.part": "all",
+    "corpus.frequent": [0, 1, 2],
+    "stretch": 1.0,
     "run.data.vp9_decoder": "cpu",
     "run.data.idle_priority": True,
     "run.data.leave_out": "",
@@ -60,6 +64,41 @@ def is_tuning(group: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Aim:
+    """A claim that a sweep is to decide."""
+
+    rule: str = ""
+    """The rule that is to win; empty: no aim."""
+    below: dict[str, float] = field(default_factory=dict)
+    """Rival -> the p below which the rule must beat it. It is not adjusted: to reach it in several conditions by chance
+    is far less probable than in one."""
+    conditions: int = 1
+    """In how many conditions the rule must beat all of these rivals."""
+    margin: float = 0.0
+    """The mean may not be lower than that of a rival by more than this, in any condition."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Does a rule beat a rival?"""
+
+    rule: str
+    against: str
+    conditions: tuple[str, ...]
+    """Where the two are compared."""
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The comparisons that are fixed before the trials are run, and adjusted for one another."""
+
+    metric: str = "probe"
+    """The final figure that is compared."""
+    questions: tuple[Question, ...] = ()
+    aim: Aim = field(default_factory=Aim)
+
+
+@dataclass(frozen=True)
 class Sweep:
     """An experiment; `base` is the tree of a TrialConfig."""
 
@@ -78,7 +117,9 @@ class Sweep:
     groups: dict[str, Any]
     """Name -> {conditions: [...], rules: [...], seeds: [...], set: [overrides]}."""
     quick: dict[str, Any] = field(default_factory=dict)
-    """The only group of --quick, in the same form."""
+    """The only group of --quick, in the same form. Where --quick names a group, its seeds and overrides apply to it."""
+    primary: Primary = field(default_factory=Primary)
+    """The comparisons that the page shows first."""
     reading: dict[str, Any] = field(default_factory=dict)
     """Condition -> interpretation of its rows; Markdown, for the page with all figures."""
     notes: str = ""
@@ -94,6 +135,13 @@ class Sweep:
                 require(not unknown, f"group {name}: {key} {unknown} are not defined; known: {', '.join(known)}")
             overlap = set() if is_tuning(name) or name == "quick" else tuned & set(group.get("seeds", []))
             require(not overlap, f"group {name} has seeds {sorted(overlap)} that parameters were tuned on")
+
+        aim, questions = self.primary.aim, self.primary.questions
+        rules = {rule for question in questions for rule in (question.rule, question.against)} | {*aim.below}
+        rules |= {aim.rule} if aim.rule else set()
+        conditions = {condition for question in questions for condition in question.conditions}
+        unknown = [*sorted(rules - set(self.rules)), *sorted(conditions - set(self.conditions))]
+        require(not unknown, f"primary: {unknown} are neither rules nor conditions of the sweep")
 
     @property
     def baseline(self) -> str:
@@ -136,10 +184,15 @@ def load_sweep(name: str) -> Sweep:
 def plan(sweep: Sweep, groups: list[str] | None = None, *, quick: bool = False) -> Iterator[Planned]:
     """The trials of these groups (None: all), seed by seed, so that an unfinished sweep compares all rules.
 
+    With `quick`, the trials of the small version of the sweep or, if groups are named, of these groups.
+
     Raises:
         ConfigError: a group is unknown, or its overrides do not make a valid configuration.
     """
-    chosen = {"quick": sweep.quick} if quick else sweep.groups
+    chosen = sweep.groups
+    if quick:
+        small = {key: sweep.quick[key] for key in ("seeds", "set")} if groups else {}
+        chosen = {name: group | small for name, group in chosen.items()} if groups else {"quick": sweep.quick}
     for name in groups or chosen:
         if name not in chosen:
             raise ConfigError(f"this experiment has no group {name!r}; known: {', '.join(chosen)}")

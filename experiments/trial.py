@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from common.finite import require_finite_figures
-from experiments.corpora.av_mnist import make_av_mnist
+from experiments.corpora.av_mnist import FREQUENT, make_av_mnist
 from experiments.corpora.omniglot import make_omniglot
-from experiments.corpora.pairs import Corpus
+from experiments.corpora.pairs import Corpus, Part
+from experiments.corpora.tuxpaint import make_tuxpaint
 from experiments.encoders import build_small_model
 from experiments.measure import measure
 from experiments.subprocess_trial import run_in_subprocesses
@@ -29,8 +30,15 @@ from training.step import Learner
 class CorpusConfig:
     """The training data."""
 
-    name: Literal["omniglot", "av_mnist", "shards"] = "omniglot"
-    """Strips of Omniglot characters, moving and spoken digits, or prepared shards (with train.py and evaluate.py)."""
+    name: Literal["omniglot", "av_mnist", "tuxpaint", "shards"] = "omniglot"
+    """Strips of Omniglot characters, moving and spoken digits, pictures and their spoken names, or prepared shards
+    (with train.py and evaluate.py)."""
+    part: Part = "all"
+    """Which sources the test pairs are from: those kept for tuning, or the others (not for shards)."""
+    frequent: tuple[int, ...] = FREQUENT
+    """The digits that corpus.skew refers to (only for av_mnist)."""
+    shards: str = ""
+    """Folder of the shards within that of the data (only for shards)."""
     labels: str = ""
     """Label columns to probe, separated by commas (only for shards)."""
     probe: str = ""
@@ -48,6 +56,8 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.labels) == (self.name == "shards"), "corpus.labels must be given for corpus.name=shards only")
+        parts = {"shards": ("all",), "tuxpaint": ("tuning", "test")}.get(self.name, get_args(Part))
+        require(self.part in parts, f"corpus.part must be {' or '.join(parts)} for corpus.name={self.name}")
         require(0 <= self.skew < 1, f"corpus.skew must be in [0, 1), not {self.skew}")
         require(self.held_out >= 512, f"corpus.held_out must be at least 512, not {self.held_out}")
 
@@ -59,6 +69,8 @@ class TrialConfig:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     measure_every: int = 100
     """Number of steps between measurements; the last step is always measured."""
+    stretch: float = 1.0
+    """Factor of run.train.steps, to give a rule with cheaper steps the time of another (not for shards)."""
     run: Config = field(default_factory=Config)
     """The product's configuration; train.steps sets the length."""
 
@@ -69,16 +81,28 @@ class TrialConfig:
             self.run.clip.per_sample == 1 or self.corpus.name == "shards",
             f"run.clip.per_sample must be 1 on the corpus {self.corpus.name}, whose samples are single clips",
         )
+        model = self.run.model
+        require(
+            self.corpus.name == "shards" or not (model.init or model.init_video or model.init_audio),
+            f"run.model.init, init_video and init_audio must be empty on the corpus {self.corpus.name}, whose encoders "
+            "always start from random weights",
+        )
+        require(
+            self.stretch > 0 and (self.stretch == 1 or self.corpus.name != "shards"),
+            f"stretch must be positive, and 1 for corpus.name=shards, not {self.stretch}",
+        )
         require(self.run.train.steps >= 1, "run.train.steps must be at least 1: nothing else ends a trial")
         require(self.measure_every >= 1, f"measure_every must be at least 1, not {self.measure_every}")
 
 
 def make_corpus(config: CorpusConfig, *, data: Path, seed: int) -> Corpus:
     """Makes the corpus of a seed; the folder `data` holds omniglot/, or mnist/ and spoken_digits/."""
-    common = {"train": config.train, "held_out": config.held_out, "seed": seed, "skew": config.skew}
+    common: dict[str, Any] = {"train": config.train, "held_out": config.held_out, "seed": seed, "part": config.part}
+    if config.name == "tuxpaint":
+        return make_tuxpaint(**common)
     if config.name == "av_mnist":
-        return make_av_mnist(data, **common)
-    return make_omniglot(data / "omniglot", characters=config.characters, cell=config.cell, **common)
+        return make_av_mnist(data, skew=config.skew, frequent=config.frequent, **common)
+    return make_omniglot(data / "omniglot", characters=config.characters, cell=config.cell, skew=config.skew, **common)
 
 
 def run_trial(
@@ -100,9 +124,14 @@ def run_trial(
         NotFiniteError: the trial has diverged.
     """
     config = trial.run
+    if trial.stretch != 1:
+        steps = round(trial.stretch * config.train.steps)
+        config = replace(config, train=replace(config.train, steps=steps))
+    if config.dictionary.whole_pool:
+        config = replace(config, dictionary=replace(config.dictionary, size=config.pool.size))
     if trial.corpus.name == "shards":
         labels, probe = trial.corpus.labels.split(","), trial.corpus.probe.split()
-        return run_in_subprocesses(config, shards=data, labels=labels, probe=probe, keep=keep)
+        return run_in_subprocesses(config, shards=data / trial.corpus.shards, labels=labels, probe=probe, keep=keep)
     require(keep is None, "only trials on shards (corpus.name=shards) have a run folder that could be kept")
     torch.set_num_threads(config.train.threads or 1)
     corpus = make_corpus(trial.corpus, data=data, seed=config.seed)

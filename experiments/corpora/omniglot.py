@@ -16,12 +16,14 @@ import torch
 from PIL import Image
 
 from common.randomness import numpy_generator
-from experiments.corpora.pairs import Corpus, Pairs
+from experiments.corpora.pairs import Corpus, Pairs, Part
 from settings import ConfigError
 
 ARCHIVES = ("images_background_small1.zip", "images_background_small2.zip")
 HELD_OUT = 5
 """Number of drawings of each character, of 20, that only test pairs use."""
+TEST_DRAWINGS = {"all": range(20 - HELD_OUT, 20), "tuning": range(20 - HELD_OUT, 17), "test": range(17, 20)}
+"""Part -> the drawings of its test pairs."""
 
 
 @lru_cache(maxsize=2)
@@ -48,13 +50,22 @@ def read_alphabets(folder: Path, cell: int) -> tuple[torch.Tensor, ...]:
 
 
 def make_omniglot(
-    folder: Path, *, characters: int, cell: int, train: int, held_out: int, seed: int, skew: float = 0.0
+    folder: Path,
+    *,
+    characters: int,
+    cell: int,
+    train: int,
+    held_out: int,
+    seed: int,
+    skew: float = 0.0,
+    part: Part = "all",
 ) -> Corpus:
     """A corpus of strips of n = `characters` cells, video [1, cell, n·cell], audio [cell, n·cell].
 
     Args:
         train: number of training pairs; `probe` and `test` have `held_out` each.
         skew: share of the training strips whose first character is one of four; 0 draws all equally.
+        part: which drawings the test pairs have.
 
     Raises:
         ConfigError: the folder lacks Omniglot's archives, or there are not so many alphabets.
@@ -64,7 +75,7 @@ def make_omniglot(
         raise ConfigError(f"corpus.characters must be in [1, {len(alphabets)}], not {characters}")
     # The largest alphabets come first, which maximises the information that n cells share.
     chosen = sorted(alphabets, key=len, reverse=True)[:characters]
-    learned, unseen = range(20 - HELD_OUT), range(20 - HELD_OUT, 20)
+    learned, unseen = range(20 - HELD_OUT), TEST_DRAWINGS[part]
     return Corpus(
         train=_strips(chosen, train, drawings=learned, seed=seed, purpose="train", skew=skew),
         probe=_strips(chosen, held_out, drawings=learned, seed=seed, purpose="probe"),

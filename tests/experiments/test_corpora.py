@@ -5,8 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.corpora.av_mnist import FREQUENT, make_av_mnist
+from experiments.corpora.av_mnist import FREQUENT, held_out_speakers, make_av_mnist
 from experiments.corpora.omniglot import HELD_OUT, make_omniglot, read_alphabets
+from experiments.corpora.tuxpaint import (
+    LANGUAGES,
+    STAMPS,
+    TUNING_LANGUAGE,
+    _contents,
+    make_tuxpaint,
+    read_stamps,
+    unseen,
+)
 from settings.errors import ConfigError
 
 
@@ -58,3 +67,59 @@ def test_av_mnist_is_skewed_in_training_only_and_its_digits_move(real_data: Path
     assert moved.float().mean() > 0.95
     heard = {row.numpy().tobytes() for pairs in (corpus.train, corpus.probe) for row in pairs.audio}
     assert not any(row.numpy().tobytes() in heard for row in corpus.test.audio)
+
+
+@pytest.mark.parametrize("part", ["tuning", "test"])
+def test_tuning_and_test_have_no_speaker_picture_or_drawing_in_common(real_data: Path, part: str):
+    other = "test" if part == "tuning" else "tuning"
+    seeds = range(1000, 1006)
+    speakers = {p: {s for seed in seeds for s in held_out_speakers(p, seed)} for p in ("tuning", "test")}
+    assert speakers == {"tuning": {"lucas", "nicolas"}, "test": {"george", "jackson", "theo", "yweweler"}}
+    assert len({held_out_speakers("test", seed) for seed in seeds}) == 6
+    made = {
+        p: make_av_mnist(real_data, train=600, held_out=600, seed=1000, skew=0.9, frequent=(7, 8, 9), part=p)
+        for p in (part, other)
+    }
+    assert float((made[part].train.classes >= 7).float().mean()) == pytest.approx(0.9, abs=0.05)
+    heard = [{row.numpy().tobytes() for row in corpus.test.audio} for corpus in made.values()]
+    assert not heard[0] & heard[1]
+    strips = {
+        p: make_omniglot(real_data / "omniglot", characters=1, cell=24, train=8, held_out=600, seed=0, part=p)
+        for p in (part, other)
+    }
+    seen = [{row.numpy().tobytes() for row in corpus.test.video} for corpus in strips.values()]
+    assert not seen[0] & seen[1]
+
+
+@pytest.mark.skipif(not STAMPS.is_dir(), reason="needs the package tuxpaint-stamps-default")
+def test_stamps_of_a_test_are_neither_seen_nor_heard_in_training():
+    stamps = read_stamps(STAMPS)
+    assert len(stamps.pictures) == len(stamps.classes) > 700
+    assert set(stamps.languages) == set(LANGUAGES)
+    corpus = make_tuxpaint(train=4000, held_out=600, seed=1003, part="test")
+    language, folds = unseen("test", 1003)
+    assert language != TUNING_LANGUAGE
+    assert not set(folds) & {0, 1}
+    learnt = set(corpus.train.contents.tolist()) | set(corpus.probe.contents.tolist())
+    assert not learnt & set(corpus.test.contents.tolist())
+    assert set(corpus.other_tests["language"].contents.tolist()) <= set(stamps.contents.tolist()) - set(
+        corpus.test.contents.tolist()
+    )
+    assert corpus.train.video.shape[1:] == (4, 48, 48)
+    assert corpus.train.audio.shape[1:] == (40, 64)
+    tuned = {c for c, fold in zip(stamps.contents.tolist(), stamps.folds.tolist(), strict=True) if fold in (0, 1)}
+    for seed in range(1000, 1024):
+        assert not tuned & {
+            c for c, f in zip(stamps.contents, stamps.folds, strict=True) if f in unseen("test", seed)[1]
+        }
+
+
+def test_things_with_a_name_in_common_are_one_content_also_by_way_of_others():
+    names = [{("en", "a pear")}, {("en", "a sloe"), ("fr", "une prune")}, {("fr", "une prune"), ("ca", "una pruna")}]
+    names += [{("ca", "una pruna"), ("en", "a plum")}, {("fr", "a pear")}]
+    assert _contents(names).tolist() == [0, 1, 1, 1, 2]
+
+
+def test_without_the_package_the_error_names_the_command_that_installs_it(tmp_path: Path):
+    with pytest.raises(ConfigError, match="apt-get install tuxpaint-stamps-default"):
+        read_stamps(tmp_path)

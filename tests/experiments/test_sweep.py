@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import records
-from experiments.sweep import SWEEPS, TUNING, Sweep, is_tuning, load_sweep, plan
+from experiments.sweep import SWEEPS, TUNING, Primary, Question, Sweep, is_tuning, load_sweep, plan
 from settings.errors import ConfigError
 
 NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
@@ -77,3 +77,17 @@ def test_a_line_cut_off_by_a_kill_is_neither_read_nor_in_the_way(tmp_path: Path)
     path.write_text('{"digest": "abc", "fin')
     records.append(path, trials[1], {"final": {"probe": 0.5}}, {})
     assert [t for t, _ in records.matching(records.load(path), trials)] == [trials[1]]
+
+
+def test_a_small_version_of_a_group_has_its_rules_and_the_seeds_and_settings_of_quick():
+    small = {"conditions": ["small"], "rules": ["fifo"], "seeds": [7], "set": ["run.train.steps=1"]}
+    trials = list(plan(sweep(quick=small), ["main"], quick=True))
+    assert [(t.group, t.condition, t.rule, t.seed) for t in trials] == [
+        ("main", c, r, 7) for c in ("small", "large") for r in ("fifo", "hard")
+    ]
+    assert {t.settings.run.train.steps for t in trials} == {1}
+
+
+def test_primary_comparisons_of_unknown_rules_or_conditions_are_refused():
+    with pytest.raises(ConfigError, match=r"primary: \['hrad', 'medium'\]"):
+        sweep(primary=Primary(questions=(Question("hrad", "fifo", ("medium",)),)))

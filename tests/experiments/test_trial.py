@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,26 @@ def test_data_that_are_not_there_are_an_error_that_names_what_is_missing(tmp_pat
 def test_a_trial_needs_numbers():
     with pytest.raises(ConfigError, match=r"a trial needs numbers, but pool.size, train.steps is auto"):
         toy_trial("run.train.steps=auto", "run.pool.size=auto")
+
+
+def test_settings_that_a_trial_would_ignore_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"model\.init, init_video and init_audio must be empty on the corpus omniglot"
+    ):
+        toy_trial("run.model.init_audio=weights.pth")
+    with pytest.raises(ConfigError, match=r"corpus\.part must be tuning or test for corpus\.name=tuxpaint"):
+        toy_trial("corpus.name=tuxpaint")
+    with pytest.raises(ConfigError, match=r"stretch must be positive, and 1 for corpus\.name=shards"):
+        toy_trial("corpus.name=shards", "corpus.labels=kind", "stretch=2")
+
+
+def test_a_stretched_trial_takes_more_steps_and_further_tests_get_a_prefix(
+    toy: Corpus, monkeypatch: pytest.MonkeyPatch
+):
+    more = replace(toy, other_tests={"other": toy.probe})
+    monkeypatch.setattr(trials, "make_corpus", lambda config, *, data, seed: more)
+    found = run_trial(toy_trial("stretch=1.5", "run.train.steps=10", "measure_every=10"), data=Path("."))
+    assert [point["step"] for point in found["curve"]] == [10, 15]
+    assert {"other_probe", "other_probe_video", "other_probe_audio", "other_retrieval"} < found["final"].keys()
+    # The probe was fitted to these pairs.
+    assert found["final"]["other_probe"] >= found["final"]["probe"]
