@@ -71,7 +71,7 @@ def aim_sentence(found: Sequence[PrimaryComparison], aim: Aim) -> str:
     needed = {(c, against) for c in conditions for against in aim.below}
     if not needed <= own.keys():
         return f"The aim for `{aim.rule}` cannot be decided yet: {len(needed - own.keys())} comparisons were not run."
-    wins = [c for c in conditions if all(_wins(own[c, against], p) for against, p in aim.below.items())]
+    wins = [c for c in aim.among if all(_wins(own[c, against], p) for against, p in aim.below.items())]
     losses = [
         f"{condition} against `{against}`"
         for condition, against in sorted(needed)
@@ -79,10 +79,10 @@ def aim_sentence(found: Sequence[PrimaryComparison], aim: Aim) -> str:
     ]
     won = f" ({'; '.join(wins)})" if wins else ""
     limits = " and ".join(f"`{against}` with p < {p}" for against, p in aim.below.items())
-    reached = len(wins) >= aim.conditions and not losses
+    reached = len(wins) >= aim.wins and not losses
     return (
         f"**The aim is {'reached' if reached else 'not reached'}**: `{aim.rule}` beats {limits} in "
-        f"{len(wins)} of {len(conditions)} conditions, of which {aim.conditions} are needed"
+        f"{len(wins)} of {len(aim.among)} conditions, of which {aim.wins} are needed"
         f"{won}, and its mean is lower by more than {aim.margin} in "
         f"{'; '.join(losses) if losses else 'none'}."
     )

@@ -46,6 +46,8 @@ from experiments.sweep import SWEEPS, Planned, Sweep, is_tuning, load_sweep, pla
 from settings.errors import ConfigError
 
 EXPERIMENTS = ("mutual_information", "grid_words", "av_mnist", "quickstart", "ablations")
+PLANNED = ("rivals", "ratios")
+"""The experiments of experiments/PLAN.md, which have a page as soon as a trial on test seeds is recorded."""
 COLUMNS = {
     "probe": "probe",
     "retrieval": "R@1",
@@ -60,10 +62,16 @@ COLUMNS = {
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a sweep that cannot be read."""
     options = parse(arguments)
-    pages = [_page(name, options) for name in EXPERIMENTS if (SWEEPS / f"{name}.yaml").is_file()]
+    names = [*EXPERIMENTS, *(name for name in PLANNED if _is_begun(name, options.results))]
+    pages = [_page(name, options) for name in names if (SWEEPS / f"{name}.yaml").is_file()]
     pages.append(esc50_page(options.results, options.docs / "results"))
     write_pages(pages, docs=options.docs, results=options.results)
     return 0
+
+
+def _is_begun(name: str, results: Path) -> bool:
+    tested = [trial for trial in plan(load_sweep(name)) if not is_tuning(trial.group)]
+    return bool(records.matching(records.load(results / f"{name}.jsonl"), tested))
 
 
 def _page(name: str, options: argparse.Namespace) -> Page:

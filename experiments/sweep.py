@@ -41,6 +41,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.loss.outrank_power": 0.0,
     "run.loss.outrank_floor": 0.02,
     "run.dictionary.whole_pool": False,
+    "run.train.super_batch": 1,
     "run.loss.debias": 0.0,
     "run.loss.hardness": 0.0,
     "run.optim.rates": {},
@@ -72,10 +73,12 @@ class Aim:
     below: dict[str, float] = field(default_factory=dict)
     """Rival -> the p below which the rule must beat it. It is not adjusted: to reach it in several conditions by chance
     is far less probable than in one."""
-    conditions: int = 1
+    wins: int = 1
     """In how many conditions the rule must beat all of these rivals."""
+    among: tuple[str, ...] = ()
+    """The conditions that count for `wins`; the others are controls."""
     margin: float = 0.0
-    """The mean may not be lower than that of a rival by more than this, in any condition."""
+    """The mean may not be lower than that of a rival by more than this, in any condition, controls included."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Sweep:
         aim, questions = self.primary.aim, self.primary.questions
         rules = {rule for question in questions for rule in (question.rule, question.against)} | {*aim.below}
         rules |= {aim.rule} if aim.rule else set()
-        conditions = {condition for question in questions for condition in question.conditions}
+        conditions = {condition for question in questions for condition in question.conditions} | {*aim.among}
         unknown = [*sorted(rules - set(self.rules)), *sorted(conditions - set(self.conditions))]
         require(not unknown, f"primary: {unknown} are neither rules nor conditions of the sweep")
 

@@ -22,6 +22,10 @@ class TrainConfig:
     batch_size: AutoInt = 128
     """M, the number of clips per step over all processes. auto: 128 on GPUs and 32 on a CPU, but at most about a
     quarter of the samples."""
+    super_batch: int = 1
+    """Number of clips that are read per clip that is trained on. Of so many consecutive clips of a batch, the step
+    trains on one, chosen by D² sampling on the momentum keys of both modalities; all keys enter the pool. 1: all clips
+    are trained on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU that has instructions for it, else fp32. On a CPU without such instructions
     (AVX-512 BF16 or AMX) bf16 is many times slower than fp32."""
@@ -56,6 +60,11 @@ class TrainConfig:
         require(
             self.batch_size == AUTO or self.batch_size >= 2,
             f"train.batch_size must be at least 2, not {self.batch_size}",
+        )
+        require(
+            self.super_batch >= 1 and (self.batch_size == AUTO or self.batch_size % self.super_batch == 0),
+            f"train.super_batch must be at least 1 and divide train.batch_size={self.batch_size}, not "
+            f"{self.super_batch}",
         )
         require(self.accumulate >= 1, f"train.accumulate must be at least 1, not {self.accumulate}")
         require(self.threads >= 0, f"train.threads must be at least 0, not {self.threads}")

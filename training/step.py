@@ -24,6 +24,7 @@ from training.distributed import World, gather_rows
 from training.encode import BatchRows, EncoderPair, PairOutput, ShuffledShare, recompute_activations, use_channels_last
 from training.nonfinite import NonFiniteGuard, flatten_buffers, restore_buffers, restore_where
 from training.optim import build_optimizer, update
+from training.pool import choose_clips
 from training.precision import uses_bf16
 from training.sync_batchnorm import average_over_ranks, running_statistics, synchronise_batchnorm
 
@@ -149,12 +150,17 @@ class Learner:
         buffers_before = flatten_buffers(self._float_buffers)
         keys = self._keys(batch, step=step)
         ids = self._clip_ids(batch)
+        everything = None
+        if self.config.train.super_batch > 1:
+            batch, keys, ids, everything = choose_clips(
+                batch, keys, ids, config=self.config, world=self.world, step=step
+            )
         parts = self.config.train.accumulate
         if parts == 1:
             metrics = self._backward(batch, keys, ids, step=step, select=True)
         else:
             metrics = self._accumulate(batch, keys, ids, parts=parts, step=step)
-        newest, newest_ids = self._newest
+        newest, newest_ids = everything or self._newest
         for modality, active in self.active.items():
             active.add(newest[modality], newest_ids)
         rate = self._learning_rate(step)

@@ -166,14 +166,18 @@ def _picture(path: Path) -> np.ndarray:
     return np.asarray(square.convert("L"))
 
 
+@lru_cache(maxsize=1)
+def _mel_spectrogram() -> torchaudio.transforms.MelSpectrogram:
+    return torchaudio.transforms.MelSpectrogram(RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
+
+
 def _log_mel(path: Path) -> np.ndarray:
     """The log-mel spectrum of a recording from where the voice begins, relative to its loudest band, [40, 64]."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
     with av.open(str(path)) as container:
         frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
     wave = torch.from_numpy(np.concatenate([frame.to_ndarray()[0] for frame in [*frames, *resampler.resample(None)]]))
-    mel = torchaudio.transforms.MelSpectrogram(RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
-    level = 10 * torch.log10(mel(torch.nn.functional.pad(wave, (0, FFT))) + 1e-10)
+    level = 10 * torch.log10(_mel_spectrogram()(torch.nn.functional.pad(wave, (0, FFT))) + 1e-10)
     level = (level - level.max()).clamp(min=-60)
     loud = torch.nonzero(level.amax(0) > -25)
     level = level[:, max(0, int(loud[0]) - 2) :][:, :LENGTH]

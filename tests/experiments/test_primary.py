@@ -18,7 +18,7 @@ CONDITIONS = ("digits", "strips", "stamps")
 PAIRS = (("pool", "queue"), ("masked", "queue"), ("masked", "pool"))
 PRIMARY = Primary(
     questions=tuple(Question(*pair, CONDITIONS) for pair in PAIRS),
-    aim=Aim(rule="masked", below={"queue": 0.001, "pool": 0.01}, conditions=2, margin=0.01),
+    aim=Aim(rule="masked", below={"queue": 0.001, "pool": 0.01}, wins=2, among=CONDITIONS, margin=0.01),
 )
 
 

@@ -49,6 +49,7 @@ def train_some_steps(rank, size, overrides):
         ["sampler.name=kmeanspp_sequential"],
         ["sampler.name=fifo", "clip.per_sample=4"],
         ["dictionary.whole_pool=true", "loss.outrank_power=1", "loss.false_negatives=agreement"],
+        ["sampler.name=fifo", "train.super_batch=2"],
     ],
 )
 def test_two_processes_train_the_same_model_as_one(tmp_path, overrides):
