@@ -9,12 +9,12 @@ from typing import Any
 
 from common.markdown import markdown_table
 from experiments.statistics import Comparison, compare, holm
-from experiments.sweep import Aim, Planned, Primary
+from experiments.sweep import Aim, Planned, Primary, Question
 
 
 @dataclass(frozen=True)
-class PrimaryComparison:
-    """One primary comparison."""
+class PlannedComparison:
+    """One comparison of a plan."""
 
     condition: str
     rule: str
@@ -22,30 +22,47 @@ class PrimaryComparison:
     comparison: Comparison | None
     """The difference rule - against, paired by seed; None without common seeds."""
     adjusted_p: float = math.nan
-    """The p, Holm-adjusted for all primary comparisons of the sweep, also for those that were not run yet."""
+    """The p, Holm-adjusted for all comparisons of the list, also for those that were not run yet."""
 
 
-def primary_comparisons(trials: Iterable[tuple[Planned, dict[str, Any]]], primary: Primary) -> list[PrimaryComparison]:
-    """Compares the final figures `primary.metric` of recorded trials.
+def planned_comparisons(
+    trials: Iterable[tuple[Planned, dict[str, Any]]], questions: Sequence[Question], *, metric: str
+) -> list[PlannedComparison]:
+    """Compares the final figures `metric` of recorded trials.
 
     A comparison without trials counts in the adjustment as one with p = 1, so that p values can only fall as a plan is
     completed.
     """
     finals: dict[tuple[str, str], dict[int, float]] = {}
     for trial, record in trials:
-        if primary.metric in record["final"]:
-            finals.setdefault((trial.condition, trial.rule), {})[trial.seed] = record["final"][primary.metric]
+        if metric in record["final"]:
+            finals.setdefault((trial.condition, trial.rule), {})[trial.seed] = record["final"][metric]
     found = [
-        PrimaryComparison(c, q.rule, q.against, compare(finals.get((c, q.rule), {}), finals.get((c, q.against), {})))
-        for q in primary.questions
+        PlannedComparison(c, q.rule, q.against, compare(finals.get((c, q.rule), {}), finals.get((c, q.against), {})))
+        for q in questions
         for c in q.conditions
     ]
     p_values = [1.0 if f.comparison is None or math.isnan(f.comparison.p) else f.comparison.p for f in found]
     return [replace(f, adjusted_p=p) for f, p in zip(found, holm(p_values), strict=True)]
 
 
-def primary_section(found: Sequence[PrimaryComparison], primary: Primary) -> str:
-    """The table of the primary comparisons and the sentence about the aim, in Markdown."""
+def primary_section(trials: Sequence[tuple[Planned, dict[str, Any]]], primary: Primary) -> str:
+    """The tables of the planned comparisons and the sentence about the aim, in Markdown."""
+    first = planned_comparisons(trials, primary.questions, metric=primary.metric)
+    parts = [
+        "## Primary comparisons\n",
+        "Fixed before the first trial on test seeds; **p, all** is adjusted for all of them (Holm).\n",
+        _table(first, primary.metric),
+    ]
+    if primary.aim.rule:
+        parts.append(aim_sentence(first, primary.aim) + "\n")
+    if primary.secondary:
+        second = planned_comparisons(trials, primary.secondary, metric=primary.metric)
+        parts += ["## Secondary comparisons\n", "Estimates; adjusted separately.\n", _table(second, primary.metric)]
+    return "\n".join(parts)
+
+
+def _table(found: Sequence[PlannedComparison], metric: str) -> str:
     lines = []
     for f in found:
         cells = ["", "not run", "", ""]
@@ -53,18 +70,10 @@ def primary_section(found: Sequence[PrimaryComparison], primary: Primary) -> str
             difference = f.comparison.difference
             cells = [str(difference.n), str(difference), f"{f.comparison.p:.2g}", f"{f.adjusted_p:.2g}"]
         lines.append([f"`{f.rule}` − `{f.against}`", f.condition, *cells])
-    table = markdown_table(["comparison", "condition", "seeds", primary.metric, "p", "p, all"], lines)
-    return "\n".join(
-        [
-            "## Primary comparisons\n",
-            "Fixed before the first trial on test seeds; **p, all** is adjusted for all of them (Holm).\n",
-            table,
-            *([aim_sentence(found, primary.aim) + "\n"] if primary.aim.rule else []),
-        ]
-    )
+    return markdown_table(["comparison", "condition", "seeds", metric, "p", "p, all"], lines)
 
 
-def aim_sentence(found: Sequence[PrimaryComparison], aim: Aim) -> str:
+def aim_sentence(found: Sequence[PlannedComparison], aim: Aim) -> str:
     """Says in how many conditions the aim's rule wins, and where it loses."""
     own = {(f.condition, f.against): f for f in found if f.rule == aim.rule and f.comparison is not None}
     conditions = list(dict.fromkeys(f.condition for f in found if f.rule == aim.rule))
@@ -88,6 +97,6 @@ def aim_sentence(found: Sequence[PrimaryComparison], aim: Aim) -> str:
     )
 
 
-def _wins(found: PrimaryComparison, limit: float) -> bool:
+def _wins(found: PlannedComparison, limit: float) -> bool:
     assert found.comparison is not None
     return found.comparison.difference.mean > 0 and found.comparison.p < limit

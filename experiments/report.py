@@ -39,7 +39,7 @@ from experiments import records
 from experiments.esc50_page import esc50_page
 from experiments.pages import LEGEND, Page, describe_machines, write_pages
 from experiments.plots import plot_experiment
-from experiments.primary import primary_comparisons, primary_section
+from experiments.primary import primary_section
 from experiments.statistics import Estimate
 from experiments.summary import Row, sentences, summarise
 from experiments.sweep import SWEEPS, Planned, Sweep, is_tuning, load_sweep, plan
@@ -108,7 +108,7 @@ def _primary(sweep: Sweep, done: Sequence[tuple[Planned, dict[str, Any]]]) -> st
     """The section about the comparisons that were fixed beforehand; empty if there are none."""
     if not sweep.primary.questions:
         return ""
-    return primary_section(primary_comparisons(done, sweep.primary), sweep.primary) + "\n"
+    return primary_section(done, sweep.primary) + "\n"
 
 
 def _details(sweep: Sweep, conditions: dict[str, list[Row]]) -> list[str]:

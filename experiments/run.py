@@ -2,9 +2,9 @@
 
     python -m experiments.run mutual_information --data DATA [--quick] [--group main]
 
-DATA holds whichever of omniglot/, mnist/ and spoken_digits/ the experiment needs, or is the folder of shards. Each
-trial's result is appended to experiments/results/NAME.jsonl when it ends: a run can be interrupted and restarted at any
-time, and two processes with --share 0/2 and --share 1/2 divide the trials between them. A trial that diverges is
+DATA holds whichever of omniglot/, mnist/, spoken_digits/ and grid/ the experiment needs, or is the folder of shards.
+Each trial's result is appended to experiments/results/NAME.jsonl when it ends: a run can be interrupted and restarted
+at any time, and two processes with --share 0/2 and --share 1/2 divide the trials between them. A trial that diverges is
 recorded as failed, and the others still run. `python -m experiments.report` writes the pages.
 """
 
@@ -28,7 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("experiment", help="name of a YAML file in experiments/sweeps/, without its suffix")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets, or of the shards")
     parser.add_argument("--group", action="append", help="run only this group of the sweep (may be repeated)")
-    parser.add_argument("--quick", action="store_true", help="run a small version, within 10 minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="run a small version (of the groups, if given) within minutes"
+    )
     parser.add_argument("--share", default="0/1", metavar="I/N", help="run every N-th trial, from the I-th")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after this many minutes")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep run folders here (experiments on shards)")

@@ -98,6 +98,8 @@ class Primary:
     metric: str = "probe"
     """The final figure that is compared."""
     questions: tuple[Question, ...] = ()
+    secondary: tuple[Question, ...] = ()
+    """Further comparisons, which are adjusted for one another only and give estimates."""
     aim: Aim = field(default_factory=Aim)
 
 
@@ -139,7 +141,7 @@ class Sweep:
             overlap = set() if is_tuning(name) or name == "quick" else tuned & set(group.get("seeds", []))
             require(not overlap, f"group {name} has seeds {sorted(overlap)} that parameters were tuned on")
 
-        aim, questions = self.primary.aim, self.primary.questions
+        aim, questions = self.primary.aim, self.primary.questions + self.primary.secondary
         rules = {rule for question in questions for rule in (question.rule, question.against)} | {*aim.below}
         rules |= {aim.rule} if aim.rule else set()
         conditions = {condition for question in questions for condition in question.conditions} | {*aim.among}

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from experiments.primary import aim_sentence, primary_comparisons, primary_section
+from experiments.primary import aim_sentence, planned_comparisons, primary_section
 from experiments.sweep import Aim, Primary, Question, load_sweep
 
 CONDITIONS = ("digits", "strips", "stamps")
@@ -42,9 +42,13 @@ def trials(gains: dict[tuple[str, str], float], *, seeds: int = 24, noise: float
     return found
 
 
+def compared(recorded):
+    return planned_comparisons(recorded, PRIMARY.questions, metric="probe")
+
+
 def test_differences_intervals_and_adjusted_p_agree_with_statsmodels():
     recorded = trials({("digits", "masked"): 0.05, ("strips", "pool"): 0.015})
-    found = primary_comparisons(recorded, PRIMARY)
+    found = compared(recorded)
     assert [(f.rule, f.against, f.condition) for f in found] == [(*p, c) for p in PAIRS for c in CONDITIONS]
     probes = {(t.condition, t.rule, t.seed): record["final"]["probe"] for t, record in recorded}
     raw = []
@@ -61,25 +65,25 @@ def test_differences_intervals_and_adjusted_p_agree_with_statsmodels():
 
 def test_a_comparison_that_was_not_run_counts_in_the_adjustment():
     recorded = [(t, r) for t, r in trials({("digits", "masked"): 0.05}) if t.condition == "digits"]
-    found = primary_comparisons(recorded, PRIMARY)
+    found = compared(recorded)
     run = [f for f in found if f.comparison is not None]
     assert [f.condition for f in run] == ["digits"] * 3
     smallest = min(run, key=lambda f: f.comparison.p)
     assert smallest.adjusted_p == pytest.approx(9 * smallest.comparison.p)
-    section = primary_section(found, PRIMARY)
+    section = primary_section(recorded, PRIMARY)
     assert section.count("not run") == 6 + 1
     assert "cannot be decided yet: 4 comparisons were not run" in section
 
 
 def test_the_aim_needs_enough_wins_and_no_loss():
     wins = {(c, "masked"): 0.06 for c in ("digits", "strips")}
-    reached = aim_sentence(primary_comparisons(trials(wins), PRIMARY), PRIMARY.aim)
+    reached = aim_sentence(compared(trials(wins)), PRIMARY.aim)
     assert "**The aim is reached**" in reached
     assert "in 2 of 3 conditions, of which 2 are needed (digits; strips)" in reached
-    lost = aim_sentence(primary_comparisons(trials(wins | {("stamps", "masked"): -0.03}), PRIMARY), PRIMARY.aim)
+    lost = aim_sentence(compared(trials(wins | {("stamps", "masked"): -0.03})), PRIMARY.aim)
     assert "not reached" in lost
     assert "stamps against `pool`; stamps against `queue`" in lost
-    few = aim_sentence(primary_comparisons(trials({("digits", "masked"): 0.06}), PRIMARY), PRIMARY.aim)
+    few = aim_sentence(compared(trials({("digits", "masked"): 0.06})), PRIMARY.aim)
     assert "**The aim is not reached**" in few
     assert "lower by more than 0.01 in none" in few
 
@@ -92,8 +96,8 @@ def test_the_plans_number_of_seeds_has_the_power_that_it_states():
         differences = rng.normal(0.0203, 0.027, size=24)
         record = [(Trial("digits", rule, s), {"final": {"probe": d}}) for s in range(24) for rule, d in
                   (("queue", 0.5), ("pool", 0.5 + differences[s]))]  # fmt: skip
-        single = Primary(questions=(Question("pool", "queue", ("digits",)),))
-        found.append(primary_comparisons(record, single)[0].comparison.p < 0.01)
+        single = [Question("pool", "queue", ("digits",))]
+        found.append(planned_comparisons(record, single, metric="probe")[0].comparison.p < 0.01)
     assert np.mean(found) == pytest.approx(0.8, abs=0.03)
 
 
