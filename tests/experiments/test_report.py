@@ -108,6 +108,30 @@ def test_the_report_is_made_from_the_lines_and_says_what_is_missing(tmp_path: Pa
     assert not (tmp_path / "av_mnist.json").exists()
 
 
+def test_a_planned_experiment_has_a_page_once_it_is_begun_on_test_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(report, "EXPERIMENTS", ())
+    arguments = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs")]
+    trials = [t for t in plan(load_sweep("rivals")) if t.condition.endswith("0 1 2") or t.group == "tuning"]
+    tuned = next(t for t in trials if t.group == "tuning")
+    records.append(tmp_path / "rivals.jsonl", tuned, record(0.5), HERE)
+    assert report.main(arguments) == 0
+    page = tmp_path / "docs" / "results" / "rivals.md"
+    assert not page.exists()
+    for trial in trials:
+        if trial.group == "equal keys" and trial.rule in ("queue", "paper") and trial.seed < 1006:
+            found = record(0.5 + 0.05 * (trial.rule == "paper") + 0.001 * (trial.seed % 5))
+            records.append(tmp_path / "rivals.jsonl", trial, found, HERE)
+    assert report.main(arguments) == 0
+    text = page.read_text()
+    assert text.index("## Primary comparisons") < text.index("## Secondary comparisons") < text.index("Not run yet")
+    assert "| `paper` − `queue` | AV-MNIST 0 1 2 | 6 | 0.050 ± " in text
+    assert "| `authors` − `queue` | AV-MNIST 0 1 2 |  | not run |" in text
+    assert "The aim for `whole pool, two-way` cannot be decided yet" in text
+    assert not (tmp_path / "docs" / "results" / "ratios.md").exists()
+
+
 def test_the_committed_pages_are_those_of_the_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # A setting that is newer than the results belongs in experiments.sweep.LATER_SETTINGS; otherwise no result matches
     # its trial any more.
