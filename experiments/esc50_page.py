@@ -10,9 +10,9 @@ import numpy as np
 
 from common.markdown import markdown_table
 from experiments import esc50_speech, records
+from experiments.analysis.statistics import compare, estimate
 from experiments.esc50_transfer import FILE, LOG_MEL, RANDOM, RULES, SETTINGS
 from experiments.pages import Page, describe_machines
-from experiments.statistics import compare, estimate
 from experiments.sweep import Planned
 
 matplotlib.use("Agg")

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from experiments.summary import Row
+from experiments.analysis.summary import Row
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

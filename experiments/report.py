@@ -36,12 +36,12 @@ if __name__ == "__main__":
 from common.finite import NotFiniteError
 from common.markdown import markdown_table
 from experiments import records
+from experiments.analysis.primary import primary_section
+from experiments.analysis.statistics import Estimate
+from experiments.analysis.summary import Row, sentences, summarise
 from experiments.esc50_page import esc50_page
 from experiments.pages import LEGEND, Page, describe_machines, write_pages
 from experiments.plots import plot_experiment
-from experiments.primary import primary_section
-from experiments.statistics import Estimate
-from experiments.summary import Row, sentences, summarise
 from experiments.sweep import SWEEPS, Planned, Sweep, is_tuning, load_sweep, plan
 from settings.errors import ConfigError
 

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from common.phases import introduce
+from common.phases import begin, introduce
 from common.terminal import command
 from experiments import RESULTS
 
@@ -65,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         if time.monotonic() - started > options.minutes * 60:
             print(f"{options.minutes:g} minutes have passed; run the same command again to continue")
             break
+        begin(f"training trial {number + 1} of {len(trials)}", quietly=True)
         keep = options.keep / trial.digest if options.keep else None
         try:
             found = run_trial(trial.settings, data=options.data, keep=keep)

@@ -11,7 +11,7 @@ import pytest
 
 from common.finite import NotFiniteError
 from experiments import esc50_transfer, records, report, run, subprocess_trial
-from experiments.summary import summarise
+from experiments.analysis.summary import summarise
 from settings.errors import ConfigError
 from tests.experiments.test_report import HERE, record, results_of
 from tests.experiments.test_trial import Corpus, run_trial, toy, toy_trial  # noqa: F401

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from experiments.primary import aim_sentence, planned_comparisons, primary_section
+from experiments.analysis.primary import aim_sentence, planned_comparisons, primary_section
 from experiments.sweep import Aim, Primary, Question, load_sweep
 
 CONDITIONS = ("digits", "strips", "stamps")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import RESULTS, esc50_page, records, report
-from experiments.summary import sentences, summarise
+from experiments.analysis.summary import sentences, summarise
 from experiments.sweep import load_sweep, plan
 
 RULES = ("fifo", "kmeanspp gradient")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import compare, estimate, holm, time_to_reach
+from experiments.analysis.statistics import compare, estimate, holm, time_to_reach
 
 
 def test_the_interval_covers_the_true_mean_in_95_of_100_samples():

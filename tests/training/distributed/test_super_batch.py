@@ -25,13 +25,16 @@ def test_the_choice_is_uniform_first_and_then_in_proportion_to_the_squared_dista
     assert float((picks[:, 1] == 3).float().mean()) == pytest.approx(0.8, abs=0.03)
 
 
-def test_the_chosen_clips_are_farther_apart_than_the_others():
-    centres = F.normalize(torch.randn(4, 32, generator=torch.Generator().manual_seed(0)), dim=1)
-    # Nine of ten clips show the first of four contents.
-    contents = torch.multinomial(torch.tensor([0.9, 0.04, 0.03, 0.03]), 400, replacement=True)
-    rows = choose_spread(centres[contents], block=4, seed=1, step=0)
-    rare = (contents != 0).float()
-    assert float(rare[rows].mean()) > 2 * float(rare.mean())
+def test_the_chosen_clips_cover_the_others_better_and_hold_more_rare_contents():
+    generator = torch.Generator().manual_seed(0)
+    centres = F.normalize(torch.randn(40, 32, generator=generator), dim=1)
+    contents = torch.multinomial(torch.tensor([0.8] + [0.2 / 39] * 39), 400, replacement=True, generator=generator)
+    noise = F.normalize(torch.randn(400, 32, generator=generator), dim=1)
+    keys = F.normalize(centres[contents] + 0.3 * noise, dim=1)
+    rows, rare = choose_spread(keys, block=4, seed=1, step=0), (contents != 0).float()
+    assert float(rare[rows].mean()) > 1.5 * float(rare.mean())
+    spread, regular = (torch.cdist(keys, keys[r]).amin(1).square().sum() for r in (rows, torch.arange(0, 400, 4)))
+    assert float(spread) < 0.7 * float(regular)
 
 
 @pytest.mark.parametrize("keys", [torch.zeros(6, 3), torch.full((6, 3), torch.nan)])

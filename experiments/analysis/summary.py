@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.finite import require_finite_figures
-from experiments.statistics import Comparison, Estimate, compare, estimate, holm, time_to_reach
+from experiments.analysis.statistics import Comparison, Estimate, compare, estimate, holm, time_to_reach
 from experiments.sweep import Planned
 
 ALPHA = 0.01

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.markdown import markdown_table
-from experiments.statistics import Comparison, compare, holm
+from experiments.analysis.statistics import Comparison, compare, holm
 from experiments.sweep import Aim, Planned, Primary, Question
 
 

@@ -1,0 +1,1 @@
+"""From the recorded figures of trials to estimates, comparisons and claims."""
