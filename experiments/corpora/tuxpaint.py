@@ -10,7 +10,6 @@ files. Names are unequally frequent: things of one name are one content here, an
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,7 +107,8 @@ def read_stamps(folder: Path) -> Stamps:
     """Reads every thing that has a picture in PNG and a name in one of LANGUAGES."""
     recordings: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.rglob("*_desc_??.ogg")):
-        thing, language = re.fullmatch(r"(.*)_desc_(..)", str(path.relative_to(folder).with_suffix(""))).groups()  # type: ignore[union-attr]
+        name = str(path.relative_to(folder).with_suffix(""))
+        thing, language = name[: -len("_desc_xx")], name[-2:]
         if language in LANGUAGES and (folder / f"{thing}.png").is_file():
             recordings.setdefault(thing, {})[language] = path
     if not recordings:
