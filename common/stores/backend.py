@@ -1,0 +1,75 @@
+"""What a kind of store must offer, and which kind serves a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from common.stores.urls import split_url
+
+NATIVE = {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "http", "https"}
+"""Schemes that obstore serves; fsspec serves all others."""
+INSTALL = "pip install -r requirements-store.txt"
+"""The command that installs the optional packages."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in a store.
+
+    Attributes:
+        key: its path within the bucket.
+        size: its length in bytes.
+        etag: changes whenever the content does; empty if the store tells none.
+    """
+
+    key: str
+    size: int
+    etag: str
+
+
+class Backend(Protocol):
+    """Access to one bucket; every method may be called by several threads at once.
+
+    Raises:
+        TemporaryError: a request may succeed if it is repeated.
+        StoreError: it would fail again; StoreFileNotFound if there is no such file or bucket.
+    """
+
+    lists: bool
+    """Whether `list` works; plain web servers have no listing."""
+
+    def head(self, key: str) -> StoredFile: ...
+    def list(self, prefix: str) -> Iterator[StoredFile]: ...
+    def get(self, key: str, start: int, size: int | None) -> tuple[bytes | memoryview, str]:
+        """Returns bytes [start, start + size) of a file (to its end if `size` is None), and its etag."""
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        """Writes a file; readers see it only when it is complete."""
+
+    def delete(self, key: str) -> None: ...
+
+
+@lru_cache(maxsize=64)
+def connect(scheme: str, bucket: str) -> Backend:
+    """Returns the access to a bucket; imports the package that it needs, and makes no request.
+
+    Raises:
+        StoreError: the package is not installed, or fsspec knows no such scheme.
+    """
+    if scheme in NATIVE:
+        from common.stores.native import NativeBackend
+
+        return NativeBackend(scheme, bucket)
+    from common.stores.generic import GenericBackend
+
+    return GenericBackend(scheme, bucket)
+
+
+def open_backend(url: str) -> tuple[Backend, str]:
+    """Returns the access to the bucket of `url`, and the key of `url` in it."""
+    scheme, bucket, key = split_url(url)
+    return connect(scheme, bucket), key

@@ -1,0 +1,65 @@
+"""Settings of the clients from the places where users of a cloud have them; nothing here is logged or stored.
+
+obstore itself reads the environment variables of each cloud, Google's application default credentials, and the
+metadata service of a machine in the cloud. What it does not read, the files of the AWS command line, is read here.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+from pathlib import Path
+
+_OWN = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+_OWN += ("AWS_CONTAINER_CREDENTIALS_FULL_URI",)
+"""Variables that give credentials to obstore."""
+
+
+def s3_options() -> dict[str, str]:
+    """Options of obstore's S3Store that it does not find by itself: endpoint, region and keys of ~/.aws."""
+    profile = {} if _is_on("AWS_SKIP_SIGNATURE") else _profile()
+    options = {}
+    if endpoint := (
+        os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or os.environ.get("AWS_ENDPOINT")
+        or profile.get("endpoint_url", "")
+    ):
+        options["endpoint"] = endpoint
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile.get("region", ""):
+        options["region"] = region
+    if not any(os.environ.get(name) for name in _OWN):
+        names = ("aws_access_key_id", "access_key_id"), ("aws_secret_access_key", "secret_access_key")
+        names += (("aws_session_token", "session_token"),)
+        options |= {option: profile[name] for name, option in names if profile.get(name)}
+    return options
+
+
+def azure_options() -> dict[str, str]:
+    """Options of obstore's AzureStore that it does not find by itself."""
+    endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT") or os.environ.get("AZURE_ENDPOINT")
+    return {"endpoint": endpoint} if endpoint else {}
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+
+
+def _profile() -> dict[str, str]:
+    """The entries of the profile AWS_PROFILE (or default) in the files of the AWS command line."""
+    name = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
+    folder = Path(os.environ.get("HOME") or "/") / ".aws"
+    places = {
+        os.environ.get("AWS_CONFIG_FILE") or folder / "config": name if name == "default" else f"profile {name}",
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or folder / "credentials": name,
+    }
+    found: dict[str, str] = {}
+    for path, section in places.items():
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError):
+            continue  # its message would repeat a line, which may hold a secret
+        if parser.has_section(section):
+            found |= dict(parser.items(section))
+    return found
