@@ -1,14 +1,11 @@
-"""What a kind of store must offer, and which kind serves a URL."""
+"""What a kind of access to stores must offer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
-
-from common.stores.urls import split_url
 
 NATIVE = {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "http", "https"}
 """Schemes that obstore serves; fsspec serves all others."""
@@ -51,25 +48,3 @@ class Backend(Protocol):
         """Writes a file; readers see it only when it is complete."""
 
     def delete(self, key: str) -> None: ...
-
-
-@lru_cache(maxsize=64)
-def connect(scheme: str, bucket: str) -> Backend:
-    """Returns the access to a bucket; imports the package that it needs, and makes no request.
-
-    Raises:
-        StoreError: the package is not installed, or fsspec knows no such scheme.
-    """
-    if scheme in NATIVE:
-        from common.stores.native import NativeBackend
-
-        return NativeBackend(scheme, bucket)
-    from common.stores.generic import GenericBackend
-
-    return GenericBackend(scheme, bucket)
-
-
-def open_backend(url: str) -> tuple[Backend, str]:
-    """Returns the access to the bucket of `url`, and the key of `url` in it."""
-    scheme, bucket, key = split_url(url)
-    return connect(scheme, bucket), key

@@ -10,8 +10,12 @@ import configparser
 import os
 from pathlib import Path
 
-_OWN = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
-_OWN += ("AWS_CONTAINER_CREDENTIALS_FULL_URI",)
+_OWN = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
 """Variables that give credentials to obstore."""
 
 
@@ -29,9 +33,8 @@ def s3_options() -> dict[str, str]:
     if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile.get("region", ""):
         options["region"] = region
     if not any(os.environ.get(name) for name in _OWN):
-        names = ("aws_access_key_id", "access_key_id"), ("aws_secret_access_key", "secret_access_key")
-        names += (("aws_session_token", "session_token"),)
-        options |= {option: profile[name] for name, option in names if profile.get(name)}
+        names = ("access_key_id", "secret_access_key", "session_token")
+        options |= {name: profile[f"aws_{name}"] for name in names if profile.get(f"aws_{name}")}
     return options
 
 

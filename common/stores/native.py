@@ -60,7 +60,7 @@ class NativeBackend:
         common: Any = {"client_options": client, "retry_config": retries}
         try:
             if self._scheme in ("s3", "s3a"):
-                options = s3_options()
+                options: Any = s3_options()
                 client["allow_http"] = str(options.get("endpoint", "")).startswith("http://")
                 return kinds.S3Store(self._bucket, **common, **options)
             if self._scheme in ("gs", "gcs"):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from common.stores.backend import StoredFile, open_backend
+from common.stores.backend import StoredFile
+from common.stores.connect import open_backend
 from common.stores.errors import StoreFileNotFound
 from common.stores.retries import retrying
 from common.stores.urls import UrlError, check_url, is_url
