@@ -96,7 +96,7 @@ class NativeBackend:
         def request() -> tuple[memoryview, str]:
             wanted: Any = {"range": {"offset": start} if size is None else (start, start + size)}
             result = obstore.get(self._reading, key, options=wanted if start or size is not None else None)
-            return memoryview(result.bytes()), result.meta["e_tag"] or ""
+            return memoryview(result.bytes()), _etag(result.meta)
 
         return self._ask(key, request)
 
@@ -162,4 +162,9 @@ def _cause(text: str, details: str) -> str:
 
 
 def _stored(meta: Any) -> StoredFile:
-    return StoredFile(meta["path"], meta["size"], meta["e_tag"] or "")
+    return StoredFile(meta["path"], meta["size"], _etag(meta))
+
+
+def _etag(meta: Any) -> str:
+    """The etag without its quotes, which some stores give only in some answers."""
+    return (meta["e_tag"] or "").removeprefix("W/").strip('"')
