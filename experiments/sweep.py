@@ -30,6 +30,8 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.data.vp9_decoder": "cpu",
     "run.data.idle_priority": True,
     "run.data.leave_out": "",
+    "run.data.cache_dir": "",
+    "run.data.cache_gb": 20.0,
     "run.train.timeout_seconds": 300.0,
     "run.clip.per_sample": 1,
     "run.audio_augment": to_dict(AudioAugmentConfig()),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from settings.errors import require
+from common.stores.urls import check_url, is_url
+from settings.errors import ConfigError, require
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,14 @@ class DataConfig:
     """Where clips come from and how they are loaded."""
 
     path: str = ""
-    """Folder of prepared shards (loader dali) or of raw videos (loader decord)."""
+    """Folder of prepared shards (loader dali) or of raw videos (loader decord). Shards may also be in an object store:
+    s3://, gs://, az://, hf:// or another URL (docs/stores.md)."""
+    cache_dir: str = ""
+    """Folder of this machine for copies of files from object stores; empty means ~/.cache/cm-acc. All processes of a
+    machine share it."""
+    cache_gb: float = 20.0
+    """Largest size in GB of the copies of shards in data.cache_dir. Shards are copied ahead of their use. What is not
+    copied yet, or does not fit, is read in ranges; 0 makes no copies."""
     loader: str = "dali"
     """Loader: dali reads prepared shards with NVIDIA DALI; decord reads raw videos, as a slow reference."""
     labels: str = ""
@@ -264,6 +272,16 @@ class DataConfig:
         require(
             0 <= self.max_bad_fraction <= 1, f"data.max_bad_fraction must be in [0, 1], not {self.max_bad_fraction}"
         )
+        require(0 <= self.cache_gb <= 1e9, f"data.cache_gb must be at least 0, not {self.cache_gb}")
+        try:
+            check_url(self.path)
+        except ValueError as error:
+            raise ConfigError(f"data.path: {error}") from None
+        require(
+            self.loader == "dali" or not is_url(self.path),
+            f"data.loader={self.loader} reads folders of this machine only, not data.path={self.path}",
+        )
+        require(not is_url(self.cache_dir), f"data.cache_dir must be a folder of this machine, not {self.cache_dir}")
         require(self.threads >= 0, f"data.threads must be at least 0, not {self.threads}")
         require(self.prefetch >= 1, f"data.prefetch must be at least 1, not {self.prefetch}")
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")

@@ -39,6 +39,8 @@ LONGEST_PAUSE = 60.0
 FREE_KEYS = (
     "run_dir",
     "data.path",
+    "data.cache_dir",
+    "data.cache_gb",
     "data.leave_out",
     "data.threads",
     "data.prefetch",

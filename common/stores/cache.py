@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import file_name, file_sha256
-from common.stores.errors import StoreError, StoreFileChanged
+from common.stores.errors import StoreError, StoreFileChanged, StoreFileDamaged
 from common.stores.locks import allocate, is_abandoned, lock_byte
 from common.stores.paths import RemotePath
 
@@ -36,7 +36,7 @@ _CHUNK = 8 * 2**20
 """Bytes per request; several requests are in flight."""
 _REQUESTS = 4
 _SPARE_BYTES = 2**30
-"""Free bytes that the cache leaves on its disk, or a twentieth of the disk if that is less: for checkpoints and logs."""
+"""Bytes that the cache leaves free on its disk (a twentieth of the disk if that is less), for checkpoints and logs."""
 
 
 class CacheError(OSError):
@@ -124,7 +124,7 @@ class FileCache:
 
         Raises:
             CacheError: the disk is full, or the folder cannot be written.
-            StoreFileChanged: the store holds another content by now.
+            StoreFileChanged, StoreFileDamaged: the store holds another content.
             StoreError: the file cannot be read.
         """
         path = self.path(file)
@@ -141,7 +141,7 @@ class FileCache:
             if not _copy(file, descriptor, stopping):
                 return False
             if file.sha256 and file_sha256(part) != file.sha256:
-                raise StoreError(
+                raise StoreFileDamaged(
                     f"{file.path} has the size that the manifest expects, but another SHA-256: upload it again"
                 )
             os.fsync(descriptor)

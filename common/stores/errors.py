@@ -28,6 +28,10 @@ class StoreFileChanged(StoreError):
     """A file is no longer the one that was there when the command began."""
 
 
+class StoreFileDamaged(StoreError):
+    """A file has another checksum than it should have."""
+
+
 def without_secrets(text: str) -> str:
     """Returns the first words of a library's error message without anything that could be a secret."""
     if code := _CODE.search(text):

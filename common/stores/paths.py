@@ -50,6 +50,10 @@ class RemotePath:
         above = self.url.rpartition("/")[0]
         return self if above.endswith("/") else RemotePath(above)
 
+    def resolve(self) -> RemotePath:
+        """Returns the path itself: there are no symbolic links."""
+        return self
+
     @property
     def is_listable(self) -> bool:
         """Whether the store can list its files; plain web servers cannot."""

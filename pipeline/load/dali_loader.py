@@ -10,8 +10,10 @@ Note [Threads and streams of the loader]
     resample, log-mel                  DALI's graphs          pool of single-threaded torch threads
     wait for a batch, yield it         caller                 caller
 
-Only one thread reads, because `ShardReader` is not thread-safe; the reads of a batch still overlap, because the kernel
-is given all byte ranges in advance (posix_fadvise). This thread also plans, to keep NumPy out of the training step.
+As long as the bytes are in memory, one thread reads: more would only compete with the model. It also plans, to keep
+NumPy out of the training step. Ranges that are not in memory are read by a pool of threads, all ranges of a batch at
+the same time. If reading waits for disks or servers, several batches are read at the same time, by threads of their
+own, as many as the measured waiting time asks for (`BatchesAhead`); plans are still made by the one thread, in order.
 
 DALI's graphs are not thread-safe, so a single thread submits batches and collects results. On a GPU this must be the
 caller: torch's current stream is per thread, and the copy of DALI's output must be ordered with the stream that uses
@@ -30,17 +32,22 @@ the batch is in torch's memory. On a GPU the batch is a copy in torch's memory, 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from common.cpu_priority import use_idle_priority
 from common.phases import begin
+from common.stores import RemotePath
 from common.terminal import printable
 from pipeline.batch import Batch
+from pipeline.load.ahead.batches import MOST_BATCHES, BatchesAhead
+from pipeline.load.ahead.reads import Reads
+from pipeline.load.ahead.shards import ShardsAhead
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.load.cpu_decoder import CpuDecoder
 from pipeline.load.dali_runner import DecodeError
@@ -51,7 +58,10 @@ from pipeline.plan.clips import ClipPlan
 from pipeline.shards.codecs import CODECS, Inputs
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardError, ShardReader
+from pipeline.shards.shard_files import RemoteShards, open_cache, shard_files
 from settings import Config
+
+log = logging.getLogger(__name__)
 
 
 class DaliLoader(ClipLoader[Manifest]):
@@ -87,10 +97,17 @@ class DaliLoader(ClipLoader[Manifest]):
         begin("building the pipeline")
         self._codec = CODECS[dataset.storage.codec]
         stride = self.planner.stride
-        self._reader = ShardReader(
-            manifest=dataset, frames=config.clip.frames, stride=stride, audio_samples=config.audio_samples
-        )
         on_gpu = self.device.type == "cuda"
+        # On a CPU the threads that read must not take time from the model either.
+        self._in_thread = use_idle_priority if config.data.idle_priority and not on_gpu else None
+        self._reader = ShardReader(
+            manifest=dataset,
+            frames=config.clip.frames,
+            stride=stride,
+            audio_samples=config.audio_samples,
+            files=shard_files(dataset, open_cache(config.data) if isinstance(dataset.root, RemotePath) else None),
+            in_threads=self._in_thread,
+        )
         self._decoder: Decoder
         if on_gpu:
             self._decoder = GpuDecoder(
@@ -98,13 +115,13 @@ class DaliLoader(ClipLoader[Manifest]):
             )
         else:
             self._decoder = CpuDecoder(config=config, dataset=dataset, stride=stride, batch=self.batch_size)
-        idle = config.data.idle_priority and not on_gpu
-        self._reading = ThreadPoolExecutor(1, "shard-reader", use_idle_priority if idle else None)
+        self._reading = ThreadPoolExecutor(1, "shard-reader", self._in_thread)
+        self._more_reading = ThreadPoolExecutor(MOST_BATCHES, "shard-readers", self._in_thread)
 
     @staticmethod
     def open_dataset(config: Config) -> Manifest:
         """Opens the data set at data.path."""
-        return Manifest.open(config.data.path)
+        return Manifest.open(config.data.path, cache_dir=config.data.cache_dir)
 
     def waveforms(self, plan: ClipPlan) -> np.ndarray:
         """Reads the audio windows of a plan as PCM, int16 [B, samples], mixed and amplified as planned.
@@ -116,19 +133,15 @@ class DaliLoader(ClipLoader[Manifest]):
         return np.clip(np.rint(pcm), -32768, 32767).astype(np.int16)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        reading: deque[Future[InFlight | None]] = deque()
+        reads = self._reads(plans)
         in_flight: deque[InFlight] = deque()
         try:
-            for _ in range(self.config.data.prefetch):
-                reading.append(self._reading.submit(self._read_next, plans))
             while True:
                 # Wait for the reader only if no batch is in flight.
-                while reading and len(in_flight) < self._decoder.depth and (not in_flight or reading[0].done()):
-                    item = reading.popleft().result()
+                while len(in_flight) < self._decoder.depth and (not in_flight or reads.is_ready()):
+                    item = reads.take()
                     if item is None:
-                        reading.clear()
                         break
-                    reading.append(self._reading.submit(self._read_next, plans))
                     self._decoder.submit(item)
                     in_flight.append(item)
                 if not in_flight:
@@ -138,12 +151,27 @@ class DaliLoader(ClipLoader[Manifest]):
             self.dataset.finish_check()  # a wrong number in the manifest may be the cause, and is then named
             raise
         finally:
-            for future in reading:
-                future.cancel()
+            reads.close()
 
-    def _read_next(self, plans: Iterator[BatchPlan]) -> InFlight | None:
-        batch = next(plans, None)
-        return None if batch is None else self._read(batch)
+    def _reads(self, plans: Iterator[BatchPlan]) -> Reads:
+        files = self._reader.files
+        if isinstance(files, RemoteShards) and files.cache is not None:
+            shards_of = self._reader.shards_of
+            plans = ShardsAhead(
+                plans, files=files, shards_of=shards_of, in_thread=self._in_thread, clips=self.batch_size
+            )
+        return Reads(
+            plans,
+            read=self._read,
+            waited=self._reader.waited,
+            ahead=BatchesAhead(
+                least=self.config.data.prefetch,
+                clips=self.batch_size,
+                is_remote=isinstance(files, RemoteShards),
+            ),
+            one=self._reading,
+            several=self._more_reading,
+        )
 
     def _read(self, batch: BatchPlan) -> InFlight:
         """Reads the bytes of a batch; samples that cannot be read are replaced."""
@@ -152,6 +180,9 @@ class DaliLoader(ClipLoader[Manifest]):
                 video, pcm = self._bytes(batch.plan)
                 return InFlight(plan=batch, video=video, pcm=pcm)
             except ShardError as error:
+                if error.sample is not None and self._reader.distrust(error.sample):
+                    log.warning("the copy of %s in data.cache_dir is damaged; it is made again", printable(error.file))
+                    continue
                 if not batch.is_replaceable:
                     raise
                 # The error names only the first unreadable sample, so try each sample alone.
@@ -197,12 +228,12 @@ class DaliLoader(ClipLoader[Manifest]):
         for place in error.samples:
             row = place // self._codec.samples_per_clip(self.config.clip.frames)
             i = int(plan.ids[row])
-            shard = self.dataset.root / self.dataset.shards[int(self.dataset.shard[i])]
+            shard = self._reader.files.path(int(self.dataset.shard[i]))
             errors[row] = ShardError(
                 f"sample {i} ({printable(self.dataset.source(i))}) in shard {shard} does not decode. Copy "
                 f"the shard again, or run pipeline.prepare again. DALI says: {error}",
                 sample=i,
-                file=str(shard),
+                file=shard,
                 reason="it does not decode",
             )
         return errors

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.phases import begin
+from common.stores import Location, RemotePath, StoreError, location
 from pipeline.plan.selection import parts
 from pipeline.shards.content import LaterCheck, Reopened, check_content, is_first_on_machine
 from pipeline.shards.meta import REBUILD, check_shards, damaged, meta_file, read_meta
 from pipeline.shards.meta import ManifestError as ManifestError
+from pipeline.shards.remote_manifest import cache_folder, copy_manifest
 from settings import StorageConfig
 from settings.load import format_names, from_dict
 
@@ -49,10 +51,11 @@ class Manifest:
     Each sample has a single clock: frame i is shown at i / storage.fps seconds, PCM sample j at j / sample_rate.
 
     Attributes:
-        root: the folder that holds the shards.
+        root: the folder that holds the shards, here or in an object store.
         shards: file names of the shards, relative to `root`.
         shard_bytes: int64 [number of shards], file sizes of the shards.
         shard_sha256: SHA-256 of each shard; empty for a shard that was written in format 1.
+        shard_etag: etag of each shard in an object store when the manifest was opened; empty if there is none.
         shard: int32 [n], index into `shards`.
         video_offset: int64 [n], byte offset in the shard at which the video blob begins; -1 without video.
         frame_start: int64 [n + 1]; frame_offsets[frame_start[i]:frame_start[i + 1]] belong to sample i.
@@ -73,17 +76,20 @@ class Manifest:
     def __init__(
         self,
         *,
-        root: Path,
+        root: Location,
+        folder: Path,
         meta: Mapping[str, Any],
         storage: StorageConfig,
         arrays: Mapping[str, NDArray[Any]],
         check: LaterCheck | None = None,
+        etags: Sequence[str] = (),
     ) -> None:
         self.root = root
-        self._folder = meta_file(root).parent / meta["version"]
+        self._folder = folder
         self.shards: list[str] = list(meta["shards"])
         self.shard_bytes: NDArray[np.int64] = np.array(meta["shard_bytes"], dtype=np.int64)
         self.shard_sha256: list[str] = list(meta["shard_sha256"])
+        self.shard_etag: list[str] = list(etags) or [""] * len(self.shards)
         self.shard: NDArray[np.int32] = arrays["shard"]
         self.video_offset: NDArray[np.int64] = arrays["video_offset"]
         self.frame_start: NDArray[np.int64] = arrays["frame_start"]
@@ -103,30 +109,37 @@ class Manifest:
         self._check = check
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = False) -> Manifest:
+    def open(cls, path: str | Location, *, verify: bool = False, cache_dir: str = "") -> Manifest:
         """Opens the manifest of the prepared folder `path`, checks it, and that its shards exist with the right size.
 
-        Of the processes of a machine only the first looks for the shards.
+        Of the processes of a machine only the first looks for the shards, unless they are in an object store.
 
         Args:
+            path: a folder, or the URL of one in an object store.
             verify: check all arrays now, whatever their size, but leave the shards to the caller.
+            cache_dir: data.cache_dir, for a copy of the arrays of a data set in an object store.
 
         Raises:
             ManifestError: there is no manifest, it is damaged, or a shard is missing or has another size.
         """
-        root = Path(path)
+        root = location(path)
         meta, meta_path = read_meta(root), meta_file(root)
         begin(f"opening {meta['samples']:,} samples of {root}")
         try:
             storage = from_dict(StorageConfig, meta["storage"], source=str(meta_path))
-            folder = meta_path.parent / meta["version"]
-            arrays = _load_arrays(folder, meta)
-            check = _check_arrays(folder, meta, arrays, fps=storage.fps, now=verify)
-            if not verify and is_first_on_machine():
-                check_shards(root, meta)
-            return cls(root=root, meta=meta, storage=storage, arrays=arrays, check=check)
+            if isinstance(root, RemotePath):
+                folder, arrays, check = _open_copy(root, meta, cache_folder(cache_dir), fps=storage.fps, now=verify)
+            else:
+                folder = meta_file(root).parent / meta["version"]
+                arrays, check = _open_arrays(folder, meta, fps=storage.fps, now=verify)
+            # The etags of a store are needed by every process.
+            looks = isinstance(root, RemotePath) or is_first_on_machine()
+            etags = check_shards(root, meta) if looks and not verify else []
+            return cls(root=root, folder=folder, meta=meta, storage=storage, arrays=arrays, check=check, etags=etags)
         except ManifestError:
             raise
+        except StoreError as error:
+            raise ManifestError(str(error)) from None
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise damaged(meta_path, error) from None
 
@@ -214,9 +227,37 @@ def _bytes(arrays: Mapping[str, NDArray[Any]], name: str, index: int) -> bytes:
     return bytes(arrays[f"{name}_bytes"][start[index] : start[index + 1]])
 
 
-def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Maps the arrays into memory and checks their types and lengths, which reads a page of each."""
-    count, columns = meta["samples"], range(len(meta["label_columns"]))
+def _open_copy(
+    root: RemotePath, meta: Mapping[str, Any], cache: Path, *, fps: float, now: bool
+) -> tuple[Path, Mapping[str, NDArray[Any]], LaterCheck | None]:
+    """Like `_open_arrays`, from copies in a folder in `cache`, which are made again if they are damaged."""
+    names = _array_types(meta)
+    try:
+        try:
+            folder = copy_manifest(root, meta, names, cache)
+            return folder, *_open_arrays(folder, meta, fps=fps, now=now)
+        except ManifestError:
+            folder = copy_manifest(root, meta, names, cache, afresh=True)
+            return folder, *_open_arrays(folder, meta, fps=fps, now=now)
+    except StoreError:
+        raise
+    except OSError as error:
+        raise ManifestError(
+            f"the manifest of {root} cannot be copied to {cache} ({error.strerror}): set data.cache_dir to a folder "
+            "of this machine with room"
+        ) from None
+
+
+def _open_arrays(
+    folder: Path, meta: Mapping[str, Any], *, fps: float, now: bool
+) -> tuple[Mapping[str, NDArray[Any]], LaterCheck | None]:
+    arrays = _load_arrays(folder, meta)
+    return arrays, _check_arrays(folder, meta, arrays, fps=fps, now=now)
+
+
+def _array_types(meta: Mapping[str, Any]) -> dict[str, type]:
+    """Names and types of the arrays that a manifest has."""
+    columns = range(len(meta["label_columns"]))
     texts = ["source", *(f"label{column}_names" for column in columns)]
     types: dict[str, type] = {**COLUMNS, "frame_start": np.int64, "frame_offsets": np.uint32}
     types |= dict.fromkeys((f"{name}_start" for name in texts), np.int64)
@@ -224,6 +265,12 @@ def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any
     types |= dict.fromkeys((f"label{column}" for column in columns), np.int32)
     if meta["format"] == 1:
         del types["checksum_offset"]
+    return types
+
+
+def _load_arrays(folder: Path, meta: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Maps the arrays into memory and checks their types and lengths, which reads a page of each."""
+    count, columns, types = meta["samples"], range(len(meta["label_columns"])), _array_types(meta)
     arrays = {name: _load_array(folder / f"{name}.npy", dtype) for name, dtype in types.items()}
     lengths = {name: count for name in COLUMNS if name in types} | {"frame_start": count + 1, "source_start": count + 1}
     lengths |= {f"label{column}": count for column in columns}

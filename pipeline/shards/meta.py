@@ -9,10 +9,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+from common.stores import Location, RemotePath, StoreError
+from common.stores.errors import StoreFileNotFound
 from settings.load import format_value
 
 FORMAT = 2
@@ -20,6 +24,8 @@ FORMAT = 2
 REBUILD = "delete the folder manifest and run pipeline.prepare again: it is rebuilt from the shards' index"
 """What to do about a damaged manifest."""
 
+_REQUESTS = 16
+"""Number of requests in flight where files cannot be listed."""
 _SEAL_KEY = b'"sha256": "'
 # Strict, because the name becomes part of paths that are read, and removed when a new version is published.
 _VERSION = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?")
@@ -35,13 +41,17 @@ class ManifestError(ValueError):
     """The manifest is missing or damaged, or does not match its shards; the message is meant for the user."""
 
 
-def meta_file(root: Path) -> Path:
+@overload
+def meta_file(root: Path) -> Path: ...
+@overload
+def meta_file(root: RemotePath) -> RemotePath: ...
+def meta_file(root: Location) -> Location:
     """Returns the path of the data set's meta.json."""
     return root / "manifest" / "meta.json"
 
 
-def read_meta(root: Path) -> dict[str, Any]:
-    """Reads and checks the meta.json of the prepared folder `root`.
+def read_meta(root: Location) -> dict[str, Any]:
+    """Reads and checks the meta.json of the prepared folder `root`, which may be in an object store.
 
     Raises:
         ManifestError: there is none, it is damaged, or of a format that this version does not read.
@@ -49,8 +59,13 @@ def read_meta(root: Path) -> dict[str, Any]:
     path = meta_file(root)
     try:
         meta = unsealed(path.read_bytes())
-    except FileNotFoundError:
-        raise ManifestError(f"{root} holds no manifest; make one with: python -m pipeline.prepare SRC {root}") from None
+    except FileNotFoundError as error:
+        why = f" ({error})" if isinstance(error, StoreError) else ""
+        raise ManifestError(
+            f"{root} holds no manifest{why}; make one with: python -m pipeline.prepare SRC {root}"
+        ) from None
+    except StoreError as error:
+        raise ManifestError(str(error)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"cannot read {path}: {error}; {REBUILD}") from None
     try:
@@ -67,25 +82,55 @@ def read_meta(root: Path) -> dict[str, Any]:
     return meta
 
 
-def damaged(path: Path, error: Exception) -> ManifestError:
+def damaged(path: Location, error: Exception) -> ManifestError:
     """Returns the error that says that meta.json is damaged."""
     found = " ".join(f"{type(error).__name__}: {error}".split())
     return ManifestError(f"{path} is damaged ({found}); {REBUILD}")
 
 
-def check_shards(root: Path, meta: Mapping[str, Any]) -> None:
-    """Raises ManifestError if a shard is missing or has another size than meta.json says."""
+def check_shards(root: Location, meta: Mapping[str, Any]) -> list[str]:
+    """Raises ManifestError if a shard is missing or has another size than meta.json says.
+
+    Returns:
+        The etag of each shard, by which a later change is noticed; "" for files of this machine.
+    """
+    try:
+        stored = _stored(root, meta["shards"]) if isinstance(root, RemotePath) else _present(root, meta["shards"])
+    except StoreError as error:
+        raise ManifestError(str(error)) from None
     for name, size in zip(meta["shards"], meta["shard_bytes"], strict=True):
-        path = f"{root}/{name}"  # a Path takes ten times as long, and there may be a million of them
-        try:
-            found_size = os.stat(path).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise ManifestError(
-                f"{path} is missing, though the manifest names it; restore it or prepare again"
-            ) from None
-        if found_size != size:
-            found = f"{path} has {found_size:,} bytes, the manifest expects {size:,}"
+        if name not in stored:
+            raise ManifestError(f"{root / name} is missing, though the manifest names it; restore it or prepare again")
+        if stored[name][0] != size:
+            found = f"{root / name} has {stored[name][0]:,} bytes, the manifest expects {size:,}"
             raise ManifestError(f"{found}; copy it again or prepare again")
+    return [stored[name][1] for name in meta["shards"]]
+
+
+def _present(root: Path, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Sizes of the shards that exist in a folder of this machine, by name, each with an empty etag."""
+    found = {}
+    for name in names:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found[name] = (os.stat(f"{root}/{name}").st_size, "")  # a Path takes ten times as long
+    return found
+
+
+def _stored(root: RemotePath, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Sizes and etags of the shards that exist in an object store, by name."""
+    if root.is_listable:
+        return {file.key: (file.size, file.etag) for file in root.files()}
+
+    def ask(name: str) -> tuple[int, str] | None:
+        try:
+            file = (root / name).stat()
+        except StoreFileNotFound:
+            return None
+        return file.size, file.etag
+
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        found = zip(names, threads.map(ask, names), strict=True)
+        return {name: file for name, file in found if file is not None}
 
 
 def sealed(content: Mapping[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import weakref
-from collections import OrderedDict
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,9 +16,12 @@ from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan
 from pipeline.shards.checksums import AUDIO_BLOCK, crc32c
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.shard_files import ShardFiles, Unreadable, shard_files
 
-OPEN_SHARDS = 256
-"""Largest number of shards that a reader keeps open; the usual limit of a process is 1,024 files."""
+RANGES = 48
+"""Largest number of byte ranges that are read at the same time, if each takes as long as a request to a server."""
+
+T = TypeVar("T")
 
 
 class ShardError(SampleError):
@@ -27,22 +31,34 @@ class ShardError(SampleError):
 class ShardReader:
     """Reads audio windows, and the byte ranges in which a codec (pipeline.shards.codecs) finds its frames.
 
-    Not thread-safe, because of the table of open files.
+    All methods may be called by several threads.
 
     Args:
         manifest: index of the samples.
         frames: T, number of frames per clip.
         stride: stored frames from one frame of a clip to the next.
         audio_samples: PCM samples per audio window.
+        files: access to the shards; None opens them where the manifest says, without copies.
+        in_threads: called at the start of each thread that reads ranges.
     """
 
-    def __init__(self, *, manifest: Manifest, frames: int, stride: int, audio_samples: int) -> None:
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        frames: int,
+        stride: int,
+        audio_samples: int,
+        files: ShardFiles | None = None,
+        in_threads: Callable[[], None] | None = None,
+    ) -> None:
         self.manifest = manifest
         self.frames = frames
         self.stride = stride
         self.audio_samples = audio_samples
-        self._open: OrderedDict[int, int] = OrderedDict()
-        weakref.finalize(self, _close_all, self._open)
+        self.files: ShardFiles = shard_files(manifest) if files is None else files
+        self._threads = ThreadPoolExecutor(RANGES, "shard-range", in_threads)  # which start when they are needed
+        self._waited = threading.local()
 
     def pcm(self, plan: ClipPlan) -> np.ndarray:
         """Reads audio windows [B, audio_samples], silent after the end of the sample: int16, or float32 of the same
@@ -88,12 +104,19 @@ class ShardReader:
             ShardError: a range lies outside its shard, or cannot be read.
         """
         self._check_ranges(ids, offsets, sizes)
-        self._prefetch(ids, offsets, sizes)
-        blobs = []
-        for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
-            blob = np.empty(room + size, dtype=np.uint8)
-            self._fill(i, blob[room:], offset)
-            blobs.append(blob)
+        shards, places = self.manifest.shard[ids].tolist(), offsets.tolist()
+        blobs = [np.empty(room + size, dtype=np.uint8) for size in sizes.tolist()]
+        try:
+            self.files.announce(shards, places, sizes.tolist())
+        except Unreadable as error:
+            raise self.mismatch(int(ids[error.args[1]]), error.args[0]) from None
+        ranges = zip(ids.tolist(), shards, (blob[room:] for blob in blobs), places, strict=True)
+        slow = [(i, *at) for i, *at in ranges if not self._fill(self.files.fill_at_once, i, *at)]
+        if slow:
+            began = time.perf_counter()
+            for _ in self._threads.map(lambda one: self._fill(self.files.fill, *one), slow):
+                pass
+            self._waited.seconds = self.waited() + time.perf_counter() - began
         return blobs
 
     def checksums(self, ids: np.ndarray, first: np.ndarray, count: np.ndarray) -> list[list[int] | None]:
@@ -142,50 +165,36 @@ class ShardReader:
         if len(wrong):
             raise self.mismatch(int(wrong[0]), "the manifest places it outside the shard")
 
-    def _prefetch(self, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
-        """Announces all ranges to the kernel before the first read, so that slow disks serve them in parallel."""
-        for i, offset, size in zip(ids.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
-            os.posix_fadvise(self._descriptor(i), offset, size, os.POSIX_FADV_WILLNEED)
+    def shards_of(self, plan: ClipPlan) -> np.ndarray:
+        """Returns the numbers of the shards that hold the clips of a plan, sorted."""
+        ids = [plan.ids, plan.audio_ids]
+        if plan.audio is not None and plan.audio.mixed_ids is not None:
+            ids.append(plan.audio.mixed_ids)
+        return np.unique(self.manifest.shard[np.concatenate(ids)])
 
-    def _fill(self, i: int, target: np.ndarray, offset: int) -> None:
-        """Fills `target` with the bytes at `offset` of the shard that holds sample `i`."""
+    def distrust(self, i: int) -> bool:
+        """Removes this machine's copy of the shard of sample `i`, which seems to be damaged; False if there is none."""
+        return self.files.distrust(int(self.manifest.shard[i]))
+
+    def waited(self) -> float:
+        """Time in seconds that `read` has waited for disks and servers so far, called by this thread."""
+        return getattr(self._waited, "seconds", 0.0)
+
+    def _fill(self, fill: Callable[[int, np.ndarray, int], T], i: int, shard: int, target: np.ndarray, at: int) -> T:
+        """Returns `fill(shard, target, at)`, whose errors then name sample `i`."""
         try:
-            got = os.preadv(self._descriptor(i), [target.data], offset)
-        except OSError as error:
-            raise self.mismatch(i, f"it cannot be read ({error.strerror})") from None
-        if got != target.nbytes:
-            raise self.mismatch(i, f"it ends {target.nbytes - got} bytes short of byte {offset + target.nbytes}")
-
-    def _descriptor(self, i: int) -> int:
-        """Descriptor of the open shard of sample `i`; opens it if needed and closes the least recently used one."""
-        shard = int(self.manifest.shard[i])
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
-        try:
-            descriptor = os.open(self._path(i), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise self.mismatch(i, f"it cannot be opened ({error.strerror})") from None
-        self._open[shard] = descriptor
-        if len(self._open) > OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1])
-        return descriptor
-
-    def _path(self, i: int) -> str:
-        return os.path.join(self.manifest.root, self.manifest.shards[int(self.manifest.shard[i])])
+            return fill(shard, target, at)
+        except Unreadable as error:
+            raise self.mismatch(i, str(error)) from None
 
     def mismatch(self, i: int, what: str) -> ShardError:
         """Builds the error for sample `i`; `what` says what is wrong."""
+        path = self.files.path(int(self.manifest.shard[i]))
         return ShardError(
-            f"shard {self._path(i)} is damaged or not the one that the manifest describes: {what}, "
+            f"shard {path} is damaged or not the one that the manifest describes: {what}, "
             f"for sample {i} ({printable(self.manifest.source(i))}). Copy the shard again, or run "
             "pipeline.prepare again",
             sample=i,
-            file=self._path(i),
+            file=path,
             reason=what,
         )
-
-
-def _close_all(descriptors: OrderedDict[int, int]) -> None:
-    while descriptors:
-        os.close(descriptors.popitem()[1])

@@ -14,7 +14,7 @@ from common.files import file_sha256
 from pipeline.plan.clips import ClipPlan
 from pipeline.shards.checksums import AUDIO_BLOCK
 from pipeline.shards.codecs import CODECS
-from pipeline.shards.manifest import Manifest
+from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.reader import ShardError, ShardReader
 
 _FRAMES = 64
@@ -42,12 +42,15 @@ def verify_shards(manifest: Manifest) -> Iterator[list[Damage]]:
     A shard whose SHA-256 is right holds what preparation wrote. The samples of other shards are read one by one, as the
     loader reads them; samples that format 1 wrote have no checksums, so for them this finds only damaged headers.
     """
+    root = manifest.root
+    if not isinstance(root, Path):
+        raise ManifestError(f"{root} is in an object store: copy it to this machine to verify it")
     with ThreadPoolExecutor(available_cores()) as threads:
-        yield from threads.map(lambda number: _verify_shard(manifest, number), range(len(manifest.shards)))
+        yield from threads.map(lambda number: _verify_shard(root, manifest, number), range(len(manifest.shards)))
 
 
-def _verify_shard(manifest: Manifest, number: int) -> list[Damage]:
-    path, wanted = manifest.root / manifest.shards[number], manifest.shard_sha256[number]
+def _verify_shard(root: Path, manifest: Manifest, number: int) -> list[Damage]:
+    path, wanted = root / manifest.shards[number], manifest.shard_sha256[number]
     unreadable = []
     try:
         size, expected = path.stat().st_size, int(manifest.shard_bytes[number])

@@ -211,10 +211,10 @@ def test_a_sample_on_a_failing_disk_is_bad(copy, monkeypatch: pytest.MonkeyPatch
     shard = int(loader.dataset.shard[SAMPLE])
     preadv = os.preadv
 
-    def failing(descriptor, buffers, offset):
-        if descriptor == loader._reader._open.get(shard):
+    def failing(descriptor, buffers, offset, *flags):
+        if descriptor == loader._reader.files._open._files[shard].descriptor:
             raise OSError(5, "Input/output error")
-        return preadv(descriptor, buffers, offset)
+        return preadv(descriptor, buffers, offset, *flags)
 
     monkeypatch.setattr("os.preadv", failing)
     (batch,) = loader.clips([SAMPLE], epoch=0, purpose="train")

@@ -16,7 +16,8 @@ from pipeline.load.clip_loader import decode_threads
 from pipeline.load.reference.decord_loader import RawVideoError
 from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import TooManyBadSamples
-from pipeline.shards.reader import ShardError, ShardReader
+from pipeline.shards.reader import ShardError
+from pipeline.shards.shard_files import LocalShards
 from settings.errors import ConfigError
 from tests.pipeline.load.aborting import decode_or_abort, decode_or_terminate
 
@@ -132,13 +133,13 @@ def test_only_the_bytes_of_the_clip_are_read(corpus, codec, monkeypatch: pytest.
     loader = make_loader(corpus.config(f"dali-{codec}"))
     manifest = loader.dataset
     read = []
-    fill = ShardReader._fill
+    fill = LocalShards.fill_at_once
 
-    def counted(self, i, target, offset):
+    def counted(self, shard, target, offset):
         read.append((offset, target.nbytes))
-        fill(self, i, target, offset)
+        return fill(self, shard, target, offset)
 
-    monkeypatch.setattr(ShardReader, "_fill", counted)
+    monkeypatch.setattr(LocalShards, "fill_at_once", counted)
     (batch,) = loader.clips([7], epoch=0, purpose="train")
     (video, size), (audio, audio_size), *checksums = sorted(read)
     start, wanted = round(float(batch.start[0]) * 10), loader.config.audio_samples
@@ -155,12 +156,12 @@ def test_only_the_bytes_of_the_clip_are_read(corpus, codec, monkeypatch: pytest.
 
 def test_more_shards_than_open_files_are_read(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = clips_of(make_loader(corpus.config("dali-vp9")), list(range(10)))
-    monkeypatch.setattr("pipeline.shards.reader.OPEN_SHARDS", 1)
+    monkeypatch.setattr("pipeline.shards.shard_files.OPEN_SHARDS", 1)
     loader = make_loader(corpus.config("dali-vp9"))
     assert len(loader.dataset.shards) == 3
     for batch, again in zip(expected, clips_of(loader, list(range(10))), strict=True):
         assert torch.equal(batch.video, again.video)
-    assert len(loader._reader._open) == 1
+    assert len(loader._reader.files._open._files) == 1
 
 
 def test_a_stride_skips_stored_frames(corpus, prepared, codec) -> None:

@@ -1,0 +1,232 @@
+"""Where the bytes of shards come from: files of this machine, or an object store and the copies made from it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+
+from common.stores import RemotePath, StoreError
+from common.stores.cache import CachedFile, CacheError, FileCache, check_unchanged
+from pipeline.plan.bad_samples import SampleError
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.remote_manifest import cache_folder
+from settings import DataConfig
+
+_log = logging.getLogger(__name__)
+
+OPEN_SHARDS = 256
+"""Largest number of shards that a reader keeps open; the usual limit of a process is 1,024 files."""
+
+
+_SLOW_SECONDS = 0.002
+"""Mean time in seconds of a read from which reads are made by several threads."""
+
+
+class Unreadable(Exception):
+    """A range of a shard cannot be read; the message says why, and is part of a sentence."""
+
+
+class ShardFiles(Protocol):
+    """Access to the shards of a data set; all methods may be called by several threads."""
+
+    def path(self, shard: int) -> str:
+        """Where the shard is, for messages."""
+
+    def announce(self, shards: list[int], offsets: list[int], sizes: list[int]) -> None:
+        """Says which byte ranges will be read next.
+
+        Raises:
+            Unreadable: a shard cannot be opened; its `args[1]` is the number of the range.
+        """
+
+    def fill_at_once(self, shard: int, target: np.ndarray, offset: int) -> bool:
+        """Like `fill` if that needs no waiting for a disk or a server; otherwise returns False."""
+
+    def fill(self, shard: int, target: np.ndarray, offset: int) -> None:
+        """Fills `target`, uint8, with the bytes at `offset`.
+
+        Raises:
+            Unreadable: the shard lacks these bytes, or they cannot be read.
+            SampleError: an object store does not answer, or holds another shard by now.
+        """
+
+    def distrust(self, shard: int) -> bool:
+        """Removes this machine's copy of the shard, which seems to be damaged; False if there is none."""
+
+
+class LocalShards:
+    """Implements `ShardFiles` for the file system."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._open = OpenFiles()
+        self._knows_what_is_cached = True  # by the kernel, whose page cache a read can be limited to
+        self._seconds = 0.0  # mean time of a read, where the kernel cannot tell
+
+    def path(self, shard: int) -> str:
+        return f"{self._manifest.root}/{self._manifest.shards[shard]}"
+
+    def announce(self, shards: list[int], offsets: list[int], sizes: list[int]) -> None:
+        """Tells the kernel, so that slow disks serve the ranges in parallel."""
+        for number, (shard, offset, size) in enumerate(zip(shards, offsets, sizes, strict=True)):
+            try:
+                file = self._open.get(shard, self.path(shard))
+            except OSError as error:
+                raise Unreadable(f"it cannot be opened ({error.strerror})", number) from None
+            os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def fill_at_once(self, shard: int, target: np.ndarray, offset: int) -> bool:
+        if self._knows_what_is_cached:
+            try:
+                file = self._open.get(shard, self.path(shard))
+                return os.preadv(file.descriptor, [target.data], offset, os.RWF_NOWAIT) == target.nbytes
+            except OSError as error:  # `fill` reports any other
+                self._knows_what_is_cached = error.errno != errno.EOPNOTSUPP
+                return False
+        if self._seconds > _SLOW_SECONDS:
+            return False
+        self.fill(shard, target, offset)
+        return True
+
+    def fill(self, shard: int, target: np.ndarray, offset: int) -> None:
+        began = time.perf_counter()
+        try:
+            got = os.preadv(self._open.get(shard, self.path(shard)).descriptor, [target.data], offset)
+        except OSError as error:
+            raise Unreadable(f"it cannot be read ({error.strerror})") from None
+        if got != target.nbytes:
+            raise Unreadable(f"it ends {target.nbytes - got} bytes short of byte {offset + target.nbytes}")
+        self._seconds += 0.05 * (time.perf_counter() - began - self._seconds)
+
+    def distrust(self, shard: int) -> bool:
+        return False
+
+
+class RemoteShards:
+    """Implements `ShardFiles` for an object store: reads copies where there are any, and otherwise ranges.
+
+    Args:
+        root: the folder of the shards.
+        cache: where copies may be; None if there are none.
+    """
+
+    def __init__(self, manifest: Manifest, root: RemotePath, cache: FileCache | None = None) -> None:
+        sizes = manifest.shard_bytes.tolist()
+        described = zip(manifest.shards, sizes, manifest.shard_etag, manifest.shard_sha256, strict=True)
+        self.files = [CachedFile(root / name, size, etag, sha256) for name, size, etag, sha256 in described]
+        self.cache = cache
+        self._open = OpenFiles()
+
+    def path(self, shard: int) -> str:
+        return str(self.files[shard].path)
+
+    def announce(self, shards: list[int], offsets: list[int], sizes: list[int]) -> None:
+        """Needs nothing, because several threads call `fill`."""
+
+    def fill_at_once(self, shard: int, target: np.ndarray, offset: int) -> bool:
+        """Reads the copy, if there is one."""
+        if not target.nbytes:
+            return True
+        if self.cache is None:
+            return False
+        try:
+            file = self._open.get(shard, str(self.cache.path(self.files[shard])))
+            if os.preadv(file.descriptor, [target.data], offset) == target.nbytes:
+                return True
+        except FileNotFoundError:
+            return False
+        except OSError:  # as for a copy that is too short
+            pass
+        self.distrust(shard)
+        return False
+
+    def fill(self, shard: int, target: np.ndarray, offset: int) -> None:
+        file = self.files[shard]
+        try:
+            data, etag = file.path.read(offset, target.nbytes)
+            check_unchanged(file, len(data), target.nbytes, etag)
+        except StoreError as error:
+            raise SampleError(str(error)) from None
+        target[:] = np.frombuffer(data, dtype=np.uint8)
+
+    def distrust(self, shard: int) -> bool:
+        self._open.drop(shard)
+        return self.cache is not None and self.cache.discard(self.files[shard])
+
+    def close(self, shards: Iterable[int]) -> None:
+        """Closes copies that may be evicted; their room on the disk is only free once nobody has them open."""
+        for shard in shards:
+            self._open.drop(shard)
+
+
+def shard_files(manifest: Manifest, cache: FileCache | None = None) -> LocalShards | RemoteShards:
+    """Returns the access to the shards of a data set, wherever they are.
+
+    Args:
+        cache: where copies of shards in an object store may be.
+    """
+    if isinstance(manifest.root, RemotePath):
+        return RemoteShards(manifest, manifest.root, cache)
+    return LocalShards(manifest)
+
+
+def open_cache(data: DataConfig) -> FileCache | None:
+    """Opens the folder for copies of shards; None if the settings want no copies, or the folder cannot be used."""
+    limit = int(data.cache_gb * 1e9)
+    if not limit:
+        return None
+    try:
+        return FileCache(cache_folder(data.cache_dir) / "shards", limit=limit)
+    except CacheError as error:
+        _log.warning("%s; shards are read from the store in ranges: set data.cache_dir, or data.cache_gb=0", error)
+        return None
+
+
+class _OpenFile:
+    """An open file, which is closed when nobody refers to it any longer."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+class OpenFiles:
+    """The shards that were read last, open. A thread may still read one that another thread makes room for."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, shard: int, path: str) -> _OpenFile:
+        """Returns the open shard; opens it if needed, and closes the least recently used one.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        with self._lock:
+            if shard in self._files:
+                self._files.move_to_end(shard)
+                return self._files[shard]
+        file = _OpenFile(path)
+        with self._lock:
+            self._files[shard] = file
+            if len(self._files) > OPEN_SHARDS:
+                self._files.popitem(last=False)
+        return file
+
+    def drop(self, shard: int) -> None:
+        """Closes a shard, if it is open."""
+        with self._lock:
+            self._files.pop(shard, None)
