@@ -19,6 +19,8 @@ from typing import Any
 
 from common.phases import begin, open_log, say
 from common.registry_keys import registry_keys
+from common.stores import location
+from common.stores.urls import check_url
 from common.terminal import command, print_error, show_logs
 from evaluation.columns import Columns, check_split, choose_labels, predicts_a_label, require_label
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
@@ -32,7 +34,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, or a checkpoint file")
     protocols = sorted(registry_keys("evaluation/protocols.py", "PROTOCOLS"))
     parser.add_argument("--protocol", choices=protocols, required=True)
-    parser.add_argument("--data", required=True, help="folder of shards (of raw videos with loader=decord)")
+    parser.add_argument(
+        "--data", type=check_url, required=True, help="folder or URL of shards (of raw videos with loader=decord)"
+    )
     parser.add_argument("--label", help="label columns to predict, separated by commas (default: the only one)")
     parser.add_argument("--config", type=Path, help="YAML file of settings, for example from configs/eval")
     parser.add_argument(
@@ -50,7 +54,7 @@ def announce() -> None:
     )
     require_some_checkpoint(args.checkpoint)
     if (settings.loader or _trained_with(args.checkpoint)) == "dali":
-        root = Path(args.data)
+        root = location(args.data)
         meta = read_meta(root)
         check_shards(root, meta)
         if predicts_a_label(args.protocol, args.label) and not settings.splits:

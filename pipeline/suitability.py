@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.stores import location
 from pipeline.plan.leave_out import read_leave_out
 from pipeline.shards.meta import check_shards, read_meta
 from settings import Config, ConfigError
@@ -21,7 +22,7 @@ def check_training_data(config: Config) -> int:
         ConfigError: there is no data set, or it does not suit the settings.
         ManifestError: the data set is damaged or incomplete.
     """
-    root = Path(config.data.path)
+    root = location(config.data.path)
     if not config.data.path:
         raise ConfigError("data.path must be set to the folder that pipeline.prepare has written: data.path=FOLDER")
     if config.data.leave_out:

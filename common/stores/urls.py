@@ -21,14 +21,14 @@ def is_url(text: object) -> bool:
     return _URL.match(str(text)) is not None
 
 
-def check_url(text: str) -> None:
-    """Checks a URL without any access to it; a text that is no URL passes.
+def check_url(text: str) -> str:
+    """Returns `text`, which is a path or a URL that may be used; nothing is accessed. Serves as a type for argparse.
 
     Raises:
         UrlError: it names no bucket, or holds a password or a signature.
     """
     if not is_url(text):
-        return
+        return text
     scheme = text.partition("://")[0]
     try:
         parts = urlsplit(text)
@@ -49,6 +49,7 @@ def check_url(text: str) -> None:
         raise UrlError(f"{text} names no bucket: it must have the form {scheme}://BUCKET/FOLDER")
     if ".." in parts.path.split("/"):
         raise UrlError(f"{text} contains a part .., which has no meaning in an object store")
+    return text
 
 
 def split_url(text: str) -> tuple[str, str, str]:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.phases import begin, open_log, say
+from common.stores import location
+from common.stores.urls import check_url
 from common.terminal import command, print_error, printable, show_logs
 from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
@@ -31,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m evaluation.explore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
-    parser.add_argument("--data", required=True, metavar="SHARDS", help="folder that pipeline.prepare made")
+    parser.add_argument(
+        "--data", type=check_url, required=True, metavar="SHARDS", help="folder that pipeline.prepare made, or its URL"
+    )
     parser.add_argument("--out", type=Path, default=Path("explore.html"), help="page to write (default: %(default)s)")
     parser.add_argument(
         "--samples", type=int, default=300, help="maximum number of samples, up to 20000 (default: %(default)s)"
@@ -56,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_logs()
     try:
         require_some_checkpoint(options.run)
-        check_shards(Path(options.data), read_meta(Path(options.data)))
+        root = location(options.data)
+        check_shards(root, read_meta(root))
         say(f"mapping the embeddings of {options.run} for {options.data}, in {options.out}")
         begin("importing torch and DALI")
         from common.finite import NotFiniteError

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from common.files import read_json_lines
+from common.stores import location
 from evaluation.task import LabelledData, Split, Task
 from pipeline.lists.names import Finder
 from settings import ConfigError
@@ -178,10 +178,12 @@ def describe_coverage(coverage: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def read_rejected(folder: str | Path) -> dict[str, str]:
     """Source path -> reason for each video that preparation rejected; empty if there is no rejected.jsonl."""
-    path = Path(folder) / "rejected.jsonl"
-    if not path.is_file():
+    try:
+        text = (location(folder) / "rejected.jsonl").read_text(encoding="utf-8")
+    except FileNotFoundError:
         return {}
-    return {entry["source"]: entry["reason"] for entry in read_json_lines(path)}
+    entries = (json.loads(line) for line in text.split("\n") if line)
+    return {entry["source"]: entry["reason"] for entry in entries}
 
 
 def _find(

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.phases import begin, open_log, say
+from common.stores import location
+from common.stores.urls import check_url
 from common.terminal import command, print_error, printable
 from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--count must be at least 1, not {options.count}")
         config = load_config(Config, options.config, options.overrides)
         config = replace(config, data=replace(config.data, path=options.shards, loader="dali"))
-        check_shards(Path(options.shards), read_meta(Path(options.shards)))
+        root = location(options.shards)
+        check_shards(root, read_meta(root))
         say(f"drawing clips of {options.shards} in {options.out}")
         begin("importing torch and DALI")
         from pipeline.preview.collect import collect
@@ -52,7 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shards", help="folder of prepared shards (from pipeline.prepare)")
+    parser.add_argument("shards", type=check_url, help="folder or URL of prepared shards (from pipeline.prepare)")
     parser.add_argument("--config", type=Path, help="YAML configuration of the run (without it: default settings)")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write (default: %(default)s)")
     parser.add_argument("--html", action="store_true", help="also write an HTML page that plays the clips")

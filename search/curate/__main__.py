@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.phases import begin, open_log, say
+from common.stores import location
 from common.terminal import command, print_error, printable, show_logs
 from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
@@ -68,7 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m search.curate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
-    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder that pipeline.prepare made")
+    parser.add_argument("shards", type=location, metavar="SHARDS", help="folder that pipeline.prepare made, or its URL")
     parser.add_argument("--out", type=Path, default=Path("curated"), help="folder to write (default: %(default)s)")
     parser.add_argument("--folds", type=int, help="number of folds (default: 3, or 5 for fewer than 600 samples)")
     parser.add_argument(
@@ -81,7 +82,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=int, default=0, help="training steps per fold (default: those of RUN's epochs, at least 1,000)"
     )
-    parser.add_argument("--against", type=Path, metavar="SHARDS", help="other data; copies of their samples are found")
+    parser.add_argument(
+        "--against", type=location, metavar="SHARDS", help="other data; copies of their samples are found"
+    )
     parser.add_argument(
         "--lowest-score",
         type=float,

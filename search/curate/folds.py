@@ -69,7 +69,7 @@ def assign_folds(sources: Sequence[str], groups: np.ndarray, *, folds: int) -> n
     return assigned
 
 
-def fold_config(config: Config, *, shards: Path, folder: Path, leave_out: Path, samples: int, steps: int) -> Config:
+def fold_config(config: Config, *, shards: Location, folder: Path, leave_out: Path, samples: int, steps: int) -> Config:
     """The configuration of the run of a fold: that of the run, on all splits without the fold.
 
     Args:
@@ -105,7 +105,7 @@ def train_folds(
     sources: Sequence[str],
     assigned: np.ndarray,
     *,
-    shards: Path,
+    shards: Location,
     fingerprint: str,
     out: Path,
     folds: int,

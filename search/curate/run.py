@@ -10,6 +10,7 @@ import numpy as np
 
 from common.finite import require_finite
 from common.phases import begin, hushed
+from common.stores import Location
 from model.encoder import CrossModalModel
 from pipeline.load.dali_loader import DaliLoader
 from pipeline.shards.manifest import Manifest
@@ -39,13 +40,13 @@ class Options:
     """Number of folds; 0 scores all pairs by the run itself, None lets `default_folds` choose."""
     steps: int
     """Training steps of each fold; 0 means as many as the epochs of the run have, but at least FEWEST_STEPS."""
-    against: Path | None
+    against: Location | None
     """Other shards, of which samples may be copies."""
     lowest_score: float
     """Score below which a pair counts as mismatched."""
 
 
-def curate(run: Path, shards: Path, out: Path, options: Options) -> Verdicts:
+def curate(run: Path, shards: Location, out: Path, options: Options) -> Verdicts:
     """Writes pairs.csv, leave_out.csv and curate.html to `out`.
 
     Raises:
@@ -106,7 +107,7 @@ def default_folds(samples: int) -> int:
     return 5 if samples < FEW_SAMPLES else 3
 
 
-def _loader(config: Config, shards: Path) -> DaliLoader:
+def _loader(config: Config, shards: Location) -> DaliLoader:
     data = config.data.without_split(path=str(shards), loader="dali", labels="", max_bad_fraction=0.0)
     loader = DaliLoader(config=replace(config, data=data), batch_size=BATCH)
     if not (loader.has_video and loader.has_audio):

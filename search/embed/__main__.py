@@ -21,6 +21,7 @@ from pathlib import Path
 
 from common.environment import MissingPackage
 from common.phases import begin, open_log, say
+from common.stores import RemotePath, location
 from common.terminal import command, print_error, printable, show_logs
 from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
@@ -85,7 +86,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m search.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
-    parser.add_argument("src", type=Path, metavar="SRC", help="folder of prepared shards, or of videos")
+    parser.add_argument(
+        "src", type=location, metavar="SRC", help="folder or URL of prepared shards, or folder of videos"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the embeddings")
     parser.add_argument("--labels", type=Path, help="list with labels of a folder of videos (default: folder names)")
     add_labels_may_miss(parser, things="file")
@@ -101,14 +104,17 @@ def _check(options: argparse.Namespace) -> None:
     require_packages("pyarrow")
     require_utf8(options.out.resolve())
     require_some_checkpoint(options.run)
-    if not options.src.is_dir():
+    if isinstance(options.src, RemotePath):
+        check_shards(options.src, read_meta(options.src))
+    elif not options.src.is_dir():
         found = "is a file" if options.src.exists() else "does not exist"
         raise PrepareError(f"SRC must be a folder of prepared data or of videos, but {options.src} {found}")
-    check_folders(options.src.resolve(), options.out.resolve())
+    else:
+        check_folders(options.src.resolve(), options.out.resolve())
+        if meta_file(options.src).exists():
+            check_shards(options.src, read_meta(options.src))
     if options.labels is not None:
         require_list(options.labels)
-    if meta_file(options.src).exists():
-        check_shards(options.src, read_meta(options.src))
 
 
 def _place() -> dict[str, int]:

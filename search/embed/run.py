@@ -13,6 +13,7 @@ import torch
 from common.environment import installed_version
 from common.phases import begin, hushed, say
 from common.progress import show_progress
+from common.stores import Location, RemotePath
 from pipeline.prepare.labels import folder_labels, read_labels
 from pipeline.prepare.sources import find_sources
 from pipeline.shards.manifest import Manifest
@@ -43,7 +44,7 @@ class Place:
 
 def embed(
     run: Path,
-    src: Path,
+    src: Location,
     out: Path,
     *,
     config: EmbedConfig,
@@ -131,8 +132,8 @@ def _job(run: Path, config: EmbedConfig, place: Place) -> Job:
     return Job(encoders=replace(encoders, model=model), config=config, device=device, processes=place.local_size)
 
 
-def _source(src: Path, out: Path, job: Job, *, labels: Path | None, labels_may_miss: bool) -> Source:
-    if meta_file(src).exists():
+def _source(src: Location, out: Path, job: Job, *, labels: Path | None, labels_may_miss: bool) -> Source:
+    if isinstance(src, RemotePath) or meta_file(src).exists():
         if labels is not None:
             raise EmbedError("--labels is for a folder of videos; prepared data have labels: see pipeline.labels")
         return ShardSource(Manifest.open(src), job)
