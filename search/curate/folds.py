@@ -18,6 +18,7 @@ from common.environment import ROOT
 from common.files import write_atomically
 from common.phases import begin
 from common.randomness import uniform_of_text
+from common.stores import Location
 from search.curate.lists import write_csv
 from settings import Config, ConfigError, LogConfig, MonitorConfig
 from settings.load import AUTO, to_yaml
