@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,34 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         workers=1,
     )
     return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[Any]:
+    """An S3 server on the loopback interface (tests/stores/server.py); skips the test where its packages are absent."""
+    for package in ("moto", "flask", "flask_cors", "s3fs"):
+        pytest.importorskip(package)
+    from tests.stores.server import StoreServer
+
+    server = StoreServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(store_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The S3 server without faults and without recorded requests; the environment variables lead to it.
+
+    Each test makes buckets of its own: `store.make_bucket()`.
+    """
+    store_server.begin_test()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in store_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield store_server
+    store_server.begin_test()
 
 
 @pytest.fixture
