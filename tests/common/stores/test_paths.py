@@ -1,4 +1,4 @@
-"""Files in object stores: which URLs are accepted, reading and writing, errors, retries, and that secrets stay secret."""
+"""Files in object stores: which URLs are accepted, reading and writing, errors and retries; secrets stay secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches from object stores equal those from the disk bit for bit, whatever the server does, and the cache is bounded."""
+"""Batches from object stores equal those from the disk bit for bit, whatever the server does; the cache is bounded."""
 
 from __future__ import annotations
 
