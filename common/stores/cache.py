@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from common.files import file_name, file_sha256
@@ -59,7 +60,7 @@ class CachedFile:
     etag: str
     sha256: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identifies place and content: a file that has changed is another one."""
         text = "\n".join((self.path.url, str(self.size), self.etag, self.sha256))

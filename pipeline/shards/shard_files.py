@@ -123,6 +123,7 @@ class RemoteShards:
         described = zip(manifest.shards, sizes, manifest.shard_etag, manifest.shard_sha256, strict=True)
         self.files = [CachedFile(root / name, size, etag, sha256) for name, size, etag, sha256 in described]
         self.cache = cache
+        self._copies = [str(cache.path(file)) for file in self.files] if cache is not None else []
         self._open = OpenFiles()
 
     def path(self, shard: int) -> str:
@@ -138,7 +139,7 @@ class RemoteShards:
         if self.cache is None:
             return False
         try:
-            file = self._open.get(shard, str(self.cache.path(self.files[shard])))
+            file = self._open.get(shard, self._copies[shard])
             if os.preadv(file.descriptor, [target.data], offset) == target.nbytes:
                 return True
         except FileNotFoundError:

@@ -4,7 +4,7 @@ Note [Which shards are copied]
 
 Plans are made ahead of the reads, so that the shards of the next steps are known, in the order of their first use. As
 many of them, from the first on, as data.cache_gb holds are wanted: those that are copied are marked, so that no process
-evicts them, and one thread copies the others. Whatever is not copied when it is read is read in ranges, so that no
+evicts them (the marks end with the thread), and one thread copies the others. Whatever is not copied when it is read is read in ranges, so that no
 batch ever waits for a whole shard, and a data set larger than the cache can be trained on.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from common.stores import StoreError
-from common.stores.cache import CacheError
+from common.stores.cache import CacheError, FileCache
 from common.stores.errors import StoreFileChanged, StoreFileDamaged
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.batch_plan import BatchPlan
@@ -31,8 +31,8 @@ CLIPS_AHEAD = 65_536
 """Number of clips that are planned ahead, at about 200 bytes each."""
 _PLANS_PER_READ = 4
 """Plans made for each batch that is read, until CLIPS_AHEAD are made: the first batch must not wait for all of them."""
-_PAUSE = 0.2
-"""Seconds between two looks for shards to copy, if the last look found none."""
+_PAUSE = 2.0
+"""Seconds until the next look for shards to copy, if there was none and the next steps need the same shards."""
 _LONG_PAUSE = 10.0
 """Seconds until the next attempt after a store did not answer for a while."""
 
@@ -65,10 +65,11 @@ class ShardsAhead:
         self._made = self._finished = 0
         self._uses: OrderedDict[int, int] = OrderedDict()  # shard -> the last plan that needs it, in order of first use
         self._ends: deque[list[int]] = deque()  # the shards of each plan that is not finished
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._lock, self._stop, self._changed = threading.Lock(), threading.Event(), threading.Event()
         self._in_thread, self._warned = in_thread, False
         self._failure: Exception | None = None
         self._damaged: set[int] = set()
+        self._copied: set[int] = set()  # as far as this process knows, and protected from eviction
         self._thread = threading.Thread(target=self._run, name="shard-copier", daemon=True)
         self._thread.start()
 
@@ -95,8 +96,11 @@ class ShardsAhead:
         with self._lock:
             self._planned.append(plan)
             self._ends.append(shards)
+            known = len(self._uses)
             self._uses.update(dict.fromkeys(shards, self._made))
             self._made += 1
+            if len(self._uses) > known:
+                self._changed.set()
 
     def finish(self) -> None:
         """Says that the bytes of the next plan have been read."""
@@ -104,34 +108,36 @@ class ShardsAhead:
             for shard in self._ends.popleft():
                 if self._uses.get(shard) == self._finished:
                     del self._uses[shard]
+                    self._changed.set()
             self._finished += 1
 
     def close(self) -> None:
         """Stops copying; copies stay."""
         self._stop.set()
+        self._changed.set()
 
     def _run(self) -> None:
         if self._in_thread is not None:
             self._in_thread()
-        cache = self._files.cache
-        assert cache is not None
-        held: set[int] = set()
+        shared = self._files.cache
+        assert shared is not None
         try:
+            # An opening of its own, because other iterators of this loader mark other shards.
+            cache = FileCache(shared.folder, limit=shared.limit)
             while not self._stop.is_set():
+                self._changed.clear()
                 wanted = self._wanted(cache.limit)
-                self._files.close(held - set(wanted))
-                held = set(wanted)
+                self._files.close(self._copied.difference(wanted))
+                self._copied.intersection_update(wanted)
                 cache.mark(self._files.files[shard] for shard in wanted)
-                if not self._copy_one(wanted):
-                    self._stop.wait(_PAUSE)
+                if not self._copy_one(cache, wanted):
+                    self._changed.wait(_PAUSE)
         except CacheError as error:
             _log.warning("%s; shards that are not there yet are read from the store in ranges", error)
         except StoreFileChanged as error:
             self._failure = error
         except Exception as error:  # of this module: reads in ranges go on without it
             _log.warning("copying shards has stopped (%s: %s); they are read in ranges", type(error).__name__, error)
-        finally:
-            cache.mark(())
 
     def _wanted(self, limit: int) -> list[int]:
         """The shards that are needed next, as many as the cache holds."""
@@ -159,16 +165,18 @@ class ShardsAhead:
             *(len(self._ends), len(needed), total / 1e9, limit / 1e9, fit),
         )
 
-    def _copy_one(self, wanted: list[int]) -> bool:
+    def _copy_one(self, cache: FileCache, wanted: list[int]) -> bool:
         """Copies the first of the wanted shards that can be copied now; False if there is none."""
-        cache = self._files.cache
-        assert cache is not None
         for shard in wanted:
             file = self._files.files[shard]
-            if shard in self._damaged or cache.holds(file):
+            if shard in self._damaged or shard in self._copied:
+                continue
+            if cache.holds(file):
+                self._copied.add(shard)
                 continue
             try:
                 if cache.fetch(file, stopping=self._stop.is_set):
+                    self._copied.add(shard)
                     return True
             except StoreFileChanged:
                 raise
