@@ -4,8 +4,8 @@ Note [Which shards are copied]
 
 Plans are made ahead of the reads, so that the shards of the next steps are known, in the order of their first use. As
 many of them, from the first on, as data.cache_gb holds are wanted: those that are copied are marked, so that no process
-evicts them (the marks end with the thread), and one thread copies the others. Whatever is not copied when it is read is read in ranges, so that no
-batch ever waits for a whole shard, and a data set larger than the cache can be trained on.
+evicts them (the marks end with the thread), and one thread copies the others. Whatever is not copied when it is read is
+read in ranges, so that no batch ever waits for a whole shard, and a data set larger than the cache can be trained on.
 """
 
 from __future__ import annotations
