@@ -176,11 +176,14 @@ class DaliLoader(ClipLoader[Manifest]):
     def _read(self, batch: BatchPlan) -> InFlight:
         """Reads the bytes of a batch; samples that cannot be read are replaced."""
         while True:
+            removed = self._reader.files.removed
             try:
                 video, pcm = self._bytes(batch.plan)
                 return InFlight(plan=batch, video=video, pcm=pcm)
             except ShardError as error:
-                if error.sample is not None and self._reader.distrust(error.sample):
+                if error.sample is not None:
+                    self._reader.distrust(error.sample)
+                if self._reader.files.removed > removed:  # perhaps by another thread, which read the same copy
                     log.warning("the copy of %s in data.cache_dir is damaged; it is made again", printable(error.file))
                     continue
                 if not batch.is_replaceable:

@@ -172,9 +172,9 @@ class ShardReader:
             ids.append(plan.audio.mixed_ids)
         return np.unique(self.manifest.shard[np.concatenate(ids)])
 
-    def distrust(self, i: int) -> bool:
-        """Removes this machine's copy of the shard of sample `i`, which seems to be damaged; False if there is none."""
-        return self.files.distrust(int(self.manifest.shard[i]))
+    def distrust(self, i: int) -> None:
+        """Removes this machine's copy of the shard of sample `i`, if there is one: it seems to be damaged."""
+        self.files.distrust(int(self.manifest.shard[i]))
 
     def waited(self) -> float:
         """Time in seconds that `read` has waited for disks and servers so far, called by this thread."""

@@ -37,6 +37,9 @@ class Unreadable(Exception):
 class ShardFiles(Protocol):
     """Access to the shards of a data set; all methods may be called by several threads."""
 
+    removed: int
+    """How often `distrust` has removed a copy."""
+
     def path(self, shard: int) -> str:
         """Where the shard is, for messages."""
 
@@ -58,12 +61,14 @@ class ShardFiles(Protocol):
             SampleError: an object store does not answer, or holds another shard by now.
         """
 
-    def distrust(self, shard: int) -> bool:
-        """Removes this machine's copy of the shard, which seems to be damaged; False if there is none."""
+    def distrust(self, shard: int) -> None:
+        """Removes this machine's copy of the shard, if there is one: it seems to be damaged."""
 
 
 class LocalShards:
     """Implements `ShardFiles` for the file system."""
+
+    removed = 0
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -106,8 +111,8 @@ class LocalShards:
             raise Unreadable(f"it ends {target.nbytes - got} bytes short of byte {offset + target.nbytes}")
         self._seconds += 0.05 * (time.perf_counter() - began - self._seconds)
 
-    def distrust(self, shard: int) -> bool:
-        return False
+    def distrust(self, shard: int) -> None:
+        """Does nothing: the only copy stays."""
 
 
 class RemoteShards:
@@ -123,6 +128,7 @@ class RemoteShards:
         described = zip(manifest.shards, sizes, manifest.shard_etag, manifest.shard_sha256, strict=True)
         self.files = [CachedFile(root / name, size, etag, sha256) for name, size, etag, sha256 in described]
         self.cache = cache
+        self.removed = 0
         self._copies = [str(cache.path(file)) for file in self.files] if cache is not None else []
         self._open = OpenFiles()
 
@@ -158,9 +164,10 @@ class RemoteShards:
             raise SampleError(str(error)) from None
         target[:] = np.frombuffer(data, dtype=np.uint8)
 
-    def distrust(self, shard: int) -> bool:
-        self._open.drop(shard)
-        return self.cache is not None and self.cache.discard(self.files[shard])
+    def distrust(self, shard: int) -> None:
+        was_open = self._open.drop(shard)
+        if (self.cache is not None and self.cache.discard(self.files[shard])) or was_open:
+            self.removed += 1
 
     def close(self, shards: Iterable[int]) -> None:
         """Closes copies that may be evicted; their room on the disk is only free once nobody has them open."""
@@ -227,7 +234,7 @@ class OpenFiles:
                 self._files.popitem(last=False)
         return file
 
-    def drop(self, shard: int) -> None:
-        """Closes a shard, if it is open."""
+    def drop(self, shard: int) -> bool:
+        """Closes a shard; returns whether it was open."""
         with self._lock:
-            self._files.pop(shard, None)
+            return self._files.pop(shard, None) is not None
