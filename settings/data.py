@@ -232,8 +232,8 @@ class DataConfig:
     """Folder of prepared shards (loader dali) or of raw videos (loader decord). Shards may also be in an object store:
     s3://, gs://, az://, hf:// or another URL (docs/stores.md)."""
     cache_dir: str = ""
-    """Folder of this machine for copies of files from object stores; empty means ~/.cache/cm-acc. All processes of a
-    machine share it."""
+    """Folder of this machine for copies of files from object stores, shared by its processes; empty means
+    $CMACC_SCRATCH, or ~/.cache/cm-acc."""
     cache_gb: float = 20.0
     """Largest size in GB of the copies of shards in data.cache_dir. Shards are copied ahead of their use. What is not
     copied yet, or does not fit, is read in ranges; 0 makes no copies."""

@@ -22,10 +22,9 @@ _REQUESTS = 8
 
 
 def cache_folder(configured: str = "") -> Path:
-    """The folder for copies of files from object stores: `configured`, or the user's folder for caches."""
-    if configured:
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cm-acc"
+    """The folder for copies of files from object stores: `configured`, $CMACC_SCRATCH, or the user's for caches."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(configured or os.environ.get("CMACC_SCRATCH") or Path(caches) / "cm-acc").expanduser()
 
 
 def copy_manifest(
