@@ -177,12 +177,9 @@ class FileCache:
         with self._locked():
             if path.exists():
                 return None
-            if not self._make_room(size):
+            if (part.exists() and not is_abandoned(part)) or not self._make_room(size):
                 return None
-            try:
-                descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            except FileExistsError:  # another process is copying it
-                return None
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 allocate(descriptor, size)
