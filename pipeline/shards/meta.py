@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, overload
@@ -120,6 +119,7 @@ def _stored(root: RemotePath, names: Sequence[str]) -> dict[str, tuple[int, str]
     """Sizes and etags of the shards that exist in an object store, by name."""
     if root.is_listable:
         return {file.key: (file.size, file.etag) for file in root.files()}
+    from concurrent.futures import ThreadPoolExecutor  # not above: commands read this module before they say a word
 
     def ask(name: str) -> tuple[int, str] | None:
         try:
