@@ -18,7 +18,7 @@ from pipeline.shards.checksums import AUDIO_BLOCK, crc32c
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.shard_files import ShardFiles, Unreadable, shard_files
 
-RANGES = 48
+RANGES = 128
 """Largest number of byte ranges that are read at the same time, if each takes as long as a request to a server."""
 
 T = TypeVar("T")
