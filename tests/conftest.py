@@ -46,7 +46,7 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store_server() -> Iterator[Any]:
     """An S3 server on the loopback interface (tests/stores/server.py); skips the test where its packages are absent."""
-    for package in ("moto", "flask", "flask_cors", "s3fs"):
+    for package in ("moto", "flask", "flask_cors", "obstore"):
         pytest.importorskip(package)
     from tests.stores.server import StoreServer
 
