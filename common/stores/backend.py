@@ -21,11 +21,13 @@ class StoredFile:
         key: its path within the bucket.
         size: its length in bytes.
         etag: changes whenever the content does; empty if the store tells none.
+        modified_ns: when it was written, in nanoseconds since 1970; -1 if the store does not tell.
     """
 
     key: str
     size: int
     etag: str
+    modified_ns: int = -1
 
 
 class Backend(Protocol):
@@ -46,5 +48,8 @@ class Backend(Protocol):
 
     def put(self, key: str, data: bytes | Path) -> None:
         """Writes a file; readers see it only when it is complete."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes a file unless there is one already; returns whether it was written."""
 
     def delete(self, key: str) -> None: ...

@@ -24,6 +24,10 @@ class StoreFileNotFound(StoreError, FileNotFoundError):
     """There is no such file, or no such bucket."""
 
 
+class StoreUnreachable(StoreError):
+    """A store gave no answer for so long that the request was given up; another one would hardly fare better."""
+
+
 class StoreFileChanged(StoreError):
     """A file is no longer the one that was there when the command began."""
 

@@ -15,6 +15,9 @@ from common.stores.retries import TemporaryError
 _ETAGS = ("ETag", "etag", "e_tag", "blob_id", "oid", "md5", "mtime", "modified", "created", "LastModified")
 """Entries of fsspec's description of a file that change with its content, the best first."""
 
+_TIMES = ("LastModified", "mtime", "modified", "last_modified")
+"""Entries of fsspec's description of a file that say when it was written."""
+
 T = TypeVar("T")
 
 
@@ -45,7 +48,7 @@ class GenericBackend:
         found = self._ask(key, lambda: self._files.info(self._path(key)))
         if found["type"] == "directory":
             raise StoreFileNotFound(f"{self._path(key)} is a folder, not a file")
-        return StoredFile(key, int(found["size"] or 0), _etag(found))
+        return StoredFile(key, int(found["size"] or 0), _etag(found), _modified_ns(found))
 
     def list(self, prefix: str) -> Iterator[StoredFile]:
         try:
@@ -56,7 +59,7 @@ class GenericBackend:
         for path, entry in found.items():
             key = path.strip("/").removeprefix(root).strip("/")
             if key != prefix:
-                yield StoredFile(key, int(entry["size"] or 0), _etag(entry))
+                yield StoredFile(key, int(entry["size"] or 0), _etag(entry), _modified_ns(entry))
 
     def get(self, key: str, start: int, size: int | None) -> tuple[bytes, str]:
         end = None if size is None else start + size
@@ -67,6 +70,15 @@ class GenericBackend:
             self._ask(key, lambda: self._files.put_file(str(data), self._path(key)))
         else:
             self._ask(key, lambda: self._files.pipe_file(self._path(key), data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        def request() -> bool:
+            if self._files.exists(self._path(key)):
+                return False
+            self._files.pipe_file(self._path(key), data)
+            return True
+
+        return self._ask(key, request)
 
     def delete(self, key: str) -> None:
         self._ask(key, lambda: self._files.rm_file(self._path(key)))
@@ -93,3 +105,10 @@ class GenericBackend:
 def _etag(entry: dict[str, Any]) -> str:
     found = next((entry[name] for name in _ETAGS if entry.get(name)), "")
     return str(found.timestamp() if isinstance(found, datetime) else found)
+
+
+def _modified_ns(entry: dict[str, Any]) -> int:
+    found = next((entry[name] for name in _TIMES if entry.get(name)), -1)
+    if isinstance(found, datetime):
+        return round(found.timestamp() * 1e9)
+    return round(found * 1e9) if isinstance(found, int | float) and found >= 0 else -1

@@ -105,6 +105,19 @@ class NativeBackend:
 
         self._ask(key, lambda: obstore.put(self._writing, key, data, chunk_size=PART_BYTES, max_concurrency=4))
 
+    def create(self, key: str, data: bytes) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        def request() -> bool:
+            try:
+                obstore.put(self._writing, key, data, mode="create")
+            except (AlreadyExistsError, FileExistsError):
+                return False
+            return True
+
+        return self._ask(key, request)
+
     def delete(self, key: str) -> None:
         import obstore
 
@@ -162,7 +175,7 @@ def _cause(text: str, details: str) -> str:
 
 
 def _stored(meta: Any) -> StoredFile:
-    return StoredFile(meta["path"], meta["size"], _etag(meta))
+    return StoredFile(meta["path"], meta["size"], _etag(meta), round(meta["last_modified"].timestamp() * 1e9))
 
 
 def _etag(meta: Any) -> str:

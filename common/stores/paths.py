@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from common.files import replacing
 from common.stores.backend import StoredFile
 from common.stores.connect import open_backend
-from common.stores.errors import StoreFileNotFound
+from common.stores.errors import StoreFileChanged, StoreFileNotFound
 from common.stores.retries import retrying
 from common.stores.urls import UrlError, check_url, is_url
 
@@ -55,6 +56,11 @@ class RemotePath:
         return self
 
     @property
+    def parents(self) -> list[RemotePath]:
+        """The folders that hold it, the nearest first."""
+        return [] if self.parent == self else [self.parent, *self.parent.parents]
+
+    @property
     def is_listable(self) -> bool:
         """Whether the store can list its files; plain web servers cannot."""
         return open_backend(self.url)[0].lists
@@ -88,9 +94,7 @@ class RemotePath:
         backend, key = open_backend(self.url)
         skipped = len(key) + 1 if key else 0
         found = retrying(lambda: list(backend.list(key)), f"list {self.url}")
-        return sorted(
-            (StoredFile(file.key[skipped:], file.size, file.etag) for file in found), key=lambda file: file.key
-        )
+        return sorted((replace(file, key=file.key[skipped:]) for file in found), key=lambda file: file.key)
 
     def read_bytes(self, start: int = 0, size: int | None = None) -> bytes:
         """Returns `size` bytes from byte `start`, or the whole file; fewer bytes if it ends before."""
@@ -112,6 +116,30 @@ class RemotePath:
         backend, key = open_backend(self.url)
         retrying(lambda: backend.put(key, data), f"write {self.url}")
 
+    def create(self, data: bytes) -> bool:
+        """Writes the file unless there is one already; returns whether it was written.
+
+        Of several processes that do so at the same time, one gets True, in S3, Google's and Azure's stores. (If the
+        answer to a request is lost, even that one may get False: then the file holds its data.)
+        """
+        backend, key = open_backend(self.url)
+        return retrying(lambda: backend.create(key, data), f"write {self.url}")
+
+    def download(self, target: Path, *, size: int | None = None) -> None:
+        """Copies the file to the local file `target`, which is replaced atomically.
+
+        Args:
+            size: its size in bytes, if that is known already.
+        """
+        size, position = self.stat().size if size is None else size, 0
+        with replacing(target) as unfinished, unfinished.open("wb") as file:
+            while position < size:
+                part = self.read(position, min(DOWNLOAD_BYTES, size - position))[0]
+                if not part:
+                    raise StoreFileChanged(f"{self.url} became shorter while it was read")
+                file.write(part)
+                position += len(part)
+
     def upload(self, source: Path) -> None:
         """Replaces the file by a copy of the local file `source`, in several parts if it is large; as `write_bytes`."""
         backend, key = open_backend(self.url)
@@ -127,6 +155,8 @@ class RemotePath:
                 raise
 
 
+DOWNLOAD_BYTES = 64 * 2**20
+"""Size in bytes of the parts in which a file is copied to this machine."""
 Location = Path | RemotePath
 """A file or folder, here or in an object store."""
 

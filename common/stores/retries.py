@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from common.stores.errors import StoreError, without_secrets
+from common.stores.errors import StoreUnreachable, without_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ def retrying(request: Callable[[], T], what: str) -> T:
         what: what the request does, as in "read s3://bucket/key", for messages.
 
     Raises:
-        StoreError: it still fails after RETRY_SECONDS, or failed with an error that lasts.
+        StoreUnreachable: it still fails after RETRY_SECONDS.
+        StoreError: it failed with an error that lasts.
     """
     began, pause, warned = time.monotonic(), FIRST_PAUSE, False
     while True:
@@ -42,7 +43,7 @@ def retrying(request: Callable[[], T], what: str) -> T:
             reason = without_secrets(str(error))
         elapsed = time.monotonic() - began
         if elapsed + pause > RETRY_SECONDS:
-            raise StoreError(f"cannot {what}: {reason}; gave up after {elapsed:.0f} s of attempts")
+            raise StoreUnreachable(f"cannot {what}: {reason}; gave up after {elapsed:.0f} s of attempts")
         if not warned and elapsed > LONGEST_PAUSE:
             _log.warning("cannot %s: %s; trying again for %.0f s", what, reason, RETRY_SECONDS - elapsed)
             warned = True
