@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from common.signals import end_on_signals, exit_status, name_of, received
+from common.signals import end_on_signals, exit_status, name_of, received, recorded
 
 if __name__ == "__main__":
     end_on_signals("train.py", terminated=75)
@@ -17,6 +17,7 @@ if __name__ == "__main__":
 import argparse
 import sys
 import time
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -86,6 +87,9 @@ from training.memory import explain_out_of_memory, is_out_of_memory
 from training.nonfinite import TrainingError
 from training.pool import known_labels, pool_ids
 from training.ranks.errors import RankError
+from training.remote.attach import RemoteRun, remote_run
+from training.remote.checkpoints import local_resume
+from training.remote.places import run_folder
 from training.resume import claim, fit_to_data
 from training.run import Run
 from training.step import Learner
@@ -96,22 +100,24 @@ def main() -> int:
     try:
         args = parse()
         config = load_config(Config, args.config, args.overrides)
-        with distributed.lost_ranks_named():
+        with distributed.lost_ranks_named(), ExitStack() as stack:
             world = distributed.start(config.train.device, config.train.threads, config.train.timeout_seconds)
-            weights = initial_weights(config, world, resume="never" if args.dry_run else args.resume)
+            resume = local_resume(args.resume, world)
+            remote = None if args.dry_run else stack.enter_context(remote_run(config, world, resume=resume))
+            weights = initial_weights(config, world, resume="never" if args.dry_run else resume)
             dataset = open_dataset(config)
             samples = len(select_samples(dataset, config.data)[0])
             if config.data.leave_out:
                 left_out = len(select_split(dataset, config.data.split)) - samples
                 say(f"{config.data.leave_out} leaves out {left_out:,} samples; training on the other {samples:,}")
-            config = fit_to_data(config, world, samples=samples, resume=args.resume)
+            config = fit_to_data(config, world, samples=samples, resume=resume)
             if args.dry_run:
                 loader, learner, _ = build(config, world, dataset, weights)
                 begin("making two steps")
                 dry_run(config, world, loader=loader, learner=learner)
                 finished = True
             else:
-                finished = train(config, world, dataset, weights, resume=args.resume, profile=args.profile)
+                finished = train(config, world, dataset, weights, resume=resume, profile=args.profile, remote=remote)
     except RankError as error:
         end_without_the_others(error)
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError, TrainingError) as error:
@@ -151,16 +157,18 @@ def train(
     *,
     resume: str,
     profile: range = range(0),
+    remote: RemoteRun | None = None,
 ) -> bool:
     """Trains until the run ends; returns False if it was asked to stop earlier (it has then saved a checkpoint).
 
     Args:
         dataset: what `open_dataset` returned; None opens it.
         weights: what `initial_weights` returned; None reads them, if the settings name any.
+        remote: what `remote_run` yielded.
     """
     weights = weights or initial_weights(config, world, resume=resume)
     loader, learner, monitor = build(config, world, dataset, weights)
-    with claim(Path(config.run_dir), world, resume=resume):
+    with claim(run_folder(config), world, resume=resume, locked=remote is not None):
         run = Run(
             config=config,
             world=world,
@@ -176,8 +184,11 @@ def train(
             origin=weights.origin if weights else [],
         )
         run.resume(resume)
-        with run, distributed.lost_ranks_named():
-            steps(run, loader, learner)
+        with recorded() if remote else nullcontext():
+            with run, distributed.lost_ranks_named():
+                steps(run, loader, learner)
+            if remote:
+                remote.finish()
         return run.finished
 
 

@@ -33,6 +33,8 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.data.cache_dir": "",
     "run.data.cache_gb": 20.0,
     "run.train.timeout_seconds": 300.0,
+    "run.checkpoint.scratch": "",
+    "run.checkpoint.upload_seconds": 600.0,
     "run.clip.per_sample": 1,
     "run.audio_augment": to_dict(AudioAugmentConfig()),
     "run.sampler.temperature": None,

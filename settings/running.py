@@ -89,6 +89,11 @@ class CheckpointConfig:
     """Number of newest checkpoints to keep."""
     milestone_every: int = 0
     """Checkpoints at multiples of this many steps are never deleted; 0 means none."""
+    scratch: str = ""
+    """Folder of this machine for the local copy of a run whose run_dir is a URL. Empty: $CMACC_SCRATCH, or else cm-acc
+    in the user's folder for caches."""
+    upload_seconds: float = 600.0
+    """Seconds that the end of a run whose run_dir is a URL waits for its last files to be copied there."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"checkpoint.every_steps must be at least 1, not {self.every_steps}")
@@ -96,6 +101,10 @@ class CheckpointConfig:
         require(
             self.milestone_every % self.every_steps == 0,
             f"checkpoint.milestone_every must be a multiple of checkpoint.every_steps, not {self.milestone_every}",
+        )
+        require(
+            0 <= self.upload_seconds <= 86400,
+            f"checkpoint.upload_seconds must be in [0, 86400], not {self.upload_seconds}",
         )
 
 

@@ -17,7 +17,7 @@ class Config:
     """Settings of a training run."""
 
     run_dir: str = "runs/default"
-    """Folder for checkpoints, metrics and the resolved configuration."""
+    """Folder for checkpoints, metrics and the resolved configuration; or its URL, such as s3://bucket/runs/first."""
     seed: int = 0
     """Seed of all randomness of a run."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.registry_keys import registry_keys
+from common.stores import RemotePath
 from pipeline.suitability import check_training_data
 from settings import Config, ConfigError
 from settings.load import pick
 from training.initial.sources import check_sources, is_new
+from training.remote.places import as_location, run_folder, run_url
 from training.saving.files import require_some_checkpoint
 from training.saving.folder import require_new
 from training.tracking.trackers import require_trackers
@@ -38,7 +40,8 @@ def parse_steps(text: str | None) -> range:
 
 
 def check_names(config: Config) -> None:
-    """Raises ConfigError if a setting names an entry that its registry lacks, or a tracker that is not installed."""
+    """Raises ConfigError if a setting names what its registry lacks, a tracker that is missing, or an unusable URL."""
+    as_location(config.run_dir)  # before anything prints it: a URL may hold a password
     for key, registry in REGISTRIES.items():
         section, name = key.split(".")
         pick(dict.fromkeys(registry_keys(*registry)), getattr(getattr(config, section), name), key)
@@ -56,11 +59,12 @@ def check_files(config: Config, *, resume: str, dry_run: bool) -> int:
     Raises:
         ConfigError, ManifestError, CheckpointError: the run cannot start.
     """
-    if dry_run or is_new(Path(config.run_dir), resume=resume):
+    url, folder = run_url(config), run_folder(config)
+    if url is None and (dry_run or is_new(folder, resume=resume)):
         check_sources(config)
     samples = check_training_data(config)
-    if not dry_run and resume == "never":
-        require_new(Path(config.run_dir))
-    elif not dry_run and resume != "auto":
+    if not dry_run and url is None and resume == "never":
+        require_new(folder)
+    elif not (dry_run or resume in ("never", "auto") or isinstance(as_location(resume), RemotePath)):
         require_some_checkpoint(Path(resume))
     return samples

@@ -19,6 +19,7 @@ from settings.recipe import Choice, Resources, fit
 from settings.yaml_files import read_yaml
 from training.checkpoint import CheckpointError, CheckpointStore, find, read, require_same_config
 from training.distributed import World, from_main
+from training.remote.places import run_folder
 from training.saving.choose import require_newest, supersede_later
 from training.saving.files import checkpoint_files, step_of
 from training.saving.folder import require_new
@@ -39,7 +40,7 @@ def fit_to_data(config: Config, world: World, *, samples: int, resume: str) -> C
     Raises:
         ConfigError: the run would learn nothing, or there are too few samples.
     """
-    saved, samples = from_main((_saved_settings(resume, Path(config.run_dir)), samples))
+    saved, samples = from_main((_saved_settings(resume, run_folder(config)), samples))
     resources = Resources(samples=samples, device=world.device.type, processes=world.size)
     fitted, choices = fit(config, resources, saved=saved)
     pitfalls = sorted(find_pitfalls(fitted, resources), key=lambda pitfall: not pitfall.fatal)
@@ -83,10 +84,11 @@ def _print_choices(choices: list[Choice], config: Config, resources: Resources, 
 
 
 @contextmanager
-def claim(folder: Path, world: World, *, resume: str) -> Iterator[None]:
+def claim(folder: Path, world: World, *, resume: str, locked: bool = False) -> Iterator[None]:
     """Holds the lock of a run folder, on rank 0 for all ranks.
 
     Args:
+        locked: whether this process has locked it before, as `remote_run` does.
         resume: with "never" the folder must not hold anything of a run.
 
     Raises:
@@ -96,7 +98,7 @@ def claim(folder: Path, world: World, *, resume: str) -> Iterator[None]:
     if world.is_main:
         # An error must reach every rank: if rank 0 failed alone, the others would wait for it.
         try:
-            lock = RunLock(folder)
+            lock = None if locked else RunLock(folder)
             if resume == "never":
                 require_new(folder)
         except ConfigError as error:

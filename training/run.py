@@ -7,7 +7,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from training.distributed import (
     spread_over_ranks,
 )
 from training.memory import is_out_of_memory
+from training.remote.places import run_folder
 from training.report.run_page import write_run_page
 from training.resume import find_resume_checkpoint, load_resume_state
 from training.saving.preemption import Preemption, Stopped
@@ -85,7 +85,7 @@ class Run:
         self.config, self.world, self.learner = config, world, learner
         self.fingerprint, self.left_out = fingerprint, left_out
         self.bad_samples, self.total_steps = bad_samples, total_steps
-        self.folder = Path(config.run_dir)
+        self.folder = run_folder(config)
         kept = config.checkpoint
         self.store = CheckpointStore(self.folder / "checkpoints", keep=kept.keep, milestone_every=kept.milestone_every)
         self.step = self._saved_step = 0

@@ -19,6 +19,7 @@ from settings import AudioConfig, Config, ConfigError, from_dict, to_dict
 from training.checkpoint import CheckpointError, find, read
 from training.distributed import World, from_main
 from training.initial.sources import Source, exported_file, is_new, require_architecture, sources
+from training.remote.places import run_folder
 
 log = logging.getLogger(__name__)
 BACKBONE, HEAD = "backbone.", "head."
@@ -55,7 +56,7 @@ def initial_weights(config: Config, world: World, *, resume: str) -> InitialWeig
         ConfigError, CheckpointError: a file cannot be read, is not that of rank 0, or does not fit the model.
     """
     chosen = sources(config.model)
-    if not chosen or not from_main(is_new(Path(config.run_dir), resume=resume)):
+    if not chosen or not from_main(is_new(run_folder(config), resume=resume)):
         return None
     begin(f"reading the weights of {' and '.join(dict.fromkeys(str(source.path) for source in chosen.values()))}")
     with torch.device("meta"):
