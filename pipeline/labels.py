@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.phases import begin, open_log, say
+from common.stores import Location, location
+from common.stores.scratch import scratch_folder
 from common.terminal import command, printable
 from pipeline.prepare.labels import LabelError, Labels, add_labels_may_miss, read_labels, require_list
 from pipeline.prepare.sources import PrepareError
@@ -21,7 +23,7 @@ from settings import ConfigError, PrepareConfig
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.labels", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder that pipeline.prepare has written")
+    parser.add_argument("out", type=location, help="folder that pipeline.prepare has written; or its URL")
     parser.add_argument("labels", type=Path, help="list with a column path and label columns")
     add_labels_may_miss(parser, things="sample")
     return parser.parse_args(arguments)
@@ -43,24 +45,27 @@ if __name__ == "__main__":
 
 from pipeline.prepare.attached import read_attached, write_attached
 from pipeline.prepare.publish import publish, rejected_sources
+from pipeline.prepare.stores.out_folder import RemoteOut
 from pipeline.prepare.sync.edits import locked
 from pipeline.shards.manifest import Manifest
 from settings.load import from_dict
 
 
-def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
+def attach_labels(out: Path, path: Path, *, may_miss: bool = False, remote: RemoteOut | None = None) -> Labels:
     """Gives the samples of `out` the labels of the list `path`, and publishes the manifest with them.
 
     The columns of the list are added or replace columns of the same name. Samples without a row keep what they had.
 
     Args:
         may_miss: whether to continue even if the list does not seem to belong to the samples.
+        remote: the folder in an object store for which `out` stands, if it does.
 
     Raises:
         LabelError: the list cannot be used, or does not seem to belong to the samples.
         ManifestError, PrepareError: `out` is not a prepared data set, is damaged or cannot be written.
     """
-    manifest = Manifest.open(out)
+    place = remote.url if remote else out
+    manifest = Manifest.open(place)
     manifest.finish_check()
     for shard in manifest.shards:
         index = out / "index" / Path(shard).with_suffix(".jsonl")
@@ -86,10 +91,25 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False) -> Labels:
                 storage=manifest.storage,
                 sample_rate=manifest.sample_rate,
             )
-            publish(out, config=config, labels=_published(Manifest.open(out)))
+            sizes = remote.sizes if remote else None
+            publish(out, config=config, labels=_published(Manifest.open(place)), sizes=sizes)
+            if remote is not None:
+                remote.publish()
     except OSError as error:
         raise PrepareError(f"cannot change the labels in {out}: {error}") from None
     return labels
+
+
+def attach_anywhere(out: Location, path: Path, *, may_miss: bool = False) -> Labels:
+    """Calls `attach_labels`, with a local folder in the place of `out` if that is in an object store."""
+    if isinstance(out, Path):
+        return attach_labels(out, path, may_miss=may_miss)
+    try:
+        with RemoteOut(out, scratch_folder(out, "labels"), part=(0, 1)) as remote:
+            remote.pull()
+            return attach_labels(remote.folder, path, may_miss=may_miss, remote=remote)
+    except OSError as error:
+        raise PrepareError(f"cannot change the labels in {out}: {error}") from None
 
 
 def _published(manifest: Manifest) -> Labels:
@@ -106,7 +126,7 @@ def _published(manifest: Manifest) -> Labels:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 if the labels or the data set cannot be used."""
     options = parse(arguments)
-    labels = attach_labels(options.out, options.labels, may_miss=options.labels_may_miss)
+    labels = attach_anywhere(options.out, options.labels, may_miss=options.labels_may_miss)
     print(f"{len(labels.by_source):,} samples labelled; columns: {', '.join(map(repr, labels.columns))}")
     for line in labels.describe():
         print(printable(line))

@@ -1,7 +1,8 @@
 """Prepares a folder of videos as shards: `python -m pipeline.prepare SRC OUT [--labels labels.csv] [key=value ...]`.
 
 Run the same command again to resume after an interruption, or to add new files of SRC. Several machines that share the
-folders split the work with --shard 0/4 to --shard 3/4.
+folders split the work with --shard 0/4 to --shard 3/4. SRC and OUT may be URLs such as s3://bucket/folder
+(docs/stores.md); then the machines need no shared folder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.phases import open_log, say
+from common.stores import location
 from common.terminal import command, print_error
 from pipeline.plan.leave_out import read_leave_out
 from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
@@ -40,12 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.leave_out is not None:
             read_leave_out(options.leave_out)
         say(f"preparing the videos in {options.src} as shards in {options.out}")
-        from pipeline.prepare.run import prepare
+        from pipeline.prepare.anywhere import prepare_anywhere
         from pipeline.prepare.summary import print_summary
 
-        summary = prepare(
+        summary = prepare_anywhere(
             options.src,
             options.out,
+            work=options.work,
             config=config,
             labels_path=options.labels,
             workers=options.workers,
@@ -66,8 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.prepare", description=__doc__)
-    parser.add_argument("src", type=Path, help="folder of videos in any format that FFmpeg reads, with sub-folders")
-    parser.add_argument("out", type=Path, help="folder for shards, manifest and rejected.jsonl")
+    parser.add_argument(
+        "src", type=location, help="folder of videos in any format that FFmpeg reads, with sub-folders; or its URL"
+    )
+    parser.add_argument("out", type=location, help="folder for shards, manifest and rejected.jsonl; or its URL")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="if OUT is a URL: folder of this machine for unfinished shards"
+    )
     parser.add_argument("--labels", type=Path, help="list with a column path and label columns (default: folder names)")
     add_labels_may_miss(parser, things="file")
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")

@@ -41,11 +41,15 @@ class Totals:
     rejected: Counter[str] = field(default_factory=Counter)
 
 
-def publish(out: Path, *, config: PrepareConfig, labels: Labels) -> Totals:
-    """Rebuilds the manifest and the two lists from all samples and rejections that the parts have recorded so far."""
+def publish(out: Path, *, config: PrepareConfig, labels: Labels, sizes: Mapping[str, int] | None = None) -> Totals:
+    """Rebuilds the manifest and the two lists from all samples and rejections that the parts have recorded so far.
+
+    Args:
+        sizes: sizes in bytes of the shards that are in an object store, by file name.
+    """
     while True:
         before = _state(out)
-        totals = _publish_once(out, config, labels)
+        totals = _publish_once(out, config, labels, sizes or {})
         # If another machine has finished a shard meanwhile, what was just written may lack it.
         if _state(out) == before:
             return totals
@@ -66,10 +70,10 @@ def _state(out: Path) -> list[tuple[str, int, int]]:
     return sorted((path.name, status.st_size, status.st_mtime_ns) for path, status in files)
 
 
-def _publish_once(out: Path, config: PrepareConfig, labels: Labels) -> Totals:
+def _publish_once(out: Path, config: PrepareConfig, labels: Labels, stored: Mapping[str, int]) -> Totals:
     # The index of a shard whose samples were all removed is empty.
     shards = [path.stem + ".tar" for path in sorted((out / "index").glob("*.jsonl")) if path.stat().st_size]
-    sizes = [(out / name).stat().st_size for name in shards]
+    sizes = [stored[name] if name in stored else (out / name).stat().st_size for name in shards]
     totals = Totals(shards=len(shards), shard_bytes=sum(sizes))
     columns, attached = read_attached(out)
     columns = [*labels.columns, *(column for column in columns if column not in labels.columns)]

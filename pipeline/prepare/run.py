@@ -13,6 +13,8 @@ from common.environment import available_cores
 from common.files import write_atomically
 from common.phases import begin, say
 from common.progress import show_progress
+from common.stores import Location, RemotePath
+from common.stores.errors import StoreUnreachable
 from pipeline.media.rejection import RejectedSource
 from pipeline.plan.leave_out import read_leave_out, require_known
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
@@ -21,6 +23,8 @@ from pipeline.prepare.publish import publish, rejected_sources, remove_empty_sha
 from pipeline.prepare.records import PrepareError
 from pipeline.prepare.sources import Source, check_folders, find_sources, unchanged
 from pipeline.prepare.staging import Staging
+from pipeline.prepare.stores.originals import copied_here, list_sources
+from pipeline.prepare.stores.out_folder import RemoteOut
 from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.follower import Follower
 from pipeline.prepare.sync.origins import names_within, prefix_labels
@@ -39,7 +43,7 @@ class SampleTask:
 
 
 def prepare(
-    src: Path,
+    src: Location,
     out: Path,
     *,
     config: PrepareConfig,
@@ -52,6 +56,7 @@ def prepare(
     labels_may_miss: bool = False,
     retry: bool = True,
     leave_out: Path | None = None,
+    remote: RemoteOut | None = None,
 ) -> Summary:
     """Prepares the sources of `src` that belong to `part` (i of n) and are not in `out` yet.
 
@@ -66,6 +71,7 @@ def prepare(
         labels_may_miss: whether to continue even if the list does not seem to belong to the sources.
         retry: whether to try again the files that failed in an earlier run for a reason that may have passed.
         leave_out: list of sources that are treated as if they were not in `src`.
+        remote: the folder in an object store for which `out` stands, if it does.
 
     Raises:
         PrepareError: an argument is wrong, `out` was prepared from another folder, most of its files are gone, the disk
@@ -73,38 +79,39 @@ def prepare(
         LabelError, ConfigError: a list cannot be used, or does not seem to belong to the sources.
     """
     src, out = src.resolve(), out.resolve()
-    check_folders(src, out)
-    sources, skipped = _find_sources(src, out, may_be_empty=sync_all, leave_out=leave_out, also=also)
+    where = remote.url if remote else out
+    check_folders(src, where)
+    sources, skipped = _find_sources(src, where, may_be_empty=sync_all, leave_out=leave_out, also=also)
     follower = Follower(src, out, sources, also=also, sync=sync or sync_all)
     labels = _labels(labels_path, src, sources, streams=config.streams, may_miss=labels_may_miss)
-    begin(f"comparing {len(sources):,} files with what {out} holds")
+    begin(f"comparing {len(sources):,} files with what {where} holds")
     summary = Summary(skipped=skipped, synced=sync or sync_all)
-    staging = None
+    kind = "file" if labels_path is not None else "folders"
     try:
-        kind = "file" if labels_path is not None else "folders"
-        staging = Staging(out, part=part, config=config, labels=kind, retry=retry)
-        summary.set_aside = staging.set_aside
-        workers = workers or available_cores()
-        assigned = [source for source in follower.sources if int(source.key, 16) % part[1] == part[0]]
-        follower.begin(staging, assigned, columns=labels.columns, threads=workers, remove_any=sync_all)
-        prefixed = prefix_labels(labels, follower.origin)
-        _prepare_part(assigned, staging, prefixed, config=config, workers=workers, summary=summary)
-        _finish(out, follower, labels, config=config, summary=summary)
+        with closing(Staging(out, part=part, config=config, labels=kind, retry=retry, remote=remote)) as staging:
+            summary.set_aside = staging.set_aside
+            workers = workers or available_cores()
+            assigned = [source for source in follower.sources if int(source.key, 16) % part[1] == part[0]]
+            follower.begin(staging, assigned, columns=labels.columns, threads=workers, remove_any=sync_all)
+            staging.share()
+            prefixed = prefix_labels(labels, follower.origin)
+            _prepare_part(assigned, staging, prefixed, config=config, workers=workers, summary=summary)
+            _finish(out, follower, labels, config=config, summary=summary, remote=remote)
     except OSError as error:
-        raise PrepareError(f"cannot continue in {out}: {error}") from None
+        raise PrepareError(f"cannot continue in {where}: {error}") from None
     except WorkersCannotStart as error:
         raise PrepareError(str(error)) from None
-    finally:
-        if staging is not None:
-            staging.close()
     return summary
 
 
 def _find_sources(
-    src: Path, out: Path, *, may_be_empty: bool, leave_out: Path | None, also: str | None
+    src: Location, out: Location, *, may_be_empty: bool, leave_out: Path | None, also: str | None
 ) -> tuple[list[Source], Counter[str]]:
     begin(f"listing the files in {src}")
-    sources, skipped = find_sources(src, exclude=out)
+    if isinstance(src, RemotePath):
+        sources, skipped = list_sources(src, exclude=out if isinstance(out, RemotePath) else None)
+    else:
+        sources, skipped = find_sources(src, exclude=out if isinstance(out, Path) else None)
     if not (sources or may_be_empty):
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
         raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
@@ -113,25 +120,36 @@ def _find_sources(
     return sources, skipped
 
 
-def _without_listed(sources: Sequence[Source], leave_out: Path, *, src: Path, prefix: str) -> list[Source]:
+def _without_listed(sources: Sequence[Source], leave_out: Path, *, src: Location, prefix: str) -> list[Source]:
     """The sources that the list `leave_out` does not name; it names them as samples are named, with the prefix."""
     listed = read_leave_out(leave_out)
-    require_known(listed, (prefix + source.name for source in sources), path=leave_out, data=src)
+    require_known(listed, (prefix + source.name for source in sources), path=leave_out, data=str(src))
     names = set(listed)
     kept = [source for source in sources if prefix + source.name not in names]
     say(f"{leave_out} leaves out {len(sources) - len(kept):,} of {len(sources):,} files")
     return kept
 
 
-def _labels(path: Path | None, src: Path, sources: Sequence[Source], *, streams: str, may_miss: bool) -> Labels:
+def _labels(path: Path | None, src: Location, sources: Sequence[Source], *, streams: str, may_miss: bool) -> Labels:
     names = [source.name for source in sources]
-    labels = read_labels(path, names, streams=streams, root=src) if path is not None else folder_labels(names)
+    root = src if isinstance(src, Path) else None
+    labels = read_labels(path, names, streams=streams, root=root) if path is not None else folder_labels(names)
     if not may_miss:
         labels.check()
     return labels
 
 
-def _finish(out: Path, follower: Follower, labels: Labels, *, config: PrepareConfig, summary: Summary) -> None:
+def _finish(
+    out: Path,
+    follower: Follower,
+    labels: Labels,
+    *,
+    config: PrepareConfig,
+    summary: Summary,
+    remote: RemoteOut | None,
+) -> None:
+    if remote is not None:
+        remote.pull()
     begin("writing the manifest")
     if labels.is_unclear:
         # The unusable files are known now, so a row that fits several files may fit only one usable file.
@@ -139,8 +157,16 @@ def _finish(out: Path, follower: Follower, labels: Labels, *, config: PrepareCon
     summary.labels = labels
     follower.finish(prefix_labels(labels, follower.origin), from_file=labels.listed is not None, summary=summary)
     # The indexes hold the labels of all sources by now.
-    summary.totals = publish(out, config=config, labels=Labels(columns=follower.columns()))
+    columns = Labels(columns=follower.columns())
+    summary.totals = publish(out, config=config, labels=columns, sizes=remote.sizes if remote else None)
     remove_empty_shards(out)
+    if remote is not None:
+        remote.publish()
+        while remote.has_changed():
+            # Another machine has finished a shard meanwhile, which the manifest may lack.
+            remote.pull()
+            summary.totals = publish(out, config=config, labels=columns, sizes=remote.sizes)
+            remote.publish()
 
 
 def _prepare_part(
@@ -231,8 +257,10 @@ def prepare_sample(task: SampleTask, *, config: PrepareConfig) -> None:
     """
     source = task.source
     try:
-        with unchanged(source) as sha256:
-            media = normalise(source.path, config)
+        with copied_here(source, task.fragment.parent) as here, unchanged(here) as sha256:
+            media = normalise(Path(here.path), config)
+    except StoreUnreachable:
+        raise
     except OSError as error:  # reading the source failed, not writing, so the run can continue
         raise RejectedSource("cannot be read", error.strerror or str(error)) from None
     data = sample_bytes(media, key=source.key, source=source.name, labels=task.labels, config=config, sha256=sha256)

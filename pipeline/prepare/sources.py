@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.files import file_sha256
+from common.stores import Location
 from pipeline.lists.names import MEDIA_SUFFIXES
 from pipeline.media.rejection import RejectedSource, file_problem
 
@@ -28,7 +29,7 @@ class Source:
         name: path relative to the source folder, separated by /; bytes that are not UTF-8 are written as \\xNN. In a
             source that was added under a name, that name and / come first.
         key: 20 hexadecimal digits of a hash of the name; it names the sample's members in a shard.
-        path: path of the file.
+        path: path of the file, here or in an object store.
         size, mtime_ns: size in bytes and modification time in nanoseconds, which identify a version of the file; -1 if
             it cannot be read.
         problem: why it cannot be read; None for a readable file.
@@ -36,7 +37,7 @@ class Source:
 
     name: str
     key: str
-    path: Path
+    path: Location
     size: int
     mtime_ns: int
     problem: RejectedSource | None = None
@@ -95,7 +96,7 @@ def find_sources(folder: Path, *, exclude: Path | None = None) -> tuple[list[Sou
     return [source for _, source in found], others
 
 
-def add_prefix(sources: Sequence[Source], folder: Path, prefix: str) -> list[Source]:
+def add_prefix(sources: Sequence[Source], folder: Location, prefix: str) -> list[Source]:
     """Returns the sources of `folder` with `prefix` before their names, and with the keys of these names."""
     if not prefix:
         return list(sources)
@@ -103,31 +104,40 @@ def add_prefix(sources: Sequence[Source], folder: Path, prefix: str) -> list[Sou
         replace(
             source,
             name=prefix + source.name,
-            key=_key(prefix.encode("utf-8") + os.fsencode(source.path.relative_to(folder).as_posix())),
+            key=key_of(prefix.encode("utf-8") + _relative(source.path, folder)),
         )
         for source in sources
     ]
+
+
+def _relative(path: Location, folder: Location) -> bytes:
+    if isinstance(path, Path) and isinstance(folder, Path):
+        return os.fsencode(path.relative_to(folder).as_posix())
+    return str(path).removeprefix(f"{folder}/").encode("utf-8")
 
 
 @contextmanager
 def unchanged(source: Source) -> Iterator[str]:
     """Yields the SHA-256 of the file of `source`, which must stay the listed version until the block ends.
 
+    The file must be one of this machine (`copied_here`).
+
     Raises:
         RejectedSource: the file was modified, replaced or removed after it was listed, or cannot be read.
     """
-    before = _version(source.path)
+    path = Path(source.path)
+    before = _version(path)
     if before[:2] != (source.size, source.mtime_ns):
         raise _changed()
     try:
-        digest = file_sha256(source.path)
+        digest = file_sha256(path)
     except OSError as error:
         raise RejectedSource("cannot be read", error.strerror or str(error)) from None
     try:
         yield digest
     finally:
         # Even an error of the block is void then: it may have read a mixture of two versions of the file.
-        if _version(source.path) != before:
+        if _version(path) != before:
             raise _changed() from None
 
 
@@ -173,20 +183,20 @@ def _source(path: Path, raw: bytes, problem: RejectedSource | None) -> Source:
         except OSError as error:  # it was removed a moment ago
             problem = RejectedSource("missing", error.strerror or str(error))
     name = raw.decode("utf-8", "backslashreplace")
-    return Source(name=name, key=_key(raw), path=path, size=size, mtime_ns=mtime_ns, problem=problem)
+    return Source(name=name, key=key_of(raw), path=path, size=size, mtime_ns=mtime_ns, problem=problem)
 
 
-def _key(raw: bytes) -> str:
+def key_of(raw: bytes) -> str:
+    """The key of the source whose name is `raw`, as the file system or the store gives it."""
     return hashlib.sha256(raw).hexdigest()[:20]
 
 
-def check_folders(src: Path, out: Path) -> None:
+def check_folders(src: Location, out: Location) -> None:
     """Raises PrepareError unless the files of `src` can be prepared into `out`."""
     if not src.is_dir():
-        raise PrepareError(
-            f"SRC must be a folder of videos, but {src} {'is a file' if src.exists() else 'does not exist'}"
-        )
+        what = "is a file" if src.exists() else "does not exist"
+        raise PrepareError(f"SRC must be a folder of videos, but {src} {what}")
     if out == src or out in src.parents:
         raise PrepareError(f"OUT ({out}) must not be SRC ({src}), and must not contain it")
-    if out.exists() and not out.is_dir():
+    if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise PrepareError(f"OUT must be a folder, but {out} is a file")

@@ -27,6 +27,8 @@ from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.records import PrepareError, damaged_message, index_records, read_journal
 from pipeline.prepare.repair import check_shard, is_whole, set_aside
 from pipeline.prepare.sources import PackedSample, Source
+from pipeline.prepare.stores.originals import remove_copies
+from pipeline.prepare.stores.out_folder import RemoteOut
 from pipeline.shards.checksums import index_line
 from pipeline.shards.tar_writer import RowError, write_shard
 from settings import PrepareConfig
@@ -48,6 +50,7 @@ class Staging:
     Args:
         labels: where labels come from, `file` or `folders`; it is part of the recipe.
         retry: whether files whose rejection may have been the machine's fault are tried again.
+        remote: the folder in an object store for which OUT stands, if it does; full shards are copied there.
 
     Attributes:
         set_aside: names of shards that were damaged and have been moved to OUT/damaged.
@@ -57,9 +60,17 @@ class Staging:
     """
 
     def __init__(
-        self, out: Path, *, part: tuple[int, int], config: PrepareConfig, labels: str, retry: bool = True
+        self,
+        out: Path,
+        *,
+        part: tuple[int, int],
+        config: PrepareConfig,
+        labels: str,
+        retry: bool = True,
+        remote: RemoteOut | None = None,
     ) -> None:
         self.out = out
+        self._remote = remote
         self.set_aside: list[str] = []
         self._is_only_part = part[1] == 1
         self._part = "part" if part[1] == 1 else f"part-{part[0]}of{part[1]}"
@@ -111,9 +122,12 @@ class Staging:
         name = index.stem
         try:
             rows = list(index_records(index))
-            check_shard(self.out / f"{name}.tar", rows)
+            if self._remote is None or not self._remote.holds(f"{name}.tar", rows):
+                check_shard(self.out / f"{name}.tar", rows)
             return rows
         except RowError as error:
+            if self._remote is not None:
+                raise PrepareError(self._remote.damaged_message(name, error)) from None
             # The shards of another part may only be moved by a run that works on that part.
             if not (self._is_only_part or name.startswith(f"{self._shard}-")):
                 raise PrepareError(damaged_message(index, error)) from None
@@ -126,6 +140,7 @@ class Staging:
         with suppress(OSError):
             for path in self._folder.glob(".*.tmp"):  # of killed workers
                 path.unlink()
+            remove_copies(self._folder)
             if not self._staged:
                 (self._folder / "lock").unlink(missing_ok=True)
                 self._folder.rmdir()
@@ -205,6 +220,12 @@ class Staging:
             self._packed.add(source.key)
             self._staged.discard(fragment.name)
             fragment.unlink()
+        self.share()
+
+    def share(self) -> None:
+        """Copies what OUT holds to the object store for which it stands, if it does."""
+        if self._remote is not None:
+            self._remote.push()
 
     def _tidy(self) -> set[str]:
         """Removes unfinished files, and fragments that are damaged or packed; returns the names of the others."""
@@ -216,6 +237,7 @@ class Staging:
         if self._is_only_part:
             for path in (self.out / "manifest").glob("*.tmp"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_copies(self._folder)
         waiting = set()
         packed = {_fragment_name(sample) for sample in self.samples}
         for path in self._folder.iterdir():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.table import Table
 
 from common.console import Console
+from common.stores import Location
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import Totals
 from settings.load import format_names, format_value
@@ -61,7 +61,7 @@ class Summary:
         return self.labels.rows_without_file
 
 
-def print_summary(summary: Summary, out: Path) -> None:
+def print_summary(summary: Summary, out: Location) -> None:
     """Prints the summary as a table."""
     totals = summary.totals
     table = Table("", "count", title=f"{out}", title_justify="left")

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from common.files import file_sha256
+from common.stores import Location
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.records import PrepareError
 from pipeline.prepare.sources import PackedSample, Source
+from pipeline.prepare.stores.originals import content_sha256
 from pipeline.prepare.sync.edits import edit_index
 from settings.load import format_key
 
@@ -106,7 +107,7 @@ def _hash(sources: Sequence[Source], threads: int) -> dict[str, str]:
 
     def digest(source: Source) -> str:
         try:
-            return file_sha256(source.path)
+            return content_sha256(source.path)
         except OSError:
             return ""
 
@@ -139,7 +140,7 @@ def _find_moved(changes: Changes, sources: Sequence[Source], valid: Collection[s
     changes.replaced = [sample for sample in changes.replaced if sample not in moved]
 
 
-def check_changes(changes: Changes, src: Path, out: Path, *, sync: bool, remove_any: bool) -> None:
+def check_changes(changes: Changes, src: Location, out: Path, *, sync: bool, remove_any: bool) -> None:
     """Refuses changes that a wrong folder or an unmounted disk would explain.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.stores import Location
 from pipeline.prepare.attached import rename_attached
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.sources import PackedSample, Source, add_prefix
@@ -35,7 +36,7 @@ class Follower:
         PrepareError: `out` was prepared from another folder.
     """
 
-    def __init__(self, src: Path, out: Path, sources: Sequence[Source], *, also: str | None, sync: bool) -> None:
+    def __init__(self, src: Location, out: Path, sources: Sequence[Source], *, also: str | None, sync: bool) -> None:
         self._src = src
         self._out = out
         self._sync = sync

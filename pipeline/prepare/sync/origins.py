@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.files import file_sha256, write_atomically
+from common.files import write_atomically
+from common.stores import Location
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.records import PrepareError, read_index, read_journal
 from pipeline.prepare.sources import Source, add_prefix
+from pipeline.prepare.stores.originals import content_sha256
 from pipeline.prepare.sync.edits import locked
 from pipeline.shards.tar_writer import is_text
 from settings.load import format_key, format_value
@@ -72,7 +74,7 @@ class Origins:
         # Versions before sources.json recorded no path.
         self._all = origins if origins is not None else [Origin()] if self._recorded() else []
 
-    def identify(self, src: Path, sources: Sequence[Source], *, also: str | None) -> tuple[Origin, str]:
+    def identify(self, src: Location, sources: Sequence[Source], *, also: str | None) -> tuple[Origin, str]:
         """Finds out which source `src` is.
 
         Args:
@@ -124,7 +126,7 @@ class Origins:
         """The label columns of all sources."""
         return list(dict.fromkeys(column for origin in self._all for column in origin.columns))
 
-    def _find(self, here: str, src: Path, sources: Sequence[Source], also: str | None) -> Origin:
+    def _find(self, here: str, src: Location, sources: Sequence[Source], also: str | None) -> Origin:
         listed = [origin for origin in self._all if here in origin.paths]
         named = [origin for origin in self._all if also in (None, origin.name)]
         if also is None and len(listed) == 1:
@@ -148,7 +150,7 @@ class Origins:
         self._check_new_name(also, here)
         return Origin(name=also)
 
-    def _is_same(self, origin: Origin, src: Path, sources: Sequence[Source], *, alone: bool) -> bool:
+    def _is_same(self, origin: Origin, src: Location, sources: Sequence[Source], *, alone: bool) -> bool:
         """Whether `sources` are the files of `origin`; `alone` is the answer if nothing of it was recorded yet."""
         known = {key: version for key, version in self._recorded() if self.owns(origin, version.source)}
         self.verified = bool(known and origin.paths)
@@ -235,7 +237,7 @@ def _is_version(source: Source, known: _Known) -> bool:
     if known.sha256 is None:
         return source.mtime_ns == known.mtime_ns
     try:
-        return file_sha256(source.path) == known.sha256
+        return content_sha256(source.path) == known.sha256
     except OSError:
         return False
 
@@ -256,7 +258,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _as_text(path: Path) -> str:
+def _as_text(path: Location) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
