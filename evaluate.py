@@ -19,7 +19,7 @@ from typing import Any
 
 from common.phases import begin, open_log, say
 from common.registry_keys import registry_keys
-from common.stores import location
+from common.stores import Location, location
 from common.stores.urls import check_url
 from common.terminal import command, print_error, show_logs
 from evaluation.columns import Columns, check_split, choose_labels, predicts_a_label, require_label
@@ -31,7 +31,9 @@ from training.saving.files import CheckpointError, require_some_checkpoint
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, or a checkpoint file")
+    parser.add_argument(
+        "--checkpoint", type=location, required=True, help="run folder, or a checkpoint file; or its URL"
+    )
     protocols = sorted(registry_keys("evaluation/protocols.py", "PROTOCOLS"))
     parser.add_argument("--protocol", choices=protocols, required=True)
     parser.add_argument(
@@ -52,7 +54,8 @@ def announce() -> None:
     settings = load_config(
         EvaluationConfig, args.config, args.overrides, check=partial(check_split, args.protocol, args.label)
     )
-    require_some_checkpoint(args.checkpoint)
+    if isinstance(args.checkpoint, Path):
+        require_some_checkpoint(args.checkpoint)
     if (settings.loader or _trained_with(args.checkpoint)) == "dali":
         root = location(args.data)
         meta = read_meta(root)
@@ -65,8 +68,10 @@ def announce() -> None:
     begin("importing torch and DALI")
 
 
-def _trained_with(checkpoint: Path) -> str:
-    """The loader of the run that the checkpoint belongs to; empty if its folder does not tell."""
+def _trained_with(checkpoint: Location) -> str:
+    """The loader of the run that the checkpoint belongs to; empty if its folder does not tell, or is at a URL."""
+    if not isinstance(checkpoint, Path):
+        return ""
     folder = checkpoint.resolve().parents[1] if checkpoint.is_file() else checkpoint
     try:
         return load_config(Config, folder / "config.yaml").data.loader
@@ -94,6 +99,7 @@ from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError
 from training.checkpoint import load_model
+from training.remote.checkpoints import results_kept
 from training.report.run_page import write_run_page
 
 PRETRAINED, RANDOM, REFERENCE = "pre-trained", "random-initialised", "Kinetics-400 labels (torchvision)"
@@ -105,7 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
     show_logs()
     try:
         settings = load_config(EvaluationConfig, args.config, args.overrides)
-        evaluate(args.checkpoint, args.protocol, args.data, args.label, settings)
+        with results_kept(args.checkpoint) as checkpoint:
+            evaluate(checkpoint, args.protocol, args.data, args.label, settings, source=str(args.checkpoint))
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError) as error:
         print_error("evaluate.py", error)
         return 2
@@ -113,9 +120,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def evaluate(
-    checkpoint: Path, protocol: str, data: str, label: str | None, settings: EvaluationConfig
+    checkpoint: Path, protocol: str, data: str, label: str | None, settings: EvaluationConfig, *, source: str = ""
 ) -> list[dict[str, Any]]:
     """Runs a protocol, writes evaluation-*.json to the run folder and prints one table per label.
+
+    Args:
+        source: what the results name as the checkpoint, if that is a copy.
 
     Returns:
         The results as they were written, one per table.
@@ -138,7 +148,7 @@ def evaluate(
         result = {
             "title": table.name.replace("-", " on ", 1),
             "caption": "\n".join([table.caption, *describe_coverage(table.coverage)]),
-            "checkpoint": str(checkpoint),
+            "checkpoint": source or str(checkpoint),
             "data": data,
             "fingerprint": loader.dataset.fingerprint,
             "settings": to_dict(settings),

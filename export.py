@@ -22,6 +22,8 @@ from pathlib import Path
 
 from common.environment import MissingPackage, missing_packages
 from common.phases import begin, open_log, say
+from common.stores import Location, location
+from common.stores.scratch import written_to
 from common.terminal import command, printable
 from portable.hub import HubError, push, require_hub
 from training.saving.files import CheckpointError, require_some_checkpoint
@@ -51,8 +53,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, help="run folder, or a checkpoint file")
-    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("run", type=location, help="run folder, or a checkpoint file; or its URL")
+    parser.add_argument("out", type=location, help="folder to write to; or its URL")
     parser.add_argument("--licence", default="", metavar="ID", help="licence of the weights for the card, such as mit")
     parser.add_argument("--no-onnx", action="store_true", help="write no ONNX files")
     parser.add_argument("--push", metavar="USER/NAME", help="then upload the folder to the Hugging Face Hub")
@@ -74,7 +76,7 @@ def require_packages(args: argparse.Namespace) -> None:
         require_hub(args.push)
 
 
-def require_replaceable(out: Path) -> None:
+def require_replaceable(out: Location) -> None:
     """Raises OSError if OUT is a file, or holds a README.md or config.json that an export has not written."""
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "this is not a folder", str(out))
@@ -87,7 +89,8 @@ def require_replaceable(out: Path) -> None:
 def announce() -> None:
     """Finds mistakes that can be found without torch, which takes seconds to import; says what follows."""
     args = parse()
-    require_some_checkpoint(args.run)
+    if isinstance(args.run, Path):
+        require_some_checkpoint(args.run)
     require_replaceable(args.out)
     require_packages(args)
     say(f"exporting the encoders of {args.run} to {args.out}")
@@ -110,6 +113,7 @@ from portable.encoder import OUTPUTS, portable_encoder
 from portable.graphs import ExportError, Graph, raw_clips, require_equal, run_onnx, run_pt2, to_onnx, to_pt2, trace
 from settings import Config, ConfigError
 from training.checkpoint import find, model_of, read
+from training.remote.checkpoints import local_checkpoint
 
 MODALITIES = ("video", "audio")
 
@@ -176,16 +180,22 @@ def main(arguments: list[str] | None = None) -> None:
     require_replaceable(args.out)
     require_packages(args)
     begin(f"reading {args.run}")
-    checkpoint = find(args.run)
+    checkpoint = find(local_checkpoint(args.run))
     state = read(checkpoint)
     config, model = model_of(state, source=str(args.run))
     origin = Origin.of(state, config, checkpoint, licence=args.licence)
-    files = export(model, config, args.out, origin=origin, onnx=not args.no_onnx)
+    if args.no_onnx:  # those of an earlier export would belong to other weights
+        for modality in MODALITIES:
+            (args.out / f"{modality}.onnx").unlink(missing_ok=True)
+    with written_to(args.out) as out:
+        files = export(model, config, out, origin=origin, onnx=not args.no_onnx)
+        if args.push is not None:
+            begin(f"uploading {args.out} to {args.push}")
+            pushed = push(out, args.push, private=args.private, files=files)
     for name in files:
         print(printable(args.out / name))
     if args.push is not None:
-        begin(f"uploading {args.out} to {args.push}")
-        print(printable(push(args.out, args.push, private=args.private, files=files)))
+        print(printable(pushed))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from common.environment import MissingPackage
 from common.phases import begin, open_log, say
-from common.stores import RemotePath, location
+from common.stores import Location, RemotePath, location
+from common.stores.scratch import copy_folder, scratch_folder
 from common.terminal import command, print_error, printable, show_logs
 from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
@@ -59,12 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from common.finite import NotFiniteError
     from search.embed.run import Place, embed
     from search.embed.store import EmbedError
+    from training.remote.checkpoints import local_checkpoint
 
     try:
         meta = embed(
-            options.run,
+            local_checkpoint(options.run),
             options.src,
-            options.out,
+            _folder(options.out),
             config=config,
             labels=options.labels,
             labels_may_miss=options.labels_may_miss,
@@ -76,20 +78,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if meta is None:
         return 0
+    if isinstance(options.out, RemotePath):
+        copy_folder(_folder(options.out), options.out)
     unreadable = f"; {meta['unreadable']:,} unreadable files are in unreadable.jsonl" if meta["unreadable"] else ""
     print(f"{printable(options.out)}: {meta['rows']:,} rows of {meta['model']['dim']} numbers{unreadable}")
     return 0 if meta["rows"] else 1
+
+
+def _folder(out: Location) -> Path:
+    """The folder to write to: OUT, or of a URL a local one, which is copied there at the end."""
+    return out if isinstance(out, Path) else scratch_folder(out, "embeddings")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m search.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a checkpoint file")
+    parser.add_argument("run", type=location, metavar="RUN", help="run folder, or a checkpoint file; or its URL")
     parser.add_argument(
         "src", type=location, metavar="SRC", help="folder or URL of prepared shards, or folder of videos"
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the embeddings")
+    parser.add_argument("out", type=location, metavar="OUT", help="folder for the embeddings; or its URL")
     parser.add_argument("--labels", type=Path, help="list with labels of a folder of videos (default: folder names)")
     add_labels_may_miss(parser, things="file")
     parser.add_argument("--npy", action="store_true", help="also write video.npy and audio.npy")
@@ -102,8 +111,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _check(options: argparse.Namespace) -> None:
     """Finds mistakes that can be found without torch and DALI, which take seconds to import."""
     require_packages("pyarrow")
-    require_utf8(options.out.resolve())
-    require_some_checkpoint(options.run)
+    require_utf8(_folder(options.out).resolve())
+    if isinstance(options.run, Path):
+        require_some_checkpoint(options.run)
     if isinstance(options.src, RemotePath):
         check_shards(options.src, read_meta(options.src))
     elif not options.src.is_dir():
