@@ -209,3 +209,9 @@ def test_other_stores_serve_shards_too(corpus, loader_of, expected, tmp_path) ->
         if path.is_file():
             (root / path.relative_to(corpus.vp9).as_posix()).upload(path)
     assert_same(list(loader_of(str(root)).steps(0, STEPS)), expected)
+
+
+def test_a_web_server_whose_files_cannot_be_listed_serves_shards_too(stored, store, loader_of, expected) -> None:
+    url = stored.replace("s3:/", store.url)
+    assert not location(url).is_listable
+    assert_same(list(loader_of(url).steps(0, STEPS)), expected)
