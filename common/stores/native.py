@@ -18,8 +18,8 @@ from common.stores.credentials import azure_options, s3_options
 from common.stores.errors import StoreError, StoreFileNotFound, without_secrets
 from common.stores.retries import TemporaryError
 
-CONNECT_SECONDS, READ_SECONDS, WRITE_SECONDS = 5, 30, 300
-"""Time limits in seconds: for a connection, for a request that reads, for one that writes."""
+CONNECT_SECONDS, READ_SECONDS, REQUEST_SECONDS = 5, 30, 300
+"""Time limits in seconds: for a connection, for the next bytes of an answer, and for a whole request."""
 PART_BYTES = 16 * 2**20
 """Size in bytes of the parts in which large files are written."""
 
@@ -46,14 +46,15 @@ class NativeBackend:
         self._name = f"{scheme}://{bucket}"
         self._scheme, self._bucket = scheme, bucket
         self.lists = scheme not in ("http", "https")
-        self._reading = self._open(READ_SECONDS)
-        self._writing = self._open(WRITE_SECONDS)
+        self._reading = self._open(read_timeout=timedelta(seconds=READ_SECONDS))
+        self._writing = self._open()  # during an upload nothing is read for a while
 
-    def _open(self, seconds: int) -> Any:
+    def _open(self, **limits: timedelta) -> Any:
         from obstore import store as kinds
         from obstore.exceptions import BaseError
 
-        client: Any = {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=CONNECT_SECONDS)}
+        client: Any = {"timeout": timedelta(seconds=REQUEST_SECONDS), **limits}
+        client["connect_timeout"] = timedelta(seconds=CONNECT_SECONDS)
         # A short limit, after which common.stores.retries says that the request is repeated, and repeats it.
         backoff = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
         retries: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=5), "backoff": backoff}
