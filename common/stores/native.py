@@ -24,8 +24,6 @@ PART_BYTES = 16 * 2**20
 """Size in bytes of the parts in which large files are written."""
 
 _STATUS = re.compile(r"status code: (\d{3})")
-_HTTP_ERROR = re.compile(r"HTTP error|error sending|error decoding|timed out|connection|body", re.IGNORECASE)
-"""Messages of obstore about a request that got no complete answer."""
 _SYSTEM_MESSAGE = re.compile(r'message: "([^"]+)"')
 _METADATA_SERVICE = "169.254.169.254"
 """Where obstore asks for credentials if it finds none elsewhere: the metadata service of a machine in a cloud."""
@@ -159,7 +157,7 @@ def _translate(name: str, text: str, *, missing: bool = False) -> Exception:
         )
     if status in (301, 307):
         return StoreError(f"{name} is in another region: set AWS_REGION to that of the bucket")
-    if status in (408, 429) or status >= 500 or (not status and _HTTP_ERROR.search(text)):
+    if status in (408, 429) or status >= 500 or not status:
         return TemporaryError(_cause(text, details))
     return StoreError(f"{name} cannot be used: {without_secrets(text)}")
 
