@@ -153,13 +153,15 @@ class DaliLoader(ClipLoader[Manifest]):
         finally:
             reads.close()
 
+    def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
+        """Only training reads each shard so often, and plans without side effects, that shards are copied ahead."""
+        plans, files = super()._step_plans(first, last, length=length), self._reader.files
+        if not isinstance(files, RemoteShards) or files.cache is None:
+            return plans
+        shards_of = self._reader.shards_of
+        return ShardsAhead(plans, files=files, shards_of=shards_of, in_thread=self._in_thread, clips=self.batch_size)
+
     def _reads(self, plans: Iterator[BatchPlan]) -> Reads:
-        files = self._reader.files
-        if isinstance(files, RemoteShards) and files.cache is not None:
-            shards_of = self._reader.shards_of
-            plans = ShardsAhead(
-                plans, files=files, shards_of=shards_of, in_thread=self._in_thread, clips=self.batch_size
-            )
         return Reads(
             plans,
             read=self._read,
@@ -167,7 +169,7 @@ class DaliLoader(ClipLoader[Manifest]):
             ahead=BatchesAhead(
                 least=self.config.data.prefetch,
                 clips=self.batch_size,
-                is_remote=isinstance(files, RemoteShards),
+                is_remote=isinstance(self._reader.files, RemoteShards),
             ),
             one=self._reading,
             several=self._more_reading,

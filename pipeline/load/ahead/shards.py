@@ -71,7 +71,6 @@ class ShardsAhead:
         self._damaged: set[int] = set()
         self._copied: set[int] = set()  # as far as this process knows, and protected from eviction
         self._thread = threading.Thread(target=self._run, name="shard-copier", daemon=True)
-        self._thread.start()
 
     def __iter__(self) -> Iterator[BatchPlan]:
         return self
@@ -82,6 +81,8 @@ class ShardsAhead:
         Raises:
             SampleError: a shard has changed in the store.
         """
+        if self._thread.ident is None:  # not before the first use: an iterator may never be used
+            self._thread.start()
         if self._failure is not None:
             raise SampleError(str(self._failure)) from None
         for _ in range(_PLANS_PER_READ):
