@@ -151,8 +151,9 @@ def _translate(name: str, text: str, *, missing: bool = False) -> Exception:
     if missing or status == 404:
         return StoreFileNotFound(f"there is no file {name}")
     if status in (401, 403):
+        reason = without_secrets(text) if "<Code>" in text else f"status {status}"
         return StoreError(
-            f"access to {name} is denied ({without_secrets(text)}): check the credentials in the environment, and what "
+            f"access to {name} is denied ({reason}): check the credentials in the environment, and what "
             "they permit (docs/stores.md)"
         )
     if status in (301, 307):
