@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from common.cpu_priority import use_idle_priority
 from common.files import file_sha256
 from pipeline.shards.meta import REBUILD, ManifestError
 from pipeline.shards.ranges import Arrays, impossible_number
+
+_log = logging.getLogger(__name__)
 
 
 def check_content(folder: Path, meta: Mapping[str, Any], arrays: Arrays, *, fps: float, offsets: bool) -> None:
@@ -68,17 +71,23 @@ class LaterCheck:
     def finish(self) -> None:
         """Waits until the check has ended; makes it now if another process was to. Raises as `raise_if_damaged`."""
         if self._thread.ident is None:
-            self._check()
+            self._try()
         else:
             self._thread.join()
         self.raise_if_damaged()
 
     def _run(self) -> None:
         use_idle_priority()
+        self._try()
+
+    def _try(self) -> None:
         try:
             self._check()
         except ManifestError as error:
             self._error = error
+        except FileNotFoundError as error:
+            # Preparation has published another version. Arrays that are mapped stay as they were.
+            _log.warning("%s was replaced before it was checked; this process keeps using it", error.filename)
         except Exception as error:  # any other would otherwise end only this thread, unnoticed
             self._error = ManifestError(f"the manifest can no longer be checked ({type(error).__name__}: {error})")
 

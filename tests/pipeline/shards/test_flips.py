@@ -113,6 +113,19 @@ def test_no_flip_in_a_large_manifest_is_silent_once_it_has_been_checked(folder, 
         manifest.raise_if_damaged()
 
 
+def test_a_large_manifest_that_is_replaced_before_it_was_checked_stays_in_use(old, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.shards.manifest._CHECKED_BYTES", 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # which checks only when it is asked to
+    manifest = Manifest.open(old)
+    intact = handed_over(manifest)
+    version = next(path for path in (old / "manifest").iterdir() if path.is_dir())
+    version.rename(tmp_path / "replaced")
+    manifest.finish_check()
+    assert handed_over(manifest) == intact
+    assert "was replaced before it was checked" in caplog.text
+    (tmp_path / "replaced").rename(version)
+
+
 def test_damage_that_is_found_later_ends_the_loader(folder, codec, monkeypatch):
     monkeypatch.setattr("pipeline.shards.manifest._CHECKED_BYTES", 0)
     path = next(folder.glob("manifest/*/width.npy"))
