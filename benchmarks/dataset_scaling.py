@@ -44,10 +44,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__" and "--case" not in sys.argv:
     introduce("benchmarks.dataset_scaling", "timing the loader over small and large data sets", parse)
 
-from benchmarks.tools.node import BATCH, STEPS, measure_node
-from benchmarks.tools.preparation import measure_preparation
 from benchmarks.tools.result import medians, publish, ratio
-from benchmarks.tools.synthetic import source_name, synthesise
+from benchmarks.tools.scale.node import BATCH, STEPS, measure_node
+from benchmarks.tools.scale.preparation import measure_preparation
+from benchmarks.tools.scale.synthetic import source_name, synthesise
 from benchmarks.tools.usage import usage
 from common.environment import environment
 from common.finite import NotFiniteError

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 from benchmarks.tools.corpus import SHARDS
 from benchmarks.tools.plots import plot_loaders
 from benchmarks.tools.result import ResultError, read
-from benchmarks.tools.scale_model import SCALE_TABLES
+from benchmarks.tools.scale.model import SCALE_TABLES
 from common.environment import ROOT
 from common.finite import NotFiniteError
 from common.markdown import markdown_table

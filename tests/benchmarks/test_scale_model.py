@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.tools import scale_model as model
 from benchmarks.tools.result import read
+from benchmarks.tools.scale import model
 from common.environment import ROOT
 from pipeline.shards.manifest import COLUMNS
 from settings import StorageConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.tools.node import measure_node
-from benchmarks.tools.synthetic import source_name, synthesise
+from benchmarks.tools.scale.node import measure_node
+from benchmarks.tools.scale.synthetic import source_name, synthesise
 from pipeline.load.clip_loader import select_split
 from pipeline.loader import make_loader
 from pipeline.shards.manifest import Manifest

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.tools.preparation import CODECS
 from benchmarks.tools.result import read
+from benchmarks.tools.scale.preparation import CODECS
 from common.environment import ROOT
 from common.markdown import markdown_table
 from settings import Config, load_config

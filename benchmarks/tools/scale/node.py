@@ -33,7 +33,7 @@ def measure_node(data: Path, *, processes: int, overrides: list[str]) -> dict[st
         the end of the opening until the check of a large manifest has ended; and megabytes above the imports, of all
         processes together: after opening, after planning, and the most while the check runs.
     """
-    line = [sys.executable, "-m", "benchmarks.tools.node", str(data), *overrides]
+    line = [sys.executable, "-m", "benchmarks.tools.scale.node", str(data), *overrides]
     ranks = [
         subprocess.Popen(
             line,
@@ -60,7 +60,7 @@ def measure_node(data: Path, *, processes: int, overrides: list[str]) -> dict[st
     finally:
         for rank in ranks:
             rank.kill()
-            rank.wait()
+            rank.communicate()
     return {
         "opening_seconds": max(one["opening"] for one in opened),
         "opening_cpu_seconds": max(one["cpu"] for one in opened),
@@ -127,7 +127,7 @@ def _work(data: str, overrides: list[str]) -> Iterator[dict[str, float]]:
 
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     config = load_config(
-        Config, Path(__file__).parents[2] / "configs/quickstart.yaml", [f"data.path={data}", *overrides]
+        Config, Path(__file__).parents[3] / "configs/quickstart.yaml", [f"data.path={data}", *overrides]
     )
     yield {}
     began, cpu = time.perf_counter(), time.thread_time()
