@@ -42,8 +42,8 @@ from common.finite import NotFiniteError
         ("dataset_scaling", ["--data", "/no such folder"], "benchmarks.dataset_scaling: "),
         ("first_hour", ["--videos", "0"], "must be an integer of at least 1, not 0"),
         ("search", ["--rows", "9"], "must be an integer of at least 10000, not 9"),
-        ("curate", ["--count", "9"], "must be an integer of at least 200, not 9"),
-        ("curate", ["--run", "/no such folder"], "no checkpoint at /no such folder: give a run folder"),
+        ("curate.__main__", ["--count", "9"], "must be an integer of at least 200, not 9"),
+        ("curate.__main__", ["--run", "/no such folder"], "no checkpoint at /no such folder: give a run folder"),
         ("report", ["/no such folder"], "holds no result"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tools.swapped_sounds import swap_sounds
+from benchmarks.curate.swapped_sounds import swap_sounds
 from model import build_model
 from pipeline.demo.corpus import make_demo, write_mp4
 from pipeline.demo.scene import render

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.curate import by_change, figures
+from benchmarks.curate.__main__ import by_change, figures
 from search.curate.verdicts import Verdicts
 
 # The demo video with number n has kind n % 8 and speed n // 8 % 4.

@@ -28,7 +28,7 @@ FEWEST = 200
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.curate", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/quickstart"), help="run folder, or a checkpoint file")
     parser.add_argument("--videos", type=Path, help="folder of MP4 files with sound (default: demo corpora)")
     parser.add_argument("--count", type=functools.partial(at_least, FEWEST), default=800, help="videos per demo corpus")
@@ -54,8 +54,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.curate.swapped_sounds import swap_sounds
 from benchmarks.tools.result import publish
-from benchmarks.tools.swapped_sounds import swap_sounds
 from common.environment import environment
 from common.finite import NotFiniteError
 from common.randomness import numpy_generator

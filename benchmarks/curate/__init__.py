@@ -1,0 +1,1 @@
+"""Measures how well search.curate finds swapped sounds."""
