@@ -62,7 +62,7 @@ def announce() -> None:
     samples = 0
     if os.environ.get("WORLD_SIZE", "1") == "1":
         samples = check_files(config, resume=args.resume, dry_run=args.dry_run)
-    clips = f"{samples:,} samples of {config.data.path}" if samples else config.data.path
+    clips = f"{samples:,} samples of {config.data.where}" if samples else config.data.where
     say(f"dry run on {clips}" if args.dry_run else f"training on {clips}, in {config.run_dir}")
     begin("importing torch and DALI")
 
@@ -75,10 +75,12 @@ if __name__ == "__main__":
 
 from evaluation.monitor import Monitor
 from model.encoder import build_model
-from pipeline.load.clip_loader import ClipLoader, Dataset, select_samples, select_split
+from pipeline.load.clip_loader import ClipLoader
+from pipeline.load.sets import Dataset, describe_selection, mixture_parts, select_sets
 from pipeline.loader import make_loader, open_dataset
 from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError
+from pipeline.shards.mix import MixedManifest
 from settings.schedule import total_steps
 from training import distributed
 from training.dry_run import dry_run
@@ -106,11 +108,11 @@ def main() -> int:
             remote = None if args.dry_run else stack.enter_context(remote_run(config, world, resume=resume))
             weights = initial_weights(config, world, resume="never" if args.dry_run else resume)
             dataset = open_dataset(config)
-            samples = len(select_samples(dataset, config.data)[0])
-            if config.data.leave_out:
-                left_out = len(select_split(dataset, config.data.split)) - samples
-                say(f"{config.data.leave_out} leaves out {left_out:,} samples; training on the other {samples:,}")
-            config = fit_to_data(config, world, samples=samples, resume=resume)
+            sets = select_sets(dataset, config.data)
+            for line in describe_selection(sets, config.data):
+                say(line)
+            samples, parts = sum(len(one.ids) for one in sets), mixture_parts(sets)
+            config = fit_to_data(config, world, samples=samples, parts=parts, resume=resume)
             if args.dry_run:
                 loader, learner, _ = build(config, world, dataset, weights)
                 begin("making two steps")
@@ -152,7 +154,7 @@ def end_without_the_others(error: RankError) -> NoReturn:
 def train(
     config: Config,
     world: distributed.World,
-    dataset: Dataset | None = None,
+    dataset: Dataset | MixedManifest | None = None,
     weights: InitialWeights | None = None,
     *,
     resume: str,
@@ -175,6 +177,8 @@ def train(
             learner=learner,
             fingerprint=loader.dataset.fingerprint,
             left_out=loader.left_out,
+            weighed=loader.weighed,
+            mixture=loader.mixture,
             bad_samples=loader.bad_samples,
             total_steps=learner.total_steps,
             profile=profile,
@@ -201,7 +205,7 @@ def steps(run: Run, loader: ClipLoader, learner: Learner) -> None:
         epoch, offset = divmod(run.step, len(loader))
         if offset == 0 and config.draws_pool(epoch):
             started = time.perf_counter()
-            ids = pool_ids(config, loader.samples, epoch, run.world)
+            ids = pool_ids(config, loader.samples, epoch, run.world, mixture=loader.mixture)
             per_sample = config.clip.per_sample
             begin(f"filling the pool with {len(ids) * per_sample * run.world.size:,} clips")
             clips = loader.clips(ids, epoch=epoch, purpose="pool", per_sample=per_sample)
@@ -215,7 +219,7 @@ def steps(run: Run, loader: ClipLoader, learner: Learner) -> None:
 def build(
     config: Config,
     world: distributed.World,
-    dataset: Dataset | None = None,
+    dataset: Dataset | MixedManifest | None = None,
     weights: InitialWeights | None = None,
 ) -> tuple[ClipLoader, Learner, Monitor | None]:
     """Builds the parts of a run: the loader, the learner, and the monitor if `monitor.every_epochs` asks for one.

@@ -85,7 +85,7 @@ def make_learner(config: Config, world: World, loader: ClipLoader) -> Learner:
     """A learner with a filled pool."""
     model = build_model(config.model, audio=config.audio, seed=config.seed)
     learner = Learner(model=model, config=config, world=world, total_steps=1_000_000)
-    ids = pool_ids(config, loader.samples, 0, world)
+    ids = pool_ids(config, loader.samples, 0, world, mixture=loader.mixture)
     learner.fill(loader.clips(ids, epoch=0, purpose="pool", per_sample=config.clip.per_sample), epoch=0)
     return learner
 

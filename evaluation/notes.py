@@ -39,11 +39,13 @@ def pretrained_on(trained: DataConfig, data: str) -> list[str]:
         trained: the data settings of the run.
         data: the folder that is evaluated.
     """
-    if trained.split or Path(trained.path).resolve() != Path(data).resolve():
+    whole = [one.path for one in trained.sets.values() if not one.split]
+    if Path(data).resolve() not in [Path(path).resolve() for path in whole]:
         return []
     return [
-        "The checkpoint was pre-trained on all samples of this data set, the test samples too (its data.split is "
-        "empty): this does not show how well it does on unseen videos."
+        "The checkpoint was pre-trained on all samples of this data set, the test samples too (its "
+        f"{'split in data.mix' if trained.mix else 'data.split'} is empty): this does not show how well it does on "
+        "unseen videos."
     ]
 
 

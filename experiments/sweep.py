@@ -32,6 +32,8 @@ LATER_SETTINGS: dict[str, Any] = {
     "run.data.leave_out": "",
     "run.data.cache_dir": "",
     "run.data.cache_gb": 20.0,
+    "run.data.mix": {},
+    "run.data.weights": "",
     "run.train.timeout_seconds": 300.0,
     "run.checkpoint.scratch": "",
     "run.checkpoint.upload_seconds": 600.0,

@@ -11,6 +11,7 @@ from pipeline.load.dali_loader import DaliLoader
 from pipeline.load.reference.decord_loader import DecordLoader
 from pipeline.load.reference.raw_dataset import RawDataset
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.mix import MixedManifest
 from settings import Config
 from settings.load import pick
 
@@ -18,7 +19,7 @@ LOADERS: dict[str, type[DaliLoader] | type[DecordLoader]] = {"dali": DaliLoader,
 """Maps data.loader to the class of the loader."""
 
 
-def open_dataset(config: Config) -> Manifest | RawDataset:
+def open_dataset(config: Config) -> Manifest | MixedManifest | RawDataset:
     """Opens the data set that `make_loader` reads.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.markdown import markdown_table
 from portable.describe import Origin
-from settings import Config
+from settings import Config, DataConfig
 from training.report.evaluations import Evaluation, cell
 from training.saving.files import step_of
 
@@ -82,13 +82,24 @@ and so is the log-mel spectrogram computed. `torch.export.load` unpickles: load 
 def _training(config: Config, origin: Origin) -> str:
     rows = [
         ["data set", f"{_known(origin.samples)} samples, fingerprint `{_plain(origin.fingerprint or 'unknown')}`"],
-        ["part of it", f"split `{_plain(config.data.split)}`" if config.data.split else "all samples"],
+        *_parts(config.data),
         ["steps", _known(origin.step)],
         ["clips seen", _known(origin.clips_seen)],
         ["rule that selects negatives", f"`{_plain(config.sampler.name)}`"],
         ["seed", str(config.seed)],
     ]
     return markdown_table(["", ""], rows).rstrip()
+
+
+def _parts(data: DataConfig) -> list[list[str]]:
+    """Which samples of which data set: one row, or one per data set of a mix."""
+    rows = []
+    for key, one in data.sets.items():
+        part = f"split `{_plain(one.split)}`" if one.split else "all samples"
+        part += ", weighted" if one.weights else ""
+        name = key.removeprefix("data.mix.").rstrip(".")
+        rows.append([f"of `{name}`", f"{part}, weight {one.weight:g}"] if data.mix else ["part of it", part])
+    return rows
 
 
 def _evaluation(origin: Origin) -> list[str]:

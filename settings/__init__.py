@@ -12,6 +12,7 @@ from settings.data import (
 from settings.errors import ConfigError, require
 from settings.learning import DictionaryConfig, LossConfig, ModelConfig, OptimConfig, PoolConfig, SamplerConfig
 from settings.load import from_dict, load_config, pick, to_dict, to_yaml
+from settings.mix import MixedSetConfig
 from settings.running import CheckpointConfig, LogConfig, MonitorConfig, TrainConfig
 from settings.schema import Config
 
@@ -27,6 +28,7 @@ __all__ = [
     "DictionaryConfig",
     "LogConfig",
     "LossConfig",
+    "MixedSetConfig",
     "ModelConfig",
     "MonitorConfig",
     "OptimConfig",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from common.stores.urls import check_url, is_url
 from settings.errors import ConfigError, require
+from settings.mix import MixedSetConfig, check_mix
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,9 @@ class DataConfig:
     cache_gb: float = 20.0
     """Largest size in GB of the copies of shards in data.cache_dir. Shards are copied ahead of their use. What is not
     copied yet, or does not fit, is read in ranges; 0 makes no copies."""
+    mix: dict[str, MixedSetConfig] = field(default_factory=dict)
+    """Several data sets in place of data.path, each with a name: `NAME: {path: FOLDER, weight: 0.7}`, and if needed
+    `split`, `leave_out` and `weights` as below. The weights are relative shares of the clips (docs/datasets.md)."""
     loader: str = "dali"
     """Loader: dali reads prepared shards with NVIDIA DALI; decord reads raw videos, as a slow reference."""
     labels: str = ""
@@ -246,6 +250,10 @@ class DataConfig:
     leave_out: str = ""
     """List of samples to leave out: a CSV file with a column `source`, or a text file with one source per line; empty
     leaves out none. A run is only resumed with a list of the same sources."""
+    weights: str = ""
+    """Weights of the samples, which are trained on in proportion to them: the name of a label column, or a CSV file
+    (ending in .csv) with the columns `source` and `weight`. A weight of 0 leaves a sample out; empty means equal
+    weights. A run is only resumed with the same weights."""
     order: Literal["global", "shards"] = "global"
     """Order of samples. global: shuffle all samples (for fast disks). shards: shuffle the shards, then the samples
     within a window (for network disks)."""
@@ -285,8 +293,32 @@ class DataConfig:
         require(self.threads >= 0, f"data.threads must be at least 0, not {self.threads}")
         require(self.prefetch >= 1, f"data.prefetch must be at least 1, not {self.prefetch}")
         require(self.window >= 1, f"data.window must be at least 1, not {self.window}")
+        check_mix(self.mix)
+        for key in ("path", "split", "leave_out", "weights", "labels"):
+            value = getattr(self, key)
+            also = "" if key == "labels" else f", or set data.mix.NAME.{key}"
+            require(not self.mix or not value, f"data.{key}={value} and data.mix exclude each other: remove one{also}")
+        require(
+            not self.mix or self.loader == "dali",
+            f"data.mix needs prepared shards, which data.loader={self.loader} does not read: set data.loader=dali",
+        )
+
+    @property
+    def sets(self) -> dict[str, MixedSetConfig]:
+        """The data sets by the prefix of their keys: `data.mix.NAME.` for those of a mix, otherwise `data.`."""
+        if self.mix:
+            return {f"data.mix.{name}.": one for name, one in self.mix.items()}
+        return {"data.": MixedSetConfig(self.path, 1.0, self.split, self.leave_out, self.weights)}
+
+    @property
+    def where(self) -> str:
+        """The folder of the data set, or the folders of a mix, for messages."""
+        return " and ".join(one.path for one in self.sets.values())
 
     def without_split(self, **changes: Any) -> DataConfig:
-        """Returns these settings with `changes`, for loading all samples with their own audio at normal priority."""
+        """Returns these settings with `changes`, for loading all samples with their own audio at normal priority.
+
+        Of a mix nothing remains: `changes` must name a path.
+        """
         defaults = {"leave_out": "", "idle_priority": False}
-        return replace(self, split="", shuffle_pairs=False, **{**defaults, **changes})
+        return replace(self, split="", mix={}, weights="", shuffle_pairs=False, **{**defaults, **changes})

@@ -218,6 +218,11 @@ def _convert(hint: Any, value: Any, *, source: str, key: str) -> Any:
             yaml.safe_dump(value)  # a run saves its settings as config.yaml
         except (yaml.YAMLError, ValueError):
             raise wrong("a mapping of plain values") from None
+        if arguments and dataclasses.is_dataclass(arguments[1]):
+            return {
+                name: from_dict(arguments[1], item, source=source, prefix=f"{format_key(f'{key}.', name)}.")  # type: ignore[arg-type]
+                for name, item in value.items()
+            }
         return dict(value)
     return _convert_scalar(hint, value, wrong)
 

@@ -81,7 +81,7 @@ def _shortage(config: Config, resources: Resources) -> tuple[str, bool] | None:
         return f"{nothing} the batch (train.batch_size={batch}, {counted} samples)", True
     if held - picks >= clips:
         return f"{nothing} the dictionary (dictionary.size={held}, {counted} samples)", True
-    candidates, needed = fewest_candidates(config, resources.samples), held + batch
+    candidates, needed = fewest_candidates(config, resources), held + batch
     if stream:
         # A stream pool brings clips that the dictionary has long lost, unless the data set has too few.
         candidates, needed = (clips, held + batch) if clips < held + batch else (size, picks)

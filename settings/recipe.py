@@ -32,6 +32,9 @@ class Resources:
     """Type of the device, cpu or cuda."""
     processes: int = 1
     """Number of processes that share a batch."""
+    parts: tuple[tuple[int, float], ...] = ()
+    """Of each data set of a mix the number of samples of a pass, and its share; empty if all samples are equally
+    likely."""
 
     def clips(self, config: Config) -> int:
         """Number of clips per epoch, which batches, pool and dictionary are counted in."""
@@ -98,17 +101,24 @@ def auto_keys(config: Config) -> list[str]:
     return [key for key in RULES if value_of(config, key) == AUTO]
 
 
-def fewest_candidates(config: Config, samples: int) -> int:
+def fewest_candidates(config: Config, resources: Resources) -> int:
     """Returns how many clips the pool holds when it holds fewest, after it has been filled for the first time.
 
     A stream pool holds the clips of its last N writes. If they are fewer than two epochs, some clips of the present
     epoch are also among those of the one before; the expected number of different clips is smallest when each epoch has
-    written half of the pool.
+    written half of the pool. Of a mix this holds for each data set and its share of the writes.
     """
-    batch, size = config.train.batch_size, config.pool.size
-    written = samples * config.clip.per_sample // batch * batch
+    batch, size, clips = config.train.batch_size, config.pool.size, config.clip.per_sample
     if config.pool_in_use.source == "epoch":
-        return min(size // batch * batch, written)
+        filled = min(size // batch * batch, resources.samples * clips // batch * batch)
+        return int(sum(min(filled * share, samples * clips) for samples, share in resources.parts)) or filled
+    if not resources.parts:
+        return _fewest_distinct(resources.samples * clips // batch * batch, size)
+    return sum(_fewest_distinct(samples * clips, int(size * share)) for samples, share in resources.parts)
+
+
+def _fewest_distinct(written: int, size: int) -> int:
+    """Returns the fewest different clips among the last `size` that were written, `written` in each epoch."""
     return written if size >= 2 * written else int(size - size**2 / (4 * written))
 
 
@@ -116,6 +126,8 @@ def _batch_size(config: Config, resources: Resources) -> tuple[int, str]:
     samples, processes, per_sample = resources.samples, resources.processes, config.clip.per_sample
     limit = LARGEST_BATCH[resources.device]
     share = max(samples // 4, min(8, samples // 3))  # BatchNorm needs more than a few clips
+    # A batch must not hold a sample twice.
+    share = min([share, *(int(drawn / part) - 1 for drawn, part in resources.parts)])
     per_process = max(1, min(limit // per_sample, share) // processes)
     size = max(2, processes * 2 ** (per_process.bit_length() - 1))  # in samples
     if samples < 2 * size:
@@ -157,7 +169,7 @@ def _dictionary_size(config: Config, resources: Resources) -> tuple[int, str]:
     batch = config.train.batch_size
     if config.dictionary.whole_pool:
         return config.pool.size, "all of the pool"
-    half = fewest_candidates(config, resources.samples) // 2 // batch * batch
+    half = fewest_candidates(config, resources) // 2 // batch * batch
     if half >= DICTIONARY_BATCHES * batch:
         return DICTIONARY_BATCHES * batch, f"{DICTIONARY_BATCHES} batches"
     return max(half, batch), "whole batches, half of the candidates"

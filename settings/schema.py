@@ -52,6 +52,10 @@ class Config:
             batch == AUTO or batch % clips == 0,
             f"train.batch_size={batch} counts clips, so it must be a multiple of clip.per_sample={clips}",
         )
+        require(
+            not self.data.mix or not self.monitor.every_epochs or bool(self.monitor.data),
+            "monitor.data must name the data set to measure when data.mix is set and monitor.every_epochs > 0",
+        )
 
     @property
     def audio_seconds(self) -> float:

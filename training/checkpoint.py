@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -35,13 +36,15 @@ RETRY_SECONDS = (1.0, 2.0, 4.0)
 LONGEST_PAUSE = 60.0
 """Longest time in seconds before training tries again to write a checkpoint that failed."""
 # Settings that may differ when a run is resumed: they affect where and how fast it computes and what it records, but
-# not what it trains, except for rounding. An entry that ends in a dot stands for a whole section.
+# not what it trains, except for rounding. An entry that ends in a dot stands for a whole section. Files with data are
+# compared by their content.
 FREE_KEYS = (
     "run_dir",
     "data.path",
     "data.cache_dir",
     "data.cache_gb",
     "data.leave_out",
+    "data.weights",
     "data.threads",
     "data.prefetch",
     "data.idle_priority",
@@ -54,6 +57,8 @@ FREE_KEYS = (
     "log.",
     "monitor.",
 )
+_FREE_IN_MIX = re.compile(r"data\.mix\.[^.]+\.(path|leave_out|weights)")
+"""The same, for the data sets of a mix."""
 
 log = logging.getLogger(__name__)
 __all__ = [
@@ -259,7 +264,7 @@ def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> No
     differing = [
         f"  {key}: {before.get(key, '(absent)')!r} in the checkpoint, {now.get(key, '(absent)')!r} now"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS) and not _FREE_IN_MIX.fullmatch(key)
     ]
     if differing:
         raise ConfigError(

@@ -13,6 +13,7 @@ from training.checkpoint import saved_bytes
 from training.distributed import World, gather_objects, mean_over_ranks
 from training.memory import peak_memory
 from training.step import MODALITIES, Learner
+from training.tracking.metrics import shares_of_mix
 
 STEPS = 2
 FIRST_ID = 2**40
@@ -35,6 +36,8 @@ def dry_run(config: Config, world: World, *, loader: ClipLoader, learner: Learne
     total_steps = learner.total_steps
     lines = _sizes(config, world, learner)
     lines["data"] = f"{len(loader.samples)} samples, {len(loader)} steps per epoch, {total_steps} steps in total"
+    for name, share in shares_of_mix({} if loader.mixture is None else loader.mixture.metrics(total_steps)).items():
+        lines["data"] += f"; {share:.1%} of the clips from {name}"
     lines["memory"] = f"peak {max(peaks, key=lambda peak: peak.bytes)} per process (the largest of {world.size})"
     hours = seconds * total_steps / 3600
     lines["throughput"] = (

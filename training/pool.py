@@ -9,7 +9,8 @@ import torch
 
 from common.randomness import torch_generator
 from pipeline.batch import Batch
-from pipeline.load.clip_loader import Dataset
+from pipeline.load.sets import Dataset
+from pipeline.plan.mixture import Mixture
 from pipeline.plan.order import global_order
 from pipeline.plan.selection import Selection
 from settings import Config
@@ -17,13 +18,17 @@ from settings.errors import require
 from training.distributed import World, gather_rows
 
 
-def pool_ids(config: Config, ids: Selection | np.ndarray, epoch: int, world: World) -> np.ndarray:
+def pool_ids(
+    config: Config, ids: Selection | np.ndarray, epoch: int, world: World, *, mixture: Mixture | None = None
+) -> np.ndarray:
     """Returns this rank's share of the samples whose clips fill the pool, clip.per_sample of each.
 
     The samples are drawn without replacement and split among the ranks as training batches are.
 
     Args:
         ids: the samples to draw from, int64 [n] if as an array.
+        mixture: the shares of the data sets, if there are several or samples have weights; they are kept as far as
+            different samples last.
         world: this process and its group; all ranks together get complete global batches, as many as the pool needs.
 
     Returns:
@@ -34,7 +39,11 @@ def pool_ids(config: Config, ids: Selection | np.ndarray, epoch: int, world: Wor
     needed = 2 * config.dictionary.size + batch if stream else config.pool.size
     batches = min(-(-needed // batch), config.pool.size // batch, len(ids) * config.clip.per_sample // batch)
     size = batch // config.clip.per_sample  # in samples
-    chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool", last=batches * size)]
+    if mixture is None:
+        chosen = ids[global_order(len(ids), seed=config.seed, epoch=epoch, purpose="pool", last=batches * size)]
+    else:
+        chosen = mixture.distinct(batches * size, epoch=epoch, purpose="pool")
+        chosen = chosen[: len(chosen) // size * size]
     return chosen.reshape(-1, world.size, size // world.size)[:, world.rank].reshape(-1)
 
 

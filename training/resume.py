@@ -28,20 +28,23 @@ from training.saving.lock import RunLock
 log = logging.getLogger(__name__)
 
 
-def fit_to_data(config: Config, world: World, *, samples: int, resume: str) -> Config:
+def fit_to_data(
+    config: Config, world: World, *, samples: int, resume: str, parts: tuple[tuple[int, float], ...] = ()
+) -> Config:
     """Returns the configuration without any `auto`; says what was chosen and what will hinder the run.
 
     A run that is resumed gets the values that it started with.
 
     Args:
         samples: number of samples to train on.
+        parts: see `Resources.parts`.
         resume: as for `find_resume_checkpoint`.
 
     Raises:
         ConfigError: the run would learn nothing, or there are too few samples.
     """
     saved, samples = from_main((_saved_settings(resume, run_folder(config)), samples))
-    resources = Resources(samples=samples, device=world.device.type, processes=world.size)
+    resources = Resources(samples=samples, device=world.device.type, processes=world.size, parts=parts)
     fitted, choices = fit(config, resources, saved=saved)
     pitfalls = sorted(find_pitfalls(fitted, resources), key=lambda pitfall: not pitfall.fatal)
     # A run that has progressed is never refused, because its settings can no longer be changed.
@@ -149,13 +152,21 @@ def _choose(resume: str, folder: Path) -> Path | None:
 
 
 def load_resume_state(
-    path: Path, config: Config, *, fingerprint: str, samples: int, device: torch.device, left_out: str = ""
+    path: Path,
+    config: Config,
+    *,
+    fingerprint: str,
+    samples: int,
+    device: torch.device,
+    left_out: str = "",
+    weighed: str = "",
 ) -> dict[str, Any]:
     """Reads a checkpoint and verifies that it belongs to this run, which trains on so many `samples`.
 
     Args:
         fingerprint: hash of the data set.
         left_out: hash of the list data.leave_out; empty without one. Checkpoints of older versions hold none.
+        weighed: hash of data.weights; empty without weights. Checkpoints of older versions hold none.
 
     Raises:
         ConfigError: the checkpoint was made with different settings, from different data or in another order.
@@ -165,18 +176,26 @@ def load_resume_state(
     if not {"config", "data", "step"} <= state.keys() or type(state["step"]) is not int or state["step"] < 0:
         raise CheckpointError(f"the checkpoint {path} is not that of a run: give the path of another one")
     require_same_config(state["config"], config, path)
+    counts = _compare(state.get("samples"), samples)
     if state["data"] != fingerprint:
+        which = "data.mix to the same shards in the same order" if config.data.mix else "data.path to the same shards"
         raise ConfigError(
-            f"{path} was trained on different data than {config.data.path} now holds (the manifests differ"
-            f"{_compare(state.get('samples'), samples)}): "
-            "set data.path to the same shards, or start a new run with a different run_dir"
+            f"{path} was trained on different data than {config.data.where} now holds (the manifests differ"
+            f"{counts}): set {which}, or start a new run with a different run_dir"
         )
-    if state.get("left_out", "") != left_out:
-        raise ConfigError(
-            f"{path} was trained on other samples: the list data.leave_out has changed, which now is "
-            f"{config.data.leave_out or 'empty'}{_compare(state.get('samples'), samples)}: "
-            "restore the list, or start a new run with a different run_dir"
-        )
+    sets = config.data.sets
+    for key, before, now, what in (
+        ("leave_out", "left_out", left_out, "list"),
+        ("weights", "weighed", weighed, "setting"),
+    ):
+        if state.get(before, "") != now:
+            name = f"data.mix.*.{key}" if config.data.mix else f"data.{key}"
+            value = ", ".join(filter(None, (getattr(one, key) for one in sets.values()))) or "empty"
+            trained = "on other samples" if key == "leave_out" else "with other weights of the samples"
+            raise ConfigError(
+                f"{path} was trained {trained}: the {what} {name} has changed, which now is {value}{counts}: restore "
+                f"the {'list' if key == 'leave_out' else 'weights'}, or start a new run with a different run_dir"
+            )
     if not keeps_order(state.get("order", 1), samples=samples, order=config.data.order):
         raise ConfigError(
             f"{path} was written by another version of this program, which visits the {samples:,} samples in another "

@@ -18,6 +18,7 @@ from model.encoder import CrossModalModel
 from pipeline.batch import Batch
 from pipeline.plan import order
 from pipeline.plan.bad_samples import BadSamples, TooManyBadSamples
+from pipeline.plan.mixture import Mixture
 from settings import Config, to_dict, to_yaml
 from settings.pitfalls import find_pitfalls
 from settings.recipe import Resources, auto_value
@@ -56,6 +57,8 @@ class Run:
         learner: the state that is trained, saved and restored.
         fingerprint: hash that identifies the data set.
         left_out: hash of the list of samples that are left out; empty without one.
+        weighed: hash of the weights of the samples; empty without weights.
+        mixture: the shares of several data sets, which the metrics report; None for one without weights.
         bad_samples: the loader's record of samples it could not read.
         total_steps: number of steps at which the run ends.
         profile: steps to profile, counted from this process's first.
@@ -74,6 +77,8 @@ class Run:
         learner: Learner,
         fingerprint: str,
         left_out: str = "",
+        weighed: str = "",
+        mixture: Mixture | None = None,
         bad_samples: BadSamples,
         total_steps: int,
         profile: range = range(0),
@@ -83,7 +88,7 @@ class Run:
         origin: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config, self.world, self.learner = config, world, learner
-        self.fingerprint, self.left_out = fingerprint, left_out
+        self.fingerprint, self.left_out, self.weighed, self.mixture = fingerprint, left_out, weighed, mixture
         self.bad_samples, self.total_steps = bad_samples, total_steps
         self.folder = run_folder(config)
         kept = config.checkpoint
@@ -99,7 +104,8 @@ class Run:
         self._metrics: MetricsWriter | None = None
 
     def _resources(self) -> Resources:
-        return Resources(self.bad_samples.samples, self.world.device.type, self.world.size)
+        parts = () if self.mixture is None else self.mixture.parts
+        return Resources(self.bad_samples.samples, self.world.device.type, self.world.size, parts)
 
     def resume(self, resume: str) -> None:
         """Restores the checkpoint that `find_resume_checkpoint` chooses for `resume`, if any.
@@ -116,6 +122,7 @@ class Run:
                 self.config,
                 fingerprint=self.fingerprint,
                 left_out=self.left_out,
+                weighed=self.weighed,
                 samples=self.bad_samples.samples,
                 device=self.world.device,
             )
@@ -236,6 +243,7 @@ class Run:
             speed = self._timer.read(self.config.train.batch_size)
             spread = spread_over_ranks({name: speed[name] for name in ("step_seconds", "data_wait")})
             numbers = mean_over_ranks(values) | speed | spread | {"bad_samples": len(self.bad_samples)}
+            numbers |= {} if self.mixture is None else self.mixture.metrics(self.step)
             self.write({"epoch": epoch, **numbers})
         self._display.advance(self.step, numbers)
         self._say_if_short(values)
@@ -257,9 +265,9 @@ class Run:
         if short is None or self._said_short or not self.world.is_main:
             return
         self._said_short = True
-        modality, samples = short.removesuffix("/missing"), self.bad_samples.samples
+        modality = short.removesuffix("/missing")
         picked, missing = int(values[f"{modality}/selected"]), int(values[short])
-        fits = auto_value(self.config, "dictionary.size", Resources(samples))
+        fits = auto_value(self.config, "dictionary.size", self._resources())
         advice = f"; dictionary.size={fits} leaves enough" if fits < self.config.dictionary.size else ""
         log.warning(
             "step %d: the selection of %s keys picked %d of %d, because the other candidates were in the batch, in "
@@ -290,6 +298,7 @@ class Run:
             state |= {"samples": self.bad_samples.samples, "bad_samples": self.bad_samples.state()}
             state |= {"unmeasured_epoch": self._unmeasured_epoch, "origin": self._origin, "left_out": self.left_out}
             state["order"] = order.VERSION
+            state |= {"weighed": self.weighed} if self.weighed else {}
             self.store.save(state, step=self.step, prune=prune)
 
     def _diagnose(self, epoch: int) -> None:

@@ -15,8 +15,8 @@ from evaluation.explore.page import Clip, Media, Page
 from evaluation.features import MODALITIES, extract, require_finite_features
 from model.encoder import CrossModalModel
 from pipeline.batch import Batch, pixels
-from pipeline.load.clip_loader import select_split
 from pipeline.load.dali_loader import DaliLoader
+from pipeline.load.sets import select_split
 from pipeline.plan.order import global_order
 from settings import ConfigError
 from training.checkpoint import find, model_of, read

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice
-from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,42 +15,26 @@ import torch
 from common.environment import available_cores
 from common.terminal import printable
 from pipeline.batch import Batch
+from pipeline.load.sets import Dataset, SelectedSet, select_samples, select_sets, shares_of
 from pipeline.plan.bad_samples import BadSamples
 from pipeline.plan.batch_plan import BatchPlan, Replacement
-from pipeline.plan.clips import ClipPlan, ClipPlanner, ClipSource
-from pipeline.plan.leave_out import find_left_out
+from pipeline.plan.clips import ClipPlan, ClipPlanner
 from pipeline.plan.mismatched_pairs import MismatchedPairs
+from pipeline.plan.mixed_planner import MixedPlanner
+from pipeline.plan.mixture import Mixture, WeightedSet
 from pipeline.plan.order import ShardOrder, global_order, rank_slice, steps_per_epoch
 from pipeline.plan.selection import Selection, all_positive
-from pipeline.suitability import check_sample_rate, check_split_column
-from settings import Config, DataConfig
+from pipeline.shards.mix import MixedManifest
+from pipeline.suitability import check_sample_rate
+from settings import Config
 from settings.errors import ConfigError, require
-from settings.load import AUTO, format_names
+from settings.load import AUTO
 
 BOTH = ("video", "audio")
 _PLANNED_TOGETHER = 256
 """Number of clips planned per call, to amortise NumPy's overhead."""
 _ORDERED_TOGETHER = 4096
 """Number of samples whose order is computed per call, for the same reason."""
-
-
-class Dataset(ClipSource, Protocol):
-    """A data set of n samples with labels."""
-
-    shard: np.ndarray
-    """int [n], the shard of each sample (for data.order: shards)."""
-    sample_rate: int
-    """Sample rate of the audio in Hz."""
-    label_columns: list[str]
-    fingerprint: str
-    """Identifies the content of the data set."""
-
-    def __len__(self) -> int: ...
-    def source(self, index: int) -> str: ...
-
-    def rows(self, sources: Sequence[str]) -> np.ndarray: ...
-    def labels(self, column: str) -> np.ndarray: ...
-    def label_names(self, column: str) -> list[str]: ...
 
 
 D = TypeVar("D", bound=Dataset)
@@ -70,8 +52,11 @@ class ClipLoader(ABC, Generic[D]):
         batch_size: clips per global batch; None means train.batch_size.
 
     Attributes:
-        samples: the samples in data.split, without those of data.leave_out.
+        sets: the samples to train on, by data set.
+        samples: all of them: those in data.split, without those of data.leave_out and those of weight 0.
         left_out: hash of the sources in data.leave_out; empty without such a list.
+        weighed: hash of data.weights; empty without weights.
+        mixture: which sample of which data set comes when; None for one data set without weights.
         batch_size: clips per batch of this process, its share of the global batch.
         bad_samples: the unreadable samples of the batches that have been yielded so far.
 
@@ -90,23 +75,33 @@ class ClipLoader(ABC, Generic[D]):
         world_size: int,
         batch_size: int | None,
     ) -> None:
-        check_sample_rate(config, dataset.sample_rate)
+        self.sets = select_sets(dataset, config.data)
+        for one in self.sets:
+            check_sample_rate(config, one.dataset.sample_rate, data=config.data.sets[one.key].path)
         self.config = config
         self.dataset = dataset
         self.device = torch.device(device)
         self.has_video, self.has_audio = (all_positive(column) for column in (dataset.frames, dataset.audio_samples))
-        self.samples, self.left_out = select_samples(dataset, config.data)
+        self.samples = select_samples(dataset, self.sets)
+        self.left_out, self.weighed = (
+            "/".join(hashes) if any(hashes) else ""
+            for hashes in zip(*((one.left_out, one.weighed) for one in self.sets), strict=True)
+        )
         self._global_batch = config.train.batch_size if batch_size is None else batch_size
         require(self._global_batch != AUTO, "only train.py chooses train.batch_size=auto: set it to a number")
         self._per_sample = config.clip.per_sample
         self._share = rank_slice(self._global_batch, rank=rank, world_size=world_size, per_sample=self._per_sample)
         self.batch_size = self._share.stop - self._share.start
+        fewest = min(self.sets, key=lambda one: len(one.ids))
         require(
-            not config.audio_augment.mix or len(self.samples) > 1,
-            f"audio_augment.mix needs at least two samples, but {config.data.path} has {len(self.samples)}",
+            not config.audio_augment.mix or len(fewest.ids) > 1,
+            f"audio_augment.mix needs at least two samples, but {config.data.sets[fewest.key].path} has "
+            f"{len(fewest.ids)}",
         )
-        planner = MismatchedPairs if config.data.shuffle_pairs else ClipPlanner
-        self.planner = planner(config=config, dataset=dataset, fps=fps, ids=self.samples)
+        self.planner = _planner(config, dataset, self.sets, fps=fps)
+        self.mixture: Mixture | None = None
+        if config.data.mix or self.weighed:
+            self.mixture = _mixture(config, self.sets, batch=self._global_batch // self._per_sample)
         self.bad_samples = BadSamples(samples=len(self.samples), max_fraction=config.data.max_bad_fraction)
 
     @property
@@ -218,23 +213,44 @@ class ClipLoader(ABC, Generic[D]):
 
         All blocks have batch_size ids, except possibly the last.
         """
-        replacement = Replacement(
-            planner=self.planner, ids=self.samples, source=self.dataset.source, epoch=epoch, purpose=purpose
-        )
-        blocks = iter(blocks)
+        replacement, blocks = self._replacement(purpose), iter(blocks)
         # Planning a few clips takes as long as planning many, and each call delays the training step.
-        while together := list(islice(blocks, max(1, _PLANNED_TOGETHER // self.batch_size))):
+        while together := list(islice(blocks, self._batches_planned_together)):
             ids = np.concatenate(together)
             plan = self.planner.train(ids, epoch=epoch, purpose=purpose, number=np.arange(len(ids)) % per_sample)
             yield from self._in_batches(plan, replacement)
 
+    @property
+    def _batches_planned_together(self) -> int:
+        return max(1, _PLANNED_TOGETHER // self.batch_size)
+
+    def _replacement(self, purpose: str) -> Replacement:
+        choose = self._any_sample if self.mixture is None else self.mixture.replacement
+        return Replacement(planner=self.planner, choose=choose, source=self.dataset.source, purpose=purpose)
+
+    def _any_sample(self, sample: int, number: float) -> int:
+        return self.samples[int(number * len(self.samples))]
+
     def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
+        if self.mixture is not None:
+            yield from self._mixed_step_plans(self.mixture, first, last)
+            return
         while first < last:
             epoch, start = divmod(first, length)
             stop = min(length, start + last - first)
             ids = self._epoch_ids(epoch, range(start, stop))
             yield from self._train_plans(ids, epoch=epoch, purpose="train", per_sample=self._per_sample)
             first += stop - start
+
+    def _mixed_step_plans(self, mixture: Mixture, first: int, last: int) -> Iterator[BatchPlan]:
+        replacement, clips = self._replacement("train"), self._per_sample
+        mine = np.arange(self._share.start // clips, self._share.stop // clips)
+        for start in range(first, last, self._batches_planned_together):
+            steps = np.arange(start, min(start + self._batches_planned_together, last))
+            ids, passes = mixture.samples((steps[:, None] * mixture.batch + mine).reshape(-1))
+            ids, epochs, number = ids.repeat(clips), passes.repeat(clips), np.arange(len(ids) * clips) % clips
+            plan = self.planner.train_at(ids, epochs=epochs, purpose="train", number=number)
+            yield from self._in_batches(plan, replacement)
 
     def _epoch_ids(self, epoch: int, steps: range) -> Iterator[np.ndarray]:
         size = self._global_batch // self._per_sample  # in samples, as is the share
@@ -278,43 +294,41 @@ class ClipLoader(ABC, Generic[D]):
             if len(lacking):
                 raise ConfigError(
                     f"training needs {' and '.join(streams)}, but {len(lacking)} of {len(ids)} samples of "
-                    f"{self.config.data.path} have no {stream}, the first "
+                    f"{self.config.data.where} have no {stream}, the first "
                     f"{printable(self.dataset.source(int(lacking[0])))}: "
                     f"prepare the data with streams={streams[0] if len(streams) == 1 else 'both'}"
                 )
 
 
-def select_samples(dataset: Dataset, data: DataConfig) -> tuple[Selection, str]:
-    """Returns the samples that data.split selects and data.leave_out does not list, and a hash of that list.
+def _planner(config: Config, dataset: Dataset, sets: Sequence[SelectedSet], *, fps: float) -> ClipPlanner:
+    """Creates the planner of one data set, whose frames are counted at `fps`, or of a mix."""
+    planner = MismatchedPairs if config.data.shuffle_pairs else ClipPlanner
+    if not isinstance(dataset, MixedManifest):
+        return planner(config=config, dataset=dataset, fps=fps, ids=sets[0].ids)
+    planners = []
+    for one, part in zip(sets, dataset.parts.values(), strict=True):
+        try:
+            planners.append(planner(config=config, dataset=part, fps=part.storage.fps, ids=one.ids, first_id=one.first))
+        except ConfigError as error:
+            raise ConfigError(f"{one.key}path={part.root}: {error}") from None
+    return MixedPlanner(planners, dataset.firsts)
 
-    Raises:
-        ConfigError: as for `select_split` and `find_left_out`.
-    """
-    samples = select_split(dataset, data.split)
-    if not data.leave_out:
-        return samples, ""
-    left_out, digest = find_left_out(dataset.rows, Path(data.leave_out), data=data.path)
-    return samples.without(left_out), digest
 
-
-def select_split(dataset: Dataset, split: str) -> Selection:
-    """Returns the samples whose label "split" equals `split`; all samples if `split` is empty.
-
-    Raises:
-        ConfigError: there is no such label column, or no such value in it.
-    """
-    if not split:
-        return Selection(len(dataset))
-    check_split_column(split, dataset.label_columns)
-    names = dataset.label_names("split")
-    if split not in names:
-        near = difflib.get_close_matches(split, names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(
-            f"data.split={split!r} is not a value of the label split; {hint}there are: {format_names(names)}"
+def _mixture(config: Config, sets: Sequence[SelectedSet], *, batch: int) -> Mixture:
+    """Creates the order of the samples, `batch` of which make a global batch."""
+    parts = []
+    for one, share in zip(sets, shares_of(sets), strict=True):
+        arrange = partial(_arranged, config, one) if config.data.order == "shards" else None
+        parts.append(
+            WeightedSet(key=one.key, ids=one.ids, first=one.first, share=share, weights=one.weights, arrange=arrange)
         )
-    codes, code = np.asarray(dataset.labels("split")), names.index(split)
-    return Selection(len(dataset), lambda part: codes[part] == code)
+    return Mixture(parts, batch=batch, seed=config.seed)
+
+
+def _arranged(config: Config, one: SelectedSet, indices: np.ndarray, epoch: int, purpose: str) -> np.ndarray:
+    shards = one.dataset.shard[one.ids[indices]]
+    order = ShardOrder(Selection(len(indices)), shards, window=config.data.window)
+    return order.part(seed=config.seed, epoch=epoch, purpose=purpose)
 
 
 def decode_threads(configured: int) -> int:

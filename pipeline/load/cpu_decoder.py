@@ -20,12 +20,11 @@ from pipeline.load.clip_loader import decode_threads
 from pipeline.load.cpu_threads import PendingBatch, SingleThreadTorchPool
 from pipeline.load.dali_graph import decoding_pipeline
 from pipeline.load.dali_runner import DecodeError, GraphRun, GraphRunner, as_arrays
-from pipeline.load.decoder import InFlight
+from pipeline.load.decoder import InFlight, StoredFrames
 from pipeline.load.log_mel import LogMelRunner
 from pipeline.load.resampling import Resampler
 from pipeline.plan.clips import ClipPlan
 from pipeline.shards.codecs import CODECS
-from pipeline.shards.manifest import Manifest
 from settings import Config
 
 Frames = list[np.ndarray]
@@ -46,7 +45,7 @@ class CpuDecoder:
         batch: largest number of clips in a batch.
     """
 
-    def __init__(self, *, config: Config, dataset: Manifest, stride: int, batch: int) -> None:
+    def __init__(self, *, config: Config, dataset: StoredFrames, stride: int, batch: int) -> None:
         self._config, self._dataset, self._stride, self._batch = config, dataset, stride, batch
         self._codec = CODECS[dataset.storage.codec]
         self._threads = decode_threads(config.data.threads)

@@ -36,6 +36,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,12 +52,15 @@ from pipeline.load.ahead.shards import ShardsAhead
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.load.cpu_decoder import CpuDecoder
 from pipeline.load.dali_runner import DecodeError
-from pipeline.load.decoder import Decoder, InFlight
+from pipeline.load.decoder import Decoder, InFlight, StoredFrames
 from pipeline.load.gpu_decoder import GpuDecoder
+from pipeline.load.mixed import MixedDecoder, MixedReader
 from pipeline.plan.batch_plan import BatchPlan
 from pipeline.plan.clips import ClipPlan
-from pipeline.shards.codecs import CODECS, Inputs
+from pipeline.plan.mixed_planner import MixedPlanner
+from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.mix import MixedManifest
 from pipeline.shards.reader import ShardError, ShardReader
 from pipeline.shards.shard_files import RemoteShards, open_cache, shard_files
 from settings import Config
@@ -82,46 +86,56 @@ class DaliLoader(ClipLoader[Manifest]):
         rank: int = 0,
         world_size: int = 1,
         batch_size: int | None = None,
-        dataset: Manifest | None = None,
+        dataset: Manifest | MixedManifest | None = None,
     ) -> None:
         dataset = self.open_dataset(config) if dataset is None else dataset
         super().__init__(
             config=config,
-            dataset=dataset,
-            fps=dataset.storage.fps,
+            # Only training opens a mix; other users of this loader read the further attributes of a single data set.
+            dataset=cast(Manifest, dataset),
+            fps=dataset.storage.fps if isinstance(dataset, Manifest) else 0.0,
             device=device,
             rank=rank,
             world_size=world_size,
             batch_size=batch_size,
         )
         begin("building the pipeline")
-        self._codec = CODECS[dataset.storage.codec]
-        stride = self.planner.stride
         on_gpu = self.device.type == "cuda"
         # On a CPU the threads that read must not take time from the model either.
         self._in_thread = use_idle_priority if config.data.idle_priority and not on_gpu else None
-        self._reader = ShardReader(
-            manifest=dataset,
-            frames=config.clip.frames,
-            stride=stride,
-            audio_samples=config.audio_samples,
-            files=shard_files(dataset, open_cache(config.data) if isinstance(dataset.root, RemotePath) else None),
-            in_threads=self._in_thread,
-        )
+
+        def decoder(config: Config, frames: StoredFrames, stride: int) -> Decoder:
+            options: dict[str, Any] = {"config": config, "dataset": frames, "stride": stride, "batch": self.batch_size}
+            return GpuDecoder(**options, device=self.device) if on_gpu else CpuDecoder(**options)
+
+        self._reader: ShardReader | MixedReader
         self._decoder: Decoder
-        if on_gpu:
-            self._decoder = GpuDecoder(
-                config=config, dataset=dataset, stride=stride, device=self.device, batch=self.batch_size
-            )
+        if isinstance(dataset, MixedManifest):
+            assert isinstance(self.planner, MixedPlanner)
+            self._reader = MixedReader(dataset, self.planner, config)
+            strides = self.planner.strides
+            self._decoder = MixedDecoder(dataset=dataset, strides=strides, config=config, make=decoder)
+            self._places_per_clip = 1
         else:
-            self._decoder = CpuDecoder(config=config, dataset=dataset, stride=stride, batch=self.batch_size)
+            self._codec, stride = CODECS[dataset.storage.codec], self.planner.stride
+            self._reader = ShardReader(
+                manifest=dataset,
+                frames=config.clip.frames,
+                stride=stride,
+                audio_samples=config.audio_samples,
+                files=shard_files(dataset, open_cache(config.data) if isinstance(dataset.root, RemotePath) else None),
+                in_threads=self._in_thread,
+            )
+            self._decoder = decoder(config, dataset, stride)
+            self._places_per_clip = self._codec.samples_per_clip(config.clip.frames)
         self._reading = ThreadPoolExecutor(1, "shard-reader", self._in_thread)
         self._more_reading = ThreadPoolExecutor(MOST_BATCHES, "shard-readers", self._in_thread)
 
     @staticmethod
-    def open_dataset(config: Config) -> Manifest:
-        """Opens the data set at data.path."""
-        return Manifest.open(config.data.path, cache_dir=config.data.cache_dir)
+    def open_dataset(config: Config) -> Manifest | MixedManifest:
+        """Opens the data set at data.path, or those of data.mix."""
+        data = config.data
+        return MixedManifest.open(data.mix) if data.mix else Manifest.open(data.path, cache_dir=data.cache_dir)
 
     def waveforms(self, plan: ClipPlan) -> np.ndarray:
         """Reads the audio windows of a plan as PCM, int16 [B, samples], mixed and amplified as planned.
@@ -156,7 +170,7 @@ class DaliLoader(ClipLoader[Manifest]):
     def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
         """Only training reads each shard so often, and plans without side effects, that shards are copied ahead."""
         plans, files = super()._step_plans(first, last, length=length), self._reader.files
-        if not isinstance(files, RemoteShards) or files.cache is None:
+        if isinstance(self._reader, MixedReader) or not isinstance(files, RemoteShards) or files.cache is None:
             return plans
         shards_of = self._reader.shards_of
         return ShardsAhead(plans, files=files, shards_of=shards_of, in_thread=self._in_thread, clips=self.batch_size)
@@ -180,8 +194,7 @@ class DaliLoader(ClipLoader[Manifest]):
         while True:
             removed = self._reader.files.removed
             try:
-                video, pcm = self._bytes(batch.plan)
-                return InFlight(plan=batch, video=video, pcm=pcm)
+                return self._in_flight(batch)
             except ShardError as error:
                 if error.sample is not None:
                     self._reader.distrust(error.sample)
@@ -196,16 +209,18 @@ class DaliLoader(ClipLoader[Manifest]):
                     raise ShardError(f"{error} (a second attempt to read it succeeded: check the disk)") from error
                 batch.replace(errors)
 
-    def _bytes(self, plan: ClipPlan) -> tuple[Inputs | None, np.ndarray | None]:
-        video = self._codec.read(self._reader, plan) if self.has_video else None
-        return video, self._reader.pcm(plan) if self.has_audio else None
+    def _in_flight(self, batch: BatchPlan) -> InFlight:
+        if isinstance(self._reader, MixedReader):
+            return InFlight(plan=batch, parts=self._reader.parts(batch.plan))
+        video = self._codec.read(self._reader, batch.plan) if self.has_video else None
+        return InFlight(plan=batch, video=video, pcm=self._reader.pcm(batch.plan) if self.has_audio else None)
 
     def _unreadable(self, plan: ClipPlan) -> dict[int, ShardError]:
         """Finds the clips (by row) that cannot be read, and the error for each."""
         errors = {}
         for row in range(len(plan)):
             try:
-                self._bytes(plan[row : row + 1])
+                self._in_flight(BatchPlan(plan[row : row + 1]))
             except ShardError as error:
                 errors[row] = error
         return errors
@@ -231,9 +246,9 @@ class DaliLoader(ClipLoader[Manifest]):
             raise ShardError(f"DALI failed on a batch, but on none of its samples alone: {error}") from error
         errors = {}
         for place in error.samples:
-            row = place // self._codec.samples_per_clip(self.config.clip.frames)
+            row = place // self._places_per_clip
             i = int(plan.ids[row])
-            shard = self._reader.files.path(int(self.dataset.shard[i]))
+            shard = self._reader.file_of(i)
             errors[row] = ShardError(
                 f"sample {i} ({printable(self.dataset.source(i))}) in shard {shard} does not decode. Copy "
                 f"the shard again, or run pipeline.prepare again. DALI says: {error}",

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.batch import Batch
 from pipeline.plan.batch_plan import BatchPlan
 from pipeline.shards.codecs import Inputs
+from settings import StorageConfig
 
 
 @dataclass(eq=False, kw_only=True)
@@ -17,13 +18,30 @@ class InFlight:
     """A batch that is being loaded: its plan with the bytes read for it, or later with the decoder's handle."""
 
     plan: BatchPlan
-    video: Inputs | None
+    video: Inputs | None = None
     """DALI inputs from `Codec.read`; None without video, and after the decoder has taken them over."""
-    pcm: np.ndarray | None
+    pcm: np.ndarray | None = None
     """[B, samples], audio windows, int16 or float32 of the same scale; None without audio, and after the decoder has
     taken them over."""
+    parts: list[tuple[int, np.ndarray, InFlight]] | None = None
+    """The batch divided by its data sets, for a mix, which has neither `video` nor `pcm` of its own: number of the data
+    set, rows of its clips in the batch, int64 [n], and these clips."""
     handle: Any = None
     """Set and used by the decoder to find the result."""
+
+
+class StoredFrames(Protocol):
+    """What decoders need to know of a data set."""
+
+    storage: StorageConfig
+    width: np.ndarray
+    """int [n], frame width of each sample, in pixels."""
+    height: np.ndarray
+    """int [n], frame height of each sample, in pixels."""
+
+    @property
+    def shortest_side(self) -> int:
+        """Shortest side of all frames, in pixels."""
 
 
 class Decoder(Protocol):

@@ -18,9 +18,8 @@ from pipeline.load.dali_graph import (
     resampling_arguments,
 )
 from pipeline.load.dali_runner import GraphRunner, as_tensor
-from pipeline.load.decoder import InFlight
+from pipeline.load.decoder import InFlight, StoredFrames
 from pipeline.shards.codecs import CODECS
-from pipeline.shards.manifest import Manifest
 from settings import Config
 
 
@@ -37,7 +36,7 @@ class GpuDecoder:
         batch: largest number of clips in a batch.
     """
 
-    def __init__(self, *, config: Config, dataset: Manifest, stride: int, device: torch.device, batch: int) -> None:
+    def __init__(self, *, config: Config, dataset: StoredFrames, stride: int, device: torch.device, batch: int) -> None:
         self._config, self._dataset, self._stride, self._device, self._batch = config, dataset, stride, device, batch
         self._codec = CODECS[dataset.storage.codec]
         self._threads = decode_threads(config.data.threads)

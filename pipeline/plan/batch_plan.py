@@ -10,7 +10,6 @@ import numpy as np
 from common.randomness import uniforms
 from pipeline.plan.bad_samples import BadSample, SampleError, listing
 from pipeline.plan.clips import ClipPlan, ClipPlanner
-from pipeline.plan.selection import Selection
 
 MAX_ATTEMPTS = 64
 """Largest number of replacements tried per clip; that many fail in a row only if almost nothing can be read."""
@@ -27,31 +26,31 @@ class Replacement:
 
     Attributes:
         planner: plans the clips of replacements.
-        ids: the samples to draw from.
+        choose: returns a sample in place of the given one, for a uniform number in [0, 1).
         source: returns the source path of an id.
-        epoch, purpose: as in `ClipPlanner.train`.
+        purpose: as in `ClipPlanner.train`.
     """
 
     planner: ClipPlanner
-    ids: Selection
+    choose: Callable[[int, float], int]
     source: Callable[[int], str]
-    epoch: int
     purpose: str
 
-    def replacement_id(self, sample: int, attempt: int) -> int:
+    def replacement_id(self, sample: int, attempt: int, *, epoch: int) -> int:
         """Id of the sample to try at the `attempt`-th (from 1) replacement of a clip of `sample`."""
         (number,) = uniforms(
             np.array([sample]),
             1,
             seed=self.planner.config.seed,
-            epoch=self.epoch,
+            epoch=epoch,
             purpose=f"{self.purpose}/replacement/{attempt}",
         )[0]
-        return self.ids[int(number * len(self.ids))]
+        return self.choose(sample, float(number))
 
-    def plan(self, ids: list[int], number: np.ndarray) -> ClipPlan:
-        """Plans one training clip per id; `number`, int64 [ids], as for `ClipPlanner.train`."""
-        return self.planner.train(np.array(ids, dtype=np.int64), epoch=self.epoch, purpose=self.purpose, number=number)
+    def plan(self, ids: list[int], *, epochs: np.ndarray, number: np.ndarray) -> ClipPlan:
+        """Plans one training clip per id; `epochs` and `number`, int64 [ids], as for `ClipPlanner.train_at`."""
+        wanted = np.array(ids, dtype=np.int64)
+        return self.planner.train_at(wanted, epochs=epochs, purpose=self.purpose, number=number)
 
 
 class BatchPlan:
@@ -90,7 +89,8 @@ class BatchPlan:
             if self._replacement is None or error.sample is None:
                 raise error
             self._attempts[row] += 1
-            ids.append(self._replacement.replacement_id(int(self._wanted[row]), int(self._attempts[row])))
+            wanted, attempt = int(self._wanted[row]), int(self._attempts[row])
+            ids.append(self._replacement.replacement_id(wanted, attempt, epoch=int(self.plan.epoch[row])))
             self.bad.append(
                 BadSample(
                     sample=error.sample,
@@ -106,4 +106,6 @@ class BatchPlan:
                     f"{listing(self.bad)}\ncheck that data.path is complete and its disk is mounted"
                 )
         if self._replacement is not None:
-            self.plan = self.plan.with_rows(rows, self._replacement.plan(ids, self.plan.number[rows]))
+            self.plan = self.plan.with_rows(
+                rows, self._replacement.plan(ids, epochs=self.plan.epoch[rows], number=self.plan.number[rows])
+            )

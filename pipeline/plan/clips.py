@@ -84,6 +84,8 @@ class ClipPlan(Rows):
     """float64 [B, 3, 4], affine map of RGB in [0, 1]: rgb -> color[:, :, :3] @ rgb + color[:, :, 3]."""
     number: np.ndarray
     """int64 [B], number of the clip among those of its sample in the step, from 0 (see clip.per_sample)."""
+    epoch: np.ndarray
+    """int64 [B], the epoch that selected the random numbers; 0 for test clips, which have none."""
     audio: AudioPlan | None = None
     """The audio augmentation; None if waveforms and spectrograms stay unchanged."""
 
@@ -115,13 +117,17 @@ class ClipPlanner:
         dataset: frame counts, frame sizes and audio lengths of the samples.
         fps: frame rate at which `dataset.frames` counts frames, in frames per second.
         ids: samples whose audio may be mixed into that of others; None means all.
+        first_id: what is added to an id before random numbers are drawn for it: the id that sample 0 has in a mix.
 
     Raises:
         ConfigError: there is video, but fps is not an integer multiple of clip.fps.
     """
 
-    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: Selection | None = None) -> None:
+    def __init__(
+        self, *, config: Config, dataset: ClipSource, fps: float, ids: Selection | None = None, first_id: int = 0
+    ) -> None:
         self.config = config
+        self.first_id = first_id
         self.dataset = dataset
         self.fps = fps
         # Without video there is no frame rate that clip.fps must divide.
@@ -144,11 +150,18 @@ class ClipPlanner:
         """
         ids = np.asarray(ids, dtype=np.int64)
         number = np.zeros_like(ids) if number is None else number
-        keys = draw_keys(ids, number)
-        plan = replace(self._train_video(ids, self._draws(keys, epoch=epoch, purpose=purpose)), number=number)
+        keys = draw_keys(ids + self.first_id, number)
+        plan = self._train_video(ids, self._draws(keys, epoch=epoch, purpose=purpose))
+        plan = replace(plan, number=number, epoch=np.full_like(ids, epoch))
         if self.config.audio_augment.enabled:
             plan = self._augment_audio(plan, keys, epoch=epoch, purpose=purpose)
         return plan
+
+    def train_at(self, ids: np.ndarray, *, epochs: np.ndarray, purpose: str, number: np.ndarray) -> ClipPlan:
+        """Like `train`, with an epoch for each id: int64 [B]."""
+        groups = [(one, np.flatnonzero(epochs == one)) for one in np.unique(epochs).tolist()]
+        parts = [self.train(ids[rows], epoch=one, purpose=purpose, number=number[rows]) for one, rows in groups]
+        return parts[0] if len(parts) == 1 else ClipPlan.joined(parts, [rows for _, rows in groups])
 
     def _train_video(self, ids: np.ndarray, draws: dict[str, np.ndarray]) -> ClipPlan:
         """Plans clips whose audio is not augmented."""
@@ -257,6 +270,7 @@ class ClipPlanner:
             flip=np.zeros(n, dtype=bool) if flip is None else flip,
             color=np.tile(np.eye(3, 4), (n, 1, 1)) if color is None else color,
             number=np.zeros(n, dtype=np.int64),
+            epoch=np.zeros(n, dtype=np.int64),
         )
 
     def _starts(self, ids: np.ndarray) -> np.ndarray:

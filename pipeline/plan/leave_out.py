@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COLUMN = "source"
 """Column of a CSV list that holds the sources."""
 _SHOWN = 3
-"""Number of unknown sources that an error names."""
+"""Number of sources that an error names."""
 
 
 def read_leave_out(path: Path) -> list[str]:
@@ -66,12 +66,16 @@ def require_known(sources: Iterable[str], known: Iterable[str], *, path: Path, d
 
 def _require_none(unknown: list[str], *, path: Path, data: str | Path) -> None:
     if unknown:
-        shown = ", ".join(printable(repr(source)) for source in unknown[:_SHOWN])
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         raise ConfigError(
-            f"{path} leaves out samples that {data} does not have: {shown}{more}; remove them from the list, or "
+            f"{path} leaves out samples that {data} does not have: {some_of(unknown)}; remove them from the list, or "
             "use the list of this data set"
         )
+
+
+def some_of(sources: Sequence[str]) -> str:
+    """Formats the first few of `sources`, and the number of the others, for a message."""
+    more = f" and {len(sources) - _SHOWN} more" if len(sources) > _SHOWN else ""
+    return ", ".join(printable(repr(source)) for source in sources[:_SHOWN]) + more
 
 
 def find_left_out(rows: Callable[[list[str]], np.ndarray], path: Path, *, data: str | Path) -> tuple[np.ndarray, str]:

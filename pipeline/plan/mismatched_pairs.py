@@ -23,15 +23,15 @@ class MismatchedPairs(ClipPlanner):
     """Plans training clips with another sample's audio, from a random time; test clips keep their own audio.
 
     Args:
-        config, dataset, fps: as for ClipPlanner.
+        config, dataset, fps, first_id: as for ClipPlanner.
         ids: the samples whose audio is exchanged among them.
 
     Raises:
         ConfigError: as for ClipPlanner.
     """
 
-    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: Selection) -> None:
-        super().__init__(config=config, dataset=dataset, fps=fps, ids=ids)
+    def __init__(self, *, config: Config, dataset: ClipSource, fps: float, ids: Selection, first_id: int = 0) -> None:
+        super().__init__(config=config, dataset=dataset, fps=fps, ids=ids, first_id=first_id)
         self._ids = ids
 
     def partners(self, ids: np.ndarray, epoch: int) -> np.ndarray:
@@ -50,7 +50,7 @@ class MismatchedPairs(ClipPlanner):
     def train(self, ids: np.ndarray, *, epoch: int, purpose: str, number: np.ndarray | None = None) -> ClipPlan:
         plan = super().train(ids, epoch=epoch, purpose=purpose, number=number)
         audio_ids = self.partners(plan.ids, epoch)
-        place = self._draws(draw_keys(plan.ids, plan.number), epoch=epoch, purpose=purpose)["audio"]
+        place = self._draws(draw_keys(plan.ids + self.first_id, plan.number), epoch=epoch, purpose=purpose)["audio"]
         audio_start = self._random_audio_starts(audio_ids, place)
         has_video = self.dataset.frames[plan.ids] > 0
         start = np.where(has_video, plan.start, audio_start / self.config.audio.sample_rate)

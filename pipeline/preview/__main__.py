@@ -19,7 +19,7 @@ from common.stores.urls import check_url
 from common.terminal import command, print_error, printable
 from pipeline.plan.bad_samples import SampleError
 from pipeline.shards.meta import ManifestError, check_shards, read_meta
-from settings import Config, ConfigError, load_config
+from settings import Config, ConfigError, DataConfig, load_config
 
 
 @command("preview")
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.count < 1:
             raise ConfigError(f"--count must be at least 1, not {options.count}")
         config = load_config(Config, options.config, options.overrides)
-        config = replace(config, data=replace(config.data, path=options.shards, loader="dali"))
+        config = replace(config, data=_data(config.data, options.shards))
         root = location(options.shards)
         check_shards(root, read_meta(root))
         say(f"drawing clips of {options.shards} in {options.out}")
@@ -49,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(*map(printable, written), sep="\n")
     return 0
+
+
+def _data(data: DataConfig, shards: str) -> DataConfig:
+    """The settings for the folder `shards`; of a mix, those of the data set that lies there."""
+    there = [one for one in data.mix.values() if Path(one.path).absolute() == Path(shards).absolute()]
+    if there:
+        data = replace(data, mix={}, split=there[0].split, leave_out=there[0].leave_out, weights=there[0].weights)
+    return replace(data, path=shards, loader="dali", mix={})
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -40,6 +40,7 @@ class ShardReader:
         audio_samples: PCM samples per audio window.
         files: access to the shards; None opens them where the manifest says, without copies.
         in_threads: called at the start of each thread that reads ranges.
+        first_id: the id that sample 0 has in a mix; errors name samples by their ids there.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class ShardReader:
         audio_samples: int,
         files: ShardFiles | None = None,
         in_threads: Callable[[], None] | None = None,
+        first_id: int = 0,
     ) -> None:
         self.manifest = manifest
+        self.first_id = first_id
         self.frames = frames
         self.stride = stride
         self.audio_samples = audio_samples
@@ -176,6 +179,10 @@ class ShardReader:
         """Removes this machine's copy of the shard of sample `i`, if there is one: it seems to be damaged."""
         self.files.distrust(int(self.manifest.shard[i]))
 
+    def file_of(self, i: int) -> str:
+        """Path or URL of the shard of sample `i`."""
+        return self.files.path(int(self.manifest.shard[i]))
+
     def waited(self) -> float:
         """Time in seconds that `read` has waited for disks and servers so far, called by this thread."""
         return getattr(self._waited, "seconds", 0.0)
@@ -192,9 +199,9 @@ class ShardReader:
         path = self.files.path(int(self.manifest.shard[i]))
         return ShardError(
             f"shard {path} is damaged or not the one that the manifest describes: {what}, "
-            f"for sample {i} ({printable(self.manifest.source(i))}). Copy the shard again, or run "
+            f"for sample {i + self.first_id} ({printable(self.manifest.source(i))}). Copy the shard again, or run "
             "pipeline.prepare again",
-            sample=i,
+            sample=i + self.first_id,
             file=path,
             reason=what,
         )

@@ -94,4 +94,5 @@ def _plan(i: int, *, start_frame: int = 0, audio_start: int = 0) -> ClipPlan:
         flip=np.zeros(1, dtype=bool),
         color=np.zeros((1, 3, 4)),
         number=np.zeros(1, dtype=np.int64),
+        epoch=np.zeros(1, dtype=np.int64),
     )

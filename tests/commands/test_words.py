@@ -117,6 +117,8 @@ def test_mistakes_are_answered_before_slow_imports(unlabelled: Path):
             "cannot read the list of samples to leave out",
         ),
         ("train", [data, "data.leave_out=none.csv"], "cannot read the list of samples to leave out, none.csv"),
+        ("train", [data, "data.weights=none.csv"], "data.weights: cannot read the weights none.csv"),
+        ("train", ["data.mix={a: {path: nowhere, weight: 1}}"], "nowhere holds no manifest"),
         ("localise", ["nowhere", "x.mp4"], "localise: no checkpoint at nowhere"),
         ("localise", [str(unlabelled), "x.mp4"], "localise: VIDEO must be a file, but x.mp4 does not exist"),
         ("preview", ["nowhere"], "preview: nowhere holds no manifest"),
@@ -125,6 +127,11 @@ def test_mistakes_are_answered_before_slow_imports(unlabelled: Path):
         ("prepare", ["nowhere", "out"], "nowhere does not exist"),
         ("prepare", [str(unlabelled), "out", "storage.codek=jpeg"], "command line: unknown key storage.codek"),
     ]
+    assert_refused(cases)
+
+
+def assert_refused(cases: list[tuple[str, list[str], str]]) -> None:
+    """Asserts that commands with these arguments end with these messages, without a slow import."""
     calls = [(COMMANDS[name][0], arguments) for name, arguments, _ in cases]
     for (name, arguments, message), (status, text, loaded) in zip(cases, answers(calls), strict=True):
         assert (status, loaded) == (2, []), (name, arguments, text)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.load.clip_loader import select_split
+from pipeline.load.sets import select_split
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan, ClipPlanner
 from pipeline.prepare.labels import Labels

@@ -177,7 +177,7 @@ def test_every_selection_finds_what_it_is_asked_for(samples, more):
 def test_the_number_of_candidates_is_foreseen(samples, sizes):
     names = ("train.batch_size", "pool.size", "dictionary.size")
     config = mine("sampler.name=uniform", *(f"{name}={size}" for name, size in zip(names, sizes, strict=True)))
-    enough = fewest_candidates(config, samples) >= sizes[0] + sizes[2]
+    enough = fewest_candidates(config, Resources(samples)) >= sizes[0] + sizes[2]
     assert (max(missing(config, samples, steps=120)) == 0) == enough
 
 

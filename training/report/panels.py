@@ -96,8 +96,10 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
         for name in sorted(names)
         if f"video/{name}" not in known
     ]
-    sampler = {metric for panel in further for metric, _ in panel.curves}
-    others = {metric for run in runs for metric in run.curves} - known - sampler - NOT_DRAWN
+    further += _mix_panels(sorted({metric for run in runs for metric in run.curves if metric.startswith("mix/")}))
+    grouped = {metric for panel in further for metric, _ in panel.curves}
+    others = {metric for run in runs for metric in run.curves} - known - grouped - NOT_DRAWN
+    others = {metric for metric in others if not (metric.startswith("mix/") and metric.endswith("/samples"))}
     further += [Panel(metric, ((metric, ""),)) for metric in sorted(others)]
     shown = [panel for panel in (*PANELS, *further) if _has_something(panel, runs)]
     if not shown:
@@ -106,6 +108,16 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
     if len(shown) > MAX_PANELS:
         print_error("report", f"{len(shown)} metrics; {MAX_PANELS} panels are drawn, the page lists the others")
     return shown[:MAX_PANELS]
+
+
+def _mix_panels(metrics: Sequence[str]) -> list[Panel]:
+    """The panels of the metrics mix/NAME/share and mix/NAME/passes, with at most three data sets each."""
+    panels = []
+    for title, ending in (("Share of the samples so far", "share"), ("Passes through the data sets", "passes")):
+        curves = [(metric, metric.split("/")[1]) for metric in metrics if metric.endswith(f"/{ending}")]
+        for first in range(0, len(curves), 3):
+            panels.append(Panel(title, tuple(curves[first : first + 3]), percent=ending == "share", smooth=False))
+    return panels
 
 
 def colours(count: int, *, dark: bool = False) -> list[str]:

@@ -117,6 +117,12 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+def shares_of_mix(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Returns the share of each data set of a mix in the samples so far, by its name."""
+    names = (name.split("/") for name in numbers)
+    return {parts[1]: numbers["/".join(parts)] for parts in names if parts[0] == "mix" and parts[-1] == "share"}
+
+
 class StepTimer:
     """Measures seconds per step since the last reading, and the share of them spent waiting for data.
 
@@ -201,8 +207,8 @@ class ProgressDisplay:
         """Shows that `step` steps are done.
 
         Args:
-            numbers: the latest metrics, if there are new ones; loss, retrieval_v2a, samples_per_second and data_wait
-                are shown.
+            numbers: the latest metrics, if there are new ones; loss, retrieval_v2a, samples_per_second, data_wait and
+                the shares of a mix are shown.
         """
         note = ""
         if numbers is not None:
@@ -210,6 +216,8 @@ class ProgressDisplay:
                 f"loss {numbers['loss']:.3f}  v2a {numbers['retrieval_v2a']:.2f}  "
                 f"{numbers['samples_per_second']:.0f} clips/s  wait {numbers['data_wait']:.0%}"
             )
+            for name, share in shares_of_mix(numbers).items():
+                note += f"  {name} {share:.0%}"
         if self._live:
             self._progress.update(self._task, completed=step)
             if note:

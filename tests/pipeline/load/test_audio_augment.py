@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.batch import Batch
-from pipeline.load import clip_loader
+from pipeline.load import sets
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.load.gpu_decoder import GpuDecoder
 from pipeline.load.log_mel import LogMel
@@ -147,6 +147,6 @@ def test_test_clips_and_settings_for_evaluation_are_not_augmented(corpus) -> Non
 
 
 def test_mixing_needs_another_sample(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_loader, "select_split", lambda dataset, split: Selection(1))
+    monkeypatch.setattr(sets, "select_split", lambda *_, **__: Selection(1))
     with pytest.raises(ConfigError, match=r"audio_augment.mix needs at least two samples, but .* has 1"):
         make_loader(config_of(corpus, mix=0.2), batch_size=1)

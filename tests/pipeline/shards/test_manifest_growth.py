@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.tools.scale.node import measure_node
 from benchmarks.tools.scale.synthetic import source_name, synthesise
-from pipeline.load.clip_loader import select_split
+from pipeline.load.sets import select_split
 from pipeline.loader import make_loader
 from pipeline.shards.manifest import Manifest
 

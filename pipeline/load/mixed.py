@@ -1,0 +1,177 @@
+"""Reads and decodes batches of a mix, whose data sets may differ in codec and frame rate.
+
+A batch is divided into the clips of each data set. Each part is read by a reader of that data set, and decoded by a
+decoder that all data sets of the same codec and stride share, because a DALI graph has one of each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pipeline.batch import Batch
+from pipeline.load.dali_runner import DecodeError
+from pipeline.load.decoder import Decoder, InFlight, StoredFrames
+from pipeline.plan.batch_plan import BatchPlan
+from pipeline.plan.clips import ClipPlan
+from pipeline.plan.mixed_planner import MixedPlanner, moved, rows_by_set
+from pipeline.shards.codecs import CODECS
+from pipeline.shards.mix import MixedManifest
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.shard_files import ShardFiles
+from settings import Config, StorageConfig
+
+MakeDecoder = Callable[[Config, StoredFrames, int], Decoder]
+"""Creates a decoder from the settings, what it needs to know of the frames, and the stride."""
+
+
+class MixedReader:
+    """Reads clips of a mix; not thread-safe.
+
+    Args:
+        dataset: the data sets; all have video and audio.
+        planner: its strides are those of the plans.
+        config: clip and audio are read.
+    """
+
+    def __init__(self, dataset: MixedManifest, planner: MixedPlanner, config: Config) -> None:
+        self._firsts = dataset.firsts
+        self._codecs = [CODECS[part.storage.codec] for part in dataset.parts.values()]
+        self._readers = [
+            ShardReader(
+                manifest=part,
+                frames=config.clip.frames,
+                stride=stride,
+                audio_samples=config.audio_samples,
+                first_id=first,
+            )
+            for part, stride, first in zip(
+                dataset.parts.values(), planner.strides, dataset.firsts.tolist(), strict=True
+            )
+        ]
+
+    @property
+    def files(self) -> ShardFiles:
+        """Access to shards of this machine, of which there are no copies."""
+        return self._readers[0].files
+
+    def waited(self) -> float:
+        """As `ShardReader.waited`."""
+        return sum(reader.waited() for reader in self._readers)
+
+    def distrust(self, i: int) -> None:
+        """As `ShardReader.distrust`; there are no copies to remove."""
+
+    def file_of(self, i: int) -> str:
+        """As `ShardReader.file_of`."""
+        reader = self._readers[int(np.searchsorted(self._firsts, i, side="right")) - 1]
+        return reader.file_of(i - reader.first_id)
+
+    def parts(self, plan: ClipPlan) -> list[tuple[int, np.ndarray, InFlight]]:
+        """Reads the clips of a plan; returns `InFlight.parts`.
+
+        Raises:
+            ShardError: a shard does not hold what its manifest promises; the error names the sample.
+        """
+        parts = []
+        for number, rows in rows_by_set(plan.ids, self._firsts):
+            mine, reader = plan[rows], self._readers[number]
+            own = moved(mine, by=-reader.first_id)
+            video, pcm = self._codecs[number].read(reader, own), reader.pcm(own)
+            parts.append((number, rows, InFlight(plan=BatchPlan(mine), video=video, pcm=pcm)))
+        return parts
+
+    def pcm(self, plan: ClipPlan) -> np.ndarray:
+        """As `ShardReader.pcm`."""
+        found = rows_by_set(plan.ids, self._firsts)
+        order = np.argsort(np.concatenate([rows for _, rows in found]))
+        readers = [self._readers[number] for number, _ in found]
+        own = [moved(plan[rows], by=-one.first_id) for one, (_, rows) in zip(readers, found, strict=True)]
+        return np.concatenate([one.pcm(part) for one, part in zip(readers, own, strict=True)])[order]
+
+
+@dataclass(kw_only=True)
+class _Frames:
+    """The frames of the data sets that share a decoder; see `StoredFrames`."""
+
+    storage: StorageConfig
+    width: np.ndarray
+    height: np.ndarray
+    shortest_side: int
+
+
+class MixedDecoder:
+    """A `Decoder` of batches that `MixedReader` has read.
+
+    Args:
+        dataset: the data sets.
+        strides: stored frames from one frame of a clip to the next, of each data set.
+        config: clip and data are read.
+        make: creates the decoders.
+    """
+
+    def __init__(self, *, dataset: MixedManifest, strides: Sequence[int], config: Config, make: MakeDecoder) -> None:
+        manifests = list(dataset.parts.values())
+        kinds = [(part.storage.codec, stride) for part, stride in zip(manifests, strides, strict=True)]
+        decoders: dict[tuple[str, int], Decoder] = {}
+        depths = []
+        for kind, count in Counter(kinds).items():
+            first = manifests[kinds.index(kind)]
+            frames = _Frames(
+                storage=first.storage,
+                width=dataset.width,
+                height=dataset.height,
+                shortest_side=min(p.shortest_side for p, k in zip(manifests, kinds, strict=True) if k == kind),
+            )
+            # A batch has as many parts in this decoder as there are data sets.
+            data = replace(config.data, prefetch=count * config.data.prefetch)
+            decoders[kind] = make(replace(config, data=data), frames, kind[1])
+            depths.append(decoders[kind].depth // count)
+        self.depth = min(depths)
+        self._decoders = [decoders[kind] for kind in kinds]
+        self._places = [CODECS[codec].samples_per_clip(config.clip.frames) for codec, _ in kinds]
+
+    def submit(self, item: InFlight) -> None:
+        assert item.parts is not None
+        for number, _, part in item.parts:
+            self._decoders[number].submit(part)
+
+    def result(self, item: InFlight) -> Batch:
+        """See `Decoder.result`; the samples of a DecodeError are rows of the batch."""
+        assert item.parts is not None
+        found = [(rows, self._result(number, rows, part)) for number, rows, part in item.parts]
+        plan, batches = item.plan.plan, [batch for _, batch in found]
+        video, audio = [batch.video for batch in batches], [batch.audio for batch in batches]
+        places = [torch.from_numpy(rows) for rows, _ in found]
+        return Batch(
+            _joined(video, places),
+            _joined(audio, places),
+            torch.from_numpy(plan.ids),
+            torch.from_numpy(plan.start),
+            plan,
+        )
+
+    def _result(self, number: int, rows: np.ndarray, part: InFlight) -> Batch:
+        try:
+            return self._decoders[number].result(part)
+        except DecodeError as error:
+            wrong = sorted({int(rows[place // self._places[number]]) for place in error.samples})
+            raise DecodeError(str(error), wrong) from error
+
+
+def _joined(parts: Sequence[torch.Tensor | None], places: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Puts the rows of each part at its places, in the memory format of the parts."""
+    tensors = [part for part in parts if part is not None]
+    assert len(tensors) == len(parts)  # a mix has both streams
+    if len(tensors) == 1:
+        return tensors[0]
+    first, count = tensors[0], sum(map(len, tensors))
+    stride = (first[0].numel(), *first.stride()[1:])
+    joined = torch.empty_strided((count, *first.shape[1:]), stride, dtype=first.dtype, device=first.device)
+    for part, place in zip(tensors, places, strict=True):
+        joined[place.to(joined.device, non_blocking=True)] = part
+    return joined

@@ -1,0 +1,76 @@
+"""Plans clips of a mix: those of each data set as if it were alone, except that their ids are those of the mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.plan.clips import ClipPlan, ClipPlanner
+
+PlanRows = Callable[[ClipPlanner, np.ndarray, np.ndarray], ClipPlan]
+"""Plans clips of one data set: gets its planner, the ids in that data set, int64 [n], and their rows, int64 [n]."""
+
+
+class MixedPlanner(ClipPlanner):
+    """A planner whose data sets may have different frame rates.
+
+    Args:
+        planners: the planner of each data set, made with its `first_id`.
+        firsts: int64 [sets], the id of the first sample of each data set.
+
+    Attributes:
+        strides: stored frames from one frame of a clip to the next, of each data set.
+    """
+
+    def __init__(self, planners: Sequence[ClipPlanner], firsts: np.ndarray) -> None:
+        self.config = planners[0].config
+        self._planners, self._firsts = planners, firsts
+        self.strides = [planner.stride for planner in planners]
+
+    def train(self, ids: np.ndarray, *, epoch: int, purpose: str, number: np.ndarray | None = None) -> ClipPlan:
+        number = np.zeros(len(ids), dtype=np.int64) if number is None else number
+        return self._by_set(
+            ids, lambda one, own, rows: one.train(own, epoch=epoch, purpose=purpose, number=number[rows])
+        )
+
+    def train_at(self, ids: np.ndarray, *, epochs: np.ndarray, purpose: str, number: np.ndarray) -> ClipPlan:
+        def plan(one: ClipPlanner, own: np.ndarray, rows: np.ndarray) -> ClipPlan:
+            return one.train_at(own, epochs=epochs[rows], purpose=purpose, number=number[rows])
+
+        return self._by_set(ids, plan)
+
+    def uniform(self, ids: np.ndarray, *, clips: int, crops: int = 1) -> ClipPlan:
+        return self._by_set(
+            ids, lambda one, own, rows: one.uniform(own, clips=clips, crops=crops), per_id=clips * crops
+        )
+
+    def windows(self, ids: np.ndarray, begin: np.ndarray, end: np.ndarray, *, clips: int) -> ClipPlan:
+        return self._by_set(
+            ids, lambda one, own, rows: one.windows(own, begin[rows], end[rows], clips=clips), per_id=clips
+        )
+
+    def _by_set(self, ids: np.ndarray, plan: PlanRows, per_id: int = 1) -> ClipPlan:
+        """Plans `per_id` clips of each id, next to each other."""
+        ids = np.asarray(ids, dtype=np.int64)
+        parts, places = [], []
+        for number, rows in rows_by_set(ids, self._firsts):
+            first = int(self._firsts[number])
+            parts.append(moved(plan(self._planners[number], ids[rows] - first, rows), by=first))
+            places.append((rows[:, None] * per_id + np.arange(per_id)).reshape(-1))
+        return ClipPlan.joined(parts, places)
+
+
+def rows_by_set(ids: np.ndarray, firsts: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Returns for each data set that some of `ids`, int64 [B], belong to: its number, and the rows of its ids."""
+    which = np.searchsorted(firsts, ids, side="right") - 1
+    return [(number, np.flatnonzero(which == number)) for number in np.unique(which).tolist()]
+
+
+def moved(plan: ClipPlan, *, by: int) -> ClipPlan:
+    """The same clips with other ids: `by` is added to each."""
+    audio = plan.audio
+    if audio is not None and audio.mixed_ids is not None:
+        audio = replace(audio, mixed_ids=audio.mixed_ids + by)
+    return replace(plan, ids=plan.ids + by, audio_ids=plan.audio_ids + by, audio=audio)

@@ -1,0 +1,52 @@
+"""Settings of the data sets of a mix (data.mix)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.stores.urls import is_url
+from settings.errors import require
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+@dataclass(frozen=True)
+class MixedSetConfig:
+    """One data set of a mix."""
+
+    path: str
+    """Folder of prepared shards."""
+    weight: float
+    """Share of the training clips that come from this data set, relative to the weights of the others."""
+    split: str = ""
+    """As data.split, for this data set."""
+    leave_out: str = ""
+    """As data.leave_out, for this data set."""
+    weights: str = ""
+    """As data.weights, for this data set."""
+
+
+def check_mix(mix: Mapping[str, MixedSetConfig]) -> None:
+    """Raises ConfigError if a name, a path or a weight of data.mix cannot be used."""
+    seen: dict[Path, str] = {}
+    for name, one in mix.items():
+        require(
+            isinstance(name, str) and bool(_NAME.fullmatch(name)),
+            f"data.mix: the name {repr(name)[:60]} must be text of 1 to 40 letters, digits, _ and -, as metrics and "
+            "overrides such as data.mix.NAME.weight=0.5 hold it",
+        )
+        require(bool(one.path), f"data.mix.{name}.path must be set to the folder that pipeline.prepare has written")
+        require(
+            not is_url(one.path),
+            f"data.mix.{name}.path must be a folder of this machine, not {one.path}: copy it, or train on it alone",
+        )
+        require(
+            one.weight > 0,
+            f"data.mix.{name}.weight must be greater than 0, not {one.weight}; remove a data set to train without it",
+        )
+        path = Path(one.path).absolute()
+        require(path not in seen, f"data.mix.{name}.path is that of data.mix.{seen.get(path)}.path, {one.path}")
+        seen[path] = name
