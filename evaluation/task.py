@@ -10,6 +10,7 @@ import numpy as np
 from common.randomness import uniform_of_text
 from evaluation.columns import SPLIT_COLUMN, is_split, require_label
 from evaluation.columns import choose_labels as choose_labels
+from pipeline.lists.spans import split_fragment
 from settings import ConfigError
 from settings.load import format_names
 
@@ -92,12 +93,15 @@ def retrieval_split(data: LabelledData, wanted: str, *, seed: int) -> Split:
 def make_split(data: LabelledData, *, seed: int) -> Split:
     """The split in the label column `split` if there is one, otherwise 80/20 by a hash of (seed, source path).
 
+    Segments and windows of one file are in the same part.
+
     Raises:
         ConfigError: the column `split` has no train or no test samples.
     """
     if SPLIT_COLUMN in data.label_columns:
         return _column_split(data, SPLIT_COLUMN)
-    shares = np.array([uniform_of_text(f"{seed} {data.source(index)}") for index in range(len(data))])
+    files = (split_fragment(data.source(index))[0] for index in range(len(data)))
+    shares = np.array([uniform_of_text(f"{seed} {file}") for file in files])
     origin = f"hash of seed {seed} and source path, {TRAIN_SHARE:.0%} train (there is no label column split)"
     return Split(train=shares < TRAIN_SHARE, test=shares >= TRAIN_SHARE, origin=origin)
 

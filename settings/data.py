@@ -51,12 +51,16 @@ class PrepareConfig:
     """Shortest duration in seconds; shorter sources are rejected."""
     max_seconds: float = 600.0
     """Longest duration in seconds; longer sources are cut and flagged."""
+    windows: float = 0.0
+    """Length in seconds of the windows into which longer sources and segments are cut; each becomes a sample, also a
+    shorter rest at the end of at least min_seconds. 0 means one sample each, cut at max_seconds."""
     max_pixels: int = 8192 * 8192
     """Largest number of pixels per source frame; sources with larger frames are rejected before they are decoded."""
     shard_samples: int = 256
     """Largest number of samples per tar shard."""
     timeout_seconds: float = 120.0
-    """Time limit per source in seconds; a source that exceeds it is rejected, and its worker is replaced."""
+    """Time limit per source in seconds; a source that exceeds it is rejected, and its worker is replaced. If a source
+    gives several samples, it is the limit for each of them and for each max_seconds of the source."""
     memory_mb: int = 4096
     """Address space in MiB that a worker may use for a source, in addition to what it already occupies."""
 
@@ -68,6 +72,11 @@ class PrepareConfig:
         require(
             0 < self.min_seconds < self.max_seconds,
             f"0 < min_seconds < max_seconds must hold, but they are {self.min_seconds} and {self.max_seconds}",
+        )
+        require(
+            self.windows == 0 or self.min_seconds <= self.windows <= self.max_seconds,
+            f"windows must be 0, or from min_seconds={self.min_seconds:g} to max_seconds={self.max_seconds:g} seconds, "
+            f"not {self.windows}",
         )
         require(self.shard_samples >= 1, f"shard_samples must be at least 1, not {self.shard_samples}")
         require(self.timeout_seconds > 0, f"timeout_seconds must be positive, not {self.timeout_seconds}")

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipeline.lists.annotation import spell_seconds
 from pipeline.lists.names import split_suffix
+from pipeline.lists.spans import DECIMALS, Span
 from pipeline.lists.table import LabelError, Table, check_widths
 from settings.load import format_value
 
@@ -16,11 +18,11 @@ _FILES = (
     *("clippath", "clipname", "clip", "audiopath", "audioname", "audio", "wav", "sample", "name", *_IDS),
 )
 """Names of columns that hold files, in lower case without spaces and punctuation; ties go to the earlier name."""
-_STARTS = ("start", "starttime", "timestart", "startsecond", "startseconds")
-_ENDS = ("end", "endtime", "timeend", "endsecond", "endseconds")
+STARTS = ("start", "starttime", "timestart", "startsecond", "startseconds", "starttimeseconds", "begin")
+ENDS = ("end", "endtime", "timeend", "endsecond", "endseconds", "endtimeseconds", "stop")
 _OTHERS = {
     *("label", "labels", "class", "classname", "classid", "category", "target", "split", "subset", "fold", "speaker"),
-    *("emotion", "word", "positivelabels", *_STARTS, *_ENDS),
+    *("emotion", "word", "positivelabels", *STARTS, *ENDS),
 }
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
 _SAMPLED = 2_000
@@ -34,6 +36,7 @@ class Form:
     Attributes:
         file: index of the column that names the file.
         start, end: indices of the columns of seconds at which a clip of a YouTube video starts and ends.
+        part: indices of the columns of seconds by which the samples of segments are named; None without them.
         labels: name and index of each label column.
         header: whether the first row names the columns.
     """
@@ -42,18 +45,27 @@ class Form:
     labels: dict[str, int]
     start: int | None = None
     end: int | None = None
+    part: tuple[int, int] | None = None
     header: bool = False
 
     def spellings(self, cells: Sequence[str]) -> list[str]:
         """The names that the file of a row may have, the most exact first."""
         name = cells[self.file]
-        start = _times(cells[self.start]) if self.start is not None else []
+        parts = self._parts(name, cells)
+        start = spell_seconds(cells[self.start]) if self.start is not None else []
         if not name or not start:
-            return [name]
+            return [*parts, name]
         # Without a column of end times, clips last 10 s, as in VGGSound.
-        end = _times(cells[self.end]) if self.end is not None else _times(str(int(float(start[1])) + 10))
+        end = spell_seconds(cells[self.end]) if self.end is not None else spell_seconds(str(int(float(start[1])) + 10))
         stamped = [f"{name}_{first}_{last}" for first, last in zip(start, end, strict=False)]
-        return list(dict.fromkeys([*stamped, *(f"{name}_{first}" for first in start), name, f"Y{name}"]))
+        return list(dict.fromkeys([*parts, *stamped, *(f"{name}_{first}" for first in start), name, f"Y{name}"]))
+
+    def _parts(self, name: str, cells: Sequence[str]) -> list[str]:
+        """The names of the samples of the row's segment."""
+        if self.part is None or not name or not all(spell_seconds(cells[index]) for index in self.part):
+            return []
+        fragment = Span(*(round(float(cells[index]), DECIMALS) for index in self.part)).fragment
+        return [f"{name}{fragment}", f"Y{name}{fragment}"]
 
 
 _NUMBER = r"\d+(\.\d+)?"
@@ -99,7 +111,8 @@ def _published(sample: list[list[str]], hits: list[int], is_file: Callable[[str]
         if all(pattern.fullmatch(cell) for cells in sample for pattern, cell in zip(patterns, cells, strict=True)):
             place = {name: index for index, name in enumerate(columns)}
             labels = {name: index for name, index in place.items() if name in ("label", "split")}
-            form = Form(file=place["youtube_id"], start=place["start"], end=place.get("end"), labels=labels)
+            part = (place["start"], place["end"]) if "end" in place else None
+            form = Form(file=place["youtube_id"], start=place["start"], end=place.get("end"), part=part, labels=labels)
             found = any(is_file(spelling) for cells in sample for spelling in form.spellings(cells))
             return form if found or not any(hits) else None
     return None
@@ -108,37 +121,38 @@ def _published(sample: list[list[str]], hits: list[int], is_file: Callable[[str]
 def _named(table: Table, sample: list[list[str]], hits: list[int], is_file: Callable[[str], bool]) -> Form | None:
     """The form of a list whose columns are named by its first row or a comment with as many cells; None otherwise."""
     first = sample[0]
-    words = [_word(cell) for cell in first]
-    named = any(map(_is_known, words)) and not any(is_file(cell) for cell in first if not _is_known(_word(cell)))
+    words = [to_word(cell) for cell in first]
+    named = any(map(is_known, words)) and not any(is_file(cell) for cell in first if not is_known(to_word(cell)))
     if ("path" in words or named) and not any(split_suffix(cell)[1] for cell in first):
         return _from_header(table, first, hits, header=True)
     for cells in table.comments[::-1]:
-        if len(cells) == len(first) and any(_is_known(_word(cell)) for cell in cells):
+        if len(cells) == len(first) and any(is_known(to_word(cell)) for cell in cells):
             return _from_header(table, cells, hits, header=False)
     return None
 
 
 def _from_header(table: Table, names: list[str], hits: list[int], *, header: bool, file: int | None = None) -> Form:
     """The form of a list whose columns have these names; `file` is the column of files if no name tells it."""
-    words = [_word(name) for name in names]
-    files = [index for index, word in enumerate(words) if _file_rank(word) is not None]
+    words = [to_word(name) for name in names]
+    files = [index for index, word in enumerate(words) if file_rank(word) is not None]
     if "path" in words:
         file = words.index("path")
     elif files:
-        file = min(files, key=lambda index: (-hits[index], _file_rank(words[index])))
+        file = min(files, key=lambda index: (-hits[index], file_rank(words[index])))
     elif file is None and (file := _clearest(hits)) is None:
         raise LabelError(_unclear(table, "no column is named path, and none clearly holds the files"))
-    start = end = None
-    if words[file] in _IDS:
-        start = next((index for index, word in enumerate(words) if word in _STARTS), None)
-        end = next((index for index, word in enumerate(words) if word in _ENDS), None)
+    times = [next((index for index, word in enumerate(words) if word in known), None) for known in (STARTS, ENDS)]
+    part = (times[0], times[1]) if times[0] is not None and times[1] is not None else None
+    # Beside paths, times are labels too.
+    start, end = times if words[file] in _IDS else (None, None)
     places = {index for index in (file, start, end if start is not None else None) if index is not None}
     # pandas writes an index without a name.
     labels = {name: index for index, name in enumerate(names) if name and index not in places}
     if not labels or len(labels) < sum(bool(name) and index not in places for index, name in enumerate(names)):
         wanted = "a column `path` and at least one label column, each once"
         raise LabelError(f"{table.path}: the first line must name {wanted}, not {format_value(names)}")
-    return Form(file=file, start=start, end=end if start is not None else None, labels=labels, header=header)
+    end = end if start is not None else None
+    return Form(file=file, start=start, end=end, part=part, labels=labels, header=header)
 
 
 def _unnamed(table: Table, sample: list[list[str]], hits: list[int], is_file: Callable[[str], bool]) -> Form:
@@ -189,27 +203,18 @@ def _clearest(hits: list[int]) -> int | None:
     return best if hits[best] > 2 * max(others, default=0) else None
 
 
-def _word(name: str) -> str:
+def to_word(name: str) -> str:
+    """The name of a column in lower case without spaces and punctuation."""
     return re.sub(r"[\W_]", "", name.lower())
 
 
-def _file_rank(word: str) -> int | None:
+def file_rank(word: str) -> int | None:
     """Position among the names of columns of files; None for other names."""
     if word in _FILES:
         return _FILES.index(word)
     return len(_FILES) if word.endswith(("path", "file", "filename", "fname")) else None
 
 
-def _is_known(word: str) -> bool:
-    return word in _OTHERS or _file_rank(word) is not None
-
-
-def _times(text: str) -> list[str]:
-    """How clip names may spell a time in seconds: zero-padded to six digits, whole, as in the list, in milliseconds."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        return []
-    if not 0 <= seconds < 1e6:
-        return []
-    return [f"{int(seconds):06d}", str(int(seconds)), text, f"{1000 * seconds:.0f}"]
+def is_known(word: str) -> bool:
+    """Whether columns of lists are named so."""
+    return word in _OTHERS or file_rank(word) is not None

@@ -56,6 +56,7 @@ class Names:
     """
 
     def __init__(self, names: Sequence[str], *, usable: Sequence[str] | None = None, roots: Sequence[str] = ()) -> None:
+        self.all = names
         self.usable = usable or names
         chosen = set(self.usable)
         rest = [name for name in names if name not in chosen] if len(chosen) < len(names) else []
@@ -73,9 +74,9 @@ class Names:
         """Whether the row gives a folder and a file name that exist, though not together: its file is missing."""
         return self._finders[0].is_gap(row.text)
 
-    def hint(self, row: Row) -> str:
-        """What a row that names no file may have meant."""
-        return next(filter(None, (finder.hint(row.text) for finder in self._finders)), "")
+    def hint(self, text: str) -> str:
+        """What a row that gives `text`, which names no file, may have meant."""
+        return next(filter(None, (finder.hint(text) for finder in self._finders)), "")
 
 
 def match(rows: Sequence[Row], names: Names, *, rejected: Set[str] = frozenset()) -> Matches:
@@ -147,7 +148,7 @@ def check_fit(matches: Matches, names: Names, *, source: str) -> None:
 
 def describe(matches: Matches, names: Names) -> list[str]:
     """Lines that count the rows and files without a match and show three of each, those with a hint first."""
-    hinted = [(row, reason or names.hint(row)) for row, reason in matches.missed[:1000]]
+    hinted = [(row, reason or names.hint(row.text)) for row, reason in matches.missed[:1000]]
     hinted.sort(key=lambda item: not item[1])
     by_reason = {reason: (row, reason) for row, reason in reversed(matches.unclear)}
     unclear = [*by_reason.values()][::-1]

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from unicodedata import normalize
 
+from pipeline.lists.spans import split_fragment
+
 _VIDEO = """
     3g2 3gp asf avi divx dv f4v flv m2t m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe mpeg mpg mts mxf ogm ogv qt rm rmvb
     ts vob webm wmv xvid
@@ -19,9 +21,13 @@ SILENT_SUFFIXES = frozenset({".m2v", ".mjpeg", ".mjpg"})
 
 
 def split_suffix(name: str) -> tuple[str, str]:
-    """Splits off a media suffix, returned in lower case; any other ending, as in `clip.v2`, belongs to the name."""
-    stem, suffix = posixpath.splitext(name)
-    return (stem, suffix.lower()) if suffix.lower() in MEDIA_SUFFIXES else (name, "")
+    """Splits off a media suffix, returned in lower case; any other ending, as in `clip.v2`, belongs to the name.
+
+    The suffix of a part of a file is that of the file: `clip.mp4#t=1,2` is (`clip#t=1,2`, `.mp4`).
+    """
+    file, fragment = split_fragment(name) if "#t=" in name else (name, "")
+    stem, suffix = posixpath.splitext(file)
+    return (stem + fragment, suffix.lower()) if suffix.lower() in MEDIA_SUFFIXES else (name, "")
 
 
 def promises(name: str, streams: str | None) -> bool:

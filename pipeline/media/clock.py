@@ -58,6 +58,7 @@ class JoinedClock:
         self._streams: dict[int, _Stream] = {}
         self._offsets = [0.0]
         self._positions: list[int | None] = [None]
+        self._bases: dict[int, tuple[int, int] | None] = {}
 
     @property
     def restarts(self) -> int:
@@ -97,8 +98,7 @@ class JoinedClock:
 
     def _moved(self, packet: av.Packet) -> av.Packet:
         time = self._time(packet)
-        if time is not None:
-            seconds = self._offsets[self._place(packet, time)]
+        if time is not None and (seconds := self._offsets[self._place(packet, time)]):
             ticks = round(seconds / packet.time_base)
             packet.pts = None if packet.pts is None else packet.pts + ticks
             packet.dts = None if packet.dts is None else packet.dts + ticks
@@ -116,7 +116,7 @@ class JoinedClock:
             part = self.restarts
         else:
             part = self.restarts if self._follows(packet, stream, time) else stream.part
-        duration = float(packet.duration * packet.time_base) if packet.duration else 0.0
+        duration = self._seconds(packet, packet.duration) or 0.0
         self._streams[packet.stream_index] = _Stream(part=part, latest=time, next=time + duration)
         return part
 
@@ -132,10 +132,19 @@ class JoinedClock:
             return abs(time - stream.next) > _STEP_BACK
         return packet.pos >= begin
 
-    @staticmethod
-    def _time(packet: av.Packet) -> float | None:
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        return None if stamp is None or not packet.time_base else float(stamp * packet.time_base)
+    def _time(self, packet: av.Packet) -> float | None:
+        return self._seconds(packet, packet.dts if packet.dts is not None else packet.pts)
+
+    def _seconds(self, packet: av.Packet, ticks: int | None) -> float | None:
+        """Converts a time of a packet to seconds. Files have millions of packets, so it does without fractions."""
+        if ticks is None:
+            return None
+        index = packet.stream_index
+        if index not in self._bases:
+            base = packet.time_base
+            self._bases[index] = (base.numerator, base.denominator) if base else None
+        ratio = self._bases[index]
+        return None if ratio is None else ticks * ratio[0] / ratio[1]
 
 
 def unread_share(path: Path, read_to: int) -> float:

@@ -21,8 +21,10 @@ from pathlib import Path
 from common.phases import open_log, say
 from common.stores import location
 from common.terminal import command, print_error
+from pipeline.lists.published import FORMS
 from pipeline.plan.leave_out import read_leave_out
 from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
+from pipeline.prepare.segments.options import Annotations
 from pipeline.prepare.sources import PrepareError, check_folders
 from settings import ConfigError, PrepareConfig, load_config
 
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_folders(options.src.resolve(), options.out.resolve())
         if options.labels is not None:
             require_list(options.labels)
+        annotations = _annotations(options)
         if options.leave_out is not None:
             read_leave_out(options.leave_out)
         say(f"preparing the videos in {options.src} as shards in {options.out}")
@@ -51,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work=options.work,
             config=config,
             labels_path=options.labels,
+            annotations=annotations,
             workers=options.workers,
             part=options.shard,
             also=options.also,
@@ -77,6 +81,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--work", type=Path, metavar="DIR", help="if OUT is a URL: folder of this machine for unfinished shards"
     )
     parser.add_argument("--labels", type=Path, help="list with a column path and label columns (default: folder names)")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        action="append",
+        metavar="LIST",
+        help="published list of what to prepare: files, or segments to cut from them, and labels; may be repeated",
+    )
+    parser.add_argument(
+        "--form", choices=FORMS, help="form of the annotations, if it is not recognised (%(choices)s)", metavar="FORM"
+    )
+    parser.add_argument(
+        "--ontology",
+        type=Path,
+        metavar="FILE",
+        help="class names: AudioSet's ontology.json or class_labels_indices.csv",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="NAME",
+        help="prepare only rows of these classes: kinetics_sounds, or a text file",
+    )
     add_labels_may_miss(parser, things="file")
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
     parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="prepare only part i (from 0) of n")
@@ -99,6 +124,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings to change, such as storage.fps=12.5")
     return parser.parse_intermixed_args(arguments)
+
+
+def _annotations(options: argparse.Namespace) -> Annotations | None:
+    if options.annotations is None:
+        for name in ("form", "ontology", "classes"):
+            if getattr(options, name) is not None:
+                raise PrepareError(f"--{name} is for the lists of --annotations; give a list, or leave it out")
+        return None
+    if options.labels is not None:
+        raise PrepareError("--annotations has labels too, so it excludes --labels; attach others with pipeline.labels")
+    annotations = Annotations(
+        paths=tuple(options.annotations), form=options.form, ontology=options.ontology, classes=options.classes
+    )
+    annotations.require()
+    return annotations
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ SENTENCES = {
     "out_of_range_samples": "This many samples of the sound are far beyond full scale and were replaced by silence.",
     "picture_held_seconds": "One frame is shown for this many seconds.",
     "silence_added_seconds": "The sound has gaps or is shorter than the video: silence of this many seconds was added.",
+    "segment_cut_seconds": "The file ends this many seconds before the segment does, so the sample is shorter.",
     "size_changes": "The size of the frames changes within the source; all are stored at the size of the first.",
     "stamps_run_backwards": "The time stamps of the video run backwards.",
     "still_picture": "The video is a single picture.",

@@ -98,7 +98,7 @@ def read_labels(
     Raises:
         LabelError: the list cannot be read, or its columns are not recognised for certain.
     """
-    found = Names(names, usable=[name for name in names if promises(name, streams)], roots=_roots(path, root))
+    found = Names(names, usable=[name for name in names if promises(name, streams)], roots=list_roots(path, root))
     table = read_table(path, lambda text: bool(found.find([text])[1]))
     form = recognise(table, lambda text: bool(found.find([text])[1]))
     rows = [
@@ -115,7 +115,7 @@ def read_labels(
     return Labels(columns=list(form.labels), by_source=matches.by_name, listed=listed)
 
 
-def _roots(path: Path, root: Path | None) -> list[str]:
+def list_roots(path: Path, root: Path | None) -> list[str]:
     """The ways in which a list may spell the folder of the sources: absolute, or relative to the list's own folder."""
     if root is None:
         return []

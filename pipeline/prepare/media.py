@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,9 @@ import av
 import av.error
 from av.container import InputContainer
 
-from pipeline.media.clock import JoinedClock, may_jump, unread_share
-from pipeline.media.opening import check_decoder, is_cover_art, open_media
+from pipeline.media.clock import unread_share
+from pipeline.media.frames import FrameReader
+from pipeline.media.opening import open_media
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.audio_track import AudioTrack
 from pipeline.prepare.video_track import VideoTrack
@@ -20,7 +19,7 @@ from pipeline.shards.codecs import frame_rate
 from pipeline.shards.tar_writer import NormalisedMedia
 from settings import PrepareConfig
 
-_MAX_ERROR_SHARE = 0.25
+MAX_ERROR_SHARE = 0.25
 """Largest fraction of a track's packets that may fail to decode; beyond it the file is rejected as damaged."""
 _FLAGGED_LOSS = 0.1
 """Shortest duration in seconds of lost sound or pictures that is flagged."""
@@ -43,7 +42,7 @@ def normalise(path: str | Path, config: PrepareConfig) -> NormalisedMedia:
 
 
 class _Normaliser:
-    """Decodes the tracks of one open container and counts the packets that fail."""
+    """Makes one sample of an open container."""
 
     def __init__(self, container: InputContainer, config: PrepareConfig, path: Path) -> None:
         self._container = container
@@ -51,19 +50,21 @@ class _Normaliser:
         self._read_to: int | None = 0
         """Position in the file, in bytes, after the last packet read; None if reading stopped at max_seconds."""
         self._config = config
-        self._streams: list[Any] = []
-        self._clock = JoinedClock(jumps=may_jump(container))
+        self._reader = FrameReader(container, streams=config.streams, max_pixels=config.max_pixels)
         self._video: VideoTrack | None = None
         self._audio: AudioTrack | None = None
-        self._packets = {"video": 0, "audio": 0}
-        self._errors = {"video": 0, "audio": 0}
-        if config.streams != "audio":
-            self._video = self._add_video()
-        if config.streams != "video":
-            self._audio = self._add_audio()
+        if self._reader.video is not None:
+            self._video = VideoTrack(
+                storage=config.storage,
+                pixel_aspect=self._reader.pixel_aspect(),
+                frame_seconds=self._reader.frame_seconds(frame_rate(config.storage.fps)),
+                max_seconds=config.max_seconds,
+            )
+        if self._reader.audio is not None:
+            self._audio = AudioTrack(sample_rate=config.sample_rate)
 
     def run(self) -> NormalisedMedia:
-        for packet in self._clock.steady(self._demux()):
+        for packet in self._reader.read():
             self._decode(packet)
             if self._video is not None and self._video.start is not None and self._audio is not None:
                 self._audio.stop_at = self._video.start + self._config.max_seconds
@@ -74,66 +75,8 @@ class _Normaliser:
                 break
         return self._finish()
 
-    def _add_video(self) -> VideoTrack:
-        streams = self._container.streams.video
-        videos = [stream for stream in streams if not is_cover_art(stream)]
-        if not videos:
-            raise RejectedSource("no video track", "it has only cover art" if streams else self._inventory())
-        best = self._container.streams.best("video")
-        stream = best if best in videos else videos[0]
-        context = check_decoder(stream)
-        self._streams.append(stream)
-        if context.width * context.height > self._config.max_pixels:
-            limit = self._config.max_pixels
-            raise RejectedSource("too many pixels", f"{context.width} x {context.height}, more than max_pixels={limit}")
-        aspect = stream.sample_aspect_ratio or context.sample_aspect_ratio or 1
-        rate = stream.average_rate or stream.guessed_rate or frame_rate(self._config.storage.fps)
-        return VideoTrack(
-            storage=self._config.storage,
-            # No camera has more elongated pixels; such a value comes from a damaged header.
-            pixel_aspect=Fraction(aspect) if 1 / 4 <= aspect <= 4 else Fraction(1),
-            frame_seconds=float(1 / rate),
-            max_seconds=self._config.max_seconds,
-        )
-
-    def _add_audio(self) -> AudioTrack:
-        stream = self._container.streams.best("audio")
-        if stream is None:
-            raise RejectedSource("no audio track", self._inventory())
-        check_decoder(stream)
-        self._streams.append(stream)
-        return AudioTrack(sample_rate=self._config.sample_rate)
-
-    def _inventory(self) -> str:
-        kinds = [stream.type for stream in self._container.streams if stream.type]
-        return f"it has only: {', '.join(kinds)}" if kinds else "it has no tracks"
-
-    def _demux(self) -> Iterator[av.Packet]:
-        packets = self._container.demux(self._streams)
-        while True:
-            try:
-                yield next(packets)
-            except StopIteration:
-                return
-            except av.error.FFmpegError as error:
-                if isinstance(error, MemoryError):
-                    raise
-                self._errors[self._streams[0].type] += 1
-                return
-
     def _decode(self, packet: av.Packet) -> None:
-        kind = packet.stream.type
-        self._packets[kind] += packet.size > 0
-        try:
-            frames = packet.decode()
-        except (av.error.FFmpegError, ValueError) as error:
-            if isinstance(error, MemoryError):
-                raise
-            self._errors[kind] += not isinstance(error, av.error.EOFError)
-            return
-        for frame in frames:
-            if isinstance(frame, av.VideoFrame) and frame.width * frame.height > self._config.max_pixels:
-                raise RejectedSource("too many pixels", f"a frame has {frame.width} x {frame.height}")
+        for frame in self._reader.decode(packet):
             try:
                 if isinstance(frame, av.VideoFrame):
                     assert self._video is not None
@@ -145,7 +88,7 @@ class _Normaliser:
             except (av.error.FFmpegError, ValueError) as error:
                 if isinstance(error, MemoryError):
                     raise
-                self._errors[kind] += 1
+                self._reader.errors[packet.stream.type] += 1
 
     def _audio_done(self) -> bool:
         audio = self._audio
@@ -190,10 +133,10 @@ class _Normaliser:
         for kind, track in (("video", self._video), ("audio", self._audio)):
             if track is None:
                 continue
-            packets, errors = self._packets[kind], self._errors[kind]
+            packets, errors = self._reader.packets[kind], self._reader.errors[kind]
             if track.start is None:
                 raise RejectedSource("truncated or damaged", f"none of the {packets} {kind} packets can be decoded")
-            if errors > _MAX_ERROR_SHARE * packets:
+            if errors > MAX_ERROR_SHARE * packets:
                 raise RejectedSource("truncated or damaged", f"{errors} of {packets} {kind} packets cannot be decoded")
         if self._audio is not None and (problem := self._audio.repair.problem()):
             raise RejectedSource("sound out of range", problem)
@@ -216,14 +159,14 @@ class _Normaliser:
             if track is not None:
                 flags |= track.flags
                 lost = max(lost, track.lost_seconds)
-        if errors := sum(self._errors.values()):
+        if errors := sum(self._reader.errors.values()):
             flags["decode_errors"] = errors
         if self._read_to and "ends_early_seconds" not in flags:
             lost += seconds * unread_share(self._path, self._read_to)
         if lost > _FLAGGED_LOSS:
             flags["lost_seconds"] = round(lost, 3)
-        if self._clock.restarts:
-            flags["clock_restarts"] = self._clock.restarts
+        if self._reader.clock.restarts:
+            flags["clock_restarts"] = self._reader.clock.restarts
         missing = self._missing(seconds)
         if "cut_at_max_seconds" not in flags and missing > max(0.5, 0.1 * seconds):
             flags["ends_early_seconds"] = round(missing, 3)
@@ -231,8 +174,8 @@ class _Normaliser:
 
     def _missing(self, seconds: float) -> float:
         """Returns by how many seconds the file is shorter than its header says."""
-        stream, container = self._streams[0], self._container
-        if self._clock.restarts:
+        stream, container = self._reader.streams[0], self._container
+        if self._reader.clock.restarts:
             return 0.0  # the header describes only one of the parts
         if stream.duration is not None:
             return float(stream.duration * stream.time_base) - seconds

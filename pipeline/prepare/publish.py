@@ -13,6 +13,7 @@ from pipeline.prepare.attached import FILE, read_attached
 from pipeline.prepare.flags import flag_entries
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.records import index_rows, read_journal
+from pipeline.prepare.sources import PackedSample
 from pipeline.shards.manifest_writer import write_manifest
 from settings import PrepareConfig
 
@@ -77,10 +78,10 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels, stored: Mapp
     totals = Totals(shards=len(shards), shard_bytes=sum(sizes))
     columns, attached = read_attached(out)
     columns = [*labels.columns, *(column for column in columns if column not in labels.columns)]
-    sources: set[str] = set()
+    items: set[str] = set()
     write_manifest(
         out,
-        _rows(out, shards, labels, attached, totals, sources),
+        _rows(out, shards, labels, attached, totals, items),
         shards=shards,
         shard_bytes=sizes,
         shard_sha256=[_sha256(out, name) for name in shards],
@@ -89,7 +90,7 @@ def _publish_once(out: Path, config: PrepareConfig, labels: Labels, stored: Mapp
         sample_rate=config.sample_rate,
         streams=config.streams,
     )
-    _publish_rejected(out, sources, totals)
+    _publish_rejected(out, items, totals)
     totals.flag_entries.sort(key=lambda entry: entry["source"])
     write_json_lines(out / "flagged.jsonl", totals.flag_entries)
     return totals
@@ -109,14 +110,16 @@ def _rows(
     labels: Labels,
     attached: Mapping[str, dict[str, str]],
     totals: Totals,
-    sources: set[str],
+    items: set[str],
 ) -> Iterator[dict[str, Any]]:
-    """Yields the manifest rows with the current labels, and adds them to `totals` and `sources`."""
+    """Yields the manifest rows with the current labels, and adds them to `totals`, and the names of their items."""
+    sources: set[str] = set()
     numbers = {name: number for number, name in enumerate(shards)}
     for name, row in index_rows(out):
         if row["source"] in sources or name not in numbers:
             continue
         sources.add(row["source"])
+        items.add(PackedSample.of(name, row).item)
         row["labels"] = labels.by_source.get(row["source"], row["labels"]) | attached.get(row["source"], {})
         totals.samples += 1
         totals.seconds += row["seconds"]
@@ -128,10 +131,10 @@ def _rows(
 
 
 def rejected_sources(out: Path) -> set[str]:
-    """Returns the sources that were rejected and are in no shard."""
+    """Returns the files and segments that were rejected and are in no shard."""
     journals = (out / "index").glob("*.rejected")
     found = {entry["source"] for journal in journals for entry in read_journal(journal)}
-    return found - {row["source"] for _, row in index_rows(out)} if found else found
+    return found - {PackedSample.of(name, row).item for name, row in index_rows(out)} if found else found
 
 
 def _publish_rejected(out: Path, usable: set[str], totals: Totals) -> None:

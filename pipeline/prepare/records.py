@@ -1,4 +1,4 @@
-"""Reads the records of preparation: the rows of the indexes, and the journals of rejected files."""
+"""Reads the records of preparation: the recipe, the rows of the indexes, and the journals of rejected files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.files import write_atomically
+from common.trees import flatten
 from pipeline.prepare.sources import PrepareError as PrepareError
 from pipeline.shards.checksums import read_index_line
 from pipeline.shards.tar_writer import RowError, checked_row, is_text
+from settings import PrepareConfig
+from settings.load import format_key, format_value, to_dict
+
+LIMITS = ("timeout_seconds", "memory_mb")
+"""Settings that limit the work on a source. They do not affect the samples, so they may differ between runs."""
 
 
 def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -78,3 +85,48 @@ def _is_rejection(entry: Mapping[str, Any]) -> bool:
 def _is_version(entry: Mapping[str, Any]) -> bool:
     """Whether the entry names a version of a source, as `Source` does."""
     return is_text(entry.get("key")) and all(type(entry.get(name)) is int for name in ("size", "mtime_ns"))
+
+
+def check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
+    """Writes recipe.json, or compares it with the present settings.
+
+    Args:
+        labels: where labels come from, `file`, `folders` or `annotations`.
+
+    Raises:
+        PrepareError: OUT was prepared with other settings, or its recipe cannot be read.
+    """
+    recipe = {"labels": labels} | {key: value for key, value in to_dict(config).items() if key not in LIMITS}
+    if not config.windows:
+        del recipe["windows"]  # older recipes do not have it
+    path = out / "recipe.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not text.strip("\0 \n"):  # a power failure emptied it, although it had been synced
+            raise FileNotFoundError(path)
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"it must hold a JSON object, not {format_value(content)}")
+        old = flatten(content)
+    except FileNotFoundError:
+        if any(out.glob("shard-*.tar")):
+            raise PrepareError(f"{out} holds shards but no recipe.json; prepare into an empty folder") from None
+        write_atomically(path, json.dumps(recipe, indent=1) + "\n", durable=True)
+        return
+    except (OSError, ValueError, RecursionError) as error:
+        raise PrepareError(f"cannot read {path}: {error}") from None
+    new = flatten(recipe)
+    differing = [
+        f"{format_key('', key)} was {_setting(old, key)} and is now {_setting(new, key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        remedy = "Use the same settings, or another folder"
+        if old.get("labels") != new["labels"] and "annotations" not in (old.get("labels"), new["labels"]):
+            remedy += f"; to change only labels: python -m pipeline.labels {out} LABELS"
+        raise PrepareError(f"{out} was prepared with other settings: {'; '.join(differing)}. {remedy}")
+
+
+def _setting(recipe: Mapping[str, Any], key: str) -> str:
+    return format_value(recipe[key]) if key in recipe else "unset"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from common.files import make_folder, sync
+from pipeline.shards.pieces import Piece, read_pieces
 from pipeline.shards.tar_writer import END_OF_TAR, RowError, sample_row
 
 
@@ -35,13 +37,15 @@ def check_shard(shard: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise RowError(f"{shard.name} has {size} bytes, but its last sample ends at {end - len(END_OF_TAR)}")
 
 
-def is_whole(fragment: Path) -> bool:
-    """Whether the file is a complete sample as `sample_bytes` writes it."""
+def read_whole(fragment: Path) -> tuple[list[Piece], list[dict[str, str]]] | None:
+    """The samples and rejections of a fragment, as `read_pieces` finds them; None if any of them is damaged."""
     try:
-        with fragment.open("rb") as file:
-            return _end_of_samples(file, sample_row(file)) == file.seek(0, os.SEEK_END)
-    except (RowError, tarfile.TarError):
-        return False
+        pieces, rejections = read_pieces(fragment)
+        for piece in pieces:
+            sample_row(io.BytesIO(piece.read()))
+    except RowError:
+        return None
+    return pieces, rejections
 
 
 def _end_of_samples(file: BinaryIO, row: Mapping[str, Any]) -> int:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from common.environment import available_cores
 from common.files import write_atomically
-from common.phases import begin, say
+from common.phases import begin
 from common.progress import show_progress
 from common.stores import Location, RemotePath
 from common.stores.errors import StoreUnreachable
 from pipeline.media.rejection import RejectedSource
-from pipeline.plan.leave_out import read_leave_out, require_known
 from pipeline.prepare.labels import Labels, folder_labels, read_labels
 from pipeline.prepare.media import normalise
 from pipeline.prepare.publish import publish, rejected_sources, remove_empty_shards
 from pipeline.prepare.records import PrepareError
+from pipeline.prepare.segments.left_out import without_left_out
+from pipeline.prepare.segments.lists import Lists, read_segments, write_coverage
+from pipeline.prepare.segments.options import Annotations
+from pipeline.prepare.segments.writing import write_samples
 from pipeline.prepare.sources import Source, check_folders, find_sources, unchanged
 from pipeline.prepare.staging import Staging
 from pipeline.prepare.stores.originals import copied_here, list_sources
@@ -29,17 +33,25 @@ from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.follower import Follower
 from pipeline.prepare.sync.origins import names_within, prefix_labels
 from pipeline.prepare.workers.pool import WorkersCannotStart, run_tasks
+from pipeline.prepare.workers.process import restart_time_limit
+from pipeline.shards.pieces import Piece
 from pipeline.shards.tar_writer import sample_bytes
 from settings import PrepareConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTask:
-    """A source to prepare; the worker writes the sample to `fragment`."""
+    """A source to prepare; the worker writes its samples to `fragment`.
+
+    Attributes:
+        labels: labels of the sample that is the whole file.
+        part_labels: name of each item -> its labels, if the source may give several samples; else empty.
+    """
 
     source: Source
     fragment: Path
     labels: dict[str, str]
+    part_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def prepare(
@@ -48,6 +60,7 @@ def prepare(
     *,
     config: PrepareConfig,
     labels_path: Path | None = None,
+    annotations: Annotations | None = None,
     workers: int | None = None,
     part: tuple[int, int] = (0, 1),
     also: str | None = None,
@@ -64,6 +77,7 @@ def prepare(
 
     Args:
         labels_path: list of labels; without it the folder names are labels.
+        annotations: lists that say what to prepare, and its labels; only what they name is prepared.
         workers: number of worker processes; by default one per core that this process may use.
         also: name of `src` if it is an additional source folder of `out`; its samples' names begin with this and a /.
         sync: whether to remove samples whose file is gone, and to prepare replaced files again.
@@ -81,22 +95,22 @@ def prepare(
     src, out = src.resolve(), out.resolve()
     where = remote.url if remote else out
     check_folders(src, where)
-    sources, skipped = _find_sources(src, where, may_be_empty=sync_all, leave_out=leave_out, also=also)
-    follower = Follower(src, out, sources, also=also, sync=sync or sync_all)
-    labels = _labels(labels_path, src, sources, streams=config.streams, may_miss=labels_may_miss)
-    begin(f"comparing {len(sources):,} files with what {where} holds")
-    summary = Summary(skipped=skipped, synced=sync or sync_all)
-    kind = "file" if labels_path is not None else "folders"
+    chosen = _choose(src, where, annotations, config, leave_out, also, may_be_empty=sync_all, may_miss=labels_may_miss)
+    follower = Follower(src, out, chosen.sources, also=also, sync=sync or sync_all)
+    labels = _labels(chosen, labels_path, src, streams=config.streams, may_miss=labels_may_miss)
+    begin(f"comparing {len(chosen.sources):,} files with what {where} holds")
+    summary = Summary(skipped=chosen.skipped, synced=sync or sync_all)
+    kind = _origin_of_labels(chosen, labels_path)
+    workers = workers or available_cores()
     try:
         with closing(Staging(out, part=part, config=config, labels=kind, retry=retry, remote=remote)) as staging:
             summary.set_aside = staging.set_aside
-            workers = workers or available_cores()
             assigned = [source for source in follower.sources if int(source.key, 16) % part[1] == part[0]]
             follower.begin(staging, assigned, columns=labels.columns, threads=workers, remove_any=sync_all)
             staging.share()
             prefixed = prefix_labels(labels, follower.origin)
             _prepare_part(assigned, staging, prefixed, config=config, workers=workers, summary=summary)
-            _finish(out, follower, labels, config=config, summary=summary, remote=remote)
+            _finish(out, follower, labels, chosen, config=config, summary=summary, remote=remote)
     except OSError as error:
         raise PrepareError(f"cannot continue in {where}: {error}") from None
     except WorkersCannotStart as error:
@@ -104,9 +118,44 @@ def prepare(
     return summary
 
 
-def _find_sources(
-    src: Location, out: Location, *, may_be_empty: bool, leave_out: Path | None, also: str | None
-) -> tuple[list[Source], Counter[str]]:
+class _Chosen(NamedTuple):
+    """The sources of a run and what is to be prepared from them, the number of other files per suffix, the lists that
+    name what to prepare, and the names that are left out."""
+
+    sources: list[Source]
+    skipped: Counter[str]
+    lists: Lists | None
+    left_out: set[str]
+
+
+def _choose(
+    src: Location,
+    out: Location,
+    annotations: Annotations | None,
+    config: PrepareConfig,
+    leave_out: Path | None,
+    also: str | None,
+    *,
+    may_be_empty: bool,
+    may_miss: bool,
+) -> _Chosen:
+    sources, skipped = _find_sources(src, out, may_be_empty=may_be_empty)
+    lists = None
+    if annotations is not None:
+        lists = read_segments(annotations, sources, streams=config.streams, root=src, may_miss=may_miss)
+        sources = lists.with_spans(sources)
+    prefix = f"{also}/" if also else ""
+    sources, left_out = without_left_out(sources, leave_out, src=src, prefix=prefix, windows=bool(config.windows))
+    return _Chosen(sources, skipped, lists, left_out)
+
+
+def _origin_of_labels(chosen: _Chosen, labels_path: Path | None) -> str:
+    if chosen.lists is not None:
+        return "annotations"
+    return "file" if labels_path is not None else "folders"
+
+
+def _find_sources(src: Location, out: Location, *, may_be_empty: bool) -> tuple[list[Source], Counter[str]]:
     begin(f"listing the files in {src}")
     if isinstance(src, RemotePath):
         sources, skipped = list_sources(src, exclude=out if isinstance(out, RemotePath) else None)
@@ -115,23 +164,13 @@ def _find_sources(
     if not (sources or may_be_empty):
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
         raise PrepareError(f"{src} holds no file with a known video or audio suffix; it holds {kinds}")
-    if leave_out is not None:
-        sources = _without_listed(sources, leave_out, src=src, prefix=f"{also}/" if also else "")
     return sources, skipped
 
 
-def _without_listed(sources: Sequence[Source], leave_out: Path, *, src: Location, prefix: str) -> list[Source]:
-    """The sources that the list `leave_out` does not name; it names them as samples are named, with the prefix."""
-    listed = read_leave_out(leave_out)
-    require_known(listed, (prefix + source.name for source in sources), path=leave_out, data=str(src))
-    names = set(listed)
-    kept = [source for source in sources if prefix + source.name not in names]
-    say(f"{leave_out} leaves out {len(sources) - len(kept):,} of {len(sources):,} files")
-    return kept
-
-
-def _labels(path: Path | None, src: Location, sources: Sequence[Source], *, streams: str, may_miss: bool) -> Labels:
-    names = [source.name for source in sources]
+def _labels(chosen: _Chosen, path: Path | None, src: Location, *, streams: str, may_miss: bool) -> Labels:
+    if chosen.lists is not None:
+        return chosen.lists.labels()
+    names = [source.name for source in chosen.sources]
     root = src if isinstance(src, Path) else None
     labels = read_labels(path, names, streams=streams, root=root) if path is not None else folder_labels(names)
     if not may_miss:
@@ -143,6 +182,7 @@ def _finish(
     out: Path,
     follower: Follower,
     labels: Labels,
+    chosen: _Chosen,
     *,
     config: PrepareConfig,
     summary: Summary,
@@ -160,6 +200,8 @@ def _finish(
     columns = Labels(columns=follower.columns())
     summary.totals = publish(out, config=config, labels=columns, sizes=remote.sizes if remote else None)
     remove_empty_shards(out)
+    if chosen.lists is not None:
+        summary.coverage = write_coverage(out, chosen.lists, prefix=follower.origin.prefix, left_out=chosen.left_out)
     if remote is not None:
         remote.publish()
         while remote.has_changed():
@@ -185,13 +227,8 @@ def _prepare_part(
     todo = [source for source in unpacked if not (staging.is_staged(source) or staging.is_rejected(source))]
     for source in todo:
         if source.problem is not None:
-            staging.reject(source, source.problem)
-            summary.rejected[source.problem.reason] += 1
-    tasks = [
-        SampleTask(source=source, fragment=staging.fragment(source), labels=labels.by_source.get(source.name, {}))
-        for source in todo
-        if source.problem is None
-    ]
+            summary.rejected[source.problem.reason] += staging.reject(source, source.problem)
+    tasks = [_task(source, staging, labels, config) for source in todo if source.problem is None]
     begin(f"preparing {len(tasks):,} files")
     results = run_tasks(
         partial(prepare_sample, config=config),
@@ -205,18 +242,30 @@ def _prepare_part(
             if isinstance(error, OSError):
                 raise error
             if error is None:
-                staging.stage(task.source)
-                summary.prepared += 1
+                samples, reasons = staging.stage(task.source)
+                summary.prepared += samples
+                summary.rejected.update(reasons)
             else:
                 if not isinstance(error, RejectedSource):
                     error = RejectedSource(
                         "internal error", f"{type(error).__name__}: {error}; please report it with the file"
                     )
-                staging.reject(task.source, error)
-                summary.rejected[error.reason] += 1
+                summary.rejected[error.reason] += staging.reject(task.source, error)
             packer.advance()
     packer.advance()
     packer.finish()
+
+
+def _task(source: Source, staging: Staging, labels: Labels, config: PrepareConfig) -> SampleTask:
+    """The work on a source: the items that are missing."""
+    missing = staging.missing(source)
+    is_whole = not config.windows and [item.span for item in missing] == [None]
+    return SampleTask(
+        source=replace(source, spans=tuple(item.span for item in missing)),
+        fragment=staging.fragment(source),
+        labels=labels.by_source.get(source.name, {}),
+        part_labels={} if is_whole else {item.name: labels.by_source.get(item.name, {}) for item in missing},
+    )
 
 
 class _Packer:
@@ -227,35 +276,41 @@ class _Packer:
         self._staging = staging
         self._shard_samples = shard_samples
         self._position = 0
-        self._group: list[Source] = []
+        self._group: list[tuple[Source, Piece]] = []
 
     def advance(self) -> None:
         """Writes each full shard whose sources, and all sources before them, are finished or rejected."""
         while self._position < len(self._sources):
             source = self._sources[self._position]
             if self._staging.is_staged(source):
-                self._group.append(source)
+                self._group += [(source, piece) for piece in self._staging.pieces(source)]
             elif not self._staging.is_rejected(source):
                 return
             self._position += 1
-            if len(self._group) == self._shard_samples:
-                self.finish()
+            while len(self._group) >= self._shard_samples:
+                self._pack(self._shard_samples)
 
     def finish(self) -> None:
         """Writes the samples gathered so far as a shard, even if it is not full."""
         if self._group:
-            self._staging.pack(self._group)
-            self._group = []
+            self._pack(len(self._group))
+
+    def _pack(self, count: int) -> None:
+        self._staging.pack(self._group[:count])
+        self._group = self._group[count:]
 
 
 def prepare_sample(task: SampleTask, *, config: PrepareConfig) -> None:
-    """Writes the fragment (the sample as a tar file) of one source; runs in a worker.
+    """Writes the fragment (each sample as a tar file) of one source; runs in a worker.
 
     Raises:
         RejectedSource: the source cannot be used, and nothing was written.
         OSError: the fragment cannot be written.
     """
     source = task.source
+    if task.part_labels:
+        write_samples(source, task.fragment, task.part_labels, config=config, progress=restart_time_limit)
+        return
     try:
         with copied_here(source, task.fragment.parent) as here, unchanged(here) as sha256:
             media = normalise(Path(here.path), config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from common.files import file_sha256
 from common.stores import Location
 from pipeline.lists.names import MEDIA_SUFFIXES
+from pipeline.lists.spans import Span, fragment_of
 from pipeline.media.rejection import RejectedSource, file_problem
 
 
@@ -21,9 +22,22 @@ class PrepareError(Exception):
     """A run that cannot start or continue; the message is meant for the user."""
 
 
+class Item(NamedTuple):
+    """What is to be prepared from a file: all of it (span None) or a segment. With windows it gives several samples.
+
+    Attributes:
+        name: name of its sample: that of the file, followed by #t=START,END for a segment.
+        key: names the sample's members in a shard.
+    """
+
+    span: Span | None
+    name: str
+    key: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file from which a sample may be prepared, or a folder that cannot be listed.
+    """A file from which samples may be prepared, or a folder that cannot be listed.
 
     Attributes:
         name: path relative to the source folder, separated by /; bytes that are not UTF-8 are written as \\xNN. In a
@@ -33,6 +47,7 @@ class Source:
         size, mtime_ns: size in bytes and modification time in nanoseconds, which identify a version of the file; -1 if
             it cannot be read.
         problem: why it cannot be read; None for a readable file.
+        spans: what to prepare from it; None stands for the whole file.
     """
 
     name: str
@@ -41,14 +56,25 @@ class Source:
     size: int
     mtime_ns: int
     problem: RejectedSource | None = None
+    spans: tuple[Span | None, ...] = (None,)
+
+    @property
+    def items(self) -> list[Item]:
+        """What is to be prepared from it."""
+        fragments = [(span, fragment_of(span)) for span in self.spans]
+        return [Item(span, self.name + text, part_key(self.key, text)) for span, text in fragments]
 
 
 class PackedSample(NamedTuple):
-    """A sample in a shard: where it is, and from which version of which source it was made.
+    """A sample in a shard: where it is, and from which version of which file it was made.
 
     Attributes:
         shard: name of the shard without its suffix.
+        source: name of the sample.
         sha256: hash of the source file; None in rows that an older version wrote without it.
+        file, file_key: name and key of the file; for a sample that is a whole file they are those of the sample.
+        item, item_key: name and key of the item; they differ from those of the sample if it is one of several windows.
+        windows: number of windows of the item.
     """
 
     shard: str
@@ -57,12 +83,48 @@ class PackedSample(NamedTuple):
     size: int
     mtime_ns: int
     sha256: str | None
+    file: str
+    file_key: str
+    item: str
+    item_key: str
+    windows: int = 1
 
     @classmethod
     def of(cls, shard: str, row: Mapping[str, Any]) -> PackedSample:
         sha256 = row.get("sha256")
         digest = sha256 if isinstance(sha256, str) else None
-        return cls(Path(shard).stem, row["key"], row["source"], row["size"], row["mtime_ns"], digest)
+        file, file_key = row.get("file", row["source"]), row.get("file_key", row["key"])
+        fragment = row.get("item", row["source"].removeprefix(file))
+        return cls(
+            *(Path(shard).stem, row["key"], row["source"], row["size"], row["mtime_ns"], digest, file, file_key),
+            item=file + fragment,
+            item_key=part_key(file_key, fragment),
+            windows=row.get("windows", 1),
+        )
+
+    def moved_to(self, source: Source) -> PackedSample:
+        """The sample after its file was moved, or got another size or time, as `source` says."""
+        part, item = (name.removeprefix(self.file) for name in (self.source, self.item))
+        return self._replace(
+            key=part_key(source.key, part),
+            source=source.name + part,
+            size=source.size,
+            mtime_ns=source.mtime_ns,
+            file=source.name,
+            file_key=source.key,
+            item=source.name + item,
+            item_key=part_key(source.key, item),
+        )
+
+
+def packed_keys(samples: Iterable[PackedSample]) -> set[str]:
+    """The keys of samples, and of the items of which all windows are among them."""
+    keys, windows = set(), Counter[tuple[str, int]]()
+    for sample in samples:
+        if sample.key not in keys:
+            keys.add(sample.key)
+            windows[sample.item_key, sample.windows] += 1
+    return keys.union(item for (item, wanted), found in windows.items() if found >= wanted > 1)
 
 
 def find_sources(folder: Path, *, exclude: Path | None = None) -> tuple[list[Source], Counter[str]]:
@@ -189,6 +251,11 @@ def _source(path: Path, raw: bytes, problem: RejectedSource | None) -> Source:
 def key_of(raw: bytes) -> str:
     """The key of the source whose name is `raw`, as the file system or the store gives it."""
     return hashlib.sha256(raw).hexdigest()[:20]
+
+
+def part_key(file_key: str, fragment: str) -> str:
+    """The key of the part of a file that a fragment names; that of the file if the fragment is empty."""
+    return key_of((file_key + fragment).encode("utf-8")) if fragment else file_key
 
 
 def check_folders(src: Location, out: Location) -> None:

@@ -2,7 +2,7 @@
 
 OUT/recipe.json             the settings that all samples share
 OUT/sources.json            the source folders (see `origins`)
-OUT/.staging/PART/          samples (KEY.SIZE-MTIME.tar) that wait for their shard; each is written atomically
+OUT/.staging/PART/          fragments (KEY.SIZE-MTIME.tar): samples of a file that wait for their shard; atomic
 OUT/shard-*.tar             shards; a shard is valid once its index exists
 OUT/index/SHARD.sha256      SHA-256 of that shard
 OUT/index/SHARD.jsonl       one row per sample of that shard: source, offsets, lengths, labels
@@ -22,20 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from common.files import file_sha256, make_folder, replacing, sync, write_atomically
-from common.trees import flatten
+from pipeline.lists.spans import parse_fragment
 from pipeline.media.rejection import RejectedSource
-from pipeline.prepare.records import PrepareError, damaged_message, index_records, read_journal
-from pipeline.prepare.repair import check_shard, is_whole, set_aside
-from pipeline.prepare.sources import PackedSample, Source
+from pipeline.prepare.records import LIMITS, PrepareError, check_recipe, damaged_message, index_records, read_journal
+from pipeline.prepare.repair import check_shard, read_whole, set_aside
+from pipeline.prepare.sources import Item, PackedSample, Source, packed_keys, part_key
 from pipeline.prepare.stores.originals import remove_copies
 from pipeline.prepare.stores.out_folder import RemoteOut
 from pipeline.shards.checksums import index_line
-from pipeline.shards.tar_writer import RowError, write_shard
+from pipeline.shards.pieces import Piece, RowError, read_pieces
+from pipeline.shards.tar_writer import write_shard
 from settings import PrepareConfig
-from settings.load import format_key, format_value, to_dict
-
-_LIMITS = ("timeout_seconds", "memory_mb")
-"""Settings that limit the work on a source. They do not affect the samples, so they may differ between runs."""
 
 _RETRIED_BY_DEFAULT = ("out of memory", "timed out", "internal error", "decoder crashed", "cannot be read")
 """Rejection reasons whose cause may be the machine, not the file; they are retried unless --no-retry is given."""
@@ -48,7 +45,7 @@ class Staging:
     """The state of OUT for one part (i of n) of the sources.
 
     Args:
-        labels: where labels come from, `file` or `folders`; it is part of the recipe.
+        labels: where labels come from, `file`, `folders` or `annotations`; it is part of the recipe.
         retry: whether files whose rejection may have been the machine's fault are tried again.
         remote: the folder in an object store for which OUT stands, if it does; full shards are copied there.
 
@@ -76,7 +73,7 @@ class Staging:
         self._part = "part" if part[1] == 1 else f"part-{part[0]}of{part[1]}"
         self._shard = "shard" if part[1] == 1 else f"shard-{part[0]}of{part[1]}"
         self._retry = retry
-        self._limits = [getattr(config, name) for name in _LIMITS]
+        self._limits = [getattr(config, name) for name in LIMITS]
         self._folder = out / ".staging" / self._part
         self._journal = out / "index" / f"{self._part}.rejected"
         try:
@@ -98,24 +95,26 @@ class Staging:
         except OSError:
             message = f"another pipeline.prepare is working on {out} ({self._part}); wait for it, or stop it"
             raise PrepareError(message) from None
-        _check_recipe(out, config, labels)
+        check_recipe(out, config, labels)
         self.samples = [
             PackedSample.of(path.stem, row)
             for path in sorted((out / "index").glob("*.jsonl"))
             for row in self._sound_rows(path)
         ]
-        self.set_packed(sample.key for sample in self.samples)
+        self.set_packed(packed_keys(self.samples))
         retried = _ALWAYS_RETRIED + _RETRIED_BY_DEFAULT if self._retry else _ALWAYS_RETRIED
         self._rejected = {
             entry["key"]: (entry["size"], entry["mtime_ns"])
             for entry in read_journal(self._journal)
             if entry["limits"] == self._limits and (entry["size"] < 0 or entry["reason"] not in retried)
         }
-        self._staged = self._tidy()
+        self._staged = dict[str, list[Piece]]()
+        self._unread_rejections = dict[str, list[dict[str, str]]]()
         if self._journal.exists() and not self._journal.read_bytes().endswith(b"\n"):
             # A killed run left an incomplete line; end it, so that the next entry starts on a line of its own.
             with self._journal.open("a", encoding="utf-8") as journal:
                 journal.write("\n")
+        self._tidy()
 
     def _sound_rows(self, index: Path) -> list[dict[str, Any]]:
         """Returns the rows of an index; none if it or its shard is damaged, which are then set aside."""
@@ -148,50 +147,112 @@ class Staging:
         self._lock.close()
 
     def fragment(self, source: Source) -> Path:
-        """Returns the path at which the finished sample of `source` waits for its shard."""
-        return self._folder / _fragment_name(source)
+        """Returns the path at which the finished samples of `source` wait for their shard."""
+        return self._folder / _fragment_name(source.key, source)
 
     def set_packed(self, keys: Iterable[str]) -> None:
-        """Sets the keys of the sources that need not be prepared, because a sample of them is in a shard."""
+        """Sets the keys of the samples and items that need not be prepared, because they are in shards."""
         self._packed = set(keys)
 
     def clear(self) -> None:
         """Removes all samples that wait for their shard."""
         for name in self._staged:
             (self._folder / name).unlink()
-        self._staged = set()
+        self._staged = {}
+
+    def missing(self, source: Source) -> list[Item]:
+        """The items of a source that are neither in a shard nor rejected."""
+        return [item for item in source.items if not (item.key in self._packed or self._is_rejected(source, item))]
 
     def is_packed(self, source: Source) -> bool:
-        """Whether a sample of the source is in a shard, and it need not be prepared again."""
-        return source.key in self._packed
-
-    def is_staged(self, source: Source) -> bool:
-        """Whether the sample is finished and waits for its shard."""
-        return self.fragment(source).name in self._staged
+        """Whether samples of the source are in shards, and nothing of it need be prepared."""
+        return any(item.key in self._packed for item in source.items) and not self.missing(source)
 
     def is_rejected(self, source: Source) -> bool:
         """Whether this version of the file was rejected under the current limits, and not for a passing reason."""
-        return self._rejected.get(source.key) == (source.size, source.mtime_ns)
+        return all(self._is_rejected(source, item) for item in source.items)
 
-    def stage(self, source: Source) -> None:
-        """Records that the sample of `source` is on disk as `fragment(source)`."""
-        self._staged.add(self.fragment(source).name)
+    def is_staged(self, source: Source) -> bool:
+        """Whether all missing samples are finished and wait for their shard."""
+        name = _fragment_name(source.key, source)
+        if name not in self._staged:
+            return False
+        # A killed run may have written the fragment, but not yet the journal.
+        self._reject_items(source, self._unread_rejections.pop(name, []))
+        found = {_item_key(source, piece) for piece in self._staged[name]}
+        return all(item.key in found for item in self.missing(source))
 
-    def reject(self, source: Source, problem: RejectedSource) -> None:
-        """Appends a rejection to the journal."""
+    def pieces(self, source: Source) -> list[Piece]:
+        """The staged samples of a source that are not in a shard yet; others than its items are dropped."""
+        fragment = self.fragment(source)
+        wanted = {item.key for item in source.items}
+        kept = [
+            piece
+            for piece in self._staged[fragment.name]
+            if piece.key not in self._packed and _item_key(source, piece) in wanted
+        ]
+        self._set_waiting(fragment, kept)
+        return kept
+
+    def stage(self, source: Source) -> tuple[int, list[str]]:
+        """Records that the samples of `source` are on disk as `fragment(source)`, and rejects what it says is unusable.
+
+        Returns:
+            The number of samples, and the reasons of the rejections.
+
+        Raises:
+            PrepareError: the fragment is damaged.
+        """
+        fragment = self.fragment(source)
+        try:
+            pieces, rejections = read_pieces(fragment)
+        except RowError as error:
+            raise PrepareError(f"{fragment} is damaged ({error}); run the same command again") from None
+        self._reject_items(source, rejections)
+        self._set_waiting(fragment, pieces)
+        return len(pieces), [rejection["reason"] for rejection in rejections]
+
+    def reject(self, source: Source, problem: RejectedSource) -> int:
+        """Appends rejections of all missing items to the journal; returns their number."""
+        missing = self.missing(source)
+        for item in missing:
+            self._reject(source, item, problem)
+        return len(missing)
+
+    def _is_rejected(self, source: Source, item: Item) -> bool:
+        return self._rejected.get(item.key) == (source.size, source.mtime_ns)
+
+    def _reject_items(self, source: Source, rejections: Sequence[Mapping[str, str]]) -> None:
+        for entry in rejections:
+            fragment = entry["item"]
+            item = Item(parse_fragment(fragment), source.name + fragment, part_key(source.key, fragment))
+            if not self._is_rejected(source, item):
+                self._reject(source, item, RejectedSource(reason=entry["reason"], detail=entry["detail"]))
+
+    def _reject(self, source: Source, item: Item, problem: RejectedSource) -> None:
         entry: dict[str, object] = {
-            "source": source.name,
+            "source": item.name,
             "reason": problem.reason,
             "detail": problem.detail,
-            "key": source.key,
+            "key": item.key,
         }
         entry |= {"size": source.size, "mtime_ns": source.mtime_ns, "limits": self._limits}
+        if item.span is not None:
+            entry |= {"file": source.name, "file_key": source.key}
         with self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._rejected[source.key] = (source.size, source.mtime_ns)
+        self._rejected[item.key] = (source.size, source.mtime_ns)
 
-    def pack(self, sources: Sequence[Source]) -> None:
-        """Packs the staged samples of `sources` into the next shard and writes its index.
+    def _set_waiting(self, fragment: Path, pieces: list[Piece]) -> None:
+        """Records which samples of a fragment wait for their shard; without any it is removed."""
+        if pieces:
+            self._staged[fragment.name] = pieces
+        else:
+            self._staged.pop(fragment.name, None)
+            fragment.unlink(missing_ok=True)
+
+    def pack(self, samples: Sequence[tuple[Source, Piece]]) -> None:
+        """Packs staged samples, each with its source, into the next shard and writes its index.
 
         Raises:
             PrepareError: a staged sample is damaged.
@@ -199,12 +260,11 @@ class Staging:
         # Take the first free number: the index of a damaged shard was moved away, so its number is used again.
         names = (f"{self._shard}-{number:06d}" for number in itertools.count())
         name = next(name for name in names if not (self.out / "index" / f"{name}.jsonl").exists())
-        fragments = [self.fragment(source) for source in sources]
         if self._journal.exists():
             sync(self._journal)  # which sources a shard leaves out depends on the rejections before it
         try:
             with replacing(self.out / f"{name}.tar", durable=True) as unfinished:
-                rows = write_shard(unfinished, fragments)
+                rows = write_shard(unfinished, [piece for _, piece in samples])
                 digest = file_sha256(unfinished)
         except RowError as error:
             raise PrepareError(str(error)) from None
@@ -213,13 +273,17 @@ class Staging:
             replacing(self.out / "index" / f"{name}.jsonl", durable=True) as unfinished,
             unfinished.open("w", encoding="utf-8") as file,
         ):
-            for source, row in zip(sources, rows, strict=True):
-                version = {"key": source.key, "size": source.size, "mtime_ns": source.mtime_ns}
-                file.write(index_line(version | row | {"lines": len(sources)}))
-        for source, fragment in zip(sources, fragments, strict=True):
-            self._packed.add(source.key)
-            self._staged.discard(fragment.name)
-            fragment.unlink()
+            for (source, piece), row in zip(samples, rows, strict=True):
+                version = {"key": piece.key, "size": source.size, "mtime_ns": source.mtime_ns}
+                if "file" in row:
+                    version |= {"file_key": source.key}
+                if piece.item is not None:
+                    version |= {"windows": piece.windows}
+                file.write(index_line(version | row | {"lines": len(samples)}))
+        self._packed.update(piece.key for _, piece in samples)
+        done = {piece for _, piece in samples}
+        for path in dict.fromkeys(piece.path for _, piece in samples):
+            self._set_waiting(path, [piece for piece in self._staged[path.name] if piece not in done])
         self.share()
 
     def share(self) -> None:
@@ -227,8 +291,8 @@ class Staging:
         if self._remote is not None:
             self._remote.push()
 
-    def _tidy(self) -> set[str]:
-        """Removes unfinished files, and fragments that are damaged or packed; returns the names of the others."""
+    def _tidy(self) -> None:
+        """Removes unfinished files, and fragments that are damaged or packed; the others wait for their shard."""
         # With several parts, another machine may be writing the other files at this moment.
         pattern = ".*.tmp" if self._is_only_part else f".{self._shard}-*.tmp"
         for folder in (self.out, self.out / "index"):
@@ -238,53 +302,19 @@ class Staging:
             for path in (self.out / "manifest").glob("*.tmp"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         remove_copies(self._folder)
-        waiting = set()
-        packed = {_fragment_name(sample) for sample in self.samples}
+        packed = {(_fragment_name(sample.file_key, sample), sample.key) for sample in self.samples}
         for path in self._folder.iterdir():
-            if path.suffix == ".tmp" or path.name in packed:
+            if path.suffix == ".tmp":
                 path.unlink()
             elif path.suffix == ".tar":
-                if is_whole(path):
-                    waiting.add(path.name)
-                else:
-                    path.unlink()
-        return waiting
+                pieces, rejections = read_whole(path) or ([], [])
+                self._unread_rejections[path.name] = rejections
+                self._set_waiting(path, [piece for piece in pieces if (path.name, piece.key) not in packed])
 
 
-def _fragment_name(version: Source | PackedSample) -> str:
-    return f"{version.key}.{version.size}-{version.mtime_ns}.tar"
+def _fragment_name(file_key: str, version: Source | PackedSample) -> str:
+    return f"{file_key}.{version.size}-{version.mtime_ns}.tar"
 
 
-def _check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
-    recipe = {"labels": labels} | {key: value for key, value in to_dict(config).items() if key not in _LIMITS}
-    path = out / "recipe.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.strip("\0 \n"):  # a power failure emptied it, although it had been synced
-            raise FileNotFoundError(path)
-        content = json.loads(text)
-        if not isinstance(content, dict):
-            raise ValueError(f"it must hold a JSON object, not {format_value(content)}")
-        old = flatten(content)
-    except FileNotFoundError:
-        if any(out.glob("shard-*.tar")):
-            raise PrepareError(f"{out} holds shards but no recipe.json; prepare into an empty folder") from None
-        write_atomically(path, json.dumps(recipe, indent=1) + "\n", durable=True)
-        return
-    except (OSError, ValueError, RecursionError) as error:
-        raise PrepareError(f"cannot read {path}: {error}") from None
-    new = flatten(recipe)
-    differing = [
-        f"{format_key('', key)} was {_setting(old, key)} and is now {_setting(new, key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
-        remedy = "Use the same settings, or another folder"
-        if old.get("labels") != new["labels"]:
-            remedy += f"; to change only labels: python -m pipeline.labels {out} LABELS"
-        raise PrepareError(f"{out} was prepared with other settings: {'; '.join(differing)}. {remedy}")
-
-
-def _setting(recipe: Mapping[str, Any], key: str) -> str:
-    return format_value(recipe[key]) if key in recipe else "unset"
+def _item_key(source: Source, piece: Piece) -> str:
+    return piece.key if piece.item is None else part_key(source.key, piece.item)

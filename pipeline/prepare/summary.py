@@ -12,6 +12,7 @@ from common.console import Console
 from common.stores import Location
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import Totals
+from pipeline.prepare.segments.lists import Coverage
 from settings.load import format_names, format_value
 
 _SHOWN = 10
@@ -23,17 +24,19 @@ class Summary:
     """What a run did, and what the output folder holds now.
 
     Attributes:
-        prepared: number of sources prepared by this run.
+        prepared: number of samples prepared by this run.
         already_prepared: number of sources that were in a shard before.
         moved: old and new name of each sample whose file has another name now.
         gone: names of the samples whose file is no longer in the source folder.
         replaced: names of the samples whose file has other content now.
         unlisted: names of the samples that have no row in the labels file any more.
+        dropped: names of the samples that the annotations do not list any more.
         removed, removed_bytes: number of removed samples, and size of their tracks in the shards in bytes.
         synced: whether --sync or --sync-all was given.
         remark: note for the user that the source folder is at another path than before; may be empty.
         labels: the labels of the sources.
-        rejected: number of sources rejected by this run, per reason.
+        coverage: what became of the rows of the annotations; None without them.
+        rejected: number of files and segments rejected by this run, per reason.
         skipped: number of files of other kinds, per suffix.
         set_aside: names of damaged shards, which were moved to OUT/damaged so that their sources are prepared again.
         totals: what the output folder holds now.
@@ -45,11 +48,13 @@ class Summary:
     gone: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     removed: int = 0
     removed_bytes: int = 0
     synced: bool = False
     remark: str = ""
     labels: Labels = field(default_factory=lambda: Labels(columns=[]))
+    coverage: Coverage | None = None
     rejected: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     set_aside: Sequence[str] = ()
@@ -85,12 +90,15 @@ def print_summary(summary: Summary, out: Location) -> None:
         table.add_row("damaged shards (now in damaged/)", f"{len(summary.set_aside):,}")
     if summary.rows_without_file:
         table.add_row("rows of the list that label no file", f"{summary.rows_without_file:,}")
+    if summary.coverage is not None:
+        for text, count in summary.coverage.table():
+            table.add_row(text, f"{count:,}")
     if summary.skipped:
         kinds = ", ".join(suffix for suffix, _ in summary.skipped.most_common(5))
         table.add_row(f"files of other kinds ({kinds})", f"{sum(summary.skipped.values()):,}")
     console = Console()
     console.print(table)
-    for line in [*_changes(summary), *summary.labels.describe(), *_lost(totals)]:
+    for line in [*_changes(summary), *summary.labels.describe(), *_coverage(summary), *_lost(totals)]:
         # Lines are not wrapped, so that names can be copied.
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not totals.samples:
@@ -104,6 +112,10 @@ def _changes(summary: Summary) -> Iterator[str]:
     kinds = [
         ("moved since preparation, now under the new name", summary.moved),
         ("no longer in the source folder, " + ("removed" if summary.synced else "kept; --sync removes"), summary.gone),
+        (
+            "no longer in the annotations, " + ("removed" if summary.synced else "kept; --sync removes them"),
+            summary.dropped,
+        ),
         (
             "replaced since preparation, "
             + ("prepared again" if summary.synced else "kept with their labels; --sync prepares them again"),
@@ -121,6 +133,10 @@ def _changes(summary: Summary) -> Iterator[str]:
     if summary.removed:
         size = f"{summary.removed_bytes / 1e6:,.1f} MB"
         yield f"{summary.removed:,} old samples were removed; shards that still hold others keep their data ({size})"
+
+
+def _coverage(summary: Summary) -> Sequence[str]:
+    return summary.coverage.lines if summary.coverage is not None else ()
 
 
 def _lost(totals: Totals) -> Iterator[str]:

@@ -80,18 +80,30 @@ class VideoTrack:
     Args:
         pixel_aspect: width over height of one source pixel.
         frame_seconds: duration in seconds of a frame without a stated duration.
-        max_seconds: length in seconds at which the track is cut.
+        max_seconds: length in seconds at which the track is cut, rounded to whole frames if it is a part.
+        part_start: presentation time in seconds of tick 0, if the track is a part of a longer video. It then needs the
+            last frame before this time too. That it ends at max_seconds is not flagged.
+        scaler: scales the frames; tracks that share one scale a frame once if it is given to them in turn.
     """
 
     def __init__(
-        self, *, storage: StorageConfig, pixel_aspect: Fraction, frame_seconds: float, max_seconds: float
+        self,
+        *,
+        storage: StorageConfig,
+        pixel_aspect: Fraction,
+        frame_seconds: float,
+        max_seconds: float,
+        part_start: float | None = None,
+        scaler: FrameScaler | None = None,
     ) -> None:
         self._storage = storage
         self._rate = frame_rate(storage.fps)
         self._pixel_aspect = pixel_aspect
         self._frame_seconds = frame_seconds
-        self._max_ticks = max(1, int(max_seconds * self._rate))
-        self._scaler = _Scaler(full_range=CODECS[storage.codec].full_range)
+        self._is_part = part_start is not None
+        ticks = max_seconds * self._rate
+        self._max_ticks = max(1, round(ticks) if self._is_part else int(ticks))
+        self._scaler = scaler or FrameScaler(storage)
         self._encoder: BlobEncoder | None = None
         self._geometry: Geometry | None = None
         self._coded_size = (0, 0)
@@ -104,8 +116,9 @@ class VideoTrack:
         self._held_scaled: VideoFrame | None = None
         self._held_orientation = AS_STORED
         self._ticks = 0
-        self.start: float | None = None
-        """Presentation time in seconds of the first frame (t = 0 of the sample); None while the track is empty."""
+        self.start: float | None = part_start
+        """Presentation time in seconds of t = 0 of the sample: of the first frame, unless the track is a part; None
+        while the track is empty."""
         self.lost_seconds = 0.0
         """Duration of the frames that were left out because their time stamps run backwards."""
         self._behind = 0.0
@@ -149,6 +162,8 @@ class VideoTrack:
         if self.start is None:
             self.start = stamp
         time = stamp - self.start
+        if self._held is None:
+            self._held_time = time
         if time < self._held_time - _TIME_TOLERANCE:
             # The file is damaged; the frame still replaces its predecessor.
             self.flags["stamps_run_backwards"] = True
@@ -158,8 +173,8 @@ class VideoTrack:
             self._behind = 0.0
         time = max(time, self._held_time)
         orientation = self._orientations(frame)
-        if time - self._held_time > _FLAGGED_HOLD:
-            held = round(time - self._held_time, 3)
+        if time - max(self._held_time, 0.0) > _FLAGGED_HOLD:
+            held = round(time - max(self._held_time, 0.0), 3)
             self.flags["picture_held_seconds"] = max(held, self.flags.get("picture_held_seconds", held))
         try:
             self._emit_until(time - _TIME_TOLERANCE)
@@ -180,7 +195,7 @@ class VideoTrack:
         end = max(self.end, hold_until or 0.0)
         begun = int((self._held_time + _TIME_TOLERANCE) * self._rate) + 1
         ticks = max(begun, round(end * self._rate))
-        if ticks > self._max_ticks:
+        if ticks > self._max_ticks and not self._is_part:
             self.flags["cut_at_max_seconds"] = True
         while self._ticks < min(ticks, self._max_ticks):
             self._emit()
@@ -190,7 +205,7 @@ class VideoTrack:
     def _emit_until(self, time: float) -> None:
         while self._held is not None and not self.full and self._ticks / self._rate < time:
             self._emit()
-        if self.full:
+        if self.full and not self._is_part:
             self.flags["cut_at_max_seconds"] = True
 
     def _emit(self) -> None:
@@ -227,11 +242,11 @@ class VideoTrack:
         return self._geometry
 
 
-class _Scaler:
+class FrameScaler:
     """Runs frames through an FFmpeg filter graph, which it rebuilds when size, format or colours change."""
 
-    def __init__(self, *, full_range: bool) -> None:
-        self._range = "pc" if full_range else "tv"
+    def __init__(self, storage: StorageConfig) -> None:
+        self._range = "pc" if CODECS[storage.codec].full_range else "tv"
         self._key: tuple[object, ...] | None = None
         self._graph: av.filter.Graph | None = None
 
@@ -241,8 +256,11 @@ class _Scaler:
         key = (frame.width, frame.height, frame.format.name, matrix, full, frame.interlaced_frame, geometry)
         if self._graph is None or key != self._key:
             self._graph, self._key = self._build(frame, geometry, matrix, full), key
+        stamp, base = frame.pts, frame.time_base
         frame.pts, frame.time_base = 0, Fraction(1, 1000)
         self._graph.push(frame)
+        if base is not None:  # another track may need the frame too
+            frame.pts, frame.time_base = stamp, base
         scaled = self._graph.pull()
         assert isinstance(scaled, VideoFrame)
         return scaled
@@ -268,3 +286,16 @@ class _Scaler:
         nodes += [graph.add(*step.split("=", 1)) for step in steps]
         graph.link_nodes(*nodes, graph.add("buffersink")).configure()
         return graph
+
+
+class SharedScaler(FrameScaler):
+    """A scaler that keeps its last frame, for tracks that receive the same frames in turn."""
+
+    def __init__(self, storage: StorageConfig) -> None:
+        super().__init__(storage)
+        self._last: tuple[VideoFrame, Geometry, VideoFrame] | None = None
+
+    def __call__(self, frame: VideoFrame, geometry: Geometry) -> VideoFrame:
+        if self._last is None or self._last[0] is not frame or self._last[1] != geometry:
+            self._last = frame, geometry, super().__call__(frame, geometry)
+        return self._last[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 
 from pipeline.shards.checksums import sample_checksums
 from pipeline.shards.codecs import CODECS, VideoBlob
+from pipeline.shards.pieces import Piece
+from pipeline.shards.pieces import RowError as RowError
 from pipeline.shards.wav import WAV_HEADER_BYTES, wav_bytes
 from settings import PrepareConfig
 from settings.load import format_value
 
 END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
 """The two zero blocks that end a tar archive."""
-
-
-class RowError(ValueError):
-    """A sample is damaged, or preparation cannot have written its metadata; the message says what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,8 @@ class NormalisedMedia:
         flags: unusual properties of the source; empty for an ordinary one. Keys: decode_errors (packets),
             ends_early_seconds, cut_at_max_seconds, still_picture, picture_held_seconds, silence_added_seconds,
             stamps_run_backwards, clock_restarts, lost_seconds, interlaced, size_changes, orientation_changes,
-            tilted_degrees, cropped_to_aspect, not_finite_samples, out_of_range_samples, clipped_share.
+            tilted_degrees, cropped_to_aspect, not_finite_samples, out_of_range_samples, clipped_share,
+            segment_cut_seconds.
     """
 
     video: VideoBlob | None
@@ -56,6 +55,7 @@ def sample_bytes(
     labels: Mapping[str, str],
     config: PrepareConfig,
     sha256: str = "",
+    part: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Packs a sample as tar members KEY.ivf or KEY.mjpeg, KEY.wav, KEY.crc32c and KEY.json, without END_OF_TAR.
 
@@ -63,6 +63,7 @@ def sample_bytes(
 
     Args:
         sha256: hash of the source file, which later identifies it if it was moved or renamed; "" if unknown.
+        part: more metadata of a sample that is a part of a file: file, start, end and, for a window, item.
     """
     buffer = io.BytesIO()
     # Not closed: that would write the end-of-archive blocks, but a shard joins many samples into one archive.
@@ -74,6 +75,7 @@ def sample_bytes(
         archive.addfile(member, io.BytesIO(data))
 
     metadata: dict[str, Any] = {"source": source, "sha256": sha256, "labels": dict(labels), "flags": media.flags}
+    metadata |= part or {}
     frames, frame_bytes, sound = memoryview(b""), list[int](), memoryview(b"")
     if media.video is not None:
         video, fps = media.video, float(config.storage.fps)
@@ -184,11 +186,11 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def write_shard(path: Path, fragments: list[Path]) -> list[dict[str, Any]]:
-    """Joins fragments (files written by `sample_bytes`) into the tar archive `path`.
+def write_shard(path: Path, fragments: Sequence[Path | Piece]) -> list[dict[str, Any]]:
+    """Joins fragments (files written by `sample_bytes`), or pieces of them, into the tar archive `path`.
 
     Returns:
-        One row per fragment, as from `sample_row`, with byte offsets from the start of the shard.
+        One row per sample, as from `sample_row`, with byte offsets from the start of the shard.
 
     Raises:
         RowError: a fragment is damaged; the message names it.
@@ -196,14 +198,13 @@ def write_shard(path: Path, fragments: list[Path]) -> list[dict[str, Any]]:
     rows = []
     with path.open("wb") as shard:
         for fragment in fragments:
-            with fragment.open("rb") as file:
-                try:
-                    row = sample_row(file)
-                except RowError as error:
-                    remedy = "run the same command again, which prepares its source again"
-                    raise RowError(f"{fragment} is damaged ({error}); {remedy}") from None
-                file.seek(0)
-                data = file.read()
+            name = fragment.path if isinstance(fragment, Piece) else fragment
+            data = fragment.read() if isinstance(fragment, Piece) else fragment.read_bytes()
+            try:
+                row = sample_row(io.BytesIO(data))
+            except RowError as error:
+                remedy = "run the same command again, which prepares its source again"
+                raise RowError(f"{name} is damaged ({error}); {remedy}") from None
             for track in ("video_offset", "audio_offset", "checksum_offset"):
                 if row[track] >= 0:
                     row[track] += shard.tell()

@@ -112,3 +112,15 @@ def test_the_only_column_needs_no_naming_but_several_do():
         choose_labels(Table(1, kind=["a"], speed=["b"]), None)
     with pytest.raises(ConfigError, match="no label columns"):
         choose_labels(Table(1), None)
+
+
+def test_parts_of_one_file_are_in_the_same_part_of_the_split():
+    sources = [f"{number}.mp4#t={start},{start + 10}" for number in range(40) for start in (0, 10, 20)]
+
+    class Parts(Table):
+        def source(self, index):
+            return sources[index]
+
+    train = make_split(Parts(len(sources)), seed=0).train.reshape(40, 3)
+    assert (train.all(axis=1) | ~train.any(axis=1)).all()
+    assert 20 < train[:, 0].sum() < 40

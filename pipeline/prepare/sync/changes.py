@@ -29,6 +29,7 @@ class Changes:
         replaced: samples whose file has other content now, or may have and no hash of the old content was recorded.
         gone: samples whose file is no longer there under any name.
         superseded: samples of files of which a newer version is in a shard too, after an interrupted run.
+        unlisted: samples of the present version of their file that no list asks for any more.
     """
 
     current: list[PackedSample] = field(default_factory=list)
@@ -37,6 +38,41 @@ class Changes:
     replaced: list[PackedSample] = field(default_factory=list)
     gone: list[PackedSample] = field(default_factory=list)
     superseded: list[PackedSample] = field(default_factory=list)
+    unlisted: list[PackedSample] = field(default_factory=list)
+
+    def expanded(
+        self, versions: Mapping[PackedSample, Mapping[str, PackedSample]], twice: Sequence[PackedSample]
+    ) -> Changes:
+        """The changes of all samples, of which `self` has those of one per version of a file.
+
+        Args:
+            versions: the samples of each version, by key.
+            twice: samples of which a shard has another copy.
+        """
+
+        def samples(found: Iterable[PackedSample]) -> list[PackedSample]:
+            return [sample for version in found for sample in versions[version].values()]
+
+        def targets(found: Iterable[tuple[PackedSample, Source]]) -> list[tuple[PackedSample, Source]]:
+            return [(sample, source) for version, source in found for sample in versions[version].values()]
+
+        return Changes(
+            current=samples(self.current),
+            moved=targets(self.moved),
+            touched=targets(self.touched),
+            replaced=samples(self.replaced),
+            gone=samples(self.gone),
+            superseded=samples(self.superseded) + list(twice),
+        )
+
+    def find_unlisted(self, sources: Iterable[Source]) -> None:
+        """Moves those samples from `current` to `unlisted` whose file is in `sources`, but whose item is not."""
+        wanted = {source.key: {item.key for item in source.items} for source in sources}
+        self.unlisted = [
+            sample for sample in self.current if sample.item_key not in wanted.get(sample.file_key, {sample.item_key})
+        ]
+        unlisted = set(self.unlisted)
+        self.current = [sample for sample in self.current if sample not in unlisted]
 
     def apply_names(self, out: Path) -> None:
         """Writes the new names and versions of moved and touched samples into the indexes; no media is read."""
@@ -46,7 +82,9 @@ class Changes:
             source = targets.get(sample)
             if source is None:
                 return row
-            return row | {"key": source.key, "source": source.name, "size": source.size, "mtime_ns": source.mtime_ns}
+            new = sample.moved_to(source)
+            part = {"file": new.file, "file_key": new.file_key} if new.source != new.file else {}
+            return row | {"key": new.key, "source": new.source, "size": new.size, "mtime_ns": new.mtime_ns} | part
 
         if targets:
             edit_index(out, edit, shards={sample.shard for sample in targets})
@@ -56,8 +94,24 @@ def find_changes(samples: Iterable[PackedSample], sources: Sequence[Source], *, 
     """Compares the samples of a source folder with its files.
 
     A file with the recorded size and modification time counts as unchanged. Any other file is read to compare its
-    SHA-256, if its size is that of a sample whose recorded version of a file no longer exists.
+    SHA-256, if its size is that of a sample whose recorded version of a file no longer exists. All samples of one
+    version of a file share its fate.
     """
+    versions: dict[PackedSample, dict[str, PackedSample]] = {}
+    twice = []
+    for sample in samples:
+        # A file is represented by what would be its only sample.
+        whole = sample._replace(
+            shard="", key=sample.file_key, source=sample.file, item=sample.file, item_key=sample.file_key, windows=1
+        )
+        parts = versions.setdefault(whole, {})
+        if parts.setdefault(sample.key, sample) is not sample:
+            twice.append(sample)
+    return _compare(versions, sources, threads=threads).expanded(versions, twice)
+
+
+def _compare(samples: Iterable[PackedSample], sources: Sequence[Source], *, threads: int) -> Changes:
+    """`find_changes` for one sample per version of a file."""
     changes = Changes()
     files = {source.key: source for source in sources}
     differing = _sort_by_version(samples, files, changes)
@@ -147,7 +201,13 @@ def check_changes(changes: Changes, src: Location, out: Path, *, sync: bool, rem
         PrepareError: most files are gone and would be removed, or none has its old content.
     """
     kept = len(changes.current) + len(changes.moved) + len(changes.touched)
-    total = kept + len(changes.replaced) + len(changes.gone)
+    total = kept + len(changes.replaced) + len(changes.gone) + len(changes.unlisted)
+    if sync and not remove_any and changes.unlisted and 2 * (len(changes.gone) + len(changes.unlisted)) > total:
+        raise PrepareError(
+            f"{len(changes.unlisted):,} of the {total:,} samples of {out} are not listed any more, such as "
+            f"{format_key('', changes.unlisted[0].source)}, and the files of {len(changes.gone):,} are gone. If this "
+            "is the wrong list, give the right one; if these samples are to be removed, give --sync-all"
+        )
     if sync and not remove_any and 2 * len(changes.gone) > total:
         raise PrepareError(
             f"{len(changes.gone):,} of {total:,} files from which {out} was prepared are gone from {src}, such as "
@@ -182,19 +242,19 @@ class Settlement:
         self.removed_bytes = 0
 
     def apply(self, out: Path, *, labelled: Collection[str], remove: Collection[PackedSample]) -> None:
-        """Removes samples from the indexes, and gives those of the sources `labelled` their current labels."""
+        """Removes samples from the indexes, and gives those of the items `labelled` their current labels."""
 
         def edit(sample: PackedSample, row: dict[str, Any]) -> dict[str, Any] | None:
             if sample in remove:
                 self.removed += 1
                 self.removed_bytes += sum(row["frame_bytes"]) + 2 * row["audio_samples"]
                 return None
-            return self._labelled(row) if sample.source in labelled else row
+            return self._labelled(sample, row) if sample.item in labelled else row
 
         edit_index(out, edit)
 
-    def _labelled(self, row: dict[str, Any]) -> dict[str, Any]:
-        values = self._labels.by_source.get(row["source"], {})
+    def _labelled(self, sample: PackedSample, row: dict[str, Any]) -> dict[str, Any]:
+        values = self._labels.by_source.get(sample.item, {})
         if not values and any(row["labels"].values()):
             self.unlisted.append(row["source"])
             if self._keep_unlisted:

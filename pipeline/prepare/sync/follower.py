@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.stores import Location
+from pipeline.lists.spans import split_fragment
 from pipeline.prepare.attached import rename_attached
 from pipeline.prepare.labels import Labels
-from pipeline.prepare.sources import PackedSample, Source, add_prefix
+from pipeline.prepare.sources import PackedSample, Source, add_prefix, packed_keys
 from pipeline.prepare.staging import Staging
 from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.changes import Changes, Settlement, check_changes, find_changes
@@ -62,6 +63,7 @@ class Follower:
         """
         recorded = [sample for sample in staging.samples if self._origins.owns(self.origin, sample.source)]
         changes = self._changes = find_changes(recorded, self.sources, threads=threads)
+        changes.find_unlisted(self.sources)
         check_changes(changes, self._src, self._out, sync=self._sync, remove_any=remove_any)
         if self._remark and not self._origins.verified:
             # Staged samples may come from files at the old path.
@@ -69,15 +71,19 @@ class Follower:
         self._origins.register(replace(self.origin, columns=tuple(columns)))
         changes.apply_names(self._out)
         with locked(self._out):
-            rename_attached(self._out, {sample.source: source.name for sample, source in changes.moved})
+            rename_attached(
+                self._out, {sample.source: sample.moved_to(source).source for sample, source in changes.moved}
+            )
         outdated: set[PackedSample] = set()
         if self._sync:
             keys = {source.key for source in assigned}
-            outdated = {*changes.gone, *(sample for sample in changes.replaced if sample.key in keys)}
+            replaced = (sample for sample in changes.replaced if sample.file_key in keys)
+            outdated = {*changes.gone, *changes.unlisted, *replaced}
         self._to_remove = outdated.union(changes.superseded)
         moved = {sample for sample, _ in changes.moved}
-        packed = {sample.key for sample in staging.samples if sample not in outdated and sample not in moved}
-        staging.set_packed(packed.union(source.key for _, source in changes.moved))
+        packed = [sample for sample in staging.samples if sample not in outdated and sample not in moved]
+        packed += [sample.moved_to(source) for sample, source in changes.moved]
+        staging.set_packed(packed_keys(packed))
 
     def finish(self, labels: Labels, *, from_file: bool, summary: Summary) -> None:
         """Removes outdated samples, gives the others their current labels, and records the changes in `summary`.
@@ -86,18 +92,23 @@ class Follower:
             labels: the current labels of the sources.
             from_file: whether they come from a labels file, which may no longer list a source that it listed before.
         """
-        changes, names = self._changes, {source.name for source in self.sources}
+        changes, names = self._changes, {item.name for source in self.sources for item in source.items}
         if self._sync:
-            prune_journals(self._out, lambda name: name in names or not self._origins.owns(self.origin, name))
+            # A rejected window is kept as long as its file is.
+            prune_journals(
+                self._out,
+                lambda name: bool({name, split_fragment(name)[0]} & names) or not self._origins.owns(self.origin, name),
+            )
         else:
             # The current list labels the new file, but the shard still holds the old one, which keeps its labels.
-            names.difference_update(sample.source for sample in changes.replaced)
+            names.difference_update(sample.item for sample in changes.replaced)
         settlement = Settlement(labels, keep_unlisted=from_file and not self._sync)
         settlement.apply(self._out, labelled=names, remove=self._to_remove)
         summary.remark = self._remark
-        summary.moved = [f"{sample.source} -> {source.name}" for sample, source in changes.moved]
+        summary.moved = [f"{sample.source} -> {sample.moved_to(source).source}" for sample, source in changes.moved]
         summary.gone = [sample.source for sample in changes.gone]
         summary.replaced = [sample.source for sample in changes.replaced]
+        summary.dropped = [sample.source for sample in changes.unlisted]
         summary.unlisted = settlement.unlisted if from_file else []
         summary.removed, summary.removed_bytes = settlement.removed, settlement.removed_bytes
 

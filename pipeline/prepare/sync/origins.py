@@ -162,11 +162,11 @@ class Origins:
             entries = (
                 entry for path in sorted((self._out / "index").glob("*.rejected")) for entry in read_journal(path)
             )
-            self._known = [(entry["key"], _version(entry)) for entry in entries if entry["size"] >= 0]
+            self._known = [(_file_key(entry), _version(entry)) for entry in entries if entry["size"] >= 0]
             for path in sorted((self._out / "index").glob("*.jsonl")):
                 # A damaged index is set aside later, so its readable rows are all there is to know the source by.
                 with suppress(PrepareError):
-                    self._known.extend((row["key"], _version(row)) for row in read_index(path))
+                    self._known.extend((_file_key(row), _version(row)) for row in read_index(path))
         return self._known
 
     def _refusal(self, here: str) -> str:
@@ -242,9 +242,15 @@ def _is_version(source: Source, known: _Known) -> bool:
         return False
 
 
+def _file_key(record: Mapping[str, Any]) -> str:
+    """The key of the file of a sample or rejection, which has one of its own if it is a part of the file."""
+    return record.get("file_key", record["key"])
+
+
 def _version(record: Mapping[str, Any]) -> _Known:
     digest = record.get("sha256")
-    return _Known(record["source"], record["size"], record["mtime_ns"], digest if isinstance(digest, str) else None)
+    file = record.get("file", record["source"])
+    return _Known(file, record["size"], record["mtime_ns"], digest if isinstance(digest, str) else None)
 
 
 def _checked_name(name: str) -> str:

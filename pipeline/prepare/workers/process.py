@@ -37,6 +37,12 @@ _START_SECONDS = 60.0
 """Time in seconds within which a new worker must begin its first call."""
 
 
+_ALIVE = b""
+"""What a worker sends during a call to have its time limit start again."""
+_parent: Connection | None = None
+"""In a worker, the connection to the parent process."""
+
+
 class WorkerDied(Exception):
     """A worker process ended during a call; `WorkerPool` raises this only after its retries.
 
@@ -92,21 +98,18 @@ class Worker:
         """Returns what the call returns.
 
         Raises:
-            TimeoutError, WorkerDied: the call does not end, or the process has ended; or what the call raises.
+            TimeoutError, WorkerDied: the call neither ends nor calls `restart_time_limit`, or the process has ended; or
+                what the call raises.
         """
         assert self._running is not None
         connection = self._running[1]
-        left = math.inf if timeout is None else timeout
-        # Counted in slices, so that a pause of the whole job (Ctrl-Z, a suspended machine) does not count.
-        while not connection.poll(min(left, 1.0)):
-            left -= 1.0
-            if left <= 0:
-                self.end()
-                raise TimeoutError
-        try:
-            data = connection.recv_bytes()
-        except (EOFError, OSError):
-            raise WorkerDied(self.end()) from None
+        data = _ALIVE
+        while data == _ALIVE:
+            self._wait(connection, math.inf if timeout is None else timeout)
+            try:
+                data = connection.recv_bytes()
+            except (EOFError, OSError):
+                raise WorkerDied(self.end()) from None
         succeeded, value = pickle.loads(data)
         self._calls += 1
         if self._calls == _FILES_PER_WORKER:
@@ -114,6 +117,14 @@ class Worker:
         if succeeded:
             return value
         raise value
+
+    def _wait(self, connection: Connection, left: float) -> None:
+        # Counted in slices, so that a pause of the whole job (Ctrl-Z, a suspended machine) does not count.
+        while not connection.poll(min(left, 1.0)):
+            left -= 1.0
+            if left <= 0:
+                self.end()
+                raise TimeoutError
 
     def kill(self) -> None:
         """Kills the process. Set the event `stopping` first, so that no other one is started."""
@@ -151,6 +162,12 @@ def _ending(exitcode: int | None) -> str:
     return f"exit code {exitcode}"
 
 
+def restart_time_limit() -> None:
+    """Called in a worker during a call: gives the rest of it the whole time limit. Elsewhere it does nothing."""
+    if _parent is not None:
+        _parent.send_bytes(_ALIVE)
+
+
 def serve(descriptor: int, parent: int, memory_mb: int) -> None:
     """Serves calls until the pipe is closed: sends None and then the outcome, or why the call cannot begin.
 
@@ -167,7 +184,8 @@ def serve(descriptor: int, parent: int, memory_mb: int) -> None:
     with contextlib.suppress(OSError):
         # If the machine runs out of memory, let the system kill a worker, whose file can be tried again.
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    connection = Connection(descriptor)
+    global _parent
+    connection = _parent = Connection(descriptor)
     # The parent closes its end when it stops the worker.
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from evaluation.lists.classes import CLASSES, KINETICS_SOUNDS, read_classes, restrict
 from evaluation.task import Split, Task
 from settings import ConfigError
-
-DATASETS = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
 
 
 class Data:
@@ -25,10 +20,8 @@ def task(codes=(0, 1, 2, 0, 3, 2)):
     return Task(label="label", codes=np.array(codes), split=Split(train=~test, test=test, origin="test"))
 
 
-def test_kinetics_sounds_is_the_list_of_the_documentation():
-    listed = re.search(r'CLASSES = """(.*?)"""', DATASETS.read_text(), re.DOTALL)[1].replace("\n", " ").split(", ")
-    assert list(CLASSES[KINETICS_SOUNDS]) == listed
-    assert len(listed) == 31
+def test_kinetics_sounds_has_31_classes():
+    assert len(set(CLASSES[KINETICS_SOUNDS])) == len(CLASSES[KINETICS_SOUNDS]) == 31
 
 
 def test_other_classes_are_left_out_and_absent_ones_are_named():

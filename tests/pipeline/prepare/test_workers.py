@@ -46,6 +46,12 @@ def test_a_hanging_task_is_stopped_and_the_next_one_runs():
     assert str(result[1000.0]) == "timed out: took longer than timeout_seconds=0.5"
 
 
+def test_a_task_that_makes_progress_is_given_more_time():
+    task = "import time\nfrom pipeline.prepare.workers.process import restart_time_limit as more\n"
+    task += "for _ in range(5):\n    time.sleep(0.3)\n    more()"
+    assert run(exec, [task, "import time; time.sleep(1000)"], timeout_seconds=1.0)[task] is None
+
+
 @pytest.mark.parametrize(
     ("function", "task", "message"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from common.files import file_sha256
 from pipeline.plan.clips import ClipPlanner
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
+from pipeline.prepare.sources import Source
 from pipeline.prepare.staging import Staging
 from pipeline.shards.codecs import CODECS, VideoBlob
 from pipeline.shards.manifest import Manifest
@@ -41,8 +41,9 @@ def format_2(old: Path, out: Path) -> Path:
     staging = Staging(out, part=(0, 1), config=config, labels="file")
     for index in sorted((old / "index").glob("*.jsonl")):
         rows = [json.loads(line) for line in index.read_text().splitlines()]
-        sources: list[Any] = [
-            SimpleNamespace(**{name: row[name] for name in ("key", "size", "mtime_ns")}) for row in rows
+        sources = [
+            Source(name=row["source"], path=old, **{name: row[name] for name in ("key", "size", "mtime_ns")})
+            for row in rows
         ]
         data = (old / f"{index.stem}.tar").read_bytes()
         for row, source in zip(rows, sources, strict=True):
@@ -54,7 +55,8 @@ def format_2(old: Path, out: Path) -> Path:
             media = NormalisedMedia(video=blob, pcm=pcm, flags=row["flags"])
             packed = sample_bytes(media, key=row["key"], source=row["source"], labels=row["labels"], config=config)
             staging.fragment(source).write_bytes(packed)
-        staging.pack(sources)
+            staging.stage(source)
+        staging.pack([(source, piece) for source in sources for piece in staging.pieces(source)])
     staging.close()
     publish(
         out, config=config, labels=Labels(columns=json.loads((old / "manifest/meta.json").read_text())["label_columns"])
