@@ -94,14 +94,12 @@ def prepare(
     """
     src, out = src.resolve(), out.resolve()
     where = remote.url if remote else out
-    check_folders(src, where)
     chosen = _choose(src, where, annotations, config, leave_out, also, may_be_empty=sync_all, may_miss=labels_may_miss)
     follower = Follower(src, out, chosen.sources, also=also, sync=sync or sync_all)
     labels = _labels(chosen, labels_path, src, streams=config.streams, may_miss=labels_may_miss)
     begin(f"comparing {len(chosen.sources):,} files with what {where} holds")
     summary = Summary(skipped=chosen.skipped, synced=sync or sync_all)
-    kind = _origin_of_labels(chosen, labels_path)
-    workers = workers or available_cores()
+    kind, workers = _origin_of_labels(chosen, labels_path), workers or available_cores()
     try:
         with closing(Staging(out, part=part, config=config, labels=kind, retry=retry, remote=remote)) as staging:
             summary.set_aside = staging.set_aside
@@ -139,6 +137,7 @@ def _choose(
     may_be_empty: bool,
     may_miss: bool,
 ) -> _Chosen:
+    check_folders(src, out)
     sources, skipped = _find_sources(src, out, may_be_empty=may_be_empty)
     lists = None
     if annotations is not None:
