@@ -18,6 +18,11 @@ _LONGEST_NAME = 150
 _HASHED = re.compile(r"~[0-9a-f]{16}$")
 
 
+def writer() -> str:
+    """Names this process among all that may write the same folder, on this machine or others, in a file name."""
+    return f"{file_name(os.uname().nodename)}-{os.getpid()}"
+
+
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; the file written there replaces `path` if the block ends without an error.
@@ -29,9 +34,9 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: whether the new content must survive a power failure: the file is flushed to disk before it replaces
             the old one, and the folder is flushed afterwards.
     """
-    # With the process id, several processes that write one file do not collide; with the dot, globs such as shard-*
-    # leave the file out.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # With `writer`, several processes that write one file do not collide; with the dot, globs such as shard-* leave the
+    # file out.
+    unfinished = path.with_name(f".{path.name}.{writer()}.tmp")
     try:
         yield unfinished
         if durable:

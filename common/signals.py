@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -26,6 +26,7 @@ _statuses = {signal.SIGTERM: EXIT_TERMINATED, signal.SIGINT: EXIT_INTERRUPTED}
 _recording = False
 _received: int = 0
 _interrupted_at = float("-inf")
+_before_end: list[Callable[[], object]] = []
 
 
 def end_on_signals(program: str, *, terminated: int = EXIT_TERMINATED) -> None:
@@ -48,6 +49,16 @@ def end_on_signals(program: str, *, terminated: int = EXIT_TERMINATED) -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_restore_defaults)
     threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
+
+
+@contextmanager
+def before_end(action: Callable[[], object]) -> Iterator[None]:
+    """Within this context, a signal that ends the process calls `action` first, in any thread; it must be quick."""
+    _before_end.append(action)
+    try:
+        yield
+    finally:
+        _before_end.remove(action)
 
 
 @contextmanager
@@ -111,6 +122,9 @@ def _end(number: int, text: str) -> None:
     if sys.stderr.isatty():
         os.write(2, b"\x1b[?25h")  # a progress bar may have hidden the cursor
     _say(text)
+    for action in _before_end:
+        with suppress(Exception):
+            action()
     os._exit(exit_status(number))
 
 

@@ -47,6 +47,7 @@ from pipeline.prepare.attached import read_attached, write_attached
 from pipeline.prepare.publish import publish, rejected_sources
 from pipeline.prepare.stores.out_folder import RemoteOut
 from pipeline.prepare.sync.edits import locked
+from pipeline.shards.index.files import index_file
 from pipeline.shards.manifest import Manifest
 from settings.load import from_dict
 
@@ -68,7 +69,7 @@ def attach_labels(out: Path, path: Path, *, may_miss: bool = False, remote: Remo
     manifest = Manifest.open(place)
     manifest.finish_check()
     for shard in manifest.shards:
-        index = out / "index" / Path(shard).with_suffix(".jsonl")
+        index = index_file(out, Path(shard).stem)
         if not index.is_file():
             raise PrepareError(f"{index} is missing, and the manifest cannot be written again without it; restore it")
     rejected = rejected_sources(out)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.progress import show_progress
-from pipeline.shards.checksums import index_damage
+from pipeline.shards.index.files import index_damage, index_file
 from pipeline.shards.manifest import Manifest, ManifestError
 from pipeline.shards.verification import Damage, verify_shards
 from settings.load import format_key
@@ -49,7 +49,7 @@ def verify(folder: Path) -> int:
 
 def repair(folder: Path, files: Iterable[Path]) -> str:
     """Says how to repair damaged shards and index files of the prepared data set `folder`."""
-    indexes = sorted({folder / "index" / f"{file.stem}.jsonl" for file in files})
+    indexes = sorted({index_file(folder, file.stem) for file in files})
     return (
         "To repair: copy these files again, if there is an intact copy. Otherwise delete the index of each and run "
         "pipeline.prepare again with the same settings, which prepares their samples again:\n"

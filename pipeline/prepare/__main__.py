@@ -1,8 +1,8 @@
 """Prepares a folder of videos as shards: `python -m pipeline.prepare SRC OUT [--labels labels.csv] [key=value ...]`.
 
 Run the same command again to resume after an interruption, or to add new files of SRC. Several machines that share the
-folders split the work with --shard 0/4 to --shard 3/4. SRC and OUT may be URLs such as s3://bucket/folder
-(docs/stores.md); then the machines need no shared folder.
+folders split the work with --shard 0/4 to --shard 3/4, or all nodes of a Ray cluster work with --engine ray. SRC and
+OUT may be URLs such as s3://bucket/folder (docs/stores.md); then the machines need no shared folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cluster.engine import ClusterError, add_engine_options, ray_engine
+from common.environment import MissingPackage
 from common.phases import open_log, say
 from common.stores import location
 from common.terminal import command, print_error
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parse(arguments)
     try:
+        engine = ray_engine(options, most=options.workers)
         config = load_config(PrepareConfig, None, options.settings)
         check_folders(options.src.resolve(), options.out.resolve())
         if options.labels is not None:
@@ -63,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             labels_may_miss=options.labels_may_miss,
             retry=options.retry,
             leave_out=options.leave_out,
+            engine=engine,
         )
-    except (PrepareError, LabelError, ConfigError) as error:
+    except (ClusterError, MissingPackage, PrepareError, LabelError, ConfigError) as error:
         print_error("prepare", error)
         return 2
     print_summary(summary, options.out)
@@ -104,6 +108,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_labels_may_miss(parser, things="file")
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
+    add_engine_options(parser, task="file", cores="1")
     parser.add_argument("--shard", type=_part, default=(0, 1), metavar="i/n", help="prepare only part i (from 0) of n")
     parser.add_argument("--also", metavar="NAME", help="add SRC to an OUT that was prepared from another folder")
     parser.add_argument(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from common.files import write_json_lines
 from pipeline.prepare.attached import FILE, read_attached
 from pipeline.prepare.flags import flag_entries
 from pipeline.prepare.labels import Labels
-from pipeline.prepare.records import index_rows, read_journal
+from pipeline.prepare.records import index_rows, read_index, read_journal, read_packed
 from pipeline.prepare.sources import PackedSample
+from pipeline.shards.index.earlier import Earlier, earlier_rows, forget, index_digests, remember
+from pipeline.shards.index.files import index_files
+from pipeline.shards.index.merging import RowBlock, SameSource, find_source
+from pipeline.shards.index.packed_rows import PackedRows
 from pipeline.shards.manifest_writer import write_manifest
 from settings import PrepareConfig
 
@@ -58,7 +64,7 @@ def publish(out: Path, *, config: PrepareConfig, labels: Labels, sizes: Mapping[
 
 def remove_empty_shards(out: Path) -> None:
     """Removes the shards of which no sample is left; the published manifest must not name them any more."""
-    for index in (out / "index").glob("*.jsonl"):
+    for index in index_files(out):
         if index.stat().st_size == 0:
             (out / f"{index.stem}.tar").unlink(missing_ok=True)
             index.with_suffix(".sha256").unlink(missing_ok=True)
@@ -73,26 +79,67 @@ def _state(out: Path) -> list[tuple[str, int, int]]:
 
 def _publish_once(out: Path, config: PrepareConfig, labels: Labels, stored: Mapping[str, int]) -> Totals:
     # The index of a shard whose samples were all removed is empty.
-    shards = [path.stem + ".tar" for path in sorted((out / "index").glob("*.jsonl")) if path.stat().st_size]
-    sizes = [stored[name] if name in stored else (out / name).stat().st_size for name in shards]
-    totals = Totals(shards=len(shards), shard_bytes=sum(sizes))
+    indexes = [path for path in index_files(out) if path.stat().st_size]
     columns, attached = read_attached(out)
     columns = [*labels.columns, *(column for column in columns if column not in labels.columns)]
-    items: set[str] = set()
-    write_manifest(
+    earlier = None
+    # Of windows, the index files say to which file or segment they belong.
+    if not (labels.by_source or attached or config.windows):
+        recipe = {"label_columns": columns, "storage": asdict(config.storage), "streams": config.streams}
+        earlier = earlier_rows(out, indexes, recipe | {"sample_rate": config.sample_rate})
+    try:
+        return _publish_rows(
+            out, indexes, columns, _Reader(labels, attached, earlier, windows=bool(config.windows)), config, stored
+        )
+    except SameSource:
+        return _publish_rows(
+            out, indexes, columns, _Reader(labels, attached, None, windows=bool(config.windows)), config, stored
+        )
+
+
+def _publish_rows(
+    out: Path,
+    indexes: Sequence[Path],
+    columns: Sequence[str],
+    reader: _Reader,
+    config: PrepareConfig,
+    stored: Mapping[str, int],
+) -> Totals:
+    shards, digests, earlier = [f"{path.stem}.tar" for path in indexes], index_digests(indexes), reader.earlier
+    sizes = [stored[name] if name in stored else (out / name).stat().st_size for name in shards]
+    known = earlier.shard_sha256 if earlier else {}
+    arrays = write_manifest(
         out,
-        _rows(out, shards, labels, attached, totals, items),
+        reader.rows(indexes),
         shards=shards,
         shard_bytes=sizes,
-        shard_sha256=[_sha256(out, name) for name in shards],
+        shard_sha256=[known[name] if name in known else _sha256(out, name) for name in shards],
         label_columns=columns,
         storage=config.storage,
         sample_rate=config.sample_rate,
         streams=config.streams,
+        previous=earlier.rows if earlier else None,
     )
-    _publish_rejected(out, items, totals)
+    totals = reader.totals
+    totals.shards, totals.shard_bytes, totals.samples = len(shards), sum(sizes), len(arrays["frames"])
+    seconds = np.where(
+        arrays["frames"] > 0, arrays["frames"] / config.storage.fps, arrays["audio_samples"] / config.sample_rate
+    )
+    totals.seconds = float(seconds.sum())
+    if columns:
+        known_labels = np.stack([arrays[f"label{column}"] >= 0 for column in range(len(columns))])
+        totals.unlabelled = int((~known_labels.any(axis=0)).sum())
+    if config.windows:
+        _publish_rejected(out, reader.items.__contains__, totals)
+    else:
+        _publish_rejected(out, lambda source: find_source(arrays, source.encode("utf-8"))[1], totals)
     totals.flag_entries.sort(key=lambda entry: entry["source"])
+    totals.flagged.update(entry["flag"] for entry in totals.flag_entries)
     write_json_lines(out / "flagged.jsonl", totals.flag_entries)
+    if reader.has_overrides:
+        forget(out)
+    else:
+        remember(out, digests, reader.counts)
     return totals
 
 
@@ -104,30 +151,67 @@ def _sha256(out: Path, shard: str) -> str:
         return ""
 
 
-def _rows(
-    out: Path,
-    shards: list[str],
-    labels: Labels,
-    attached: Mapping[str, dict[str, str]],
-    totals: Totals,
-    items: set[str],
-) -> Iterator[dict[str, Any]]:
-    """Yields the manifest rows with the current labels, and adds them to `totals`, and the names of their items."""
-    sources: set[str] = set()
-    numbers = {name: number for number, name in enumerate(shards)}
-    for name, row in index_rows(out):
-        if row["source"] in sources or name not in numbers:
-            continue
-        sources.add(row["source"])
-        items.add(PackedSample.of(name, row).item)
-        row["labels"] = labels.by_source.get(row["source"], row["labels"]) | attached.get(row["source"], {})
-        totals.samples += 1
-        totals.seconds += row["seconds"]
-        totals.unlabelled += bool(labels.columns or attached) and not any(row["labels"].values())
-        totals.attached += row["source"] in attached
-        totals.flagged.update(row["flags"].keys())
-        totals.flag_entries += flag_entries(row["source"], row["flags"])
-        yield row | {"shard": numbers[name]}
+class _Reader:
+    """Reads the index files of which `earlier` has no rows.
+
+    Args:
+        labels: the current labels of some sources; the others have those of the index.
+        attached: labels that take precedence.
+        earlier: rows that need not be read.
+        windows: whether samples are windows; their index files are read row by row.
+
+    Attributes:
+        counts: number of rows of each index file, by its name.
+        items: of windows, the files and segments that they belong to.
+        totals: the flags of the samples and the number of those with attached labels; the caller adds the rest.
+    """
+
+    def __init__(
+        self, labels: Labels, attached: Mapping[str, dict[str, str]], earlier: Earlier | None, *, windows: bool
+    ) -> None:
+        self._labels, self._attached, self.earlier, self._windows = labels, attached, earlier, windows
+        self.items: set[str] = set()
+        self.has_overrides = bool(labels.by_source or attached)
+        self.counts: dict[str, int] = dict(earlier.counts) if earlier else {}
+        self.totals = Totals(flag_entries=list(earlier.flags) if earlier else [])
+        self._sources: set[str] = set()
+
+    def rows(self, indexes: Sequence[Path]) -> Iterator[dict[str, Any] | RowBlock]:
+        """Yields the rows of the manifest, with their current labels; of several rows of a source the first one."""
+        for number, index in enumerate(indexes):
+            if self.earlier is not None and index.name in self.earlier.counts:
+                continue
+            packed = read_packed(index)
+            if packed is not None and not (self.has_overrides or self._windows):
+                sources = packed.texts("source")
+                if self._sources.isdisjoint(sources) and len(set(sources)) == len(sources):
+                    self.counts[index.name] = len(sources)
+                    self._sources.update(sources)
+                    yield self._block(packed, sources, number)
+                    continue
+            yield from self._single_rows(index, number)
+
+    def _single_rows(self, index: Path, number: int) -> Iterator[dict[str, Any]]:
+        count = 0
+        for count, row in enumerate(read_index(index), start=1):  # noqa: B007
+            source = row["source"]
+            if source in self._sources:
+                continue
+            self._sources.add(source)
+            if self._windows:
+                self.items.add(PackedSample.of(index.stem, row).item)
+            row["labels"] = self._labels.by_source.get(source, row["labels"]) | self._attached.get(source, {})
+            self.totals.attached += source in self._attached
+            self.totals.flag_entries += flag_entries(source, row["flags"])
+            yield row | {"shard": number}
+        self.counts[index.name] = count
+
+    def _block(self, packed: PackedRows, sources: Sequence[str], number: int) -> RowBlock:
+        codes = packed.arrays["other_code"]
+        flagged = [code for code, other in enumerate(packed.others) if other["flags"]]
+        for row in np.flatnonzero(np.isin(codes, flagged)).tolist() if flagged else ():
+            self.totals.flag_entries += flag_entries(sources[row], packed.others[codes[row]]["flags"])
+        return packed.block(shard=number)
 
 
 def rejected_sources(out: Path) -> set[str]:
@@ -137,11 +221,11 @@ def rejected_sources(out: Path) -> set[str]:
     return found - {PackedSample.of(name, row).item for name, row in index_rows(out)} if found else found
 
 
-def _publish_rejected(out: Path, usable: set[str], totals: Totals) -> None:
+def _publish_rejected(out: Path, is_usable: Callable[[str], bool], totals: Totals) -> None:
     entries: dict[str, dict[str, str]] = {}
     for journal in sorted((out / "index").glob("*.rejected")):
         for entry in read_journal(journal):
-            if entry["source"] not in usable:
+            if not is_usable(entry["source"]):
                 kept = {"source": entry["source"], "reason": entry["reason"], "detail": entry.get("detail", "")}
                 entries[entry["source"]] = kept
     totals.rejected.update(entry["reason"] for entry in entries.values())

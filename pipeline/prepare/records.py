@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.files import write_atomically
 from common.trees import flatten
 from pipeline.prepare.sources import PrepareError as PrepareError
-from pipeline.shards.checksums import read_index_line
+from pipeline.shards.checksums import index_line, read_index_line
+from pipeline.shards.index.files import LINES, PACKED, index_files
+from pipeline.shards.index.packed_rows import PackedRows, pack
 from pipeline.shards.tar_writer import RowError, checked_row, is_text
 from settings import PrepareConfig
 from settings.load import format_key, format_value, to_dict
@@ -19,13 +21,19 @@ LIMITS = ("timeout_seconds", "memory_mb")
 """Settings that limit the work on a source. They do not affect the samples, so they may differ between runs."""
 
 
+def index_suffix(out: Path) -> str:
+    """The suffix of new index files, according to the recipe of `out`."""
+    recipe = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
+    return PACKED if recipe.get("index") == "packed" else LINES
+
+
 def index_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (shard file name, row) for every packed sample of all parts, shard by shard.
 
     Raises:
         PrepareError: an index file is damaged; the message names the line.
     """
-    for path in sorted((out / "index").glob("*.jsonl")):
+    for path in index_files(out):
         for row in read_index(path):
             yield f"{path.stem}.tar", row
 
@@ -34,7 +42,7 @@ def read_index(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the rows of one index file.
 
     Raises:
-        PrepareError: it is damaged; the message names the line.
+        PrepareError: it is damaged; the message says where.
     """
     try:
         yield from index_records(path)
@@ -43,7 +51,11 @@ def read_index(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def index_records(index: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of an index file; raises RowError, which names the line, if it is damaged."""
+    """Yields the rows of an index file; raises RowError, which says where, if it is damaged."""
+    if index.suffix == PACKED:
+        if index.stat().st_size:  # else all samples were removed
+            yield from PackedRows(index.read_bytes()).rows()
+        return
     number, row = 0, dict[str, Any]()
     with index.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -56,6 +68,53 @@ def index_records(index: Path) -> Iterator[dict[str, Any]]:
             yield row
     if row.get("lines", number) != number:
         raise RowError(f"it has {number} of {row['lines']} lines")
+
+
+def read_packed(index: Path) -> PackedRows | None:
+    """Returns the rows of a packed index file, which must not be empty; None if it holds JSON lines.
+
+    Raises:
+        PrepareError: it is damaged.
+    """
+    if index.suffix != PACKED:
+        return None
+    try:
+        return PackedRows(index.read_bytes())
+    except RowError as error:
+        raise PrepareError(damaged_message(index, error)) from None
+
+
+def read_versions(path: Path) -> list[dict[str, Any]]:
+    """Returns what `index_versions` returns.
+
+    Raises:
+        PrepareError: the index file is damaged; the message says where.
+    """
+    try:
+        return index_versions(path)
+    except RowError as error:
+        raise PrepareError(damaged_message(path, error)) from None
+
+
+def index_versions(index: Path) -> list[dict[str, Any]]:
+    """Returns the rows of an index file, where those of a packed one lack numbers and frames, except the last row.
+
+    Raises:
+        RowError: the file is damaged.
+    """
+    if index.suffix == PACKED and index.stat().st_size:
+        packed = PackedRows(index.read_bytes())
+        return [*packed.versions(packed.count - 1), *packed.rows(packed.count - 1)]
+    return list(index_records(index))
+
+
+def write_index(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces the rows of an index file; without rows it becomes empty."""
+    if path.suffix == PACKED:
+        data = pack(rows) if rows else b""
+    else:
+        data = "".join(index_line({**row, "lines": len(rows)}) for row in rows).encode("utf-8")
+    write_atomically(path, data, durable=True)
 
 
 def damaged_message(index: Path, error: RowError) -> str:
@@ -97,6 +156,7 @@ def check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
         PrepareError: OUT was prepared with other settings, or its recipe cannot be read.
     """
     recipe = {"labels": labels} | {key: value for key, value in to_dict(config).items() if key not in LIMITS}
+    recipe["index"] = "packed"  # a version that reads only JSON lines refuses to continue then
     if not config.windows:
         del recipe["windows"]  # older recipes do not have it
     path = out / "recipe.json"
@@ -115,6 +175,8 @@ def check_recipe(out: Path, config: PrepareConfig, labels: str) -> None:
         return
     except (OSError, ValueError, RecursionError) as error:
         raise PrepareError(f"cannot read {path}: {error}") from None
+    if "index" not in old:
+        del recipe["index"]  # begun by such a version, which may also continue
     new = flatten(recipe)
     differing = [
         f"{format_key('', key)} was {_setting(old, key)} and is now {_setting(new, key)}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from common.cluster.engine import ClusterError, RayEngine
+from common.cluster.shared import shared_folder, shared_output
 from common.environment import available_cores
 from common.files import write_atomically
 from common.phases import begin
@@ -32,6 +34,7 @@ from pipeline.prepare.stores.out_folder import RemoteOut
 from pipeline.prepare.summary import Summary
 from pipeline.prepare.sync.follower import Follower
 from pipeline.prepare.sync.origins import names_within, prefix_labels
+from pipeline.prepare.workers.on_ray import run_tasks_on_ray
 from pipeline.prepare.workers.pool import WorkersCannotStart, run_tasks
 from pipeline.prepare.workers.process import restart_time_limit
 from pipeline.shards.pieces import Piece
@@ -54,6 +57,10 @@ class SampleTask:
     part_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
+Results = Generator[tuple[SampleTask, BaseException | None], None, None]
+"""Yields each task when it has ended, and why it failed, or None."""
+
+
 def prepare(
     src: Location,
     out: Path,
@@ -70,6 +77,7 @@ def prepare(
     retry: bool = True,
     leave_out: Path | None = None,
     remote: RemoteOut | None = None,
+    engine: RayEngine | None = None,
 ) -> Summary:
     """Prepares the sources of `src` that belong to `part` (i of n) and are not in `out` yet.
 
@@ -86,10 +94,11 @@ def prepare(
         retry: whether to try again the files that failed in an earlier run for a reason that may have passed.
         leave_out: list of sources that are treated as if they were not in `src`.
         remote: the folder in an object store for which `out` stands, if it does.
+        engine: the Ray cluster whose nodes decode the sources; None for worker processes of this machine.
 
     Raises:
         PrepareError: an argument is wrong, `out` was prepared from another folder, most of its files are gone, the disk
-            is full, or another run works on the same part.
+            is full, another run works on the same part, or the cluster cannot be used.
         LabelError, ConfigError: a list cannot be used, or does not seem to belong to the sources.
     """
     src, out = src.resolve(), out.resolve()
@@ -99,19 +108,19 @@ def prepare(
     labels = _labels(chosen, labels_path, src, streams=config.streams, may_miss=labels_may_miss)
     begin(f"comparing {len(chosen.sources):,} files with what {where} holds")
     summary = Summary(skipped=chosen.skipped, synced=sync or sync_all)
-    kind, workers = _origin_of_labels(chosen, labels_path), workers or available_cores()
+    kind, cores = _origin_of_labels(chosen, labels_path), workers or available_cores()
     try:
         with closing(Staging(out, part=part, config=config, labels=kind, retry=retry, remote=remote)) as staging:
             summary.set_aside = staging.set_aside
             assigned = [source for source in follower.sources if int(source.key, 16) % part[1] == part[0]]
-            follower.begin(staging, assigned, columns=labels.columns, threads=workers, remove_any=sync_all)
+            follower.begin(staging, assigned, columns=labels.columns, threads=cores, remove_any=sync_all)
             staging.share()
-            prefixed = prefix_labels(labels, follower.origin)
-            _prepare_part(assigned, staging, prefixed, config=config, workers=workers, summary=summary)
+            run = partial(_run_tasks, config=config, workers=cores, engine=engine, src=src, carry=bool(remote))
+            _prepare_part(assigned, staging, prefix_labels(labels, follower.origin), config, run, summary)
             _finish(out, follower, labels, chosen, config=config, summary=summary, remote=remote)
     except OSError as error:
         raise PrepareError(f"cannot continue in {where}: {error}") from None
-    except WorkersCannotStart as error:
+    except (WorkersCannotStart, ClusterError) as error:
         raise PrepareError(str(error)) from None
     return summary
 
@@ -214,9 +223,8 @@ def _prepare_part(
     sources: Sequence[Source],
     staging: Staging,
     labels: Labels,
-    *,
     config: PrepareConfig,
-    workers: int,
+    run: Callable[[list[SampleTask]], Results],
     summary: Summary,
 ) -> None:
     """Prepares the sources that are neither packed, staged nor rejected, and packs all staged samples into shards."""
@@ -229,14 +237,7 @@ def _prepare_part(
             summary.rejected[source.problem.reason] += staging.reject(source, source.problem)
     tasks = [_task(source, staging, labels, config) for source in todo if source.problem is None]
     begin(f"preparing {len(tasks):,} files")
-    results = run_tasks(
-        partial(prepare_sample, config=config),
-        tasks,
-        workers=max(1, min(workers, len(tasks))),
-        timeout_seconds=config.timeout_seconds,
-        memory_mb=config.memory_mb,
-    )
-    with closing(results):  # on any error the workers end before this function does
+    with closing(run(tasks)) as results:  # on any error the workers end before this function does
         for task, error in show_progress(results, total=len(tasks)):
             if isinstance(error, OSError):
                 raise error
@@ -265,6 +266,27 @@ def _task(source: Source, staging: Staging, labels: Labels, config: PrepareConfi
         labels=labels.by_source.get(source.name, {}),
         part_labels={} if is_whole else {item.name: labels.by_source.get(item.name, {}) for item in missing},
     )
+
+
+def _run_tasks(
+    tasks: list[SampleTask],
+    *,
+    config: PrepareConfig,
+    workers: int,
+    engine: RayEngine | None,
+    src: Location,
+    carry: bool,
+) -> Results:
+    work = partial(prepare_sample, config=config)
+    limits: dict[str, Any] = {"timeout_seconds": config.timeout_seconds, "memory_mb": config.memory_mb}
+    if engine is None:
+        yield from run_tasks(work, tasks, workers=max(1, min(workers, len(tasks))), **limits)
+    elif tasks:
+        shared = [shared_folder(src)] if isinstance(src, Path) else []
+        with ExitStack() as stack:
+            if not carry:
+                shared.append(stack.enter_context(shared_output(tasks[0].fragment.parent)))
+            yield from run_tasks_on_ray(work, tasks, engine=engine, shared=tuple(shared), carry=carry, **limits)
 
 
 class _Packer:

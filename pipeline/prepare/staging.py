@@ -5,7 +5,7 @@ OUT/sources.json            the source folders (see `origins`)
 OUT/.staging/PART/          fragments (KEY.SIZE-MTIME.tar): samples of a file that wait for their shard; atomic
 OUT/shard-*.tar             shards; a shard is valid once its index exists
 OUT/index/SHARD.sha256      SHA-256 of that shard
-OUT/index/SHARD.jsonl       one row per sample of that shard: source, offsets, lengths, labels
+OUT/index/SHARD.rows        one row per sample of that shard: source, offsets, lengths, labels
 OUT/index/PART.rejected     journal of rejections, one JSON object per line
 OUT/damaged/                shards that were found damaged, with their index; their sources are prepared again
 """
@@ -24,12 +24,21 @@ from typing import Any
 from common.files import file_sha256, make_folder, replacing, sync, write_atomically
 from pipeline.lists.spans import parse_fragment
 from pipeline.media.rejection import RejectedSource
-from pipeline.prepare.records import LIMITS, PrepareError, check_recipe, damaged_message, index_records, read_journal
+from pipeline.prepare.records import (
+    LIMITS,
+    PrepareError,
+    check_recipe,
+    damaged_message,
+    index_suffix,
+    index_versions,
+    read_journal,
+    write_index,
+)
 from pipeline.prepare.repair import check_shard, read_whole, set_aside
 from pipeline.prepare.sources import Item, PackedSample, Source, packed_keys, part_key
 from pipeline.prepare.stores.originals import remove_copies
 from pipeline.prepare.stores.out_folder import RemoteOut
-from pipeline.shards.checksums import index_line
+from pipeline.shards.index.files import index_files
 from pipeline.shards.pieces import Piece, RowError, read_pieces
 from pipeline.shards.tar_writer import write_shard
 from settings import PrepareConfig
@@ -96,11 +105,8 @@ class Staging:
             message = f"another pipeline.prepare is working on {out} ({self._part}); wait for it, or stop it"
             raise PrepareError(message) from None
         check_recipe(out, config, labels)
-        self.samples = [
-            PackedSample.of(path.stem, row)
-            for path in sorted((out / "index").glob("*.jsonl"))
-            for row in self._sound_rows(path)
-        ]
+        self._index_suffix = index_suffix(out)
+        self.samples = [PackedSample.of(path.stem, row) for path in index_files(out) for row in self._sound_rows(path)]
         self.set_packed(packed_keys(self.samples))
         retried = _ALWAYS_RETRIED + _RETRIED_BY_DEFAULT if self._retry else _ALWAYS_RETRIED
         self._rejected = {
@@ -120,7 +126,7 @@ class Staging:
         """Returns the rows of an index; none if it or its shard is damaged, which are then set aside."""
         name = index.stem
         try:
-            rows = list(index_records(index))
+            rows = index_versions(index)
             if self._remote is None or not self._remote.holds(f"{name}.tar", rows):
                 check_shard(self.out / f"{name}.tar", rows)
             return rows
@@ -259,7 +265,8 @@ class Staging:
         """
         # Take the first free number: the index of a damaged shard was moved away, so its number is used again.
         names = (f"{self._shard}-{number:06d}" for number in itertools.count())
-        name = next(name for name in names if not (self.out / "index" / f"{name}.jsonl").exists())
+        taken = {path.stem for path in index_files(self.out)}
+        name = next(name for name in names if name not in taken)
         if self._journal.exists():
             sync(self._journal)  # which sources a shard leaves out depends on the rejections before it
         try:
@@ -269,17 +276,9 @@ class Staging:
         except RowError as error:
             raise PrepareError(str(error)) from None
         write_atomically(self.out / "index" / f"{name}.sha256", f"{digest}  {name}.tar\n", durable=True)
-        with (
-            replacing(self.out / "index" / f"{name}.jsonl", durable=True) as unfinished,
-            unfinished.open("w", encoding="utf-8") as file,
-        ):
-            for (source, piece), row in zip(samples, rows, strict=True):
-                version = {"key": piece.key, "size": source.size, "mtime_ns": source.mtime_ns}
-                if "file" in row:
-                    version |= {"file_key": source.key}
-                if piece.item is not None:
-                    version |= {"windows": piece.windows}
-                file.write(index_line(version | row | {"lines": len(samples)}))
+        versions = (_version(source, piece, row) for (source, piece), row in zip(samples, rows, strict=True))
+        rows = [version | row for version, row in zip(versions, rows, strict=True)]
+        write_index(self.out / "index" / f"{name}{self._index_suffix}", rows)
         self._packed.update(piece.key for _, piece in samples)
         done = {piece for _, piece in samples}
         for path in dict.fromkeys(piece.path for _, piece in samples):
@@ -318,3 +317,13 @@ def _fragment_name(file_key: str, version: Source | PackedSample) -> str:
 
 def _item_key(source: Source, piece: Piece) -> str:
     return piece.key if piece.item is None else part_key(source.key, piece.item)
+
+
+def _version(source: Source, piece: Piece, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the index says of a packed sample besides its row: the version of the file, and the part of it."""
+    version: dict[str, Any] = {"key": piece.key, "size": source.size, "mtime_ns": source.mtime_ns}
+    if "file" in row:
+        version |= {"file_key": source.key}
+    if piece.item is not None:
+        version |= {"windows": piece.windows}
+    return version

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,15 +55,3 @@ def read_index_line(line: bytes) -> Any:
     if isinstance(row, dict) and "crc32c" in row and row.pop("crc32c") != crc32c(line.rpartition(_LINE_KEY)[0]):
         raise ChecksumError("it differs from its checksum")
     return row
-
-
-def index_damage(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yields the damaged index files of a prepared folder, and what is wrong with each."""
-    for path in sorted((folder / "index").glob("*.jsonl")):
-        number = 0
-        try:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, start=1):  # noqa: B007
-                    read_index_line(line)
-        except (ValueError, RecursionError, OSError) as error:
-            yield path, f"line {number} cannot be read ({' '.join(str(error).split())})"

@@ -71,6 +71,7 @@ class Manifest:
         streams: which tracks every sample has: both, video or audio.
         fingerprint: identifies the content (sources, labels, lengths), regardless of how it is split into shards.
         label_columns: names of the label columns.
+        arrays: all arrays by their names in docs/format.md.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Manifest:
         self.streams: str = meta["streams"]
         self.fingerprint: str = meta["fingerprint"]
         self.label_columns: list[str] = list(meta["label_columns"])
-        self._arrays = arrays
+        self.arrays = arrays
         self._check = check
 
     @classmethod
@@ -189,7 +190,7 @@ class Manifest:
         names = ("source_start", "source_bytes")
         # Mapped anew: halving reads pages all over the files, which would stay part of this process's memory.
         try:
-            arrays = {name: _load_array(self._folder / f"{name}.npy", self._arrays[name].dtype.type) for name in names}
+            arrays = {name: _load_array(self._folder / f"{name}.npy", self.arrays[name].dtype.type) for name in names}
         except OSError as error:
             raise damaged(meta_file(self.root), error) from None
         text, found = partial(_bytes, arrays, "source"), []
@@ -205,12 +206,12 @@ class Manifest:
         Raises:
             ManifestError: there is no such column.
         """
-        return self._arrays[f"label{self._column(column)}"]
+        return self.arrays[f"label{self._column(column)}"]
 
     def label_names(self, column: str) -> list[str]:
         """Sorted distinct values of the label column."""
         name = f"label{self._column(column)}_names"
-        return [self._text(name, code) for code in range(len(self._arrays[f"{name}_start"]) - 1)]
+        return [self._text(name, code) for code in range(len(self.arrays[f"{name}_start"]) - 1)]
 
     def _column(self, column: str) -> int:
         if column not in self.label_columns:
@@ -219,7 +220,7 @@ class Manifest:
         return self.label_columns.index(column)
 
     def _text(self, name: str, index: int) -> str:
-        return _bytes(self._arrays, name, index).decode("utf-8", "replace")
+        return _bytes(self.arrays, name, index).decode("utf-8", "replace")
 
 
 def _bytes(arrays: Mapping[str, NDArray[Any]], name: str, index: int) -> bytes:

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import shutil
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import file_sha256, make_folder, replacing, sync, write_atomically
+from common.files import file_sha256, make_folder, replacing, sync, write_atomically, writer
+from pipeline.shards.index.merging import PreviousRows, RowBlock, merged, pack_text
 from pipeline.shards.manifest import COLUMNS
 from pipeline.shards.meta import FORMAT, is_version, sealed
 from settings import StorageConfig
@@ -31,7 +31,7 @@ _COPIED = 2**14
 
 def write_manifest(
     root: Path,
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any] | RowBlock],
     *,
     shards: Sequence[str],
     shard_bytes: Sequence[int],
@@ -40,38 +40,40 @@ def write_manifest(
     storage: StorageConfig,
     sample_rate: int,
     streams: str,
-) -> int:
-    """Publishes the manifest of `rows` in the folder `root` and returns the number of rows.
+    previous: PreviousRows | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Publishes the manifest of `rows` in the folder `root` and returns its arrays.
 
     Args:
         rows: one mapping per sample with the keys source, shard (index into `shards`), video_offset, first_frame (bytes
             before the first frame in the video blob), frame_bytes (sizes of the frames), width, height, audio_offset,
-            audio_samples, labels (column -> text) and, if the sample has checksums, checksum_offset.
+            audio_samples, labels (column -> text) and, if the sample has checksums, checksum_offset; or many samples
+            at once, as a RowBlock.
         shards, shard_bytes: names and sizes of the shard files.
         shard_sha256: SHA-256 of each shard, empty if unknown; by default all are unknown.
         label_columns: names of the label columns.
         storage: how the video is encoded.
         sample_rate: sampling rate of the audio, in Hz.
         streams: which tracks every sample has: both, video or audio.
+        previous: rows of an earlier manifest with the same label columns, which belong to this one too.
+
+    Raises:
+        SameSource: a row and one of `previous` have the same source.
     """
     table = _Table(label_columns)
     for row in rows:
-        table.append(row)
+        if isinstance(row, RowBlock):
+            table.extend(row)
+        else:
+            table.append(row)
     arrays = table.arrays()
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(storage), sample_rate, list(label_columns)]).encode())
-    places = ("shard", "video_offset", "audio_offset", "checksum_offset")
-    for name in sorted(arrays):
-        if name not in places:
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(arrays[name]).data)
-    # The version depends on the layout of the shards too; the fingerprint only on the content.
-    layout = hashlib.sha256(json.dumps(list(shards)).encode())
-    for name in places:
-        layout.update(arrays[name].data)
-    fingerprint = digest.hexdigest()[:16]
+    if previous is not None:
+        arrays = merged(previous, arrays, columns=len(label_columns))
+    content = [dataclasses.asdict(storage), sample_rate, list(label_columns)]
+    fingerprint, layout = _hashes(arrays, content, shards)
     meta = {
         "format": FORMAT,
-        "version": f"{fingerprint}-{layout.hexdigest()[:8]}",
+        "version": f"{fingerprint}-{layout}",
         "fingerprint": fingerprint,
         "samples": len(arrays["frames"]),
         "streams": streams,
@@ -83,7 +85,21 @@ def write_manifest(
         "shard_sha256": list(shard_sha256) or [""] * len(shards),
     }
     publish_manifest(root / "manifest", meta, arrays)
-    return len(arrays["frames"])
+    return arrays
+
+
+def _hashes(arrays: Mapping[str, NDArray[Any]], content: Sequence[Any], shards: Sequence[str]) -> tuple[str, str]:
+    """The fingerprint, which depends only on the content, and a hash of how the shards are cut."""
+    digest = hashlib.sha256(json.dumps(content).encode())
+    places = ("shard", "video_offset", "audio_offset", "checksum_offset")
+    for name in sorted(arrays):
+        if name not in places:
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(arrays[name]).data)
+    layout = hashlib.sha256(json.dumps(list(shards)).encode())
+    for name in places:
+        layout.update(arrays[name].data)
+    return digest.hexdigest()[:16], layout.hexdigest()[:8]
 
 
 def publish_manifest(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -98,7 +114,7 @@ def publish_manifest(folder: Path, meta: Mapping[str, Any], arrays: Mapping[str,
     if version.exists():
         _repair(version, arrays)
     else:
-        unfinished = folder / f"{meta['version']}.{os.getpid()}.tmp"
+        unfinished = folder / f"{meta['version']}.{writer()}.tmp"
         try:
             unfinished.mkdir(exist_ok=True)
             _repair(unfinished, arrays)
@@ -137,7 +153,7 @@ class _Table:
 
     def __init__(self, label_columns: Sequence[str]) -> None:
         self._columns = {name: array("q") for name in COLUMNS}
-        self._sources: list[str] = []
+        self._sources: list[bytes] = []
         self._frame_offsets = array("I")
         self._frame_counts = array("q")
         self._label_columns = list(label_columns)
@@ -152,14 +168,26 @@ class _Table:
         numbers = {"checksum_offset": -1, **row, "frames": len(sizes)}
         for name, values in self._columns.items():
             values.append(numbers[name])
-        self._sources.append(row["source"])
+        self._sources.append(row["source"].encode("utf-8"))
         for column, codes, known in zip(self._label_columns, self._label_codes, self._label_values, strict=True):
             value = row["labels"].get(column, "")
             codes.append(known.setdefault(value, len(known)) if value else -1)
 
+    def extend(self, block: RowBlock) -> None:
+        """Appends many rows at once."""
+        for name, values in self._columns.items():
+            values.frombytes(block.columns[name].astype(np.int64).tobytes())
+        self._frame_counts.frombytes(block.frame_counts.astype(np.int64).tobytes())
+        self._frame_offsets.frombytes(block.frame_offsets.astype(np.uint32).tobytes())
+        self._sources += block.sources
+        for column, codes, known in zip(self._label_columns, self._label_codes, self._label_values, strict=True):
+            texts = (labels.get(column, "") for labels in block.labels)
+            new = [known.setdefault(text, len(known)) if text else -1 for text in texts]
+            codes.frombytes(np.array(new, np.int32)[block.label_codes].tobytes())
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Returns all arrays of the manifest by name, with rows sorted by source path."""
-        encoded = [source.encode("utf-8") for source in self._sources]
+        encoded = self._sources
         order = np.array(sorted(range(len(encoded)), key=encoded.__getitem__), dtype=np.int64)
         result: dict[str, NDArray[Any]] = {
             name: np.array(self._columns[name], dtype=dtype)[order] for name, dtype in COLUMNS.items()
@@ -167,14 +195,14 @@ class _Table:
         counts = np.array(self._frame_counts, dtype=np.int64)
         result["frame_start"] = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
         result["frame_offsets"] = _reordered(np.frombuffer(self._frame_offsets, dtype=np.uint32), counts, order)
-        result |= _pack_text("source", [encoded[index] for index in order])
+        result |= pack_text("source", [encoded[index] for index in order])
         for column, (codes, values) in enumerate(zip(self._label_codes, self._label_values, strict=True)):
             names = sorted(values)
             # The extra entry at the end maps code -1 to -1.
             renumber = np.full(len(names) + 1, -1, dtype=np.int32)
             renumber[[values[name] for name in names]] = np.arange(len(names))
             result[f"label{column}"] = renumber[np.array(codes, dtype=np.int64)][order]
-            result |= _pack_text(f"label{column}_names", [name.encode("utf-8") for name in names])
+            result |= pack_text(f"label{column}_names", [name.encode("utf-8") for name in names])
         return result
 
 
@@ -192,12 +220,3 @@ def _reordered(values: NDArray[np.uint32], counts: NDArray[np.int64], order: NDA
         result[filled : filled + len(within)] = values[np.repeat(start[some], lengths) + within]
         filled += len(within)
     return result
-
-
-def _pack_text(name: str, texts: Sequence[bytes]) -> dict[str, NDArray[Any]]:
-    """Packs strings as their concatenated bytes and the offset of each."""
-    lengths = np.array([len(text) for text in texts], dtype=np.int64)
-    return {
-        f"{name}_start": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        f"{name}_bytes": np.frombuffer(b"".join(texts), dtype=np.uint8),
-    }

@@ -2,7 +2,8 @@
 
 SRC is a folder of prepared shards, or a folder of videos, which are decoded on the way. OUT gets one row per file or,
 with every=SECONDS, one per window, as Parquet files with source, start, end, labels and unit vectors. Run the same
-command again to resume after an interruption; start it with torchrun to share the work among processes or GPUs.
+command again to resume after an interruption; start it with torchrun to share the work among processes or GPUs,
+or with --engine ray to share it among the nodes of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cluster.engine import ClusterError, add_engine_options, ray_engine
 from common.environment import MissingPackage
 from common.phases import begin, open_log, say
 from common.stores import Location, RemotePath, location
@@ -38,6 +40,7 @@ from training.saving.files import CheckpointError, require_some_checkpoint
 @command(
     "embed",
     CheckpointError,
+    ClusterError,
     ConfigError,
     LabelError,
     ManifestError,
@@ -55,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_logs()
     config = load_config(EmbedConfig, None, options.settings)
     _check(options)
+    engine = ray_engine(options)
     say(f"embedding the files of {options.src} with {options.run}, in {options.out}")
     begin("importing torch and DALI")
     from common.finite import NotFiniteError
@@ -71,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             labels=options.labels,
             labels_may_miss=options.labels_may_miss,
             npy=options.npy,
-            place=Place(**_place()),
+            place=Place(**_place()) if engine is None else None,
+            engine=engine,
         )
     except (EmbedError, NotFiniteError) as error:
         print_error("embed", error)
@@ -101,6 +106,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=location, metavar="OUT", help="folder for the embeddings; or its URL")
     parser.add_argument("--labels", type=Path, help="list with labels of a folder of videos (default: folder names)")
     add_labels_may_miss(parser, things="file")
+    add_engine_options(parser, task="part of OUT", cores="all of a node, or its share per GPU")
     parser.add_argument("--npy", action="store_true", help="also write video.npy and audio.npy")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings such as every=10 (docs/configuration.md)"

@@ -51,12 +51,14 @@ class FolderSource:
         out: the folder for temporary shards.
         files: the files of `src`, in order.
         labels: their labels.
+        first: number of the part that begins with the first of `files`.
     """
 
     unit = "files"
     settings: tuple[str, ...] = ("part_files", "max_seconds")
 
-    def __init__(self, src: Path, out: Path, files: list[File], labels: Labels, job: Job) -> None:
+    def __init__(self, src: Path, out: Path, files: list[File], labels: Labels, job: Job, *, first: int = 0) -> None:
+        self._first = first
         self._src, self._out, self._files, self._labels, self._job = src, out, files, labels, job
         self._size = job.config.part_files
         self._prepare = prepare_config(job.encoders.config, job.config)
@@ -84,7 +86,13 @@ class FolderSource:
                 gc.collect()  # the part's loader holds threads and open files, and is in reference cycles
 
     def _part(self, number: int) -> list[File]:
-        return self._files[number * self._size : (number + 1) * self._size]
+        place = (number - self._first) * self._size
+        return self._files[place : place + self._size]
+
+    def files(self, number: int) -> tuple[list[File], Labels]:
+        files = self._part(number)
+        known = {file.name: self._labels.by_source[file.name] for file in files if file.name in self._labels.by_source}
+        return files, Labels(columns=self.label_columns, by_source=known)
 
     def _embed_part(self, number: int, scratch: Path) -> Iterator[Part | None]:
         files = self._part(number)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.cluster.connect import connected
+from common.cluster.engine import RayEngine
 from common.environment import installed_version
 from common.phases import begin, hushed, say
 from common.progress import show_progress
@@ -19,6 +23,7 @@ from pipeline.prepare.sources import find_sources
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.meta import meta_file
 from search.embed.folder import FolderSource
+from search.embed.on_ray import cluster_device, steps_on_ray
 from search.embed.sources import Job, ShardSource, Source
 from search.embed.store import EmbedError, Part, Store, ordered
 from search.embeddings import FORMAT
@@ -52,6 +57,7 @@ def embed(
     labels_may_miss: bool = False,
     npy: bool = False,
     place: Place | None = None,
+    engine: RayEngine | None = None,
 ) -> dict[str, Any] | None:
     """Embeds the files of `src` that `out` lacks.
 
@@ -63,41 +69,55 @@ def embed(
         labels_may_miss: whether to continue even if the list does not seem to belong to the files.
         npy: whether to write the vectors as .npy files too.
         place: this process among several; None if it is alone.
+        engine: the Ray cluster whose nodes embed the parts; None for this process.
 
     Returns:
         The contents of embeddings.json; None on ranks other than 0, which end when no part is left to claim.
 
     Raises:
         EmbedError: an argument is wrong, or `out` holds other embeddings.
+        ClusterError: the cluster cannot be used.
         CheckpointError, ConfigError, ManifestError, LabelError: the run, the data or the list cannot be used.
         NotFiniteError: an embedding is not finite.
     """
     place = place or Place()
     src, out = src.resolve(), out.resolve()
-    begin(f"reading {run}")
-    job = _job(run, config, place)
-    source = _source(src, out, job, labels=labels, labels_may_miss=labels_may_miss)
-    store = Store(out, parts=source.parts, meta=_meta(run, source, job))
-    try:
-        missing = store.missing()
-        if len(missing) < source.parts:
-            say(f"{source.parts - len(missing):,} of {source.parts:,} parts are complete; embedding the others")
-        begin("embedding")
-        total = source.work(missing[place.rank :: place.size])
-        steps = _steps(source, store, ordered(missing, rank=place.rank, size=place.size))
-        with hushed():
-            for _ in show_progress(steps, total=total, unit=source.unit) if place.rank == 0 else steps:
-                pass
-        if place.rank:
-            return None
-        _wait_for_others(source, store)
-        begin(f"writing the description of {out}")
-        return store.finish(npy=npy)
-    finally:
-        store.close()
+    with connected(engine.address) if engine is not None else nullcontext():
+        begin(f"reading {run}")
+        job = _job(run, config, place) if engine is None else _cluster_job(run, config)
+        source = _source(src, out, job, labels=labels, labels_may_miss=labels_may_miss)
+        store = Store(out, parts=source.parts, meta=_meta(run, source, job))
+        try:
+            missing = _missing(store)
+            work: Callable[[Iterable[int]], Iterator[object]] = partial(_steps, source, store)
+            if engine is not None:
+                work = partial(
+                    steps_on_ray, run=run.resolve(), src=src, source=source, store=store, job=job, engine=engine
+                )
+            total = len(missing) if engine is not None else source.work(missing[place.rank :: place.size])
+            unit = "parts" if engine is not None else source.unit
+            steps = work(ordered(missing, rank=place.rank, size=place.size))
+            with hushed():
+                for _ in show_progress(steps, total=total, unit=unit) if place.rank == 0 else steps:
+                    pass
+            if place.rank:
+                return None
+            _wait_for_others(work, store)
+            begin(f"writing the description of {out}")
+            return store.finish(npy=npy)
+        finally:
+            store.close()
 
 
-def _steps(source: Source, store: Store, parts: Iterator[int]) -> Iterator[Part | None]:
+def _missing(store: Store) -> list[int]:
+    missing = store.missing()
+    if len(missing) < store.parts:
+        say(f"{store.parts - len(missing):,} of {store.parts:,} parts are complete; embedding the others")
+    begin("embedding")
+    return missing
+
+
+def _steps(source: Source, store: Store, parts: Iterable[int]) -> Iterator[Part | None]:
     """Embeds and writes those parts that this process can claim."""
     for part in source.embed(number for number in parts if store.claim(number)):
         if part is not None:
@@ -105,11 +125,11 @@ def _steps(source: Source, store: Store, parts: Iterator[int]) -> Iterator[Part 
         yield part
 
 
-def _wait_for_others(source: Source, store: Store) -> None:
+def _wait_for_others(work: Callable[[Iterable[int]], Iterator[object]], store: Store) -> None:
     """Waits for the parts that other processes have claimed, and makes those whose process has ended."""
     while missing := store.missing():
         begin(f"waiting for {len(missing)} parts of other processes", quietly=True)
-        if not any(part is not None for part in _steps(source, store, iter(missing))):
+        if not any(part is not None for part in work(missing)):
             time.sleep(_PAUSE)
 
 
@@ -130,6 +150,11 @@ def _job(run: Path, config: EmbedConfig, place: Place) -> Job:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     model = encoders.model.to(device).eval()
     return Job(encoders=replace(encoders, model=model), config=config, device=device, processes=place.local_size)
+
+
+def _cluster_job(run: Path, config: EmbedConfig) -> Job:
+    """For a process that leaves the work to the nodes of a cluster; its own device is not used."""
+    return Job(encoders=load_encoders(run), config=config, device=cluster_device(config.device), processes=1)
 
 
 def _source(src: Location, out: Path, job: Job, *, labels: Path | None, labels_may_miss: bool) -> Source:

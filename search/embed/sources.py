@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
 from evaluation.features import MODALITIES
 from pipeline.load.dali_loader import DaliLoader
+from pipeline.prepare.labels import Labels
+from pipeline.prepare.sources import Source as File
 from pipeline.shards.manifest import Manifest
 from search.embed.store import EmbedError, Part
 from search.embed.vectors import Embedded, Embedder
@@ -68,6 +71,9 @@ class Source(Protocol):
     def work(self, parts: Iterable[int]) -> int:
         """How many times `embed` yields for these parts."""
 
+    def files(self, number: int) -> tuple[list[File], Labels]:
+        """The files of a part and their labels, for a process that has not listed them; empty for shards."""
+
     def embed(self, parts: Iterable[int]) -> Iterator[Part | None]:
         """Embeds parts in order; yields a part when it is finished, and None for progress between."""
 
@@ -91,7 +97,12 @@ class ShardSource:
             raise EmbedError(f"{dataset.root} holds no samples")
         self._windows = Windows(np.asarray(dataset.seconds), every=job.config.every)
         self.parts = -(-len(self._windows) // self._size)
-        self.embedder = job.embedder(dataset, modalities=self.modalities)
+        self._job = job
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """What embeds the samples; made when it is needed, for a process that leaves the work to others lacks it."""
+        return self._job.embedder(self._dataset, modalities=self.modalities)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -103,6 +114,9 @@ class ShardSource:
     def work(self, parts: Iterable[int]) -> int:
         last = len(self._windows) - (self.parts - 1) * self._size
         return sum(self.embedder.batches(last if part + 1 == self.parts else self._size) for part in parts)
+
+    def files(self, number: int) -> tuple[list[File], Labels]:
+        return [], Labels(columns=[])
 
     def embed(self, parts: Iterable[int]) -> Iterator[Part | None]:
         labels = LabelTexts(self._dataset)

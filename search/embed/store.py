@@ -77,7 +77,7 @@ class Store:
     """
 
     def __init__(self, out: Path, *, parts: int, meta: Mapping[str, Any]) -> None:
-        self.out, self.parts, self._meta = out, parts, dict(meta)
+        self.out, self.parts, self.meta = out, parts, dict(meta)
         self._complete: set[int] = set()
         self._sha256: dict[int, str] = {}
         """SHA-256 of the parts, if they were all complete before."""
@@ -109,14 +109,13 @@ class Store:
         Raises:
             OSError: the disk is full or not writable.
         """
-        metadata = {KEY: json.dumps(self._meta), UNREADABLE_KEY: json.dumps(part.unreadable, ensure_ascii=False)}
-        table = _table(part, dim=self._meta["model"]["dim"]).replace_schema_metadata(metadata)
-        texts = [name for name in table.schema.names if name not in part.vectors]
-        with replacing(self.out / part_name(part.number), durable=True) as unfinished:
-            # Vectors hardly get smaller by compression, and no value of theirs repeats.
-            pq.write_table(table, unfinished, compression="none", use_dictionary=texts)
-        self._complete.add(part.number)
-        self._release(part.number)
+        write_part(self.out, part, self.meta)
+        self.complete(part.number)
+
+    def complete(self, number: int) -> None:
+        """Notes that a part that this process has claimed is written."""
+        self._complete.add(number)
+        self._release(number)
 
     def finish(self, *, npy: bool) -> dict[str, Any]:
         """Writes the lists and, last of all, embeddings.json; returns its contents. All parts must be complete."""
@@ -127,7 +126,7 @@ class Store:
                 rows += file.metadata.num_rows
                 unreadable += json.loads((file.schema_arrow.metadata or {})[UNREADABLE_KEY])
             hashes.append(file_sha256(path))
-        meta = {**self._meta, **dict(zip(AT_END, (rows, len(unreadable), hashes), strict=True))}
+        meta = {**self.meta, **dict(zip(AT_END, (rows, len(unreadable), hashes), strict=True))}
         write_json_lines(self.out / UNREADABLE, unreadable, durable=True)
         if npy:
             write_npy(Embeddings(self.out, meta))
@@ -176,7 +175,7 @@ class Store:
                 continue  # `_is_complete` says so, and the part is made again
 
     def _compare(self, found: dict[str, Any]) -> None:
-        old, new = flatten(found), flatten(self._meta)
+        old, new = flatten(found), flatten(self.meta)
         differing = [
             f"  {key}: {format_value(old.get(key))} there, {format_value(new.get(key))} now"
             for key in sorted(old.keys() | new.keys())
@@ -188,6 +187,20 @@ class Store:
                 + "\n".join(differing)
                 + "\nuse the same run, source, settings and versions, or another folder"
             )
+
+
+def write_part(out: Path, part: Part, meta: Mapping[str, Any]) -> None:
+    """Writes the file of a part; `meta` is embeddings.json without the keys AT_END.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    metadata = {KEY: json.dumps(meta), UNREADABLE_KEY: json.dumps(part.unreadable, ensure_ascii=False)}
+    table = _table(part, dim=meta["model"]["dim"]).replace_schema_metadata(metadata)
+    texts = [name for name in table.schema.names if name not in part.vectors]
+    with replacing(out / part_name(part.number), durable=True) as unfinished:
+        # Vectors hardly get smaller by compression, and no value of theirs repeats.
+        pq.write_table(table, unfinished, compression="none", use_dictionary=texts)
 
 
 def _table(part: Part, *, dim: int) -> pa.Table:

@@ -1,4 +1,4 @@
-"""slurm/train.sbatch with stand-ins for SLURM's commands, and the form of kubernetes/train.yaml."""
+"""The scripts in slurm/ with stand-ins for SLURM's commands, and the form of the files in kubernetes/."""
 
 from __future__ import annotations
 
@@ -79,3 +79,34 @@ def test_the_kubernetes_job_is_consistent():
         {"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"},
         {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility,video"},
     ]
+
+
+@pytest.mark.parametrize(("status", "queued_again"), [(0, False), (75, True), (2, False)])
+def test_each_job_of_an_array_prepares_its_part(tmp_path, status, queued_again):
+    programs = {
+        "srun": '#!/usr/bin/env bash\nwhile [[ "$1" == --* ]]; do shift; done\n"$@"\n',
+        "scontrol": SCONTROL,
+        "python": f'#!/usr/bin/env bash\nprintf "%s\\n" "$*" >> calls\nexit {status}\n',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {
+        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(tmp_path / "python"), "SLURM_JOB_ID": "43"},
+        **{"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_MIN": "8", "SLURM_ARRAY_TASK_COUNT": "4"},
+        "SLURM_CPUS_PER_TASK": "16",
+    }
+    command = ["bash", str(ROOT / "slurm" / "prepare.sbatch"), "a b", "out", "storage.fps=5"]
+    assert subprocess.run(command, cwd=tmp_path, env=environment, timeout=60).returncode == status
+    assert (tmp_path / "calls").read_text() == "-m pipeline.prepare --shard 1/4 a b out storage.fps=5\n"
+    assert (tmp_path / "requeued").exists() == queued_again
+
+
+def test_the_kubernetes_job_prepares_as_many_parts_as_it_has_pods():
+    job = yaml.safe_load((ROOT / "kubernetes" / "prepare.yaml").read_text())
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"]
+    assert container["command"][-1].endswith(f'--shard "$JOB_COMPLETION_INDEX/{spec["completions"]}"')
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}

@@ -21,7 +21,7 @@ from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan, ClipPlanner
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
-from pipeline.prepare.records import PrepareError
+from pipeline.prepare.records import PrepareError, index_records
 from pipeline.prepare.staging import Staging
 from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest, ManifestError
@@ -32,7 +32,7 @@ from tests.fuzz.cases import World, attempt, check, outcome
 from tests.fuzz.mutate import damaged
 from tests.fuzz.odd import ODD_TEXTS
 from tests.fuzz.originals import prepare_config
-from tests.pipeline.shards.formats import without_checksums
+from tests.pipeline.shards.formats import with_index_lines, without_checksums
 from training.checkpoint import CheckpointError, model_of, read
 
 _ODD_JSON: tuple[Any, ...] = (
@@ -112,9 +112,16 @@ def index(rng: random.Random, world: World) -> str:
         entry = {"source": "a.mp4", "reason": "empty file", "detail": "", "key": "0" * 20, "size": 0, "mtime_ns": 1}
         path.write_text(json.dumps({**entry, "limits": [120.0, 4096]}) + "\n")
     else:
-        found = {"index": "index/*.jsonl", "recipe": "recipe.json", "meta": "manifest/meta.json"}[choice]
+        if choice == "index" and rng.random() < 0.6:
+            with_index_lines(root)
+        packed = choice == "index" and any(root.glob("index/*.rows"))
+        found = {
+            "index": "index/*.rows" if packed else "index/*.jsonl",
+            "recipe": "recipe.json",
+            "meta": "manifest/meta.json",
+        }[choice]
         path = rng.choice(sorted(root.glob(found)))
-    (_edit_json if rng.random() < 0.6 else _damage)(path, rng)
+    (_edit_json if rng.random() < 0.6 and path.suffix != ".rows" else _damage)(path, rng)
     shards = sorted(path.read_bytes() for path in root.rglob("*.tar"))
     # The settings must be those of the originals, or the recipe would be refused.
     config = prepare_config(root.name)
@@ -139,7 +146,7 @@ def staged_sample(rng: random.Random, world: World) -> str:
     root = world.prepared[rng.choice(("vp9", "jpeg"))]
     folder = world.scratch()
     fragment = folder / "fragment.tar"
-    row = json.loads(sorted(root.glob("index/*.jsonl"))[0].read_text().splitlines()[0])
+    row = next(index_records(sorted(root.glob("index/*.rows"))[0]))
     # The first sample of the shard, up to the end of its last member, the JSON file.
     data = sorted(root.glob("*.tar"))[0].read_bytes()
     data = data[: data.index(row["key"].encode() + b".json") + 512 + 2048] + bytes(1024)

@@ -86,7 +86,7 @@ def test_damaged_folders_are_refused_in_one_line(out, tmp_path, capsys):
     attach(out, "path,split\n1,a\n2,b\n")
     (out / "labels.jsonl").write_text('{"columns": ["split"]}\n{"source": 3}\n')
     assert attach(out, "path,split\n1,a\n2,b\n") == 2
-    next(out.glob("index/*.jsonl")).unlink()
+    next(out.glob("index/*.rows")).unlink()
     assert attach(out, "path,split\n1,a\n2,b\n") == 2
     lines = capsys.readouterr().err.splitlines()
     for line, part in zip(lines, ("holds no manifest", "labels.jsonl is damaged", "is missing, and"), strict=True):

@@ -21,6 +21,7 @@ from common.phases import begin
 from common.stores import RemotePath, StoreError, StoreFileNotFound
 from common.stores.lease import Lease, LeaseTaken
 from pipeline.prepare.records import PrepareError
+from pipeline.shards.index.files import LINES, PACKED, index_file, index_files
 from pipeline.shards.meta import is_version
 
 RECIPE = "recipe.json"
@@ -99,7 +100,9 @@ class RemoteOut:
                     self._take(key, content)
                     self._etags[key] = files[key].etag
         for path in self.folder.glob("shard-*.tar"):
-            if f"index/{path.stem}.jsonl" in files:  # the store has this shard, perhaps from another machine
+            if any(
+                f"index/{path.stem}{suffix}" in files for suffix in (PACKED, LINES)
+            ):  # the store has this shard, perhaps from another machine
                 path.unlink()
         for key, path in self._small_files():
             # The index of a shard that is still here is newer than the store.
@@ -156,11 +159,16 @@ class RemoteOut:
         begin(f"writing the manifest of {self.url}")
         for path in sorted((meta.parent / version).iterdir()):
             (self.url / "manifest" / version / path.name).upload(path)
+        merged = meta.with_name("merged.json")
+        if merged.exists():
+            (self.url / "manifest" / merged.name).upload(merged)
+        else:
+            self._remove(["manifest/merged.json"])
         (self.url / _META).write_bytes(meta.read_bytes())
         # What meta.json names may be anything that someone has written there.
         if is_version(previous) and previous != version:
             self._remove(f"manifest/{previous}/{name}" for name in _names(self.url / "manifest" / str(previous)))
-        empty = [path for path in (self.folder / "index").glob("*.jsonl") if not path.stat().st_size]
+        empty = [path for path in index_files(self.folder) if not path.stat().st_size]
         self._remove(f"{path.stem}.tar" for path in empty if f"{path.stem}.tar" in self.sizes)
 
     def holds(self, shard: str, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -170,8 +178,9 @@ class RemoteOut:
 
     def damaged_message(self, name: str, error: Exception) -> str:
         """Returns what to tell the user of a damaged index, or one without its shard."""
+        index = index_file(self.folder, name).name
         return (
-            f"{self.url}/index/{name}.jsonl or its shard {name}.tar is damaged ({error}): move both elsewhere, then "
+            f"{self.url}/index/{index} or its shard {name}.tar is damaged ({error}): move both elsewhere, then "
             "run the same command again, which prepares their sources again"
         )
 
@@ -206,18 +215,18 @@ class RemoteOut:
         return [(key, path) for key, path in named if _is_small(key)]
 
     def _index_of(self, shard: Path) -> Path:
-        return self.folder / "index" / f"{shard.stem}.jsonl"
+        return index_file(self.folder, shard.stem)
 
     def _is_waiting(self, record: Path) -> bool:
         return (self.folder / f"{record.stem}.tar").exists()
 
     def _has_shards(self) -> bool:
-        return any((self.folder / "index").glob("*.jsonl"))
+        return bool(index_files(self.folder))
 
 
 def _rank(key: str) -> int:
     """The order of copying: what the index of a shard relies on comes before it."""
-    return 2 if key.endswith(".jsonl") and key.startswith("index/") else 0 if "/" not in key else 1
+    return 2 if key.endswith((PACKED, LINES)) and key.startswith("index/") else 0 if "/" not in key else 1
 
 
 def _is_small(key: str) -> bool:

@@ -251,7 +251,11 @@ class Settlement:
                 return None
             return self._labelled(sample, row) if sample.item in labelled else row
 
-        edit_index(out, edit)
+        def concerns(sample: PackedSample, row: dict[str, Any]) -> bool:
+            is_labelled = sample.source in labelled
+            return sample in remove or (is_labelled and self._labels.by_source.get(sample.source, {}) != row["labels"])
+
+        edit_index(out, edit, concerns=concerns)
 
     def _labelled(self, sample: PackedSample, row: dict[str, Any]) -> dict[str, Any]:
         values = self._labels.by_source.get(sample.item, {})

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.files import write_atomically, write_json_lines
-from pipeline.prepare.records import read_index, read_journal
+from common.files import write_json_lines
+from pipeline.prepare.records import read_index, read_journal, read_versions, write_index
 from pipeline.prepare.sources import PackedSample
-from pipeline.shards.checksums import index_line
+from pipeline.shards.index.files import index_files
 
 
 @contextmanager
@@ -28,6 +28,7 @@ def edit_index(
     edit: Callable[[PackedSample, dict[str, Any]], dict[str, Any] | None],
     *,
     shards: Container[str] | None = None,
+    concerns: Callable[[PackedSample, dict[str, Any]], bool] | None = None,
 ) -> None:
     """Replaces each row of the indexes by what `edit` returns for it; None removes the row.
 
@@ -36,15 +37,20 @@ def edit_index(
 
     Args:
         shards: names of the shards to edit, without suffix; by default all.
+        concerns: whether `edit` may change a row, of which this gets only what `index_versions` returns.
     """
     with locked(out):
-        for path in sorted((out / "index").glob("*.jsonl")):
+        for path in index_files(out):
             if shards is not None and path.stem not in shards:
+                continue
+            if concerns is not None and not any(
+                concerns(PackedSample.of(path.stem, row), row) for row in read_versions(path)
+            ):
                 continue
             old = list(read_index(path))
             new = [row for row in (edit(PackedSample.of(path.stem, row), row) for row in old) if row is not None]
             if new != old:
-                write_atomically(path, "".join(index_line(row | {"lines": len(new)}) for row in new), durable=True)
+                write_index(path, new)
 
 
 def prune_journals(out: Path, keep: Callable[[str], bool]) -> None:

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 from common.files import write_atomically
 from common.stores import Location
 from pipeline.prepare.labels import Labels
-from pipeline.prepare.records import PrepareError, read_index, read_journal
+from pipeline.prepare.records import PrepareError, read_index, read_journal, read_versions
 from pipeline.prepare.sources import Source, add_prefix
 from pipeline.prepare.stores.originals import content_sha256
 from pipeline.prepare.sync.edits import locked
+from pipeline.shards.index.files import PACKED, index_files
 from pipeline.shards.tar_writer import is_text
 from settings.load import format_key, format_value
 
@@ -163,10 +164,11 @@ class Origins:
                 entry for path in sorted((self._out / "index").glob("*.rejected")) for entry in read_journal(path)
             )
             self._known = [(_file_key(entry), _version(entry)) for entry in entries if entry["size"] >= 0]
-            for path in sorted((self._out / "index").glob("*.jsonl")):
+            for path in index_files(self._out):
                 # A damaged index is set aside later, so its readable rows are all there is to know the source by.
                 with suppress(PrepareError):
-                    self._known.extend((_file_key(row), _version(row)) for row in read_index(path))
+                    rows = read_versions(path) if path.suffix == PACKED else read_index(path)
+                    self._known.extend((_file_key(row), _version(row)) for row in rows)
         return self._known
 
     def _refusal(self, here: str) -> str:

@@ -95,12 +95,12 @@ def test_a_damaged_manifest_is_named_and_rebuilt(prepared, intact, capsys, name)
 
 
 def test_a_damaged_index_is_named_and_never_becomes_a_manifest(prepared, intact, capsys):
-    path = prepared.out / "index" / "shard-000001.jsonl"
+    path = prepared.out / "index" / "shard-000001.rows"
     flip(path, path.read_bytes().index(b".mp4"))
     assert main([str(prepared.out), "--verify"]) == 1
-    assert f"damaged: {path}: line 1 cannot be read (it differs from its checksum)" in capsys.readouterr().out
+    assert f"damaged: {path}: cannot be read (its content differs from its checksum)" in capsys.readouterr().out
     prepared.prepare()
-    assert sorted(file.name for file in (prepared.out / "damaged").iterdir())[0] == "shard-000001.0.jsonl"
+    assert sorted(file.name for file in (prepared.out / "damaged").iterdir())[0] == "shard-000001.0.rows"
     shutil.rmtree(prepared.out / "damaged")
     assert prepared.files() == intact
 

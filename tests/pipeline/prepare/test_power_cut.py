@@ -237,8 +237,8 @@ def test_the_recorder_notices_content_that_is_never_flushed(sources, tmp_path, m
     "name",
     [
         "shard-000001.tar",
-        "index/shard-000000.jsonl",
-        "index/shard-000002.jsonl",
+        "index/shard-000000.rows",
+        "index/shard-000002.rows",
         "index/part.rejected",
         "manifest/meta.json",
         "manifest/*/frame_start.npy",

@@ -20,7 +20,7 @@ from webdataset import tariterators
 
 from pipeline.prepare.__main__ import main
 from pipeline.prepare.labels import LabelError
-from pipeline.prepare.records import PrepareError
+from pipeline.prepare.records import PrepareError, index_rows
 from pipeline.prepare.run import prepare
 from pipeline.prepare.staging import Staging
 from pipeline.shards.manifest import Manifest
@@ -160,7 +160,7 @@ def test_a_killed_run_resumes(clip, tmp_path):
     command = [sys.executable, "-m", "pipeline.prepare", str(src), str(out), "--workers", "1", *settings]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(list(out.glob("index/*.jsonl"))) < 2 and time.monotonic() < deadline:
+    while len(list(out.glob("index/*.rows"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -169,8 +169,7 @@ def test_a_killed_run_resumes(clip, tmp_path):
     (out / "shard-000099.tar").write_bytes(b"no index names this")
     with (out / "index/part.rejected").open("a") as journal:
         journal.write('{"source": "ba')
-    rows = [json.loads(line) for path in out.glob("index/*.jsonl") for line in path.read_text().splitlines()]
-    finished = {row["key"] for row in rows}
+    finished = {row["key"] for _, row in index_rows(out)}
     # A sample of a finished shard may still be staged, if the kill came before it was removed.
     staged = {path.name.partition(".")[0] for path in out.glob(".staging/part/*.tar")} - finished
     missing = 14 - len(finished) - len(staged)

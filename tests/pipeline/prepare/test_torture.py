@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.prepare.records import index_rows
 from pipeline.prepare.run import prepare
 from pipeline.shards.manifest import Manifest
 from settings import PrepareConfig, StorageConfig
@@ -31,8 +32,7 @@ def expectations(real_data: Path) -> dict[str, str]:
 def test_each_file_is_prepared_or_rejected_as_expected(real_data, expectations, tmp_path, streams):
     config = PrepareConfig(streams=streams, min_seconds=0.01, storage=StorageConfig(fps=10, short_side=32))
     prepare(real_data / "torture_open/files", tmp_path, config=config, workers=2)
-    rows = [json.loads(line) for path in tmp_path.glob("index/*.jsonl") for line in path.read_text().split("\n")[:-1]]
-    results = {row["source"]: "ok flagged" if row["flags"] else "ok" for row in rows}
+    results = {row["source"]: "ok flagged" if row["flags"] else "ok" for _, row in index_rows(tmp_path)}
     for line in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
         entry = json.loads(line)
         results[entry["source"]] = entry["reason"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from common.files import file_sha256
 from pipeline.plan.clips import ClipPlanner
 from pipeline.prepare.labels import Labels
 from pipeline.prepare.publish import publish
+from pipeline.prepare.records import index_records
 from pipeline.prepare.sources import Source
 from pipeline.prepare.staging import Staging
 from pipeline.shards.codecs import CODECS, VideoBlob
@@ -31,6 +33,22 @@ def format_1(folder: Path, codec: str) -> Path:
     with tarfile.open(Path(__file__).with_name("format_1.tar.gz")) as archive:
         archive.extractall(folder, filter="data")
     return folder / "format_1" / codec
+
+
+def with_index_lines(out: Path, *, drop: Collection[str] = ()) -> Path:
+    """Makes the index of prepared data JSON lines, as older versions wrote it.
+
+    Args:
+        drop: keys that a still older version did not write.
+    """
+    recipe = json.loads((out / "recipe.json").read_text())
+    (out / "recipe.json").write_text(json.dumps({key: value for key, value in recipe.items() if key != "index"}))
+    for index in sorted((out / "index").glob("*.rows")):
+        rows = [{key: row[key] for key in row if key not in drop} for row in index_records(index)]
+        lines = [{**row, "lines": len(rows)} for row in rows] if "lines" not in drop else rows
+        index.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        index.unlink()
+    return out
 
 
 def format_2(old: Path, out: Path) -> Path:

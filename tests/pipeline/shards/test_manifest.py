@@ -27,12 +27,12 @@ def row(source: str, sizes: list[int], **labels: str) -> dict[str, object]:
 def write(root: Path, rows, columns=("word",), name: str = "shard-000000.tar") -> Manifest:
     root.mkdir(exist_ok=True)
     (root / name).write_bytes(bytes(SIZE))
-    count = write_manifest(
+    arrays = write_manifest(
         root, rows, shards=[name], shard_bytes=[SIZE], label_columns=list(columns), storage=StorageConfig(fps=10),
         sample_rate=16000, streams="both",
     )  # fmt: skip
     manifest = Manifest.open(root)
-    assert len(manifest) == count
+    assert len(manifest) == len(arrays["frames"])
     return manifest
 
 

@@ -133,7 +133,7 @@ def test_the_manifest_comes_last(store, src):
     prepared(url, url.parent / "out")
     written = [request.path.partition("/out/")[2] for request in store.requests if request.method == "PUT"]
     order = [written.index(name) for name in ("shard-000000.tar", "index/shard-000000.sha256")]
-    order += [written.index("index/shard-000000.jsonl"), written.index("manifest/meta.json")]
+    order += [written.index("index/shard-000000.rows"), written.index("manifest/meta.json")]
     assert order == sorted(order)
     assert all(name.startswith(".staging") for name in written[written.index("manifest/meta.json") + 1 :])
 
@@ -213,7 +213,7 @@ def test_a_shard_that_another_machine_has_written_meanwhile_stays(store, src, tm
     before = store.objects(out)
     # What a machine had packed, but not copied, before it was lost for a while.
     (tmp_path / "work/part/shard-000000.tar").write_bytes(b"of other samples")
-    (tmp_path / "work/part/index/shard-000000.jsonl").write_bytes(b"")
+    (tmp_path / "work/part/index/shard-000000.rows").write_bytes(b"")
     prepared(folder, out, work=tmp_path / "work")
     assert store.objects(out) == before
 

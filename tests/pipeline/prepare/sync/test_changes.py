@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 
@@ -15,6 +14,7 @@ from pipeline.prepare.run import prepare_sample
 from pipeline.prepare.sources import find_sources, unchanged
 from pipeline.prepare.staging import Staging
 from pipeline.prepare.summary import print_summary
+from tests.pipeline.shards.formats import with_index_lines
 
 NEW = ("sha256", "lines", "crc32c")
 """Keys of index rows that older versions did not write."""
@@ -63,9 +63,7 @@ def test_rows_of_older_versions_are_followed_by_size_and_time(src, prepare, foun
     for number, name in enumerate(ALL):
         os.utime(src / name, (number // 2, number // 2))
     prepare()
-    for index in (tmp_path / "out/index").glob("*.jsonl"):
-        rows = [json.loads(line) for line in index.read_text().splitlines()]
-        index.write_text("".join(json.dumps({k: v for k, v in row.items() if k not in NEW}) + "\n" for row in rows))
+    with_index_lines(tmp_path / "out", drop=NEW)
     (src / "dog/5.wav").rename(src / "cat/9.wav")  # the only file of its size and time
     (src / "cat/1.wav").rename(src / "cat/8.wav")  # another file has the same
     summary = prepare()

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.prepare.records import PrepareError
 from pipeline.prepare.staging import Staging
+from tests.pipeline.shards.formats import with_index_lines
 
 NEW = ("sha256", "lines", "crc32c")
 """Keys of index rows that older versions did not write."""
@@ -72,7 +73,7 @@ def test_a_source_that_moved_is_recognised_by_its_content(days, prepare, found, 
 def test_a_source_that_moved_is_recognised_with_a_damaged_index_too(days, prepare, found, tmp_path):
     before = found()
     (tmp_path / "day1").rename(tmp_path / "disk")
-    (index,) = (tmp_path / "out/index").glob("*.jsonl")
+    (index,) = (with_index_lines(tmp_path / "out") / "index").glob("*.jsonl")
     first, second = index.read_bytes().splitlines(keepends=True)
     index.write_bytes(first + b"?" + second[1:])
     summary = prepare("disk", DAY1)
@@ -140,9 +141,7 @@ def test_a_name_belongs_to_one_folder(days, prepare, tone, tmp_path):
 def test_a_folder_of_an_older_version_gets_a_record(days, prepare, found, tmp_path):
     before = found()
     (tmp_path / "out/sources.json").unlink()
-    for index in (tmp_path / "out/index").glob("*.jsonl"):
-        rows = [json.loads(line) for line in index.read_text().splitlines()]
-        index.write_text("".join(json.dumps({k: v for k, v in row.items() if k not in NEW}) + "\n" for row in rows))
+    with_index_lines(tmp_path / "out", drop=NEW)
     assert prepare("day1", DAY1).already_prepared == 2
     assert json.loads((tmp_path / "out/sources.json").read_text())["sources"][0]["paths"] == [str(tmp_path / "day1")]
     assert found() == before
