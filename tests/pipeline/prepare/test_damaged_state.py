@@ -157,7 +157,7 @@ def test_a_row_that_points_outside_its_shard_is_named(tmp_path, array, value, co
     with pytest.raises(ManifestError, match=r"\.npy is damaged: .*sample 0"):
         Manifest.open(tmp_path)
     # The reader checks the rows that it uses too, because a large frame_offsets is not checked at opening.
-    monkeypatch.setattr("pipeline.shards.manifest.impossible_number", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.shards.content.impossible_number", lambda *_, **__: None)
     manifest = Manifest.open(tmp_path)
     config = from_dict(Config, {"clip": {"frames": 2}})
     plan = ClipPlanner(config=config, dataset=manifest, fps=10.0).uniform(np.array([0]), clips=1)
