@@ -1,4 +1,7 @@
-"""Prepares all sources of a folder: decodes and encodes in workers, packs shards in order, publishes the manifest."""
+"""Prepares all sources of a folder: decodes and encodes in workers, packs shards in order, publishes the manifest.
+
+The shards depend neither on the number of workers nor on interruptions.
+"""
 
 from __future__ import annotations
 
@@ -80,8 +83,6 @@ def prepare(
     engine: RayEngine | None = None,
 ) -> Summary:
     """Prepares the sources of `src` that belong to `part` (i of n) and are not in `out` yet.
-
-    The shards depend neither on the number of workers nor on interruptions.
 
     Args:
         labels_path: list of labels; without it the folder names are labels.

@@ -39,8 +39,9 @@ def fast_bf16(device: torch.device) -> bool:
     """
     if device.type != "cpu":
         return False
-    # torch-private: there is no public query of either
-    return torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and "AMD" in processor())
+    if torch.cpu._is_amx_tile_supported():  # torch-private: there is no public query
+        return True
+    return "AMD" in processor() and torch.cpu._is_avx512_bf16_supported()  # torch-private: there is no public query
 
 
 class DenseBounds:

@@ -73,8 +73,8 @@ def _failure(outcome: Outcome, timeout_seconds: float, memory_mb: int) -> BaseEx
     if isinstance(error, WorkersCannotStart):
         raise WorkersCannotStart(f"node {outcome.node}: {error}")
     if isinstance(error, TaskDied):
-        reason = "out of memory" if error.out_of_memory else "decoder crashed"
-        return RejectedSource(reason, f"{error}, each time")
+        said = f"{error}, each time"
+        return RejectedSource("out of memory", said) if error.out_of_memory else RejectedSource("decoder crashed", said)
     return classify_failure(error, timeout_seconds, memory_mb)
 
 

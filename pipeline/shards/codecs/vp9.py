@@ -11,8 +11,8 @@ import av
 import numpy as np
 
 from pipeline.plan.clips import ClipPlan
-from pipeline.shards import ivf
 from pipeline.shards.checksums import crc32c
+from pipeline.shards.codecs import ivf
 from pipeline.shards.codecs.base import Codec, Inputs, VideoBlob, frame_rate
 from pipeline.shards.reader import ShardReader
 

@@ -10,8 +10,7 @@ import pytest
 from av.video.frame import VideoFrame
 
 from pipeline.prepare.media import NormalisedMedia
-from pipeline.shards import ivf
-from pipeline.shards.codecs import CODECS
+from pipeline.shards.codecs import CODECS, ivf
 from pipeline.shards.codecs.jpeg import Jpeg
 from pipeline.shards.encoder import BlobEncoder
 from pipeline.shards.tar_writer import sample_bytes, sample_row
