@@ -3,8 +3,9 @@
     python export.py RUN OUT [--licence ID] [--no-onnx] [--push USER/NAME [--private]]
 
 OUT then holds, for video and for audio, a .pt2 file (for torch.export.load) and an .onnx file, both with the
-preprocessing inside: raw frames and PCM in, unit vectors out; the weights of the backbone alone as .safetensors, with
-torchvision's names; config.json; and README.md, a model card made from the run (docs/export.md).
+preprocessing inside: raw frames and PCM in, embeddings (unit vectors) and backbone features out; the weights of the
+backbone alone as .safetensors, with torchvision's names; config.json; and README.md, a model card made from the run
+(docs/export.md).
 """
 
 from __future__ import annotations
@@ -55,13 +56,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("run", type=location, help="run folder, or a checkpoint file; or its URL")
     parser.add_argument("out", type=location, help="folder to write to; or its URL")
-    parser.add_argument("--licence", default="", metavar="ID", help="licence of the weights for the card, such as mit")
+    parser.add_argument(
+        "--licence",
+        default="",
+        metavar="ID",
+        help="licence of the weights, as an identifier for the model card, such as mit",
+    )
     parser.add_argument("--no-onnx", action="store_true", help="write no ONNX files")
     parser.add_argument("--push", metavar="USER/NAME", help="then upload the folder to the Hugging Face Hub")
     parser.add_argument("--private", action="store_true", help="with --push: make a new repository private")
     args = parser.parse_args(arguments)
     if args.private and args.push is None:
-        parser.error("--private is about the repository of --push USER/NAME, which is not given")
+        parser.error("--private needs --push USER/NAME")
     return args
 
 
@@ -70,24 +76,29 @@ def require_packages(args: argparse.Namespace) -> None:
     if not args.no_onnx and (missing := missing_packages(*ONNX_PACKAGES)):
         raise MissingPackage(
             f"writing ONNX files needs {' and '.join(missing)}: pip install -r requirements-export.txt, or export "
-            "without them by --no-onnx"
+            "without ONNX files: --no-onnx"
         )
     if args.push is not None:
         require_hub(args.push)
 
 
 def require_replaceable(out: Location) -> None:
-    """Raises OSError if OUT is a file, or holds a README.md or config.json that an export has not written."""
+    """Raises OSError if OUT is a file, or holds a README.md or config.json that is not from an export."""
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "this is not a folder", str(out))
     for name in ("README.md", "config.json"):
-        if (out / name).exists() and not (out / "video.safetensors").exists():  # an export writes this one earlier
-            raise FileExistsError(errno.EEXIST, "no export has written this file: name another folder", str(out / name))
+        # An export writes video.safetensors before these two.
+        if (out / name).exists() and not (out / "video.safetensors").exists():
+            said = "this file is not from an export and would be overwritten: choose another folder"
+            raise FileExistsError(errno.EEXIST, said, str(out / name))
 
 
 @command("export.py", CheckpointError, HubError, MissingPackage)
 def announce() -> None:
-    """Finds mistakes that can be found without torch, which takes seconds to import; says what follows."""
+    """Finds mistakes that can be found without torch, which takes seconds to import; says what follows.
+
+    `command` returns the exit status.
+    """
     args = parse()
     if isinstance(args.run, Path):
         require_some_checkpoint(args.run)
@@ -184,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     state = read(checkpoint)
     config, model = model_of(state, source=str(args.run))
     origin = Origin.of(state, config, checkpoint, licence=args.licence)
-    if args.no_onnx:  # those of an earlier export would belong to other weights
+    if args.no_onnx:  # as in `export`, which sees only an empty temporary folder if OUT is a URL
         for modality in MODALITIES:
             (args.out / f"{modality}.onnx").unlink(missing_ok=True)
     with written_to(args.out) as out:

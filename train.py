@@ -63,7 +63,7 @@ def announce() -> None:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         samples = check_files(config, resume=args.resume, dry_run=args.dry_run)
     clips = f"{samples:,} samples of {config.data.where}" if samples else config.data.where
-    say(f"dry run on {clips}" if args.dry_run else f"training on {clips}, in {config.run_dir}")
+    say(f"dry run on {clips}" if args.dry_run else f"training on {clips}; writing to {config.run_dir}")
     begin("importing torch and DALI")
 
 

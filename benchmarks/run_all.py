@@ -8,9 +8,10 @@ docs/first_hour.md.
 
     python -m benchmarks.run_all --gpu-minutes 25 --out results/
 
-measures, on a GPU that is there for so long only, what is worth most: doctor, the tests that need a GPU, the training
-step, decoding and selection, in this order. Every result is in the folder as soon as it is measured, and session.json
-says how each part ended. With --stand-in, the same commands are rehearsed on the CPU, at sizes that take seconds.
+measures, on a GPU that is available for only so long, what is worth most: doctor, the tests that need a GPU, the
+training step, decoding and selection, in this order. Every result is in the folder as soon as it is measured, and
+session.json says how each part ended. With --stand-in, the same commands are rehearsed on the CPU, at sizes that take
+seconds.
 
 On a machine with a GPU, decode_gpu, decode_sweep_gpu and step_gpu are measured too. The last trains R(2+1)D-18 on clips
 of 16 frames of 112 pixels in bf16, fed from JPEG shards of the demo corpus.

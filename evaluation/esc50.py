@@ -26,11 +26,14 @@ from settings.evaluation import EvaluationConfig
 from settings.load import format_names
 
 CS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-BASELINE = "log-mel mean and deviation"
+BASELINE = "log-mel mean and standard deviation"
 
 
 class LogMelMoments(nn.Module):
-    """Features that are not learned: the first and second moment of each mel band over a window."""
+    """Features that are not learned: the first and second moment of each mel band over a window.
+
+    Moments, because `extract` averages over a sample's clips, and the average of deviations is not the deviation.
+    """
 
     def forward(self, audio: torch.Tensor) -> EncoderOutput:
         """[B, 1, n_mels, F] to features [B, 2 n_mels]."""
@@ -48,7 +51,7 @@ class Baseline(nn.Module):
 
 
 def esc50_tasks(data: LabelledData) -> list[Task]:
-    """One task per fold, which is the test part; the other folds are the training part.
+    """One task per fold: that fold is the test part, the others are the training part.
 
     Raises:
         ConfigError: the data set lacks the label column fold or category, or has only one fold.
@@ -70,19 +73,20 @@ def esc50_tasks(data: LabelledData) -> list[Task]:
         Task(
             label="category",
             codes=codes,
-            split=Split(train=known & (folds != code), test=folds == code, origin=f"fold {name}"),
+            split=Split(train=known & (folds != fold), test=folds == fold, origin=f"fold {name}"),
         )
-        for code, name in enumerate(names)
+        for fold, name in enumerate(names)
     ]
 
 
 def run_esc50(
     models: Mapping[str, CrossModalModel], loader: ClipLoader, tasks: Sequence[Task], settings: EvaluationConfig
 ) -> list[dict[str, Any]]:
-    """Accuracy on each fold and its mean, for every encoder, for log-mel statistics, and for the majority class.
+    """Accuracy on each fold and its mean, for every audio encoder, for log-mel statistics, and for the majority class.
 
-    C is the value with the best accuracy when each training fold is held out in turn: the tested fold does not
-    influence it, and clips cut from one recording, which share a fold, are never on both sides.
+    The SVM's C is the value with the best mean accuracy when each training fold is held out in turn. The test fold has
+    no influence on it, and clips cut from one recording, which share a fold, are never in both the fitted and the
+    held-out part.
 
     Raises:
         ConfigError: the data have no audio.
@@ -98,12 +102,12 @@ def run_esc50(
     rows = []
     for name, _, pooled in each_encoder(features):
         x = _mean_and_deviation(pooled) if name == BASELINE else pooled
-        each, chosen = [], []
+        accuracies, chosen_cs = [], []
         for task in (task.rows(ids) for task in tasks):
             svm, c = fit_svm(x[task.train], task.codes[task.train], groups=fold_of[task.train])
-            each.append({"accuracy": float(np.mean(svm.predict(x[task.test]) == task.codes[task.test]))})
-            chosen.append(f"{c:g}")
-        rows.append({"encoder": name} | over_splits(each, tests=len(ids)) | {"Cs": " ".join(chosen)})
+            accuracies.append({"accuracy": float(np.mean(svm.predict(x[task.test]) == task.codes[task.test]))})
+            chosen_cs.append(f"{c:g}")
+        rows.append({"encoder": name} | over_splits(accuracies, tests=len(ids)) | {"Cs": " ".join(chosen_cs)})
     majority = [{"accuracy": float(task.majority_correct().mean())} for task in tasks]
     return [*rows, {"encoder": f"{CHANCE} (majority class)"} | over_splits(majority, tests=len(ids))]
 

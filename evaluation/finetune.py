@@ -149,8 +149,8 @@ def _shares(probabilities: np.ndarray, codes: np.ndarray, clips_right: np.ndarra
 def _chance_row(tasks: Sequence[Task], *, tests: int, top5: bool, ranking: bool) -> dict[str, Any]:
     """The row of always predicting the most frequent classes of the training part."""
     ks = {"accuracy": 1} | ({"top5_accuracy": 5} if top5 else {})
-    each = [{name: float(task.majority_correct(k).mean()) for name, k in ks.items()} for task in tasks]
-    row = {"encoder": CHANCE, "training": "majority class"} | over_splits(each, tests=tests)
+    accuracies = [{name: float(task.majority_correct(k).mean()) for name, k in ks.items()} for task in tasks]
+    row = {"encoder": CHANCE, "training": "majority class"} | over_splits(accuracies, tests=tests)
     if ranking:
         row |= chance_figures(measured_targets(tasks[0])[1])
     return row

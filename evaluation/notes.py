@@ -12,14 +12,17 @@ from settings import DataConfig
 
 FEW = 50
 """With fewer test samples, every table says what they can show."""
-FEW_PER_RANK = 10
-"""The same for R@k and top-k accuracy with fewer than this many test samples per k."""
+FEW_PER_K = 10
+"""R@k and top-k accuracy need this many test samples times k, if that is more than FEW."""
 GROUP = ("modality", "training", "layer")
 """The columns that, with the encoder, identify a row."""
 
 
 def reportable(ks: Sequence[int], candidates: int) -> list[int]:
-    """The k for which R@k among so many candidates says something: chance reaches a larger one half of the time."""
+    """The values of k worth reporting: those below half the number of candidates.
+
+    For the others, a random order has an R@k of at least 0.5.
+    """
     return [k for k in ks if k < candidates / 2]
 
 
@@ -29,7 +32,7 @@ def omitted_recalls(ks: Sequence[int], candidates: int) -> list[str]:
     if not omitted:
         return []
     names = " and ".join(f"R@{k}" for k in omitted)
-    return [f"{names}: not reported, as half of the {candidates} candidates or more would count as found."]
+    return [f"{names}: not reported, as k is at least half the number of candidates ({candidates})."]
 
 
 def pretrained_on(trained: DataConfig, data: str) -> list[str]:
@@ -57,7 +60,7 @@ def few_samples(rows: Sequence[dict[str, Any]], *, tests: int) -> list[str]:
         tests: number of distinct test samples.
     """
     scores = [column.removesuffix("_interval") for column in rows[0] if column.endswith("_interval")]
-    few = [score for score in scores if tests < max(FEW, FEW_PER_RANK * _rank(score))]
+    few = [score for score in scores if tests < max(FEW, FEW_PER_K * _k(score))]
     if not few:
         return []
     width = {n: f"± {(wilson(0.5, n)[1] - wilson(0.5, n)[0]) / 2:.2f}" for n in (tests, 100, 400)}
@@ -70,7 +73,7 @@ def few_samples(rows: Sequence[dict[str, Any]], *, tests: int) -> list[str]:
     ]
 
 
-def _rank(score: str) -> int:
+def _k(score: str) -> int:
     """The k of R@k or top-k accuracy; 1 for other scores."""
     found = re.search(r"@(\d+)$|^top(\d+)_", score)
     return int(found[1] or found[2]) if found else 1
@@ -80,7 +83,7 @@ def _verdicts(rows: Sequence[dict[str, Any]], score: str) -> list[str]:
     """Compares the intervals of the first encoder with chance and with those of the second encoder."""
     chance = next((row for row in rows if str(row["encoder"]).startswith(CHANCE)), None)
     encoders = list(dict.fromkeys(row["encoder"] for row in rows if row is not chance))
-    found: dict[tuple[bool, str], list[str]] = {}
+    groups_by_claim: dict[tuple[bool, str], list[str]] = {}  # (is shown, claim) -> the groups it holds for
     for row in rows:
         if row["encoder"] != encoders[0] or f"{score}_interval" not in row:
             continue
@@ -93,13 +96,17 @@ def _verdicts(rows: Sequence[dict[str, Any]], score: str) -> list[str]:
         low, high = row[f"{score}_interval"]
         for name, (other_low, other_high) in others.items():
             above, below = low > other_high, high < other_low
-            text = f"{encoders[0]} is {'below' if below else 'above'} {name}"
-            found.setdefault((above or below, text), []).append(_group(row))
+            claim = f"{encoders[0]} is {'below' if below else 'above'} {name}"
+            groups_by_claim.setdefault((above or below, claim), []).append(_group(row))
     lines = []
-    for is_shown, start in ((True, "They show"), (False, "They do not show")):
-        items = [f"that {text}{_brackets(groups)}" for (shown, text), groups in found.items() if shown == is_shown]
-        if items:
-            lines.append(f"{start}, by {score.replace('_', ' ')}: {'; '.join(items)}.")
+    for is_shown, verb in ((True, "show"), (False, "do not show")):
+        claims = [
+            f"that {claim}{_brackets(groups)}"
+            for (shown, claim), groups in groups_by_claim.items()
+            if shown == is_shown
+        ]
+        if claims:
+            lines.append(f"By {score.replace('_', ' ')}, the test samples {verb} {'; '.join(claims)}.")
     return lines
 
 

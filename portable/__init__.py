@@ -1,1 +1,1 @@
-"""Encoders that run without this project: raw frames and PCM in, unit vectors out; files, model card and Hub."""
+"""Encoders that run without this project, from raw frames and PCM to embeddings; their files, model card and Hub."""

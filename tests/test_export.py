@@ -270,7 +270,7 @@ def test_missing_packages_are_named_with_what_installs_them(monkeypatch, capsys,
     save_run(tmp_path / "run", CONFIG)
     monkeypatch.setattr(environment, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
     assert export.main([str(tmp_path / "run"), str(tmp_path / "out")]) == 2
-    assert "needs onnxscript: pip install -r requirements-export.txt, or export without them by --no-onnx" in (
+    assert "needs onnxscript: pip install -r requirements-export.txt, or export without ONNX files: --no-onnx" in (
         capsys.readouterr().err
     )
 
@@ -282,12 +282,12 @@ def test_the_hub_function_names_what_is_missing(tmp_path):
         torch.hub.load(str(ROOT), "encoders", source="local")
 
 
-def test_files_that_no_export_has_written_are_not_replaced(tmp_path, capsys):
+def test_files_that_are_not_from_an_export_are_not_replaced(tmp_path, capsys):
     save_run(tmp_path / "run", CONFIG)
     (tmp_path / "README.md").write_text("mine")
     assert export.main([str(tmp_path / "run"), str(tmp_path), "--no-onnx"]) == 2
     said = capsys.readouterr().err
-    assert f"{tmp_path / 'README.md'}: no export has written this file: name another folder" in said
+    assert f"{tmp_path / 'README.md'}: this file is not from an export and would be overwritten: choose another" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "run"]
     assert (tmp_path / "README.md").read_text() == "mine"
     assert export.main([str(tmp_path / "run"), str(tmp_path / "README.md"), "--no-onnx"]) == 2

@@ -34,10 +34,10 @@ FORMAT = 1
 RETRY_SECONDS = (1.0, 2.0, 4.0)
 """Pauses, in seconds, before each new attempt to write a run's last checkpoint."""
 LONGEST_PAUSE = 60.0
-"""Longest time in seconds before training tries again to write a checkpoint that failed."""
+"""Longest pause in seconds before training saves again after a failed write."""
 # Settings that may differ when a run is resumed: they affect where and how fast it computes and what it records, but
-# not what it trains, except for rounding. An entry that ends in a dot stands for a whole section. Files with data are
-# compared by their content.
+# not what it trains, except for rounding. An entry that ends in a dot stands for a whole section. data.path,
+# data.leave_out and data.weights only name what is trained on; training/resume.py compares the contents.
 FREE_KEYS = (
     "run_dir",
     "data.path",
@@ -75,7 +75,7 @@ __all__ = [
 
 
 class _NotFinite(ValueError):
-    """The state to be saved holds weights that are not finite."""
+    """The state to be saved holds weights or an optimiser state that are not finite."""
 
 
 class CheckpointStore:
@@ -98,10 +98,11 @@ class CheckpointStore:
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: dict[str, Any], *, step: int, prune: bool = True) -> None:
-        """Copies `state` now and writes it in the background, after any pending write has finished.
+        """Copies `state`, waits for any pending write, then writes the copy in the background.
 
         If it cannot be written (a full disk, weights that are not finite), a warning says so, the earlier checkpoints
-        stay untouched, and `wants_retry` becomes true after a pause.
+        stay untouched, and `wants_retry` becomes true: at once the first time, and after a pause if writing fails
+        repeatedly.
 
         Args:
             prune: whether to delete the checkpoints that are older than the newest `keep`.
@@ -137,10 +138,11 @@ class CheckpointStore:
             self._write(*self._unwritten, True)
         if self._unwritten is not None:
             chosen, _ = newest(self.folder)
-            safe = f"the newest safe checkpoint is {chosen}" if chosen else "there is no earlier checkpoint"
+            usable = f"the newest usable checkpoint is {chosen}" if chosen else "there is no usable checkpoint"
             raise CheckpointError(
-                f"the last checkpoint {self.folder / file_name(self._unwritten[1])} could not be written, in "
-                f"{self._failures} attempts: {self._error}; {safe}. Repair the cause, then resume with --resume auto"
+                f"the last checkpoint {self.folder / file_name(self._unwritten[1])} could not be written (failed "
+                f"attempts since the last success: {self._failures}): {self._error}; {usable}. Fix the cause, then "
+                "resume with --resume auto"
             )
 
     def newest(self) -> Path | None:
@@ -151,7 +153,7 @@ class CheckpointStore:
         path = self.folder / file_name(step)
         try:
             if not is_finite(state):
-                raise _NotFinite("the weights are not finite")
+                raise _NotFinite("the weights or the optimiser state are not finite")
             self._remove_unfinished()
             with replacing(path, durable=True) as unfinished:
                 with unfinished.open("wb") as file:
@@ -164,8 +166,8 @@ class CheckpointStore:
             self._try_again_at = time.monotonic() + min(10.0 * self._failures, LONGEST_PAUSE)
             self._failures += 1
             log.warning(
-                "could not write the checkpoint %s: %s; training continues, the last good one stays, and writing is "
-                "retried soon",
+                "could not write the checkpoint %s: %s; earlier checkpoints are kept, and if training continues, it "
+                "will soon save again",
                 path,
                 error,
             )
@@ -192,7 +194,10 @@ class CheckpointStore:
                 checksum_path(path).unlink(missing_ok=True)
 
     def _is_complete(self, path: Path) -> bool:
-        """Verifies a checkpoint, unless it has not changed since it was last verified or written."""
+        """Returns whether a checkpoint is intact; sets a damaged one aside.
+
+        It is verified only if it has changed since it was last verified or written.
+        """
         try:
             identity = _identity(path)
             if self._verified.get(path.name) != identity:
@@ -258,7 +263,7 @@ def _require_shapes(config: Config, state: dict[str, Any]) -> None:
 
 
 def require_same_config(saved: dict[str, Any], config: Config, path: Path) -> None:
-    """Raises ConfigError, key by key, if the checkpoint was made with settings that differ outside FREE_KEYS."""
+    """Raises one ConfigError that lists every setting that differs and is not covered by FREE_KEYS."""
     # A setting that was added after the checkpoint was made had, in effect, its default.
     before, now = flatten(to_dict(Config())) | flatten(saved), flatten(to_dict(config))
     differing = [

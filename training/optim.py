@@ -1,4 +1,4 @@
-"""The optimiser, and an optimiser step that skips non-finite gradients."""
+"""The optimiser, and an optimiser step that is skipped if the gradient is not finite."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def build_optimizer(
     """Builds fused AdamW or SGD with `weight_decay_groups`.
 
     Args:
-        factors: factor of the learning rate of each parameter; empty or None for 1. There are then two groups for each
-            factor, in the order in which the factors first occur.
+        factors: learning-rate multiplier of each parameter; None or empty: 1 for all. Each multiplier has up to two
+            groups, in the order in which the multipliers first occur.
 
     Raises:
         ConfigError: no parameter is trainable.
@@ -44,6 +44,7 @@ def build_optimizer(
         by_factor.setdefault(factors[parameter] if factors else 1.0, []).append(parameter)
     groups = []
     for factor, some in by_factor.items():
+        # Without factors the groups are as in checkpoints from before there were any; `update` then takes 1.
         options = {"factor": factor} if factors else {}
         groups += weight_decay_groups(some, weight_decay=config.weight_decay, **options)
     if not groups:
@@ -52,7 +53,8 @@ def build_optimizer(
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
     if config.sgd_momentum:
-        # torch's fused SGD allocates the buffers in its first step but does not initialise them if that is skipped.
+        # torch's fused SGD allocates the momentum buffers in its first step, and leaves them uninitialised if that step
+        # is skipped (see `update`).
         for group in groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -76,7 +78,7 @@ def update(optimizer: torch.optim.Optimizer, *, rate: float, clip_norm: float) -
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-    # A fused optimiser skips the step if found_inf is set (GradScaler uses the same mechanism): the GPU decides and the
+    # A fused optimiser skips the step if found_inf is 1 (GradScaler uses the same mechanism): the GPU decides and the
     # host does not wait. Gradients are already averaged over the ranks, so a NaN on one rank is on all, and all skip.
     finite = torch.isfinite(norm)
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # torch-private: how a fused step is skipped

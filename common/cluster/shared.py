@@ -61,7 +61,7 @@ def shared_folder(folder: Path) -> SharedFolder:
 
 @contextmanager
 def shared_output(folder: Path) -> Iterator[SharedFolder]:
-    """Describes a folder that is written, by a file that is there until the block ends."""
+    """Describes a folder that is written, by a file that exists until the block ends."""
     proof = folder / f".{writer()}.tmp"
     content = uuid.uuid4().hex
     proof.write_text(content, encoding="utf-8")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+"""A formula as pymdownx.arithmatex writes it with `generic: true` (mkdocs.yml)."""
 
 
 def site_uri(path: Path) -> str:
@@ -28,14 +29,14 @@ def site_uri(path: Path) -> str:
 
 
 def linked(source: Path) -> set[Path]:
-    """Files of this repository that a page links to, without those that code blocks name."""
+    """Files of this repository that a page links to, ignoring links inside fenced code blocks."""
     text = re.sub(r"^```.*?^```", "", source.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     targets = {(source.parent / match[2]).resolve() for match in LINK.finditer(text)}
     return {target for target in targets if target.is_file() and target.is_relative_to(ROOT)}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the files outside docs/ that pages link to, and those that such pages link to in turn."""
+    """Adds README.md and all files outside docs/ that can be reached by links from it or from docs/."""
     pages = {*DOCS.rglob("*.md"), ROOT / "README.md"}
     seen: set[Path] = set()
     while pages - seen:

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_some_checkpoint(options.run)
         root = location(options.data)
         check_shards(root, read_meta(root))
-        say(f"mapping the embeddings of {options.run} for {options.data}, in {options.out}")
+        say(f"mapping the clips of {options.data} with {options.run}; writing to {options.out}")
         begin("importing torch and DALI")
         from common.finite import NotFiniteError
         from evaluation.explore.collect import explore

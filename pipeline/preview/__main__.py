@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = replace(config, data=_data(config.data, options.shards))
         root = location(options.shards)
         check_shards(root, read_meta(root))
-        say(f"drawing clips of {options.shards} in {options.out}")
+        say(f"drawing clips of {options.shards}; writing to {options.out}")
         begin("importing torch and DALI")
         from pipeline.preview.collect import collect
         from pipeline.preview.contact_sheet import write_picture

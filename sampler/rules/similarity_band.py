@@ -28,7 +28,7 @@ class SimilarityBand:
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 100:
             raise ConfigError(
-                f"sampler.options must hold 0 <= low < high <= 100, not low={self.low} and high={self.high}"
+                f"sampler.options must satisfy 0 <= low < high <= 100, not low={self.low} and high={self.high}"
             )
 
     def select(
@@ -43,7 +43,7 @@ class SimilarityBand:
         hardest_first = top_rows(similarity, usable & torch.isfinite(similarity), len(candidates))
         start = round(len(hardest_first) * (100 - self.high) / 100)
         stop = max(round(len(hardest_first) * (100 - self.low) / 100), start + k)
-        # At the easy end of a small pool the band cannot be widened further down, so it takes harder rows instead.
+        # If the band already reaches the easiest row and still holds fewer than k, it is widened towards harder rows.
         start = max(min(start, len(hardest_first) - k), 0)
         in_band = torch.zeros_like(usable)
         in_band[hardest_first[start:stop]] = True

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     show_logs()
     _check(options)
-    say(f"curating {options.shards} with {options.run}, in {options.out}")
+    say(f"curating {options.shards} with {options.run}; writing to {options.out}")
     begin("importing torch and DALI")
     from common.finite import NotFiniteError
     from search.curate.folds import FoldStopped

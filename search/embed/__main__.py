@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = load_config(EmbedConfig, None, options.settings)
     _check(options)
     engine = ray_engine(options)
-    say(f"embedding the files of {options.src} with {options.run}, in {options.out}")
+    say(f"embedding the files of {options.src} with {options.run}; writing to {options.out}")
     begin("importing torch and DALI")
     from common.finite import NotFiniteError
     from search.embed.run import Place, embed

@@ -106,7 +106,7 @@ def _cores_per_task(gpus: int) -> int:
 
 
 def make_part(task: PartTask, *, work: Work) -> None:
-    """Makes a part on a node and writes its file; a file that is there already is replaced by the same bytes."""
+    """Makes a part on a node and writes its file; an existing file is replaced by the same bytes."""
     for one in work.shared:
         require_shared(one)
     job = _job(work)

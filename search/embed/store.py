@@ -157,7 +157,7 @@ class Store:
         return number in self._complete
 
     def _require_same_work(self) -> None:
-        """Raises EmbedError, key by key, if the folder holds other embeddings than these."""
+        """Raises EmbedError if the folder holds other embeddings than these; the message says what differs."""
         if (self.out / META).exists():
             try:
                 found = read_meta(self.out)

@@ -5,7 +5,7 @@
     python -m search.index INDEX --remove dog/1.mp4 ...     removes all rows of these sources
     python -m search.index INDEX                            says what it holds
 
-EMBEDDINGS is a folder that search.embed made.
+EMBEDDINGS is a folder that search.embed wrote.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def _from_embeddings(options: argparse.Namespace) -> int:
         )
     if options.add:
         read_head(options.index)
-    say(f"{'adding' if options.add else 'indexing'} the embeddings in {options.embeddings}, in {options.index}")
+    if options.add:
+        say(f"adding the embeddings in {options.embeddings} to the index {options.index}")
+    else:
+        say(f"building the index {options.index} from the embeddings in {options.embeddings}")
     begin("importing FAISS")
     from search.index.build import add, build, grown, opened
 
@@ -71,8 +74,8 @@ def _from_embeddings(options: argparse.Namespace) -> int:
     for modality in grown(head):
         found = head.structures[modality]
         print(
-            f"The {modality} cells were computed from {found.trained_on:,} of now {found.vectors:,} vectors: an index "
-            "that is built anew is faster."
+            f"The {modality} cells were computed when the index had {found.trained_on:,} {modality} vectors; it now "
+            f"has {found.vectors:,}. A new index would be faster to search: python -m search.index EMBEDDINGS NEW_INDEX"
         )
     return 0
 
@@ -99,7 +102,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m search.index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("embeddings", nargs="?", type=Path, metavar="EMBEDDINGS", help="folder of search.embed")
+    parser.add_argument("embeddings", nargs="?", type=Path, metavar="EMBEDDINGS", help="folder that search.embed wrote")
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument(
         "--exact-up-to",
@@ -109,7 +112,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="search exactly in up to N vectors, and by IVF-PQ in more (default: %(default)s)",
     )
     parser.add_argument("--add", action="store_true", help="add the rows of EMBEDDINGS to INDEX")
-    parser.add_argument("--replace", action="store_true", help="with --add, replace the rows of sources that are there")
+    parser.add_argument(
+        "--replace", action="store_true", help="with --add, replace the rows of sources that INDEX already holds"
+    )
     parser.add_argument("--remove", nargs="+", default=[], metavar="SOURCE", help="remove all rows of these sources")
     parser.add_argument("--remove-list", type=Path, metavar="FILE", help="remove the sources in a file, one per line")
     options = parser.parse_args(arguments)

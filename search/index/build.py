@@ -63,7 +63,7 @@ def build(embeddings: Embeddings, folder: Path, *, exact_up_to: int) -> Head:
     with changing(folder):
         if (folder / HEAD).exists():
             raise SearchIndexError(
-                f"{folder} holds an index already: add to it with --add, or name another folder for a new one"
+                f"{folder} holds an index already: add to it with --add, or choose another folder for a new one"
             )
         head = Head(
             generation=0,

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     show_logs()
     _check(options)
-    what = "measuring the pointing" if options.score else "localising the sound"
-    say(f"{what} of {options.run} on {options.source}, in {options.out}")
+    what = "measuring how well the sound is localised" if options.score else "localising the sound"
+    say(f"{what} in {options.source} with {options.run}; writing to {options.out}")
     begin("importing torch and DALI")
     from common.finite import NotFiniteError
     from search.localise.run import localise, score

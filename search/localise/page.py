@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.html import ELEMENT, data_uri, fill_page, webp
+from common.html import data_uri, fill_page, webp
 from search.localise.overlay import strengths
 from search.localise.video import HeatedVideo
 
@@ -32,6 +32,6 @@ def build_page(video: HeatedVideo, plain: bytes, *, title: str, notes: Sequence[
         "rows": video.heat.shape[1],
         "columns": video.heat.shape[2],
         "peaks": np.round(peaks, 4).tolist(),
-        "heat": base64.b64encode(levels.tobytes()).decode("ascii"),
+        "strengths": base64.b64encode(levels.tobytes()).decode("ascii"),
     }
-    return fill_page(ASSETS, title=title, data=data, scripts=(ELEMENT, ASSETS / "app.js"), plays_sound=True)
+    return fill_page(ASSETS, title=title, data=data, scripts=[ASSETS / "app.js"], plays_sound=True)

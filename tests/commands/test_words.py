@@ -95,7 +95,7 @@ def test_mistakes_are_answered_before_slow_imports(unlabelled: Path):
         ("evaluate", [*evaluated, "--protocol", "knm"], "invalid choice: 'knm'"),
         ("evaluate", ["--checkpoint", "x", "--data", "x", "--protocol", "knn"], "no checkpoint at x"),
         ("export", ["nowhere", "out"], "export.py: no checkpoint at nowhere"),
-        ("export", ["nowhere", "out", "--private"], "--private is about the repository of --push USER/NAME"),
+        ("export", ["nowhere", "out", "--private"], "--private needs --push USER/NAME"),
         ("explore", ["nowhere", "--data", str(unlabelled)], "explore: no checkpoint at nowhere"),
         ("embed", ["nowhere", str(unlabelled), "out"], "embed: no checkpoint at nowhere"),
         (
@@ -162,11 +162,11 @@ def test_the_first_line_says_what_the_command_does(unlabelled: Path, tmp_path: P
     assert demo() == 2
     lines = [line for line in log().splitlines() if not line.startswith(("prepare:", "report:", "pipeline.demo:"))]
     assert lines == [
-        f"train.py: training on 240,000 samples of {unlabelled}, in {tmp_path}",
+        f"train.py: training on 240,000 samples of {unlabelled}; writing to {tmp_path}",
         "train.py: importing torch and DALI",
         f"other: preparing the videos in {unlabelled} as shards in {tmp_path / 'out'}",
         f"other: listing the files in {unlabelled}",
-        "other: comparing 1 run(s) in report.html",
+        "other: comparing 1 run(s); writing to report.html",
         f"other: making 0 videos in {tmp_path / 'demo'}",
     ]
 

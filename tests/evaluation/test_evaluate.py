@@ -93,7 +93,7 @@ def test_few_test_samples_are_said_to_be_few(run, shards, capsys):
     assert call(run, shards, "--protocol", "retrieval") == 0
     result = json.loads((run / "evaluation-retrieval.json").read_text())
     omitted, few, *verdicts = result["notes"]
-    assert omitted == "R@5 and R@10: not reported, as half of the 6 candidates or more would count as found."
+    assert omitted == "R@5 and R@10: not reported, as k is at least half the number of candidates (6)."
     assert few.startswith("6 test samples are few: a single one changes an accuracy or R@k by 0.167, and the 95 %")
     assert any("pre-trained is above random-initialised (" in verdict for verdict in verdicts)
     printed = capsys.readouterr()

@@ -159,7 +159,7 @@ def test_kinetics_linear_and_class_retrieval_use_split_one(run, ucf_like):
     assert call(run, ucf_like, "--protocol", "retrieval") == 0
     result = json.loads((run / "evaluation-retrieval-ucf101.json").read_text())
     assert {"R@1", "R@5"} <= result["rows"][0].keys()
-    assert "R@20: not reported, as half of the 11 candidates" in result["notes"][0]
+    assert "R@20: not reported, as k is at least half the number of candidates (11)." in result["notes"][0]
     assert [row["modality"] for row in result["rows"]] == ["video to video"] * 2 + ["random order"]
     assert "official split 1 of ucf101" in result["caption"]
 

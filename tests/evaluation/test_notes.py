@@ -48,9 +48,9 @@ def test_seven_right_of_seven_do_not_beat_six_of_seven_but_beat_none():
     few, verdict = few_samples(table(7, 6, n=7), tests=7)[:2]
     assert few.startswith("7 test samples are few: a single one changes an accuracy or R@k by 0.143, and")
     assert few.endswith("near 0.5 is ± 0.30; with 100 samples it would be ± 0.10, with 400 ± 0.05.")
-    assert verdict == "They show, by accuracy: that pre-trained is above chance (0.000) (video)."
+    assert verdict == "By accuracy, the test samples show that pre-trained is above chance (0.000) (video)."
     assert few_samples(table(7, 6, n=7), tests=7)[2] == (
-        "They do not show, by accuracy: that pre-trained is above random-initialised (video)."
+        "By accuracy, the test samples do not show that pre-trained is above random-initialised (video)."
     )
     assert "that pre-trained is above random-initialised (video)" in few_samples(table(7, 0, n=7), tests=7)[1]
 

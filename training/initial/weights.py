@@ -73,7 +73,9 @@ def initial_weights(config: Config, world: World, *, resume: str) -> InitialWeig
         if from_main(digest) != digest:
             raise ConfigError(f"{source}: {path} is not the same file on all machines: copy it to all of them")
         weights.origin.append({"encoder": modality, "path": str(path), "sha256": digest, "tensors": len(taken)})
-        new_head = "" if any(name.startswith(HEAD) for name in taken) else "; its projection head starts anew"
+        new_head = (
+            "" if any(name.startswith(HEAD) for name in taken) else "; its projection head is randomly initialised"
+        )
         say(f"{modality} encoder: {len(taken)} of its {len(wanted)} tensors are from {path}{new_head}")
     return weights
 

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     stem = args.out.with_suffix("") if args.out.suffix in (".html", ".png") else args.out
     png, page = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".html")
-    say(f"{'following' if args.watch else 'comparing'} {len(args.runs)} run(s) in {page}")
+    say(f"{'following' if args.watch else 'comparing'} {len(args.runs)} run(s); writing to {page}")
     from common.finite import NotFiniteError
     from training.report.runs import ReportError
 

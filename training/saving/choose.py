@@ -103,7 +103,7 @@ def _problem(path: Path, *, clean_up: bool) -> _Problem | None:
             set_aside(path, reason=DAMAGED)
         return _Problem(str(error), usable=False)
     if not is_finite(state):
-        return _Problem(f"the checkpoint {path} holds weights that are not finite", usable=False)
+        return _Problem(f"the checkpoint {path} holds weights or an optimiser state that are not finite", usable=False)
     if not is_steady(state):
         return _Problem(f"the gradient before the checkpoint {path} was not finite", usable=True)
     return None

@@ -1,22 +1,26 @@
 // Draws the heat maps over the video as it plays, and the largest heat over time.
 
+"use strict";
+
 const $ = id => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const {rows, columns, times} = data, cells = rows * columns;
-const heat = Uint8Array.from(atob(data.heat), letter => letter.charCodeAt(0));
+const strengths = Uint8Array.from(atob(data.strengths), letter => letter.charCodeAt(0));
 const video = $("video"), screen = $("heat"), curve = $("curve");
 const small = Object.assign(document.createElement("canvas"), {width: columns, height: rows});
 $("notes").textContent = data.notes.join(" ");
 Object.assign(video, {src: data.video, poster: data.poster});
 
-// Heat at `seconds`, interpolated between the two nearest maps, 0 to 255.
+// How strongly each place is drawn at `seconds`, interpolated between the two nearest maps, 0 to 255.
 function at(seconds) {
   let after = times.findIndex(time => time >= seconds);
   if (after < 0) after = times.length - 1;
   const before = Math.max(0, after - 1), span = times[after] - times[before];
   const share = span > 0 ? Math.min(1, Math.max(0, (seconds - times[before]) / span)) : 1;
   const map = new Float32Array(cells);
-  for (let k = 0; k < cells; k++) map[k] = heat[before * cells + k] * (1 - share) + heat[after * cells + k] * share;
+  for (let k = 0; k < cells; k++) {
+    map[k] = strengths[before * cells + k] * (1 - share) + strengths[after * cells + k] * share;
+  }
   return map;
 }
 

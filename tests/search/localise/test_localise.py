@@ -63,7 +63,7 @@ def test_the_command_writes_an_overlay_with_sound_and_a_page(
     const before = opaque();
     $("opacity").value = 0; $("opacity").dispatchEvent(new Event("input"));
     return {title: document.querySelector("h1").textContent, bold: document.querySelectorAll("b").length,
-      cells: [rows, columns, times.length, heat.length], point: [x, y], before, after: opaque(),
+      cells: [rows, columns, times.length, strengths.length], point: [x, y], before, after: opaque(),
       source: video.src.slice(0, 16), now: $("now").value};
     """
     told = in_browser(page.read_text(encoding="utf-8"), probe)

@@ -83,14 +83,14 @@ def test_a_diverged_run_keeps_and_resumes_from_its_last_finite_checkpoint(tmp_pa
     store = store_with(tmp_path, [1], keep=1)
     store.save(state(float("nan")), step=2)
     store.wait()
-    assert "the weights are not finite" in caplog.text
+    assert "the weights or the optimiser state are not finite" in caplog.text
     store.save(state(in_a_row=3), step=3, prune=False)
     store.wait()
     assert names(tmp_path) == ["step-000000001.pt", "step-000000003.pt"]
     assert resume_from(tmp_path).name == "step-000000001.pt"
 
 
-def test_a_full_disk_at_the_end_names_the_newest_safe_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_at_the_end_names_the_newest_usable_checkpoint(tmp_path, monkeypatch):
     store = store_with(tmp_path, [1])
     monkeypatch.setattr(checkpoint, "RETRY_SECONDS", (0.0, 0.0))
 
@@ -99,11 +99,9 @@ def test_a_full_disk_at_the_end_names_the_newest_safe_checkpoint(tmp_path, monke
 
     monkeypatch.setattr("os.fsync", full)
     store.save(state(), step=2)
-    with pytest.raises(
-        CheckpointError, match=r"step-000000002.pt could not be written, in 3 attempts: .*No space"
-    ) as e:
+    with pytest.raises(CheckpointError, match=r"step-000000002.pt could not be written \(.*: 3\): .*No space") as e:
         store.finish()
-    assert "the newest safe checkpoint is" in str(e.value)
+    assert "the newest usable checkpoint is" in str(e.value)
     assert "step-000000001.pt" in str(e.value)
     monkeypatch.undo()
     store.save(state(), step=3)
