@@ -109,6 +109,7 @@ class Mirror:
             self._copy_small_files()
             self._small_due = time.monotonic() + SMALL_SECONDS
             while (pending := self._pending()) and not self._lost.is_set():
+                self._copy_small_files()  # those of a checkpoint that was saved after the copies above
                 self._copy_checkpoint(pending[0])
             if self._failing:
                 self._failing = False

@@ -95,6 +95,23 @@ def test_the_metrics_are_there_before_the_checkpoint_is_complete(store, url, tmp
     assert written.index("step-000000010.pt") < written.index("step-000000010.pt.sha256")
 
 
+def test_a_checkpoint_that_is_saved_during_a_copy_is_copied_with_its_metrics(store, url, tmp_path, monkeypatch):
+    metrics, copy_checkpoint = tmp_path / "metrics.jsonl", Mirror._copy_checkpoint
+
+    def and_meanwhile(self, step):
+        if step == 10:
+            metrics.write_text("step 10\nstep 20\n")
+            save(tmp_path, 20)
+        copy_checkpoint(self, step)
+        assert store.objects(url)["metrics.jsonl"].decode().endswith(f"step {step}\n")
+
+    monkeypatch.setattr(Mirror, "_copy_checkpoint", and_meanwhile)
+    metrics.write_text("step 10\n")
+    save(tmp_path, 10)
+    Mirror(tmp_path, url, keep=2, lost=threading.Event()).copy_now()
+    assert steps(store, url) == [10, 20]
+
+
 def test_another_machine_continues_from_the_store(store, url, tmp_path):
     mirror = begun(tmp_path / "a", url)
     (tmp_path / "a" / "config.yaml").write_text("seed: 1\n")
