@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.stores.urls import is_url
-from settings.errors import require
+from common.stores.urls import check_url, is_url, split_url
+from settings.errors import ConfigError, require
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
@@ -18,7 +18,7 @@ class MixedSetConfig:
     """One data set of a mix."""
 
     path: str
-    """Folder of prepared shards."""
+    """Folder or URL of prepared shards."""
     weight: float
     """Share of the training clips that come from this data set, relative to the weights of the others."""
     split: str = ""
@@ -31,7 +31,7 @@ class MixedSetConfig:
 
 def check_mix(mix: Mapping[str, MixedSetConfig]) -> None:
     """Raises ConfigError if a name, a path or a weight of data.mix cannot be used."""
-    seen: dict[Path, str] = {}
+    seen: dict[object, str] = {}
     for name, one in mix.items():
         require(
             isinstance(name, str) and bool(_NAME.fullmatch(name)),
@@ -39,14 +39,14 @@ def check_mix(mix: Mapping[str, MixedSetConfig]) -> None:
             "overrides such as data.mix.NAME.weight=0.5 hold it",
         )
         require(bool(one.path), f"data.mix.{name}.path must be set to the folder that pipeline.prepare has written")
-        require(
-            not is_url(one.path),
-            f"data.mix.{name}.path must be a folder of this machine, not {one.path}: copy it, or train on it alone",
-        )
+        try:
+            check_url(one.path)
+        except ValueError as error:
+            raise ConfigError(f"data.mix.{name}.path: {error}") from None
         require(
             one.weight > 0,
             f"data.mix.{name}.weight must be greater than 0, not {one.weight}; remove a data set to train without it",
         )
-        path = Path(one.path).absolute()
-        require(path not in seen, f"data.mix.{name}.path is that of data.mix.{seen.get(path)}.path, {one.path}")
-        seen[path] = name
+        place = split_url(one.path) if is_url(one.path) else Path(one.path).absolute()
+        require(place not in seen, f"data.mix.{name}.path is that of data.mix.{seen.get(place)}.path, {one.path}")
+        seen[place] = name

@@ -62,7 +62,7 @@ from pipeline.shards.codecs import CODECS
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.mix import MixedManifest
 from pipeline.shards.reader import ShardError, ShardReader
-from pipeline.shards.shard_files import RemoteShards, open_cache, shard_files
+from pipeline.shards.shard_files import open_cache, shard_files
 from settings import Config
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class DaliLoader(ClipLoader[Manifest]):
         self._decoder: Decoder
         if isinstance(dataset, MixedManifest):
             assert isinstance(self.planner, MixedPlanner)
-            self._reader = MixedReader(dataset, self.planner, config)
+            self._reader = MixedReader(dataset, self.planner, config, in_threads=self._in_thread)
             strides = self.planner.strides
             self._decoder = MixedDecoder(dataset=dataset, strides=strides, config=config, make=decoder)
             self._places_per_clip = 1
@@ -135,7 +135,9 @@ class DaliLoader(ClipLoader[Manifest]):
     def open_dataset(config: Config) -> Manifest | MixedManifest:
         """Opens the data set at data.path, or those of data.mix."""
         data = config.data
-        return MixedManifest.open(data.mix) if data.mix else Manifest.open(data.path, cache_dir=data.cache_dir)
+        if data.mix:
+            return MixedManifest.open(data.mix, cache_dir=data.cache_dir)
+        return Manifest.open(data.path, cache_dir=data.cache_dir)
 
     def waveforms(self, plan: ClipPlan) -> np.ndarray:
         """Reads the audio windows of a plan as PCM, int16 [B, samples], mixed and amplified as planned.
@@ -169,8 +171,8 @@ class DaliLoader(ClipLoader[Manifest]):
 
     def _step_plans(self, first: int, last: int, *, length: int) -> Iterator[BatchPlan]:
         """Only training reads each shard so often, and plans without side effects, that shards are copied ahead."""
-        plans, files = super()._step_plans(first, last, length=length), self._reader.files
-        if isinstance(self._reader, MixedReader) or not isinstance(files, RemoteShards) or files.cache is None:
+        plans, files = super()._step_plans(first, last, length=length), self._reader.remote
+        if files is None or files.cache is None:
             return plans
         shards_of = self._reader.shards_of
         return ShardsAhead(plans, files=files, shards_of=shards_of, in_thread=self._in_thread, clips=self.batch_size)
@@ -183,7 +185,7 @@ class DaliLoader(ClipLoader[Manifest]):
             ahead=BatchesAhead(
                 least=self.config.data.prefetch,
                 clips=self.batch_size,
-                is_remote=isinstance(self._reader.files, RemoteShards),
+                is_remote=self._reader.remote is not None,
             ),
             one=self._reading,
             several=self._more_reading,
@@ -192,15 +194,9 @@ class DaliLoader(ClipLoader[Manifest]):
     def _read(self, batch: BatchPlan) -> InFlight:
         """Reads the bytes of a batch; samples that cannot be read are replaced."""
         while True:
-            removed = self._reader.files.removed
             try:
-                return self._in_flight(batch)
+                return self._from_sound_copies(batch)
             except ShardError as error:
-                if error.sample is not None:
-                    self._reader.distrust(error.sample)
-                if self._reader.files.removed > removed:  # perhaps by another thread, which read the same copy
-                    log.warning("the copy of %s in data.cache_dir is damaged; it is made again", printable(error.file))
-                    continue
                 if not batch.is_replaceable:
                     raise
                 # The error names only the first unreadable sample, so try each sample alone.
@@ -208,6 +204,19 @@ class DaliLoader(ClipLoader[Manifest]):
                 if not errors:
                     raise ShardError(f"{error} (a second attempt to read it succeeded: check the disk)") from error
                 batch.replace(errors)
+
+    def _from_sound_copies(self, batch: BatchPlan) -> InFlight:
+        """Reads the bytes of a batch, and reads them again after the removal of a damaged copy of a shard."""
+        while True:
+            removed = self._reader.removed
+            try:
+                return self._in_flight(batch)
+            except ShardError as error:
+                if error.sample is not None:
+                    self._reader.distrust(error.sample)
+                if self._reader.removed == removed:  # otherwise perhaps by another thread, which read the same copy
+                    raise
+                log.warning("the copy of %s in data.cache_dir is damaged; it is made again", printable(error.file))
 
     def _in_flight(self, batch: BatchPlan) -> InFlight:
         if isinstance(self._reader, MixedReader):
@@ -220,7 +229,7 @@ class DaliLoader(ClipLoader[Manifest]):
         errors = {}
         for row in range(len(plan)):
             try:
-                self._in_flight(BatchPlan(plan[row : row + 1]))
+                self._from_sound_copies(BatchPlan(plan[row : row + 1]))
             except ShardError as error:
                 errors[row] = error
         return errors

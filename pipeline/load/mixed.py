@@ -7,12 +7,13 @@ decoder that all data sets of the same codec and stride share, because a DALI gr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from common.stores import RemotePath
 from pipeline.batch import Batch
 from pipeline.load.dali_runner import DecodeError
 from pipeline.load.decoder import Decoder, InFlight, StoredFrames
@@ -22,7 +23,7 @@ from pipeline.plan.mixed_planner import MixedPlanner, moved, rows_by_set
 from pipeline.shards.codecs import CODECS
 from pipeline.shards.mix import MixedManifest
 from pipeline.shards.reader import ShardReader
-from pipeline.shards.shard_files import ShardFiles
+from pipeline.shards.shard_files import RemoteShards, open_cache, shard_files
 from settings import Config, StorageConfig
 
 MakeDecoder = Callable[[Config, StoredFrames, int], Decoder]
@@ -35,10 +36,20 @@ class MixedReader:
     Args:
         dataset: the data sets; all have video and audio.
         planner: its strides are those of the plans.
-        config: clip and audio are read.
+        config: data, clip and audio are read.
+        in_threads: see `ShardReader`.
     """
 
-    def __init__(self, dataset: MixedManifest, planner: MixedPlanner, config: Config) -> None:
+    def __init__(
+        self,
+        dataset: MixedManifest,
+        planner: MixedPlanner,
+        config: Config,
+        *,
+        in_threads: Callable[[], None] | None = None,
+    ) -> None:
+        is_remote = any(isinstance(part.root, RemotePath) for part in dataset.parts.values())
+        cache = open_cache(config.data) if is_remote else None
         self._firsts = dataset.firsts
         self._codecs = [CODECS[part.storage.codec] for part in dataset.parts.values()]
         self._readers = [
@@ -47,29 +58,49 @@ class MixedReader:
                 frames=config.clip.frames,
                 stride=stride,
                 audio_samples=config.audio_samples,
+                files=shard_files(part, cache),
+                in_threads=in_threads,
                 first_id=first,
             )
             for part, stride, first in zip(
                 dataset.parts.values(), planner.strides, dataset.firsts.tolist(), strict=True
             )
         ]
+        self.remote = RemoteParts([reader.remote for reader in self._readers]) if is_remote else None
+        """The shards of the data sets in object stores; None if all are on this machine."""
 
     @property
-    def files(self) -> ShardFiles:
-        """Access to shards of this machine, of which there are no copies."""
-        return self._readers[0].files
+    def removed(self) -> int:
+        """How often `distrust` has removed a copy."""
+        return sum(reader.removed for reader in self._readers)
 
     def waited(self) -> float:
         """As `ShardReader.waited`."""
         return sum(reader.waited() for reader in self._readers)
 
     def distrust(self, i: int) -> None:
-        """As `ShardReader.distrust`; there are no copies to remove."""
+        """As `ShardReader.distrust`."""
+        reader = self._reader_of(i)
+        reader.distrust(i - reader.first_id)
 
     def file_of(self, i: int) -> str:
         """As `ShardReader.file_of`."""
-        reader = self._readers[int(np.searchsorted(self._firsts, i, side="right")) - 1]
+        reader = self._reader_of(i)
         return reader.file_of(i - reader.first_id)
+
+    def _reader_of(self, i: int) -> ShardReader:
+        return self._readers[int(np.searchsorted(self._firsts, i, side="right")) - 1]
+
+    def shards_of(self, plan: ClipPlan) -> np.ndarray:
+        """Returns the numbers in `remote` of the shards that hold the clips of a plan, sorted."""
+        assert self.remote is not None
+        found = [
+            self._readers[number].shards_of(moved(plan[rows], by=-self._readers[number].first_id))
+            + self.remote.firsts[number]
+            for number, rows in rows_by_set(plan.ids, self._firsts)
+            if self._readers[number].remote is not None
+        ]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def parts(self, plan: ClipPlan) -> list[tuple[int, np.ndarray, InFlight]]:
         """Reads the clips of a plan; returns `InFlight.parts`.
@@ -92,6 +123,33 @@ class MixedReader:
         readers = [self._readers[number] for number, _ in found]
         own = [moved(plan[rows], by=-one.first_id) for one, (_, rows) in zip(readers, found, strict=True)]
         return np.concatenate([one.pcm(part) for one, part in zip(readers, own, strict=True)])[order]
+
+
+class RemoteParts:
+    """The shards of those data sets of a mix that are in object stores, numbered one data set after the other.
+
+    Args:
+        parts: access to the shards of each data set; None for one on this machine.
+
+    Attributes:
+        firsts: the number of the first shard of each data set.
+        files: all shards.
+        cache: where their copies are; None without copies.
+    """
+
+    def __init__(self, parts: Sequence[RemoteShards | None]) -> None:
+        self._parts = parts
+        counts = [0 if part is None else len(part.files) for part in parts]
+        self.firsts = np.cumsum([0, *counts[:-1]]).tolist()
+        self.files = [file for part in parts if part is not None for file in part.files]
+        self.cache = next(part.cache for part in parts if part is not None)
+
+    def close(self, shards: Iterable[int]) -> None:
+        """As `RemoteShards.close`."""
+        wanted = list(shards)
+        for first, part in zip(self.firsts, self._parts, strict=True):
+            if part is not None:
+                part.close(shard - first for shard in wanted if first <= shard < first + len(part.files))
 
 
 @dataclass(kw_only=True)

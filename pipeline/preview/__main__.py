@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _data(data: DataConfig, shards: str) -> DataConfig:
     """The settings for the folder `shards`; of a mix, those of the data set that lies there."""
-    there = [one for one in data.mix.values() if Path(one.path).absolute() == Path(shards).absolute()]
+    place = location(shards).resolve()
+    there = [one for one in data.mix.values() if location(one.path).resolve() == place]
     if there:
         data = replace(data, mix={}, split=there[0].split, leave_out=there[0].leave_out, weights=there[0].weights)
     return replace(data, path=shards, loader="dali", mix={})

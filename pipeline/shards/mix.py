@@ -60,14 +60,17 @@ class MixedManifest:
         self.fingerprint = hashlib.blake2b("\n".join(seen).encode(), digest_size=16).hexdigest()
 
     @classmethod
-    def open(cls, mix: Mapping[str, MixedSetConfig]) -> MixedManifest:
+    def open(cls, mix: Mapping[str, MixedSetConfig], *, cache_dir: str = "") -> MixedManifest:
         """Opens the data sets of data.mix.
+
+        Args:
+            cache_dir: as for `Manifest.open`.
 
         Raises:
             ManifestError: a path holds no complete prepared data set.
             ConfigError: two of them are the same data set.
         """
-        return cls({name: Manifest.open(one.path) for name, one in mix.items()})
+        return cls({name: Manifest.open(one.path, cache_dir=cache_dir) for name, one in mix.items()})
 
     def __len__(self) -> int:
         return self._count

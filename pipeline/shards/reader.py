@@ -16,7 +16,7 @@ from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.clips import ClipPlan
 from pipeline.shards.checksums import AUDIO_BLOCK, crc32c
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.shard_files import ShardFiles, Unreadable, shard_files
+from pipeline.shards.shard_files import RemoteShards, ShardFiles, Unreadable, shard_files
 
 RANGES = 128
 """Largest number of byte ranges that are read at the same time, if each takes as long as a request to a server."""
@@ -174,6 +174,16 @@ class ShardReader:
         if plan.audio is not None and plan.audio.mixed_ids is not None:
             ids.append(plan.audio.mixed_ids)
         return np.unique(self.manifest.shard[np.concatenate(ids)])
+
+    @property
+    def remote(self) -> RemoteShards | None:
+        """Access to the shards, if they are in an object store."""
+        return self.files if isinstance(self.files, RemoteShards) else None
+
+    @property
+    def removed(self) -> int:
+        """How often `distrust` has removed a copy."""
+        return self.files.removed
 
     def distrust(self, i: int) -> None:
         """Removes this machine's copy of the shard of sample `i`, if there is one: it seems to be damaged."""

@@ -129,6 +129,7 @@ class RemoteShards:
         self.files = [CachedFile(root / name, size, etag, sha256) for name, size, etag, sha256 in described]
         self.cache = cache
         self.removed = 0
+        self._distrusting = threading.Lock()
         self._copies = [str(cache.path(file)) for file in self.files] if cache is not None else []
         self._open = OpenFiles()
 
@@ -165,9 +166,11 @@ class RemoteShards:
         target[:] = np.frombuffer(data, dtype=np.uint8)
 
     def distrust(self, shard: int) -> None:
-        was_open = self._open.drop(shard)
-        if (self.cache is not None and self.cache.discard(self.files[shard])) or was_open:
-            self.removed += 1
+        # With a lock, so that another thread which has read the same copy finds it counted once it is gone.
+        with self._distrusting:
+            was_open = self._open.drop(shard)
+            if (self.cache is not None and self.cache.discard(self.files[shard])) or was_open:
+                self.removed += 1
 
     def close(self, shards: Iterable[int]) -> None:
         """Closes copies that may be evicted; their room on the disk is only free once nobody has them open."""

@@ -44,7 +44,14 @@ def test_a_single_data_set_is_one_set():
         (["data.mix={a: {path: x, weight: .inf}}"], "data.mix.a.weight must be a finite number, not inf"),
         (["data.mix={a: {path: x, weight: much}}"], "data.mix.a.weight must be a number, not 'much'"),
         (["data.mix={a: {path: x, wight: 1}}"], "unknown key data.mix.a.wight; did you mean weight"),
-        (["data.mix={a: {path: 's3://b/x', weight: 1}}"], "data.mix.a.path must be a folder of this machine, not s3:"),
+        (
+            ["data.mix={a: {path: 's3://k:x@b/x', weight: 1}}"],
+            "data.mix.a.path: the s3:// URL holds a user name or a password",
+        ),
+        (
+            ["data.mix={a: {path: 's3://b/x', weight: 1}, b: {path: 's3://b/x/', weight: 1}}"],
+            "data.mix.b.path is that of data.mix.a.path, s3://b/x/",
+        ),
         (["data.mix={a: x}"], "data.mix.a must be a mapping, not 'x'"),
         (["data.mix=[x]"], "data.mix must be a mapping, not"),
         (["data.mix={'a b': {path: x, weight: 1}}"], "data.mix: the name 'a b' must be text of 1 to 40 letters"),

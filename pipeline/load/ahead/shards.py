@@ -13,17 +13,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from common.stores import StoreError
-from common.stores.cache import CacheError, FileCache
+from common.stores.cache import CachedFile, CacheError, FileCache
 from common.stores.errors import StoreFileChanged, StoreFileDamaged
 from pipeline.plan.bad_samples import SampleError
 from pipeline.plan.batch_plan import BatchPlan
 from pipeline.plan.clips import ClipPlan
-from pipeline.shards.shard_files import RemoteShards
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,16 @@ _PAUSE = 2.0
 """Seconds until the next look for shards to copy, if there was none and the next steps need the same shards."""
 _LONG_PAUSE = 10.0
 """Seconds until the next attempt after a store did not answer for a while."""
+
+
+class CopiedShards(Protocol):
+    """The shards of one data set, or of several; see `RemoteShards`."""
+
+    @property
+    def files(self) -> Sequence[CachedFile]: ...
+    @property
+    def cache(self) -> FileCache | None: ...
+    def close(self, shards: Iterable[int]) -> None: ...
 
 
 class ShardsAhead:
@@ -54,7 +64,7 @@ class ShardsAhead:
         self,
         plans: Iterator[BatchPlan],
         *,
-        files: RemoteShards,
+        files: CopiedShards,
         shards_of: Callable[[ClipPlan], np.ndarray],
         in_thread: Callable[[], None] | None,
         clips: int,
