@@ -1,4 +1,7 @@
-"""Finds the files of sources, and takes single frames of them; frames are decoded in a worker."""
+"""Finds the files of sources, and takes single frames of them; frames are decoded in a worker.
+
+A source is the name of a file, or of a part of one, such as `a.mp4#t=20,30`: see pipeline.lists.spans.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import av
 import av.error
 from PIL import Image
 
+from pipeline.lists.spans import parse_fragment, split_fragment
 from pipeline.media.opening import check_decoder, is_cover_art, open_media
 from pipeline.media.orientation import OrientationReader
 from pipeline.media.rejection import RejectedSource
@@ -20,6 +24,13 @@ _MOST_FRAMES = 1000
 """Frames that are decoded at most between the key frame before a time and the time itself."""
 
 
+def file_and_start(source: str) -> tuple[str, float]:
+    """The name of the file of a source, and the seconds from the file's start to that of the source."""
+    name, fragment = split_fragment(source)
+    span = parse_fragment(fragment)
+    return name, 0.0 if span is None else span.start
+
+
 def file_of(root: Path, source: str) -> Path | None:
     """The file of a source below the folder `root`; None if there is none, or if it lies elsewhere.
 
@@ -27,7 +38,7 @@ def file_of(root: Path, source: str) -> Path | None:
         root: a resolved path. Names with `..` and links that lead out of it are not followed.
     """
     try:
-        path = (root / source).resolve(strict=True)
+        path = (root / split_fragment(source)[0]).resolve(strict=True)
     except (OSError, ValueError, RuntimeError):  # also a loop of links, or a name with a zero byte
         return None
     return path if path.is_relative_to(root) and path.is_file() else None

@@ -24,7 +24,7 @@ from search.decoding import MAX_PIXELS, MEMORY_MB
 from search.index.folder import SearchIndexError
 from search.index.open import Index, open_index
 from search.query.find import Hit, find, vector_of
-from search.query.frames import file_of, frame_at
+from search.query.frames import file_and_start, file_of, frame_at
 from search.query.page import build_page
 from search.query.request import DEFAULT_TO
 
@@ -151,7 +151,7 @@ def _pictures(found: Found, videos: Path | None) -> dict[int, bytes]:
     with _workers() as workers:
         for hit in found.hits:
             if (path := file_of(root, hit.row.source)) is not None:
-                middle = (hit.row.start + hit.row.end) / 2
+                middle = file_and_start(hit.row.source)[1] + (hit.row.start + hit.row.end) / 2
                 options = {"max_pixels": MAX_PIXELS}
                 futures[hit.row.id] = workers.schedule(frame_at, (path, middle), options, timeout=_FRAME_SECONDS)
         return {row: future.result() for row, future in futures.items() if future.exception() is None}

@@ -22,7 +22,7 @@ from search.index.open import Index, open_index
 from search.index.rows import Row
 from search.query.encode import QueryEncoder
 from search.query.find import Hit, find, vector_of
-from search.query.frames import file_of, frame_at
+from search.query.frames import file_and_start, file_of, frame_at
 from search.query.request import DEFAULT_TO
 from search.serve.limits import CACHED_BYTES, FRAME_SECONDS, WAITING, WAITING_FRAMES
 
@@ -161,7 +161,8 @@ class Service:
             return cached
         with self._turn("frames", WAITING_FRAMES):
             options = {"max_pixels": MAX_PIXELS}
-            future = self._frames.schedule(frame_at, (path, key[1]), options, timeout=FRAME_SECONDS)
+            seconds = file_and_start(row.source)[1] + key[1]
+            future = self._frames.schedule(frame_at, (path, seconds), options, timeout=FRAME_SECONDS)
             try:
                 picture = await asyncio.wrap_future(future)
             except WorkersCannotStart as error:
@@ -172,8 +173,9 @@ class Service:
         return picture
 
     def described(self, row: Row) -> dict[str, Any]:
-        """A row as plain values, with whether its file is there."""
-        return row.as_json() | {"has_file": self._file_of(row) is not None}
+        """A row as plain values, with its file, whether that is there, and at which second the source starts in it."""
+        name, start = file_and_start(row.source)
+        return row.as_json() | {"file": name, "file_start": start, "has_file": self._file_of(row) is not None}
 
     def _described(self, hits: list[Hit]) -> list[dict[str, Any]]:
         return [self.described(hit.row) | hit.as_json() for hit in hits]

@@ -5,16 +5,18 @@ const span = row => row.end < 60 ? `${row.start.toFixed(1)} to ${seconds(row.end
 const UNPLAYABLE = /\.(avi|mpe?g|m2v|vob|wmv|asf|flv|f4v|3gp|3g2|ts|mts|m2ts|mxf|rm|rmvb|divx|dv|aiff?|au|amr|wma|ape|ac3|caf|wv|tta|nut|gif|mjpe?g)$/i;
 let playing = null;
 
-// Puts a player in place of the still picture; it starts at the row's first second and stops at its end.
+// Puts a player in place of the still picture; it starts at the row's first second and stops at its end. The times of a
+// row count from the start of its source, which may be a part of the file.
 function play(screen, row) {
   stop();
-  const sound = /\.(wav|mp3|m4a|aac|ogg|oga|opus|flac)$/i.test(row.source);
-  const player = element(sound ? "audio" : "video", {controls: true, playsInline: true, src: `/media/${row.id}#t=${row.start}`});
+  const sound = /\.(wav|mp3|m4a|aac|ogg|oga|opus|flac)$/i.test(row.file);
+  const start = row.file_start + row.start, end = row.file_start + row.end;
+  const player = element(sound ? "audio" : "video", {controls: true, playsInline: true, src: `/media/${row.id}#t=${start}`});
   const kept = [...screen.childNodes];
   player.setAttribute("aria-label", `${row.source}, from ${seconds(row.start)} on`);
-  player.addEventListener("loadedmetadata", () => { player.currentTime = row.start; });
+  player.addEventListener("loadedmetadata", () => { player.currentTime = start; });
   player.addEventListener("timeupdate", () => {
-    if (!player.dataset.passed && player.currentTime >= row.end) { player.dataset.passed = "yes"; player.pause(); }
+    if (!player.dataset.passed && player.currentTime >= end) { player.dataset.passed = "yes"; player.pause(); }
   });
   player.addEventListener("error", () => {
     if (playing?.player !== player) return;
@@ -52,7 +54,7 @@ function screenOf(row) {
   const picture = element("img", {src: `/frame/${row.id}`, alt: "", loading: "lazy", decoding: "async"});
   picture.addEventListener("error", () => picture.remove());
   screen.append(picture);
-  if (UNPLAYABLE.test(row.source)) {
+  if (UNPLAYABLE.test(row.file)) {
     screen.append(cannotPlay(row));
     return screen;
   }

@@ -23,7 +23,7 @@ from search.index.rows import Row
 from search.query.__main__ import main
 from search.query.encode import QueryEncoder
 from search.query.find import Hit
-from search.query.frames import file_of, frame_at
+from search.query.frames import file_and_start, file_of, frame_at
 from search.query.media import FEWEST, MOST, Reading, read_clips
 from search.query.page import build_page
 from search.query.request import conditions, query_file, split_time
@@ -152,8 +152,21 @@ def test_files_are_found_only_below_the_folder(tmp_path):
     (root / "link").symlink_to(tmp_path / "secret")
     (root / "loop").symlink_to(root / "loop")
     root = root.resolve()
-    assert file_of(root, "dog/1.mp4") == root / "dog" / "1.mp4"
-    for source in ("../secret", "/etc/passwd", "link", "loop", "dog", "", "no\0ne", "dog/../../secret", "a" * 5000):
+    assert file_of(root, "dog/1.mp4") == file_of(root, "dog/1.mp4#t=20,30.5") == root / "dog" / "1.mp4"
+    assert file_and_start("dog/1.mp4#t=20.5,30") == ("dog/1.mp4", 20.5)
+    assert file_and_start("dog/1.mp4") == ("dog/1.mp4", 0.0)
+    for source in (
+        "../secret",
+        "/etc/passwd",
+        "link",
+        "loop",
+        "dog",
+        "",
+        "no\0ne",
+        "dog/../../secret",
+        "a" * 5000,
+        "link#t=1,2",
+    ):
         assert file_of(root, source) is None
 
 

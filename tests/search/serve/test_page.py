@@ -74,8 +74,10 @@ def test_a_picture_is_dropped_on_the_page(browser, live):
     assert "a still picture" in browser.ask("document.querySelector('#query .note').textContent")
 
 
-def test_a_row_plays_from_its_second(browser, collection, tmp_path):
-    sources = ["00001.mp4"] * 4
+@pytest.mark.parametrize("part", ["", "#t=0.5,4"])
+def test_a_row_plays_from_its_second(browser, collection, tmp_path, part):
+    """Also one of a part of a file, whose times count from the start of the part."""
+    sources, start = [f"00001.mp4{part}"] * 4, 0.5 if part else 0
     write_embeddings(tmp_path / "rows", sources)
     build(open_embeddings(tmp_path / "rows"), tmp_path / "index", exact_up_to=1000)
     with serving(tmp_path / "index", run=None, root=collection.videos) as live:
@@ -84,9 +86,9 @@ def test_a_row_plays_from_its_second(browser, collection, tmp_path):
         at = browser.until(
             "(v => v && !v.seeking && v.readyState > 1 && v.currentTime)(document.querySelector('#results video'))"
         )
-        assert 2 <= at < 3.1
+        assert start + 2 <= at < start + 3.1
         browser.until("document.querySelector('#results video').paused")
-        assert browser.ask("document.querySelector('#results video').currentTime") == pytest.approx(3, abs=0.4)
+        assert browser.ask("document.querySelector('#results video').currentTime") == pytest.approx(start + 3, abs=0.4)
         browser.choose_file("#file", collection.videos / "00001.mp4")
         assert browser.until(STATUS) == "There are no encoders here."
 

@@ -19,6 +19,7 @@ import pytest
 from common.environment import ROOT
 from search.embeddings import open_embeddings
 from search.index.build import build
+from search.query.__main__ import main as query
 from search.serve import app, guard, limits, service
 from search.serve.__main__ import TOKEN_VARIABLE, main
 from tests.search.rows import write_embeddings
@@ -64,6 +65,25 @@ def test_nothing_outside_the_folder_is_served_whatever_the_index_says(tmp_path: 
         assert [status for status, _, _ in answers] == [404] * 4 + [200] * 2
         assert all(body == b"inside" for _, _, body in answers[4:])
         assert [row["has_file"] for row in live.json("/api/rows")[1]["results"]] == [False] * 4 + [True] * 2
+
+
+def test_the_rows_of_a_part_show_the_seconds_of_its_file(collection, tmp_path: Path):
+    """Row k of a source is from k to k + 1 seconds; so the second source's first row is the first one's third."""
+    write_embeddings(tmp_path / "rows", ["00001.mp4"] * 3 + ["00001.mp4#t=2,4"])
+    build(open_embeddings(tmp_path / "rows"), tmp_path / "index", exact_up_to=1000)
+    with serving(tmp_path / "index", run=None, root=collection.videos) as live:
+        part = live.json("/api/rows")[1]["results"][3]
+        assert (part["source"], part["start"], part["end"]) == ("00001.mp4#t=2,4", 0.0, 1.0)
+        assert (part["file"], part["file_start"], part["has_file"]) == ("00001.mp4", 2.0, True)
+        frames = [live.request(f"/frame/{row}") for row in range(4)]
+        assert frames[3][0] == 200
+        assert [frame[2] == frames[3][2] for frame in frames] == [False, False, True, True]
+        assert live.request("/media/3")[2] == (collection.videos / "00001.mp4").read_bytes()
+    page = tmp_path / "out.html"
+    videos = ["--videos", str(collection.videos)]
+    assert query([str(tmp_path / "index"), "--like", "00001.mp4#t=2,4", *videos, "--html", str(page)]) == 0
+    hits = json.loads(page.read_text().split('type="application/json">')[1].split("</script>")[0])["hits"]
+    assert [hit["picture"] is None for hit in hits] == [False] * 3
 
 
 def test_fifty_queries_at_once_are_all_answered(live: Live, collection):
