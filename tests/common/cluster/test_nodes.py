@@ -18,6 +18,7 @@ from common.cluster.engine import ClusterError, RayEngine
 from common.cluster.shared import SharedFolder, shared_output
 from common.cluster.tasks import TaskDied, run_on_ray
 from pipeline.prepare.run import SampleTask, prepare, prepare_sample
+from pipeline.prepare.segments.options import Annotations
 from pipeline.prepare.sources import find_sources
 from pipeline.prepare.workers.on_ray import run_tasks_on_ray
 from search.embed.run import embed
@@ -94,6 +95,22 @@ def test_a_node_and_the_driver_die_and_nothing_differs_from_one_machine(videos, 
     printed = again.communicate(timeout=120)[0]
     assert again.returncode == 0, printed
     assert contents(out) == contents(tmp_path / "local")
+
+
+@pytest.mark.parametrize("windows", [0.0, 0.4])
+def test_segments_and_windows_are_those_of_one_machine(videos, tmp_path, cluster, windows):
+    (tmp_path / "list.csv").write_text(
+        "path,start,end,label\n01,0,0.4,a\n01,0.5,0.9,b\n02,0.2,1,c\n02,5,6,d\nbroken,0,1,e\n"
+    )
+    config = from_dict(PrepareConfig, {**SETTINGS, "min_seconds": 0.3, "windows": windows})
+    lists = {"config": config, "workers": 1, "annotations": Annotations(paths=(tmp_path / "list.csv",))}
+    prepare(videos, tmp_path / "local", **lists)
+    summary = prepare(videos, tmp_path / "out", engine=RayEngine(address=cluster.address), **lists)
+    assert summary.prepared == (4 if windows else 3)
+    found, expected = (contents(tmp_path / name) for name in ("out", "local"))
+    log = "index/part.rejected"  # in the order in which the tasks end
+    assert sorted(found.pop(log).splitlines()) == sorted(expected.pop(log).splitlines())
+    assert found == expected
 
 
 def test_parts_of_embeddings_are_those_of_one_machine(videos, tmp_path, cluster):
