@@ -49,6 +49,15 @@ def meta_file(root: Location) -> Location:
     return root / "manifest" / "meta.json"
 
 
+def is_prepared(root: Location) -> bool:
+    """Whether a folder holds prepared data, as opposed to other files; always true where files cannot be listed.
+
+    Raises:
+        StoreError: the object store does not tell.
+    """
+    return (isinstance(root, RemotePath) and not root.is_listable) or meta_file(root).exists()
+
+
 def read_meta(root: Location) -> dict[str, Any]:
     """Reads and checks the meta.json of the prepared folder `root`, which may be in an object store.
 

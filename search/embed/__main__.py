@@ -1,9 +1,9 @@
 """Embeds all files of a data set with the encoders of a run: `python -m search.embed RUN SRC OUT [key=value ...]`.
 
-SRC is a folder of prepared shards, or a folder of videos, which are decoded on the way. OUT gets one row per file or,
-with every=SECONDS, one per window, as Parquet files with source, start, end, labels and unit vectors. Run the same
-command again to resume after an interruption; start it with torchrun to share the work among processes or GPUs,
-or with --engine ray to share it among the nodes of a Ray cluster.
+SRC is a folder of prepared shards, or a folder of videos, which are decoded on the way; or the URL of either. OUT gets
+one row per file or, with every=SECONDS, one per window, as Parquet files with source, start, end, labels and unit
+vectors. Run the same command again to resume after an interruption; start it with torchrun to share the work among
+processes or GPUs, or with --engine ray to share it among the nodes of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError, add_labels_may_miss, require_list
 from pipeline.prepare.sources import PrepareError, check_folders
 from pipeline.prepare.workers.pool import WorkersCannotStart
-from pipeline.shards.meta import ManifestError, check_shards, meta_file, read_meta
+from pipeline.shards.meta import ManifestError, check_shards, is_prepared, read_meta
 from search.packages import require_packages, require_utf8
 from settings import ConfigError, load_config
 from settings.search import EmbedConfig
@@ -101,7 +101,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("run", type=location, metavar="RUN", help="run folder, or a checkpoint file; or its URL")
     parser.add_argument(
-        "src", type=location, metavar="SRC", help="folder or URL of prepared shards, or folder of videos"
+        "src", type=location, metavar="SRC", help="prepared shards, or a folder of videos; or their URL"
     )
     parser.add_argument("out", type=location, metavar="OUT", help="folder for the embeddings; or its URL")
     parser.add_argument("--labels", type=Path, help="list with labels of a folder of videos (default: folder names)")
@@ -120,15 +120,14 @@ def _check(options: argparse.Namespace) -> None:
     require_utf8(_folder(options.out).resolve())
     if isinstance(options.run, Path):
         require_some_checkpoint(options.run)
-    if isinstance(options.src, RemotePath):
-        check_shards(options.src, read_meta(options.src))
-    elif not options.src.is_dir():
-        found = "is a file" if options.src.exists() else "does not exist"
-        raise PrepareError(f"SRC must be a folder of prepared data or of videos, but {options.src} {found}")
-    else:
-        check_folders(options.src.resolve(), options.out.resolve())
-        if meta_file(options.src).exists():
-            check_shards(options.src, read_meta(options.src))
+    src, prepared = options.src, is_prepared(options.src)
+    if not prepared and not src.is_dir():
+        found = "is a file" if src.exists() else "does not exist"
+        raise PrepareError(f"SRC must be a folder of prepared data or of videos, but {src} {found}")
+    if not prepared or isinstance(src, Path):
+        check_folders(src.resolve(), options.out.resolve())
+    if prepared:
+        check_shards(src, read_meta(src))
     if options.labels is not None:
         require_list(options.labels)
 

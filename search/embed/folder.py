@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from common.environment import available_cores
+from common.stores import Location
 from common.terminal import printable
 from evaluation.features import MODALITIES
 from pipeline.media.rejection import RejectedSource
@@ -47,7 +48,7 @@ class FolderSource:
     """A folder of videos; a part has a fixed number of files.
 
     Args:
-        src: the folder.
+        src: the folder, here or in an object store, from which workers copy one file at a time.
         out: the folder for temporary shards.
         files: the files of `src`, in order.
         labels: their labels.
@@ -57,7 +58,9 @@ class FolderSource:
     unit = "files"
     settings: tuple[str, ...] = ("part_files", "max_seconds")
 
-    def __init__(self, src: Path, out: Path, files: list[File], labels: Labels, job: Job, *, first: int = 0) -> None:
+    def __init__(
+        self, src: Location, out: Path, files: list[File], labels: Labels, job: Job, *, first: int = 0
+    ) -> None:
         self._first = first
         self._src, self._out, self._files, self._labels, self._job = src, out, files, labels, job
         self._size = job.config.part_files

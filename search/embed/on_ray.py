@@ -111,7 +111,7 @@ def make_part(task: PartTask, *, work: Work) -> None:
         require_shared(one)
     job = _job(work)
     if work.meta["source"]["kind"] == "folder":
-        source: Source = FolderSource(Path(work.src), work.out, task.files, task.labels, job, first=task.number)
+        source: Source = FolderSource(work.src, work.out, task.files, task.labels, job, first=task.number)
     else:
         source = _shard_source(work, job)
     for part in source.embed([task.number]):

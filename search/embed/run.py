@@ -20,8 +20,9 @@ from common.progress import show_progress
 from common.stores import Location, RemotePath
 from pipeline.prepare.labels import folder_labels, read_labels
 from pipeline.prepare.sources import find_sources
+from pipeline.prepare.stores.originals import list_sources
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.meta import meta_file
+from pipeline.shards.meta import is_prepared
 from search.embed.folder import FolderSource
 from search.embed.on_ray import cluster_device, steps_on_ray
 from search.embed.sources import Job, ShardSource, Source
@@ -63,7 +64,7 @@ def embed(
 
     Args:
         run: run folder, or a checkpoint file.
-        src: prepared shards, or a folder of videos.
+        src: prepared shards, or a folder of videos; here or in an object store.
         out: the folder to write; see search.embeddings.
         labels: list of labels for a folder of videos; without it the folders' names are labels.
         labels_may_miss: whether to continue even if the list does not seem to belong to the files.
@@ -158,12 +159,12 @@ def _cluster_job(run: Path, config: EmbedConfig) -> Job:
 
 
 def _source(src: Location, out: Path, job: Job, *, labels: Path | None, labels_may_miss: bool) -> Source:
-    if isinstance(src, RemotePath) or meta_file(src).exists():
+    if is_prepared(src):
         if labels is not None:
             raise EmbedError("--labels is for a folder of videos; prepared data have labels: see pipeline.labels")
         return ShardSource(Manifest.open(src), job)
     begin(f"listing the files in {src}")
-    files, skipped = find_sources(src, exclude=out)
+    files, skipped = list_sources(src) if isinstance(src, RemotePath) else find_sources(src, exclude=out)
     if not files:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
         raise EmbedError(
@@ -171,7 +172,9 @@ def _source(src: Location, out: Path, job: Job, *, labels: Path | None, labels_m
         )
     names = [file.name for file in files]
     found = (
-        read_labels(labels, names, streams=job.config.streams, root=src) if labels is not None else folder_labels(names)
+        read_labels(labels, names, streams=job.config.streams, root=src if isinstance(src, Path) else None)
+        if labels is not None
+        else folder_labels(names)
     )
     if not labels_may_miss:
         found.check()
