@@ -248,8 +248,9 @@ class DataConfig:
     """Largest size in GB of the copies of shards in data.cache_dir. Shards are copied ahead of their use. What is not
     copied yet, or does not fit, is read in ranges; 0 makes no copies."""
     mix: dict[str, MixedSetConfig] = field(default_factory=dict)
-    """Several data sets in place of data.path, each with a name: `NAME: {path: FOLDER, weight: 0.7}`, and if needed
-    `split`, `leave_out` and `weights` as below. The weights are relative shares of the clips (docs/datasets.md)."""
+    """Several data sets in place of data.path, each with a name: `NAME: {path: FOLDER or URL, weight: 0.7}`, and if
+    needed `split`, `leave_out` and `weights` as below. The weights are relative shares of the clips
+    (docs/datasets.md)."""
     loader: str = "dali"
     """Loader: dali reads prepared shards with NVIDIA DALI; decord reads raw videos, as a slow reference."""
     labels: str = ""

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.terminal import printable
 from pipeline.batch import Batch, pixels
+from pipeline.lists.spans import split_fragment
 from pipeline.load.clip_loader import ClipLoader
 from pipeline.load.dali_loader import DaliLoader
 from pipeline.load.reference.decord_loader import DecordLoader
@@ -77,6 +79,10 @@ def _raw_batch(config: Config, loader: DaliLoader, plan: ClipPlan, videos: Path)
         # Link only these videos into a folder, because `videos` may hold a million files, some of them rejected.
         link_of = {}
         for number, name in enumerate(sorted({*names, *audio_names, *mixed_names})):
+            if split_fragment(name)[1]:
+                raise ConfigError(
+                    f"--compare shows only whole files, but {printable(name)} was cut from one: leave --compare out"
+                )
             if not (videos / name).is_file():
                 raise ConfigError(f"--compare {videos} holds no {name}; give the folder the shards were prepared from")
             link_of[name] = f"{number}{Path(name).suffix}"
