@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pipeline.preview import __main__ as preview
 from pipeline.preview import contact_sheet
 from pipeline.preview.collect import collect
 from pipeline.preview.contact_sheet import View, write_picture
+from settings import ConfigError
 from tests.pipeline.preview.clips import make_clip
 
 SETTINGS = ["clip.frames=8", "clip.size=48", "data.threads=1"]
@@ -71,6 +73,16 @@ def test_all_clips_of_a_sample_are_shown(corpus):
     clips = collect(config, [4, 2], count=1, epoch=0, compare=corpus.raw)
     assert [clip.title.split()[0] for clip in clips] == ["#4", "#4", "#2", "#2"]
     assert ["clip 2" in clip.title for clip in clips] == [False, True, False, True]
+
+
+def test_parts_of_files_are_shown_but_not_compared(corpus, prepared):
+    shards = prepared(corpus.raw, storage={"short_side": 72, "codec": "jpeg"}, windows=1.0)
+    config = corpus.config("dali-vp9")
+    config = replace(config, data=replace(config.data, path=str(shards), split=""))
+    (clip,) = collect(config, [3], count=1, epoch=0, compare=None)
+    assert "video1.mp4#t=" in clip.title
+    with pytest.raises(ConfigError, match=r"but video1\.mp4#t=\S+ was cut from one: leave --compare out"):
+        collect(config, [3], count=1, epoch=0, compare=corpus.raw)
 
 
 def test_the_decord_loader_gives_nearly_the_same_audio_when_that_is_augmented(corpus):
