@@ -1,7 +1,8 @@
 """A lease on a folder in an object store, so that two processes do not write the same folder.
 
-Stores have no locks. The holder of a lease keeps a small file in the folder and rewrites it every few seconds; whoever
-finds such a file waits until it has not changed for LEASE_SECONDS, and then takes it over.
+Stores have no locks. The holder of a lease keeps a small file in the folder and rewrites it every RENEW_SECONDS. A
+process that finds such a file watches it for LEASE_SECONDS. If the file changes, the folder is in use; if not, the
+process takes the lease over.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from common.stores.paths import RemotePath
 from common.stores.urls import split_url
 
 _UNSUITABLE = {
-    "hf": "the Hub keeps every version of every file as a commit of its own, so files that change cannot be kept there",
+    "hf": "the Hub keeps every version of a file as a commit of its own, so it is no place for files that change often",
     "http": "files cannot be written to a web server",
     "https": "files cannot be written to a web server",
 }
-"""Schemes of stores in which no folder can be kept up to date, and why."""
+"""Schemes of stores in which no lease can be kept, because a file cannot be rewritten often, and why."""
 RENEW_SECONDS = 15.0
-"""Seconds between two renewals of a lease."""
+"""Interval in seconds at which the holder renews its lease."""
 LEASE_SECONDS = 60.0
-"""Seconds without a renewal after which the holder of a lease is taken for dead."""
+"""Seconds without a renewal after which a lease has expired: its holder is taken for dead."""
 POLL_SECONDS = 2.0
-"""Seconds between two looks at somebody else's lease."""
+"""Interval in seconds at which a process that waits reads the lease of another one."""
 SETTLE_SECONDS = 2.0
-"""Seconds after which a process that took over a lease looks whether another one did so too."""
+"""Seconds after which a process that took over a lease checks whether another one has overwritten it."""
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +52,18 @@ class Lease:
 
     Args:
         path: file of the lease.
-        place: what only one process can hold at a time, by a real lock that the caller holds, such as a folder of this
-            machine; a lease that an ended process left from the same place is taken over at once.
+        place: name of something on this machine, such as a folder, that the caller has locked with a real lock. A lease
+            with the same `place` is taken over at once: the process that left it has ended, as it lost that lock.
         what: what is leased, for messages.
 
     Raises:
         LeaseTaken: another process holds the lease.
-        StoreError: the store cannot be read or written, or is no place for files that change.
+        StoreError: the store cannot be read or written, or is no place for files that change often.
     """
 
     def __init__(self, path: RemotePath, *, place: str, what: str) -> None:
         if why := _UNSUITABLE.get(split_url(str(path))[0]):
-            raise StoreError(f"{path.parent} cannot be used: {why}; give a folder of this machine or an s3:// URL")
+            raise StoreError(f"{path.parent} cannot be used: {why}; give a folder on this machine or an s3:// URL")
         self._path, self._what = path, what
         self._mine: dict[str, Any] = {
             "holder": f"process {os.getpid()} on {socket.gethostname()}",
@@ -73,7 +74,8 @@ class Lease:
         self.lost = threading.Event()
         self._ended = threading.Event()
         self._acquire()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._renewed = time.monotonic()
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
         self._thread.start()
 
     def _acquire(self) -> None:
@@ -81,12 +83,12 @@ class Lease:
             found = self._read()
             if found is None:  # it was released a moment ago
                 continue
-            if self._is_mine(found):  # the store did create it, but its answer was lost
+            if self._is_mine(found):  # the store did create it, but its response was lost
                 return
-            if found.get("place") != self._mine["place"] and not self._outlives(found):
+            if found.get("place") != self._mine["place"] and not self._wait_for_expiry(found):
                 continue
             self._path.write_bytes(self._content())
-            # Whoever writes last wins; the others see that.
+            # If several processes take it over at once, the last one to write wins, and the others find its lease.
             time.sleep(SETTLE_SECONDS)
             found = self._read()
             if found is not None and not self._is_mine(found):
@@ -94,13 +96,13 @@ class Lease:
             if found is not None:
                 return
 
-    def _outlives(self, found: dict[str, Any]) -> bool:
-        """Waits until the holder is taken for dead, and returns True; False if it has released the lease.
+    def _wait_for_expiry(self, found: dict[str, Any]) -> bool:
+        """Waits until the lease `found` has expired, and returns True; False if it was released before.
 
         Raises:
             LeaseTaken: the holder has renewed the lease.
         """
-        say(f"{self._what} was in use by {found.get('holder')}; waiting {LEASE_SECONDS:.0f} s to see if it still is")
+        say(f"{self._what} was in use by {_holder(found)}; waiting {LEASE_SECONDS:.0f} s to see if it still is")
         end = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < end:
             time.sleep(POLL_SECONDS)
@@ -112,9 +114,9 @@ class Lease:
         return True
 
     def _taken(self, found: dict[str, Any]) -> LeaseTaken:
-        return LeaseTaken(f"{self._what} is in use by {found.get('holder', 'another process')}")
+        return LeaseTaken(f"{self._what} is in use by {_holder(found)}")
 
-    def _keep(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
             try:
                 self.renew()
@@ -124,19 +126,26 @@ class Lease:
                 return
 
     def renew(self) -> None:
-        """Renews the lease, or sets `lost` if another process holds it now.
+        """Renews the lease, or sets `lost` if another process holds it now or held it since the last renewal.
 
         Raises:
             StoreError: the store cannot be read or written.
         """
         found = self._read()
         if found is not None and not self._is_mine(found):
-            log.warning("%s; nothing is written there any more", self._taken(found))
-            self.lost.set()
+            self._lose(str(self._taken(found)))
+            return
+        if found is None and time.monotonic() - self._renewed > LEASE_SECONDS:
+            self._lose(f"{self._what} was used by another process while this one could not renew its lease")
             return
         self._mine["renewals"] += 1
         if not self._ended.is_set():
             self._path.write_bytes(self._content())
+            self._renewed = time.monotonic()
+
+    def _lose(self, reason: str) -> None:
+        log.warning("%s; this process no longer writes there", reason)
+        self.lost.set()
 
     def release(self) -> None:
         """Ends the lease; if the store cannot be reached, others wait until it has expired."""
@@ -160,13 +169,17 @@ class Lease:
             found = json.loads(self._path.read_bytes())
         except StoreFileNotFound:
             return None
-        except (ValueError, RecursionError):  # anything may be at that URL
+        except (ValueError, RecursionError):  # it is no lease, since a user may have put any file there
             return {}
         return found if isinstance(found, dict) else {}
 
 
+def _holder(found: dict[str, Any]) -> str:
+    return str(found.get("holder", "another process"))
+
+
 def _boot() -> str:
-    """A random name that the kernel of this machine chose when it started: host names need not be unique."""
+    """A random id that the kernel chose when this machine started; needed because host names may not be unique."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,7 +1,7 @@
-"""S3, Google Cloud Storage, Azure and web servers, by obstore.
+"""Access to S3, Google Cloud Storage, Azure and web servers through obstore.
 
-A request of obstore takes a sixth of the CPU time of one of s3fs (docs/stores.md), because all of it but the call is
-Rust.
+A request with obstore takes a sixth of the CPU time of one with s3fs (docs/stores.md), because everything behind the
+Python call is Rust.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from common.stores.errors import StoreError, StoreFileNotFound, without_secrets
 from common.stores.retries import TemporaryError
 
 CONNECT_SECONDS, READ_SECONDS, REQUEST_SECONDS = 5, 30, 300
-"""Time limits in seconds: for a connection, for the next bytes of an answer, and for a whole request."""
+"""Time limits in seconds: to connect, until the next bytes of a response arrive, and for a whole request."""
 PART_BYTES = 16 * 2**20
-"""Size in bytes of the parts in which large files are written."""
+"""Size in bytes of the parts in which large files are uploaded."""
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _SYSTEM_MESSAGE = re.compile(r'message: "([^"]+)"')
@@ -45,7 +45,7 @@ class NativeBackend:
         self._scheme, self._bucket = scheme, bucket
         self.lists = scheme not in ("http", "https")
         self._reading = self._open(read_timeout=timedelta(seconds=READ_SECONDS))
-        self._writing = self._open()  # during an upload nothing is read for a while
+        self._writing = self._open()  # without a read timeout, because during an upload nothing is read for a while
 
     def _open(self, **limits: timedelta) -> Any:
         from obstore import store as kinds
@@ -53,7 +53,7 @@ class NativeBackend:
 
         client: Any = {"timeout": timedelta(seconds=REQUEST_SECONDS), **limits}
         client["connect_timeout"] = timedelta(seconds=CONNECT_SECONDS)
-        # A short limit, after which common.stores.retries says that the request is repeated, and repeats it.
+        # obstore itself gives up soon; common.stores.retries then repeats the request, and tells the user so.
         backoff = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
         retries: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=5), "backoff": backoff}
         common: Any = {"client_options": client, "retry_config": retries}
@@ -64,7 +64,7 @@ class NativeBackend:
                 return kinds.S3Store(self._bucket, **common, **options)
             if self._scheme in ("gs", "gcs"):
                 return kinds.GCSStore(self._bucket, **common)
-            if self.lists:
+            if self.lists:  # all other schemes that can list files are Azure's
                 options = azure_options()
                 client["allow_http"] = str(options.get("endpoint", "")).startswith("http://")
                 return kinds.AzureStore(self._bucket, **common, **options)
@@ -123,7 +123,7 @@ class NativeBackend:
         self._ask(key, lambda: obstore.delete(self._writing, key))
 
     def _ask(self, key: str, request: Callable[[], T]) -> T:
-        """Makes a request, and translates its errors."""
+        """Makes a request, and turns obstore's errors into ours."""
         from obstore import exceptions as errors
 
         name = f"{self._name}/{key}" if key else self._name
@@ -131,14 +131,14 @@ class NativeBackend:
             return request()
         except errors.UnauthenticatedError as error:
             raise _translate(name, f"status code: 401 {error}") from None
-        except (errors.BaseError, PermissionError, FileNotFoundError, OSError) as error:
+        except (errors.BaseError, OSError) as error:
             if isinstance(error, OSError) and error.filename is not None:
-                raise  # the local file of an upload
+                raise  # it is about the local file of an upload
             raise _translate(name, str(error), missing=isinstance(error, FileNotFoundError)) from None
 
 
 def _translate(name: str, text: str, *, missing: bool = False) -> Exception:
-    """Returns our error for a message of obstore, whose own classes leave most errors in one class."""
+    """Returns our error for a message of obstore, most of whose errors have the same class."""
     text, _, details = text.partition("\n\nDebug source:")
     status = int(found[1]) if (found := _STATUS.search(text)) else 0
     if _METADATA_SERVICE in text:
@@ -158,17 +158,17 @@ def _translate(name: str, text: str, *, missing: bool = False) -> Exception:
         )
     if status in (301, 307):
         return StoreError(f"{name} is in another region: set AWS_REGION to that of the bucket")
-    if status in (408, 429) or status >= 500 or not status:
+    if status in (408, 429) or status >= 500 or not status:  # no status: mostly no response came
         return TemporaryError(_cause(text, details))
     return StoreError(f"{name} cannot be used: {without_secrets(text)}")
 
 
 def _cause(text: str, details: str) -> str:
-    """The reason for a temporary failure, in the words of the system where there are any."""
+    """The reason for a temporary failure: the operating system's own message if there is one."""
     if found := _SYSTEM_MESSAGE.search(details):
         return found[1]
     if "kind: Timeout" in details:
-        return "no answer within the time limit"
+        return "no response within the time limit"
     if "kind: Connect" in details:
         return "no connection to the server"
     return text
@@ -179,5 +179,5 @@ def _stored(meta: Any) -> StoredFile:
 
 
 def _etag(meta: Any) -> str:
-    """The etag without its quotes, which some stores give only in some answers."""
+    """The etag without its quotes, which some stores include in only some of their responses."""
     return (meta["e_tag"] or "").removeprefix("W/").strip('"')

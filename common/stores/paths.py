@@ -1,4 +1,4 @@
-"""Paths in object stores, with the part of the interface of pathlib.Path that this project needs."""
+"""Paths in object stores, with the part of pathlib.Path's interface that this project needs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from common.stores.urls import UrlError, check_url, is_url
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A file or folder in an object store. Folders exist only as the beginning of the names of files.
+    """A file or folder in an object store. Folders exist only as prefixes of the names of files.
 
-    All methods may be called by several threads at once. Requests that fail for a while are repeated
+    All methods may be called by several threads at once. Requests that fail temporarily are repeated
     (common.stores.retries).
 
     Attributes:
         url: scheme://bucket/key, without a slash at its end.
 
     Raises:
-        StoreError: an OSError with a sentence for the user: no access, no such bucket, no answer, or a package is not
+        StoreError: an OSError with a sentence for the user: no access, no such bucket, no response, or a package is not
             installed. `StoreFileNotFound` is also a FileNotFoundError.
     """
 
@@ -35,7 +35,7 @@ class RemotePath:
         return self.url
 
     def __fspath__(self) -> str:
-        raise TypeError(f"{self.url} is in an object store and cannot be opened as a file of this machine")
+        raise TypeError(f"{self.url} is in an object store and cannot be opened as a file on this machine")
 
     def __truediv__(self, name: str) -> RemotePath:
         return RemotePath(f"{self.url}/{name.strip('/')}")
@@ -66,7 +66,7 @@ class RemotePath:
         return open_backend(self.url)[0].lists
 
     def stat(self) -> StoredFile:
-        """Returns the size and the etag of a file."""
+        """Returns what the store knows of a file: its key, size, etag and time."""
         backend, key = open_backend(self.url)
         return retrying(lambda: backend.head(key), f"find {self.url}")
 
@@ -83,7 +83,7 @@ class RemotePath:
         return True
 
     def is_dir(self) -> bool:
-        """Whether there are files below; False where files cannot be listed."""
+        """Whether there are files below this path; False in a store that cannot list its files."""
         backend, key = open_backend(self.url)
         if not backend.lists:
             return False
@@ -97,11 +97,11 @@ class RemotePath:
         return sorted((replace(file, key=file.key[skipped:]) for file in found), key=lambda file: file.key)
 
     def read_bytes(self, start: int = 0, size: int | None = None) -> bytes:
-        """Returns `size` bytes from byte `start`, or the whole file; fewer bytes if it ends before."""
+        """Returns `size` bytes from byte `start` (None: all to the end); fewer bytes if the file ends before."""
         return bytes(self.read(start, size)[0])
 
     def read(self, start: int, size: int | None) -> tuple[bytes | memoryview, str]:
-        """Like `read_bytes`, without a copy, and with the file's etag."""
+        """Like `read_bytes`, without a copy, and with the file's etag; the etag is empty if `size` is 0."""
         backend, key = open_backend(self.url)
         if size == 0:
             return b"", ""
@@ -119,8 +119,8 @@ class RemotePath:
     def create(self, data: bytes) -> bool:
         """Writes the file unless there is one already; returns whether it was written.
 
-        Of several processes that do so at the same time, one gets True, in S3, Google's and Azure's stores. (If the
-        answer to a request is lost, even that one may get False: then the file holds its data.)
+        If several processes do so at the same time in a store of S3, Google or Azure, only the one whose data was
+        written gets True. (If the response to its request is lost, even that one may get False.)
         """
         backend, key = open_backend(self.url)
         return retrying(lambda: backend.create(key, data), f"write {self.url}")
@@ -131,7 +131,8 @@ class RemotePath:
         Args:
             size: its size in bytes, if that is known already.
         """
-        size, position = self.stat().size if size is None else size, 0
+        size = self.stat().size if size is None else size
+        position = 0
         with replacing(target) as unfinished, unfinished.open("wb") as file:
             while position < size:
                 part = self.read(position, min(DOWNLOAD_BYTES, size - position))[0]
@@ -141,7 +142,7 @@ class RemotePath:
                 position += len(part)
 
     def upload(self, source: Path) -> None:
-        """Replaces the file by a copy of the local file `source`, in several parts if it is large; as `write_bytes`."""
+        """Like `write_bytes`, with the content of the local file `source`; a large one is sent in several parts."""
         backend, key = open_backend(self.url)
         retrying(lambda: backend.put(key, source), f"write {self.url}")
 
@@ -156,9 +157,9 @@ class RemotePath:
 
 
 DOWNLOAD_BYTES = 64 * 2**20
-"""Size in bytes of the parts in which a file is copied to this machine."""
+"""Size in bytes of the parts in which a file is downloaded."""
 Location = Path | RemotePath
-"""A file or folder, here or in an object store."""
+"""A file or folder, on this machine or in an object store."""
 
 
 def location(text: str | Path | RemotePath) -> Location:
@@ -167,7 +168,7 @@ def location(text: str | Path | RemotePath) -> Location:
     Nothing is accessed or imported. Serves as the type of command line arguments.
 
     Raises:
-        UrlError: the URL holds credentials, or no bucket.
+        UrlError: as for `check_url`, or a file:// URL names another machine.
     """
     if isinstance(text, RemotePath) or not is_url(text):
         return text if isinstance(text, (Path, RemotePath)) else Path(text)
@@ -176,7 +177,7 @@ def location(text: str | Path | RemotePath) -> Location:
     if url.lower().startswith("file://"):
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
-            raise UrlError(f"{url} names a file of another machine; write file:///FOLDER with three slashes")
+            raise UrlError(f"{url} names a file on another machine; write file:///FOLDER with three slashes")
         return Path(unquote(parts.path))
     scheme, _, rest = url.partition("://")
     return RemotePath(f"{scheme.lower()}://{'/'.join(part for part in rest.split('/') if part)}")

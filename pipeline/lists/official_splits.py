@@ -9,36 +9,39 @@ from pathlib import Path, PurePosixPath
 
 from settings import ConfigError
 
-HMDB51_PARTS = {"0": None, "1": "train", "2": "test"}
+_HMDB51_PARTS = {"0": None, "1": "train", "2": "test"}
+"""The codes in HMDB51's lists -> the part; None for a video that the split does not use."""
 PARTS = ("train", "test")
+"""The parts of a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialSplits:
-    """The content of the lists. Paths are CLASS/FILE.avi, in VGGSound only the name of the file."""
+    """The content of the lists. Paths are CLASS/FILE.avi; for VGGSound ID_SECONDS, the file name without its suffix."""
 
     name: str
     """ucf101, hmdb51 or vggsound."""
     splits: dict[int, dict[str, str]] = field(default_factory=dict)
     """Number of the split -> path -> train or test."""
     classes: dict[str, str] = field(default_factory=dict)
-    """Path -> class, for lists that name it; otherwise it is the folder in the path."""
+    """Path -> class, as VGGSound's list names it; empty for the others, where the class is the folder in the path."""
     unused: list[str] = field(default_factory=list)
     """Paths that are in no part of any split."""
 
     def class_of(self, path: str) -> str:
-        """The class of a listed path; capitals do not matter."""
+        """The class of a listed path; a folder is put in lower case, because copies of the lists differ in capitals."""
         return self.classes.get(path) or PurePosixPath(path).parent.name.casefold()
 
 
 def read_official_splits(folder: str | Path) -> OfficialSplits:
-    """Reads ucfTrainTestlist/ (trainlist01.txt, testlist01.txt) or testTrainMulti_7030_splits/ (CLASS_test_split1.txt).
+    """Reads official lists, and tells from the names of the files which data set they belong to.
 
     Args:
-        folder: the folder of the lists, or the file vggsound.csv.
+        folder: UCF101's ucfTrainTestlist/ (trainlist01.txt, testlist01.txt), HMDB51's testTrainMulti_7030_splits/
+            (CLASS_test_split1.txt), or VGGSound's file vggsound.csv.
 
     Raises:
-        ConfigError: the folder holds no such lists, or a line has another format.
+        ConfigError: the folder holds no such lists, or a list cannot be read or has a line in another format.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -80,20 +83,20 @@ def _read_hmdb51(path: Path) -> tuple[int, dict[str, str | None]]:
     parts: dict[str, str | None] = {}
     for number, line in _lines(path):
         name, _, code = line.rpartition(" ")
-        if code not in HMDB51_PARTS or not name:
+        if code not in _HMDB51_PARTS or not name:
             raise ConfigError(f"{path}, line {number}: expected VIDEO.avi and 0, 1 or 2, found {line!r}")
-        parts[f"{label}/{name.strip()}"] = HMDB51_PARTS[code]
+        parts[f"{label}/{name.strip()}"] = _HMDB51_PARTS[code]
     return _number(path), parts
 
 
 def _read_vggsound(path: Path) -> OfficialSplits:
-    """Lines are `ID,SECONDS,"LABEL",PART`; a clip is the file ID_SECONDS, with six digits."""
+    """Lines are `ID,SECONDS,"LABEL",PART`; the clip is in a file named ID_SECONDS, with SECONDS in six digits."""
     parts, classes = {}, {}
-    lines = _lines(path)
-    for (number, line), cells in zip(lines, csv.reader(line for _, line in lines), strict=True):
+    for number, line in _lines(path):
         if line.startswith("#"):
             continue
-        if len(cells) != 4 or not cells[1].strip().isdigit() or cells[3].strip() not in PARTS:
+        cells = next(csv.reader([line]))
+        if len(cells) != 4 or not cells[1].strip().isdecimal() or cells[3].strip() not in PARTS:
             raise ConfigError(f"{path}, line {number}: expected ID,SECONDS,LABEL,train or test, found {line!r}")
         name = f"{cells[0].strip()}_{int(cells[1]):06d}"
         parts[name], classes[name] = cells[3].strip(), cells[2].strip()
@@ -101,6 +104,7 @@ def _read_vggsound(path: Path) -> OfficialSplits:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not blank, with their numbers in the file."""
     try:
         text = path.read_text(encoding="utf-8", errors="backslashreplace")
     except OSError as error:
@@ -109,6 +113,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _number(path: Path) -> int:
+    """The number of the split to which a list belongs, from the end of its name."""
     digits = re.search(r"(\d+)$", path.stem)
     if digits is None:
         raise ConfigError(f"the name of the official list {path} does not end in its number")

@@ -85,7 +85,7 @@ class ClipLoader(ABC, Generic[D]):
         self.samples = select_samples(dataset, self.sets)
         self.left_out, self.weighed = (
             "/".join(hashes) if any(hashes) else ""
-            for hashes in zip(*((one.left_out, one.weighed) for one in self.sets), strict=True)
+            for hashes in zip(*((one.left_out_hash, one.weights_hash) for one in self.sets), strict=True)
         )
         self._global_batch = config.train.batch_size if batch_size is None else batch_size
         require(self._global_batch != AUTO, "only train.py chooses train.batch_size=auto: set it to a number")

@@ -1,4 +1,4 @@
-"""Selects the samples that a run trains on: by data.split, data.leave_out and data.weights, of each data set."""
+"""Selects the samples of each data set that a run trains on, by data.split, data.leave_out and data.weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Dataset(ClipSource, Protocol):
     """A data set of n samples with labels."""
 
     shard: np.ndarray
-    """int [n], the shard of each sample (for data.order: shards)."""
+    """int [n], the shard of each sample; needed for data.order=shards."""
     sample_rate: int
     """Sample rate of the audio in Hz."""
     label_columns: list[str]
@@ -55,13 +55,13 @@ class SelectedSet:
     Attributes:
         key: prefix of its settings, such as `data.mix.NAME.`
         dataset: the data set itself.
-        first: what is added to an id of this data set to make it one of the mix; 0 for a data set that is alone.
-        weight: its weight among the data sets.
-        ids: the samples, as ids in `dataset`.
-        weights: float64 [n], weights above 0; None without data.weights.
-        split_size: number of samples before the list data.leave_out and weights of 0 left some out.
-        left_out: hash of the sources in data.leave_out; empty without such a list.
-        weighed: hash of the weights; empty without data.weights.
+        first: offset that turns an id of this data set into an id of the mix; 0 if there is only one data set.
+        weight: weight of the data set in the mix.
+        ids: the selected samples, as ids in `dataset`.
+        weights: float64 [len(ids)], the weights of the selected samples, all above 0; None without data.weights.
+        split_size: number of samples of the split, of which data.leave_out and weights of 0 may leave out some.
+        left_out_hash: hash of the sources in data.leave_out; empty without such a list.
+        weights_hash: hash of the weights; empty without data.weights.
     """
 
     key: str
@@ -71,21 +71,21 @@ class SelectedSet:
     ids: Selection
     weights: np.ndarray | None
     split_size: int
-    left_out: str
-    weighed: str
+    left_out_hash: str
+    weights_hash: str
 
     @property
     def drawn(self) -> int:
-        """Number of samples of a pass through the data set."""
+        """Number of samples that a pass through the data set draws."""
         return len(self.ids) if self.weights is None else drawn_per_pass(self.weights)
 
 
 def select_sets(dataset: Dataset | MixedManifest, data: DataConfig) -> list[SelectedSet]:
-    """Selects the samples of each data set of a mix, or of the only one.
+    """Selects the samples of each data set of a mix, or of the only data set.
 
     Raises:
-        ConfigError: as for `select_split`, `find_left_out` and pipeline.plan.weights, or none are left of a data set of
-            a mix.
+        ConfigError: a split, a list to leave out or weights do not fit their data set, or no sample of a data set of a
+            mix is left.
     """
     if not isinstance(dataset, MixedManifest):
         ((key, one),) = data.sets.items()
@@ -105,7 +105,7 @@ def select_sets(dataset: Dataset | MixedManifest, data: DataConfig) -> list[Sele
 
 
 def select_samples(dataset: Dataset | MixedManifest, sets: Sequence[SelectedSet]) -> Selection:
-    """Returns all samples of the selected sets, as ids of the mix."""
+    """Returns the samples of all `sets`, as ids of the mix, or of the only data set."""
     if len(sets) == 1:
         return sets[0].ids
     chosen = np.zeros(len(dataset), dtype=bool)
@@ -115,9 +115,9 @@ def select_samples(dataset: Dataset | MixedManifest, sets: Sequence[SelectedSet]
 
 
 def mixture_parts(sets: Sequence[SelectedSet]) -> tuple[tuple[int, float], ...]:
-    """Returns `Resources.parts`: of each data set the number of samples of a pass, and its share of the samples.
+    """Returns `Resources.parts`: for each data set, the number of samples per pass and its share of the clips.
 
-    Empty for one data set without weights.
+    It is empty for a single data set without weights.
     """
     if len(sets) == 1 and sets[0].weights is None:
         return ()
@@ -125,14 +125,14 @@ def mixture_parts(sets: Sequence[SelectedSet]) -> tuple[tuple[int, float], ...]:
 
 
 def shares_of(sets: Sequence[SelectedSet]) -> list[float]:
-    """Returns the share of each data set, which are proportional to the weights and sum to 1."""
+    """Returns the shares of the data sets, which are proportional to their weights and sum to 1."""
     largest = max(one.weight for one in sets)  # the sum of the weights themselves may be too large for a float
     weights = np.array([one.weight / largest for one in sets])
     return (weights / weights.sum()).tolist()
 
 
 def describe_selection(sets: Sequence[SelectedSet], data: DataConfig) -> list[str]:
-    """Says in sentences what data.leave_out and data.weights leave out, and how the data sets of a mix are shared."""
+    """Says in sentences what data.leave_out and data.weights leave out, and what share each data set of a mix has."""
     lines = []
     total = sum(len(one.ids) for one in sets)
     for one, share in zip(sets, shares_of(sets), strict=True):
@@ -152,13 +152,13 @@ def describe_selection(sets: Sequence[SelectedSet], data: DataConfig) -> list[st
 
 
 def select_split(dataset: Dataset, split: str, *, key: str = "data.") -> Selection:
-    """Returns the samples whose label "split" equals `split`; all samples if `split` is empty.
+    """Returns the samples whose value in the label column `split` is `split`; all samples if that is empty.
 
     Args:
-        key: prefix of the settings of the data set, for messages.
+        key: prefix of the data set's settings, for messages.
 
     Raises:
-        ConfigError: there is no such label column, or no such value in it.
+        ConfigError: there is no label column `split`, or no such value in it.
     """
     if not split:
         return Selection(len(dataset))
@@ -176,14 +176,14 @@ def select_split(dataset: Dataset, split: str, *, key: str = "data.") -> Selecti
 
 def _select(dataset: Dataset, one: MixedSetConfig, *, key: str, first: int) -> SelectedSet:
     ids = select_split(dataset, one.split, key=key)
-    count, left_out, weighed, weights = len(ids), "", "", None
+    split_size, left_out_hash, weights_hash, weights = len(ids), "", "", None
     if one.leave_out:
-        left, left_out = find_left_out(dataset.rows, Path(one.leave_out), data=one.path)
-        ids = ids.without(left)
+        left_out, left_out_hash = find_left_out(dataset.rows, Path(one.leave_out), data=one.path)
+        ids = ids.without(left_out)
     if one.weights:
         numbers = np.asarray(ids)
         weights = _weights(dataset, numbers, one, key=f"{key}weights")
-        weighed = digest_of(weights)
+        weights_hash = digest_of(weights)
         ids, weights = ids.without(numbers[weights == 0]), weights[weights > 0]
     return SelectedSet(
         key=key,
@@ -192,9 +192,9 @@ def _select(dataset: Dataset, one: MixedSetConfig, *, key: str, first: int) -> S
         weight=one.weight,
         ids=ids,
         weights=weights,
-        split_size=count,
-        left_out=left_out,
-        weighed=weighed,
+        split_size=split_size,
+        left_out_hash=left_out_hash,
+        weights_hash=weights_hash,
     )
 
 

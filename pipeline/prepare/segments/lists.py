@@ -1,4 +1,4 @@
-"""What a run is to prepare from published lists, and the report of what became of their rows."""
+"""Reads the published lists that say what a run is to prepare, and reports what became of their rows."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from pipeline.prepare.segments.options import Annotations
 from pipeline.prepare.sources import PackedSample, Source
 
 COVERAGE, UNCOVERED = "coverage.json", "uncovered.jsonl"
-"""Files in OUT: counts of the rows of each list by what became of them, and the rows without a sample."""
+"""Files in OUT: the number of rows of each list by state, and the rows without a sample."""
 _USED = ("cut", "whole")
+"""States of rows that have a sample."""
 _TEXTS = {
     "cut": "cut from a longer file",
     "whole": "whole files",
@@ -39,7 +40,7 @@ _TEXTS = {
     "invalid": "cannot be used",
     "other class": "of other classes",
 }
-"""What may become of a row, and how the summary says it."""
+"""The states of a row, which say what became of it, and their texts in the summary."""
 _STATES = tuple(_TEXTS)
 
 
@@ -49,14 +50,14 @@ class Lists:
 
     Attributes:
         segments: what they ask for.
-        lines: what does not match, for the summary.
+        lines: lines for the summary about rows and files that do not match.
     """
 
     segments: Segments
     lines: list[str]
 
     def with_spans(self, sources: Sequence[Source]) -> list[Source]:
-        """The sources with what the lists ask for of each; files that no list names keep nothing to prepare."""
+        """The sources with the spans that the lists ask for; none for a file that no list names."""
         return [replace(source, spans=tuple(self.segments.spans.get(source.name, ()))) for source in sources]
 
     def labels(self) -> Labels:
@@ -69,6 +70,11 @@ def read_segments(
     annotations: Annotations, sources: Sequence[Source], *, streams: str, root: Location, may_miss: bool
 ) -> Lists:
     """Reads the lists and finds their files among the sources.
+
+    Args:
+        streams: the streams that a file must have to become a sample (PrepareConfig.streams).
+        root: the source folder.
+        may_miss: whether to continue if no row names a file (--labels-may-miss).
 
     Raises:
         LabelError, ConfigError: a list cannot be used, or does not seem to belong to the sources.
@@ -119,7 +125,7 @@ class Coverage:
 
     Attributes:
         counts: per list, the number of rows by state.
-        lines: what does not match, for the summary.
+        lines: as in `Lists`.
     """
 
     lists: list[AnnotationList] = field(default_factory=list)
@@ -127,7 +133,7 @@ class Coverage:
     lines: list[str] = field(default_factory=list)
 
     def report(self) -> list[dict[str, Any]]:
-        """The counts of each list, as coverage.json has them."""
+        """The content of coverage.json: the counts of each list."""
         return [
             {"list": one.path, "form": one.form, "listed": sum(counts.values())}
             | {state: counts[state] for state in _STATES}
@@ -136,7 +142,7 @@ class Coverage:
         ]
 
     def table(self) -> Iterator[tuple[str, int]]:
-        """What became of the rows of all lists, and their number, for the summary."""
+        """Rows of a table for the summary: how many rows of all lists are in each state."""
         total = sum(self.counts, Counter[str]())
         yield "rows of the annotations (see coverage.json)", sum(total.values())
         for state in _STATES:
@@ -147,14 +153,14 @@ class Coverage:
 
 
 def write_coverage(out: Path, lists: Lists, *, prefix: str, left_out: Collection[str]) -> Coverage:
-    """Writes what became of each row of the lists.
+    """Writes COVERAGE and UNCOVERED: what became of the rows of the lists.
 
     Args:
-        prefix: what the names of samples begin with in OUT.
-        left_out: the names that a list of --leave-out names.
+        prefix: prefix of the names of samples in OUT, which the names in the lists lack.
+        left_out: the names in the list --leave-out, with the prefix.
     """
     segments = lists.segments
-    have = {PackedSample.of(shard, row).item for shard, row in index_rows(out)}
+    prepared = {PackedSample.of(shard, row).item for shard, row in index_rows(out)}
     rejected = {entry["source"]: _reason(entry) for entry in read_json_lines(out / "rejected.jsonl")}
     counts = [Counter({"other class": count} if count else {}) for count in segments.other_classes]
     entries: list[tuple[int, int, dict[str, Any]]] = []
@@ -169,7 +175,7 @@ def write_coverage(out: Path, lists: Lists, *, prefix: str, left_out: Collection
         note(*lost)
     for number, line, text, item in segments.found:
         name = prefix + item
-        if name in have:
+        if name in prepared:
             note(number, line, text, "whole" if item in segments.spans else "cut", "")
         elif name in rejected:
             note(number, line, text, "unusable", rejected[name])

@@ -1,4 +1,4 @@
-"""Writes the fragment of a file that gives several samples, sample by sample; runs in a worker."""
+"""Writes all samples of a file that gives several, one by one, to its fragment (see the glossary); runs in a worker."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.shards.pieces import rejections_member
 from pipeline.shards.tar_writer import NormalisedMedia, sample_bytes
 from settings import PrepareConfig
 
-_NO_REST = ("too short", "beyond the end of the file")
-"""Reasons for which a window is no sample: it is a rest shorter than min_seconds, or the file ends before it."""
+_EXPECTED_AT_END = ("too short", "beyond the end of the file")
+"""Reasons that are not reported for a window of an item that has samples: the end of the item left it too little."""
 
 
 def write_samples(
@@ -38,6 +38,7 @@ def write_samples(
 
     Raises:
         RejectedSource: the file cannot be used, and nothing was written.
+        StoreUnreachable: the store that holds the file does not answer.
         OSError: the fragment cannot be written.
     """
     with replacing(fragment, durable=True) as unfinished, unfinished.open("wb") as file:
@@ -64,7 +65,7 @@ class _WriteError(Exception):
 
 
 class _Writer:
-    """Appends samples to a fragment; the only window of an item gets the item's name."""
+    """Appends samples to a fragment. If an item has only one window, this sample gets the name of the item."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class _Writer:
         self._rejected: list[tuple[Task, RejectedSource]] = []
 
     def add(self, task: Task, result: NormalisedMedia | RejectedSource) -> None:
-        """Appends a sample or notes a rejection; the first window of an item waits until there is another."""
+        """Appends a sample or notes a rejection; an item's first window is held back until a second one comes."""
         if isinstance(result, RejectedSource):
             self._rejected.append((task, result))
         elif not task.is_window:
@@ -99,14 +100,14 @@ class _Writer:
             self._first[task.item] = task, result
 
     def finish(self) -> None:
-        """Appends what waits, and the rejections."""
+        """Appends the windows that were held back because they are the only ones of their items, and the rejections."""
         for item, (_, media) in self._first.items():
             self._write(item, item, media)
         rejections: dict[str, RejectedSource] = {}
         for task, problem in self._rejected:
             if task.item not in self._written:
-                rejections.setdefault(fragment_of(task.item), problem)
-            elif problem.reason not in _NO_REST:
+                rejections.setdefault(fragment_of(task.item), problem)  # one for the whole item
+            elif problem.reason not in _EXPECTED_AT_END:
                 rejections[task.span.fragment] = problem
         entries = [
             {"item": fragment, "reason": problem.reason, "detail": problem.detail}
@@ -115,7 +116,7 @@ class _Writer:
         self._append(rejections_member(self._source.key, entries))
 
     def _write(self, span: Span | None, item: Span | None, media: NormalisedMedia) -> None:
-        """Appends a sample, which is one of several windows of its item if `span` differs from it."""
+        """Appends a sample named after `span`; this differs from `item` for one of several windows of the item."""
         self._written.add(item)
         source, fragment = self._source, fragment_of(span)
         part: dict[str, object] = {} if span is None else {"file": source.name, "start": span.start, "end": span.end}

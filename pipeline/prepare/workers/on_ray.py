@@ -1,7 +1,7 @@
-"""Runs the tasks of preparation on the nodes of a Ray cluster, in worker processes as on one machine.
+"""Runs the tasks of preparation on the nodes of a Ray cluster, in worker processes, as on a single machine.
 
-A decoder that crashes, hangs or exhausts its memory must not harm Ray's own process on the node, so that process hands
-each task to a `WorkerPool` of one worker, which it keeps for its next tasks. The worker ends together with it.
+A decoder that crashes, hangs or exhausts its memory must not harm Ray's own process on the node, so Ray's process hands
+each task to a `WorkerPool` of one worker, which it keeps for later tasks. The worker ends with Ray's process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.workers.pool import WorkerPool, WorkersCannotStart, classify_failure, worker_pool
 
 Task = TypeVar("Task")
-
-
 _pools: dict[int, WorkerPool] = {}
-"""The pool of this process on a node, by its limit of memory; made by the first task."""
+"""On a node: the pools of this process by their memory limit in MiB, each made by the first task with that limit."""
 
 
 def run_tasks_on_ray(
@@ -38,12 +36,12 @@ def run_tasks_on_ray(
     shared: tuple[SharedFolder, ...],
     carry: bool = False,
 ) -> Generator[tuple[Task, BaseException | None], None, None]:
-    """Calls `function` on each task in a worker process of some node; see `run_tasks`, which does so on this machine.
+    """Calls `function` on each task in a worker process on some node; see `run_tasks`, which does so on this machine.
 
     Args:
         shared: folders that every node must see.
-        carry: whether the nodes do not see the folder of `task.fragment`, the file that `function` writes: a node then
-            writes it to a folder of its own, and this process gets its content and writes the file.
+        carry: whether to send back the content of `task.fragment`, the file that `function` writes, because the nodes
+            do not see its folder: a node then writes it to a temporary folder, and this process writes the file.
 
     Yields:
         (task, error), as `run_tasks`.
@@ -87,7 +85,7 @@ def _in_worker(
     shared: tuple[SharedFolder, ...],
     carry: bool,
 ) -> bytes | None:
-    """Runs a task on a node; returns the content of its file if it is to be carried."""
+    """Runs a task on a node; returns the content of the file that it wrote if `carry` is set, and else None."""
     for one in shared:
         require_shared(one)
     if memory_mb not in _pools:

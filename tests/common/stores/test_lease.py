@@ -99,3 +99,23 @@ def test_it_survives_errors_and_a_restart_of_the_store(store, path):
     assert json.loads(path.read_bytes())["renewals"] > before
     lease.release()
     assert not path.exists()
+
+
+def test_a_holder_notices_that_another_one_came_and_went(path, monkeypatch):
+    lease = taken(path)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 60.0)
+    time.sleep(leases.LEASE_SECONDS + 0.5)  # as during an outage; the thread may renew once more before it waits
+    leave_behind(path)
+    path.unlink()
+    lease.renew()
+    assert lease.lost.is_set()
+    lease.release()
+    assert not path.exists()
+
+
+def test_a_file_that_is_no_lease_is_taken_over_after_a_while(path, monkeypatch):
+    said = []
+    monkeypatch.setattr(leases, "say", said.append)
+    path.write_bytes(b"[]")
+    taken(path).release()
+    assert said == ["s3://some/run was in use by another process; waiting 1 s to see if it still is"]

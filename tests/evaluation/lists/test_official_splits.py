@@ -87,6 +87,13 @@ def test_a_list_that_is_not_vggsounds_is_refused_with_its_line(tmp_path):
         read_official_splits(tmp_path / "list.csv")
 
 
+@pytest.mark.parametrize("line", ['a,1,"rapping', "a,²,rapping,train"])
+def test_a_stray_quote_or_digit_spoils_only_its_line(tmp_path, line):
+    (tmp_path / "list.csv").write_text(f'{line}\nb",train\n')
+    with pytest.raises(ConfigError, match="line 1: expected ID,SECONDS,LABEL,train or test"):
+        read_official_splits(tmp_path / "list.csv")
+
+
 # Of the training lists alone: such copies of UCF101 are about, and one class must not become two.
 @pytest.mark.parametrize("lists", ["*list0*.txt", "trainlist0*.txt"])
 def test_capitals_do_not_matter(ucf_like, tmp_path, lists):

@@ -93,7 +93,7 @@ def test_each_machine_gets_the_checkpoint(run, tmp_path):
 )
 def test_places_where_files_cannot_change_are_refused(store, tmp_path, url, words):
     here = config(url, f"checkpoint.scratch={tmp_path}")
-    refused = pytest.raises(ConfigError, match=f"{words}.*; give a folder of this machine or an s3:// URL")
+    refused = pytest.raises(ConfigError, match=f"{words}.*; give a folder on this machine or an s3:// URL")
     with refused, remote_run(here, alone(), resume="auto"):
         pass
 
