@@ -99,7 +99,7 @@ from pipeline.loader import make_loader
 from pipeline.plan.bad_samples import SampleError
 from pipeline.prepare.labels import LabelError
 from training.checkpoint import load_model
-from training.remote.checkpoints import results_kept
+from training.remote.checkpoints import copying_results
 from training.report.run_page import write_run_page
 
 PRETRAINED, RANDOM, REFERENCE = "pre-trained", "random-initialised", "Kinetics-400 labels (torchvision)"
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     show_logs()
     try:
         settings = load_config(EvaluationConfig, args.config, args.overrides)
-        with results_kept(args.checkpoint) as checkpoint:
+        with copying_results(args.checkpoint) as checkpoint:
             evaluate(checkpoint, args.protocol, args.data, args.label, settings, source=str(args.checkpoint))
     except (ConfigError, CheckpointError, LabelError, ManifestError, SampleError) as error:
         print_error("evaluate.py", error)

@@ -1,4 +1,4 @@
-"""Repeats requests that fail for a while: an unreachable server, a stalled connection, an error 500."""
+"""Retries requests after temporary failures: an unreachable server, a stalled connection, an HTTP error 500."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from common.stores.errors import StoreUnreachable, without_secrets
 _log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 120.0
-"""Time in seconds after which a request that keeps failing is given up. It is below the default of
-train.timeout_seconds, after which the other processes of a run would give up on this one."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Pause in seconds after the first failure, and the limit up to which each further failure doubles it."""
+"""Time in seconds after which a request that keeps failing is given up. It is less than the default of
+train.timeout_seconds, after which the other processes of a run stop waiting for this one."""
+FIRST_PAUSE, PAUSE_LIMIT = 0.1, 5.0
+"""Longest pause in seconds after the first failure; each further failure doubles it, up to the limit."""
 
 T = TypeVar("T")
 
@@ -26,14 +26,14 @@ class TemporaryError(Exception):
 
 
 def retrying(request: Callable[[], T], what: str) -> T:
-    """Returns `request()`, repeated with growing random pauses for as long as it raises TemporaryError.
+    """Returns `request()`, retried with exponential backoff and jitter while it raises TemporaryError.
 
     Args:
         what: what the request does, as in "read s3://bucket/key", for messages.
 
     Raises:
         StoreUnreachable: it still fails after RETRY_SECONDS.
-        StoreError: it failed with an error that lasts.
+        StoreError: it failed permanently.
     """
     began, pause, warned = time.monotonic(), FIRST_PAUSE, False
     while True:
@@ -43,9 +43,9 @@ def retrying(request: Callable[[], T], what: str) -> T:
             reason = without_secrets(str(error))
         elapsed = time.monotonic() - began
         if elapsed + pause > RETRY_SECONDS:
-            raise StoreUnreachable(f"cannot {what}: {reason}; gave up after {elapsed:.0f} s of attempts")
-        if not warned and elapsed > LONGEST_PAUSE:
-            _log.warning("cannot %s: %s; trying again for %.0f s", what, reason, RETRY_SECONDS - elapsed)
+            raise StoreUnreachable(f"cannot {what}: {reason}; gave up after {elapsed:.0f} s of retries")
+        if not warned and elapsed > PAUSE_LIMIT:
+            _log.warning("cannot %s: %s; retrying for up to %.0f s", what, reason, RETRY_SECONDS - elapsed)
             warned = True
         time.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(2 * pause, LONGEST_PAUSE)
+        pause = min(2 * pause, PAUSE_LIMIT)

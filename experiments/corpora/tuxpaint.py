@@ -1,10 +1,10 @@
-"""Tux Paint's stamps: pictures of things that move over a canvas, paired with recordings of their names.
+"""Tux Paint's stamps: pictures of things, moved over a canvas, paired with recordings of the things' names.
 
 The pictures and recordings are those of Debian's package tuxpaint-stamps-default (GPL-2), read where the package
 installs them: 767 things with a picture in PNG, spoken in nine languages by one or a few volunteers each. All nine are
 recordings of people: the room's noise is heard in every pause, 20 to 38 dB below the voice, and two recordings of one
-text differ (correlation .2 to .3). In Russian and Greek they are copies of each other, so names tell things apart, not
-files. Names are unequally frequent: things of one name are one content here, and never divided between two splits.
+text differ (correlation .2 to .3). Only in Russian and Greek are the recordings of one text copies of one file. Some
+things share a name with others: they are one content here, which is never divided between training and test.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ TUNING_LANGUAGE = "ca"
 TEST_LANGUAGES = tuple(language for language in LANGUAGES if language != TUNING_LANGUAGE)
 """The unseen languages of part `test`, which change with the seed."""
 FOLDS = 10
-"""Number of parts that the contents are divided into; the first two are the unseen things of part `tuning`."""
+"""Number of folds that the contents are divided into; the first two are the unseen things of part `tuning`."""
 FOLDERS = 30
-"""Number of folders, the largest ones, that the probe tells apart; the others are one class."""
+"""Number of folders that are a class of their own for the probe: the largest ones; the others are one class."""
 STAMP, CANVAS, FRAMES = 36, 48, 4
 """Sides of a picture and of the canvas in pixels, and frames per video."""
 RATE, MELS, FFT, HOP, LENGTH = 16_000, 40, 512, 320, 64
-"""Sample rate in Hz, mel bands, FFT size and hop in samples, and number of spectra in 1.28 s."""
+"""Sample rate in Hz, mel bands, FFT size and hop in samples, and number of spectrogram columns (1.28 s)."""
 LATEST = 12
-"""Latest start of a name in a clip, in spectra."""
+"""Latest start of a name in a clip, in spectrogram columns."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Stamps:
     folds: np.ndarray
     """The fold of each thing's content, int64 [things]."""
     spectra: np.ndarray
-    """Log-mel, float32 [recordings, 40, 64], with about zero mean and unit variance."""
+    """Log-mel spectrograms, float32 [recordings, 40, 64]; zero mean and unit variance over all of them."""
     things: np.ndarray
     """The thing that each recording names, int64 [recordings]."""
     languages: np.ndarray
@@ -67,9 +67,9 @@ class Stamps:
 def make_tuxpaint(*, train: int, held_out: int, seed: int, part: Part, folder: Path = STAMPS) -> Corpus:
     """A corpus of video [4, 48, 48] and log-mel audio [40, 64].
 
-    Things and languages that `test` is made of are in no training pair. The test pairs are of unseen things in known
-    languages, and those of `other_tests["language"]` are of known things in an unseen language. Both change with the
-    seed, so that a mean over seeds is also one over things and languages.
+    The pairs of `test` are of unseen things in known languages, and those of `other_tests["language"]` are of known
+    things in an unseen language: neither those things nor that language are in a training pair. Except for part
+    `tuning`, both change with the seed, so that a mean over seeds is also one over things and languages.
 
     Args:
         train: number of training pairs; the other sets have `held_out` each.
@@ -80,17 +80,17 @@ def make_tuxpaint(*, train: int, held_out: int, seed: int, part: Part, folder: P
     """
     stamps = read_stamps(folder)
     language, folds = unseen(part, seed)
-    new = np.isin(stamps.folds, folds)[stamps.things]
-    foreign = stamps.languages == language
+    is_unseen_thing = np.isin(stamps.folds, folds)[stamps.things]
+    is_unseen_language = stamps.languages == language
 
     def pairs(rows: np.ndarray, count: int, purpose: str) -> Pairs:
         return _pairs(stamps, np.flatnonzero(rows), count, seed=seed, purpose=purpose)
 
     return Corpus(
-        train=pairs(~new & ~foreign, train, "train"),
-        probe=pairs(~new & ~foreign, held_out, "probe"),
-        test=pairs(new & ~foreign, held_out, "test"),
-        other_tests={"language": pairs(~new & foreign, held_out, "language")},
+        train=pairs(~is_unseen_thing & ~is_unseen_language, train, "train"),
+        probe=pairs(~is_unseen_thing & ~is_unseen_language, held_out, "probe"),
+        test=pairs(is_unseen_thing & ~is_unseen_language, held_out, "test"),
+        other_tests={"language": pairs(~is_unseen_thing & is_unseen_language, held_out, "language")},
     )
 
 
@@ -104,7 +104,7 @@ def unseen(part: Part, seed: int) -> tuple[str, tuple[int, int]]:
 
 @lru_cache(maxsize=1)
 def read_stamps(folder: Path) -> Stamps:
-    """Reads every thing that has a picture in PNG and a name in one of LANGUAGES."""
+    """Reads every thing that has a picture in PNG and a recording in one of LANGUAGES."""
     recordings: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.rglob("*_desc_??.ogg")):
         name = str(path.relative_to(folder).with_suffix(""))
@@ -146,7 +146,7 @@ def _names(text: Path, recorded: dict[str, Path]) -> set[tuple[str, str]]:
 
 
 def _contents(names: Sequence[set[tuple[str, str]]]) -> np.ndarray:
-    """Numbers the things so that those with a common name, also by way of others, have the same number."""
+    """Numbers the things so that those that share a name, directly or through other things, have the same number."""
     content = np.arange(len(names))
     owners: dict[tuple[str, str], int] = {}
     for thing, found in enumerate(names):
@@ -157,7 +157,7 @@ def _contents(names: Sequence[set[tuple[str, str]]]) -> np.ndarray:
 
 
 def _picture(path: Path) -> np.ndarray:
-    """The picture on white, fitted into a square, uint8 [36, 36]."""
+    """The picture in grey on white, fitted into a square, uint8 [36, 36]."""
     with Image.open(path) as image:
         coloured = image.convert("RGBA")
     coloured.thumbnail((STAMP, STAMP), Image.Resampling.BOX)
@@ -172,7 +172,7 @@ def _mel_spectrogram() -> torchaudio.transforms.MelSpectrogram:
 
 
 def _log_mel(path: Path) -> np.ndarray:
-    """The log-mel spectrum of a recording from where the voice begins, relative to its loudest band, [40, 64]."""
+    """The log-mel spectrogram of a recording from where the voice begins, in dB below its maximum, [40, 64]."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
     with av.open(str(path)) as container:
         frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
@@ -197,7 +197,7 @@ def _pairs(stamps: Stamps, recordings: np.ndarray, count: int, *, seed: int, pur
 
 
 def _delay(spectra: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The spectra after a random silence of up to LATEST columns, of the same shape."""
+    """The spectrograms, each after a random silence of up to LATEST columns and cut to the same shape."""
     found = np.full_like(spectra, spectra.min())
     for row, start in enumerate(rng.integers(LATEST + 1, size=len(spectra))):
         found[row, :, start:] = spectra[row, :, : LENGTH - start]

@@ -15,14 +15,14 @@ _NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|nan|[+-]?inf"
 _ID = r"[^\s/]+"
 _SAMPLED = 2_000
 """Approximate number of rows that are inspected to recognise a form."""
-_HEADERS: dict[str, Sequence[str]] = {
+_HEADER_COLUMNS: dict[str, Sequence[str]] = {
     "kinetics": ("youtubeid", "timestart", "timeend"),
     "audioset": ("ytid", "startseconds", "endseconds", "positivelabels"),
     "vggsound": ("youtubeid", "start", "label", "split"),
     "acav100m": ("youtubeid", "start", "end"),
     "plain": (),
 }
-"""Form -> columns by which its header is recognised; of the others that of a plain list is any with a file."""
+"""Form -> columns that its header has at least; a header that fits several forms is of the first one."""
 _PATTERNS: dict[str, Sequence[Mapping[str, str]]] = {
     "vggsound": ({"id": _ID, "start": r"\d+", "label": r".+", "split": r"train|test|val"},),
     "audioset": ({"id": _ID, "start": _NUMBER, "end": _NUMBER, "label": r"/[a-z]/.+"},),
@@ -33,9 +33,9 @@ _PATTERNS: dict[str, Sequence[Mapping[str, str]]] = {
     "acav100m": ({"id": r"[\w-]+", "start": _NUMBER, "end": _NUMBER},),
 }
 """Form without a header -> the name of each column, and the pattern that its cells match."""
-TABLE_FORMS = tuple(_HEADERS)
+TABLE_FORMS = tuple(_HEADER_COLUMNS)
 _PREFIXES = ("", "Y")
-"""What may precede a YouTube id in a file's name: copies of AudioSet have a Y."""
+"""What may precede a YouTube id in a file's name: in copies of AudioSet a Y does."""
 _ID_WORDS = ("youtubeid", "ytid", "videoid", "clipid", "segmentid", "fileid", "vid", "id")
 
 
@@ -45,7 +45,7 @@ class Columns:
 
     Attributes:
         file: index of the column of the file or id.
-        start, end: indices of the columns of times; without an end, segments last 10 s.
+        start, end: indices of the columns of times; None if there is none. Without `end`, segments last 10 s.
         labels: name and index of each other column.
         header: whether the first row names the columns.
         prefixes: what may precede an id in a file's name; empty if the column holds paths.
@@ -64,7 +64,7 @@ def find_columns(table: Table, form: str | None, is_file: Callable[[str], bool])
     """Recognises the form of a table, or checks that it is of the given one.
 
     Raises:
-        LabelError: it is not of this form, or of none for certain.
+        LabelError: it is not of the given form, or none is certain.
     """
     rows = [cells for _, cells in table.rows]
     sample = [rows[0], *rows[1 :: 1 + len(rows) // _SAMPLED]]
@@ -73,8 +73,8 @@ def find_columns(table: Table, form: str | None, is_file: Callable[[str], bool])
         wanted = f"is not in the form {form}" if form else "has an unknown form"
         raise LabelError(f"{table.path} {wanted}: {_shown(table)}; {_ADVICE}")
     words = set(map(to_word, rows[0]))
-    # The columns of a header may be those of several forms.
-    if form is not None and form != found.form and not (found.header and words.issuperset(_HEADERS[form])):
+    # A header can have the columns of several forms; any of these may be given.
+    if form is not None and form != found.form and not (found.header and words.issuperset(_HEADER_COLUMNS[form])):
         raise LabelError(
             f"{table.path} is not in the form {form}, but seems to be in the form {found.form}: {_shown(table)}; leave "
             f"--form out or give --form {found.form}"
@@ -100,7 +100,7 @@ def _from_header(table: Table, first: list[str], is_file: Callable[[str], bool])
     labels = {name: index for index, name in enumerate(first) if name and index not in (file, start, end)}
     if len(labels) < sum(bool(name) and index not in (file, start, end) for index, name in enumerate(first)):
         raise LabelError(f"{table.path}: the first line names a column twice: {format_value(first)}")
-    known = (form for form, wanted in _HEADERS.items() if set(wanted) <= set(words))
+    known = (form for form, wanted in _HEADER_COLUMNS.items() if set(wanted) <= set(words))
     form = next(known) if is_id else "plain"
     if form == "audioset":
         labels = {"label": words.index("positivelabels")}
@@ -122,6 +122,7 @@ def _from_patterns(sample: list[list[str]], form: str | None) -> Columns | None:
             continue
         patterns = [re.compile(pattern, re.DOTALL | re.IGNORECASE) for pattern in columns.values()]
         place = {column: index for index, column in enumerate(columns)}
+        # A cell with a media suffix is the path of a file, not an id.
         fitting = sum(
             all(pattern.fullmatch(cell) for cell, pattern in zip(cells, patterns, strict=True))
             and not split_suffix(cells[place["id"]])[1]
@@ -167,7 +168,7 @@ def _is_path(cell: str, is_file: Callable[[str], bool]) -> bool:
 
 
 def _rank(word: str) -> int | None:
-    """Position among the names of columns of files: a path goes before an id, and an id before other names."""
+    """Rank of a column name among those that hold files: paths, then ids, then others; the lowest rank is used."""
     if word in ("path", "filepath"):
         return 0
     if word in _ID_WORDS:

@@ -1,4 +1,4 @@
-"""Finds the files of the rows of published lists: those that hold just the segment, or those to cut it from."""
+"""Finds the file of each row of published lists: one that holds just the row's segment, or one to cut it from."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.lists.table import LabelError
 from settings.load import format_value
 
 _TRIMMED = re.compile(r"_[\d.]+$")
-"""How the name of a file ends that holds just a segment, and also some ids."""
+"""How the names of files end that hold just one segment (ID_START); some ids end so too."""
 _HINTED = 1000
-"""Number of rows for which it is looked up what they may have meant."""
+"""Number of rows without a sample among which those without a file get a hint at the file that they may mean."""
 
 
 class Found(NamedTuple):
-    """A row whose file was found, and the name of its sample."""
+    """A row whose file was found; `list`, `line` and `text` as in `Annotation`, `item` is the name of its sample."""
 
     list: int
     line: int
@@ -32,7 +32,7 @@ class Found(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A row that gives no sample: `state` is missing, unclear or invalid."""
+    """A row that gives no sample: `state` is missing, unclear or invalid; the rest as in `Annotation`."""
 
     list: int
     line: int
@@ -43,7 +43,7 @@ class Lost(NamedTuple):
 
 @dataclass(kw_only=True)
 class Segments:
-    """What lists ask for.
+    """The samples that lists ask for, and what of the lists and files does not match.
 
     Attributes:
         lists: the lists.
@@ -53,7 +53,7 @@ class Segments:
         found, lost: the rows with and without a file.
         other_classes: number of rows of each list that are left out because of their class.
         repeated: number of rows that repeat an earlier one.
-        conflicts: sentences about samples whose rows disagree on a label.
+        conflicts: one sentence per sample and column on whose label the sample's rows disagree.
         in_several_splits: files of which segments are in several splits.
         unlisted: files that can become samples, but are in no list.
     """
@@ -108,7 +108,10 @@ def find_segments(lists: Sequence[AnnotationList], names: Names, *, other_classe
 
 
 class _RowFinder:
-    """Looks rows up among the files. An id that is itself a listed one never means a part of a shorter one."""
+    """Finds the files that rows name.
+
+    If both abc and abc_10 are listed ids, a file abc_10 is that of the id abc_10, not the part of abc from 10 s on.
+    """
 
     def __init__(self, lists: Sequence[AnnotationList], names: Names) -> None:
         self._names = names
@@ -117,13 +120,16 @@ class _RowFinder:
         self._listed = {name for name in names_of_rows if _TRIMMED.search(name)}
 
     def find(self, row: Annotation) -> tuple[list[str], Span | None]:
-        """Returns the files that the row fits, and the part that it means of them."""
-        is_path = len(row.whole) == 1
-        if not is_path and (found := self._first(name for name in row.trimmed if name not in self._listed)):
-            return found, None
-        if found := self._first(row.whole):
+        """Returns the files that the row fits, and the part of them that it asks for; None for all of a file.
+
+        An id means a file that was cut to the row's times, if there is one; a path means the file at that path.
+        """
+        is_path = len(row.whole) == 1  # an id has one spelling per prefix
+        if is_path and (found := self._first(row.whole)):
             return found, row.span
-        return (self._first(name for name in row.trimmed if name not in self._listed) if is_path else []), None
+        if found := self._first(name for name in row.trimmed if name not in self._listed):
+            return found, None
+        return ([] if is_path else self._first(row.whole)), row.span
 
     def _first(self, spellings: Iterable[str]) -> list[str]:
         for spelling in spellings:
@@ -138,11 +144,11 @@ class _RowFinder:
 
 def _settle(segments: Segments, item: str, rows: Sequence[Annotation]) -> None:
     """Gives a sample the labels on which its rows agree."""
-    values = dict(rows[0].values)
+    values, conflicting = dict(rows[0].values), set[str]()
     segments.repeated += len(rows) - 1
     for row in rows[1:]:
         for column, value in row.values.items():
-            if values.setdefault(column, value) != value:
+            if column not in conflicting and values.setdefault(column, value) != value:
                 first = next(other for other in rows if other.values.get(column, value) != value)
                 where = [_where(segments.lists, one.list, one.line) for one in (first, row)]
                 listed = " and ".join(format_value(one.values[column]) for one in (first, row))
@@ -150,6 +156,7 @@ def _settle(segments: Segments, item: str, rows: Sequence[Annotation]) -> None:
                     f"{format_value(item)} has no {column}, as {where[0]} and {where[1]} disagree: {listed}"
                 )
                 values[column] = ""
+                conflicting.add(column)
     segments.values[item] = values
 
 
@@ -165,7 +172,7 @@ def _in_several_splits(segments: Segments) -> Iterator[str]:
 
 
 def require_found(segments: Segments, names: Names) -> None:
-    """Raises LabelError if rows were listed, but none names a file."""
+    """Raises LabelError if no row names a file."""
     rows = len(segments.found) + len(segments.lost)
     if segments.found:
         return
@@ -201,7 +208,7 @@ def describe(segments: Segments) -> Iterator[str]:
     """Lines about the rows and files that do not match, for the summary."""
     yield from describe_lost(segments.lost, segments.lists)
     if segments.conflicts:
-        yield f"samples whose rows disagree on a label: {len(segments.conflicts):,}"
+        yield f"labels on which the rows of a sample disagree: {len(segments.conflicts):,}"
         yield from (f"  {line}" for line in segments.conflicts[:SHOWN])
     if segments.in_several_splits:
         yield f"files with segments in several splits: {len(segments.in_several_splits):,}"

@@ -238,7 +238,7 @@ def _open_copy(
             folder = copy_manifest(root, meta, names, cache)
             return folder, *_open_arrays(folder, meta, fps=fps, now=now)
         except ManifestError:
-            folder = copy_manifest(root, meta, names, cache, afresh=True)
+            folder = copy_manifest(root, meta, names, cache, again=True)
             return folder, *_open_arrays(folder, meta, fps=fps, now=now)
     except StoreError:
         raise

@@ -17,42 +17,43 @@ from common.stores import RemotePath, StoreError
 from pipeline.shards.meta import REBUILD, ManifestError
 
 _CHUNK = 8 * 2**20
-"""Bytes per request; several requests are in flight."""
+"""Bytes per request."""
 _REQUESTS = 8
+"""Number of requests in flight."""
 
 
 def cache_folder(configured: str = "") -> Path:
-    """The folder for copies of files from object stores: `configured`, $CMACC_SCRATCH, or the user's for caches."""
+    """The folder for copies from object stores: `configured`, else $CMACC_SCRATCH, else cm-acc in the user's cache."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(configured or os.environ.get("CMACC_SCRATCH") or Path(caches) / "cm-acc").expanduser()
 
 
 def copy_manifest(
-    root: RemotePath, meta: Mapping[str, Any], names: Iterable[str], folder: Path, *, afresh: bool = False
+    root: RemotePath, meta: Mapping[str, Any], names: Iterable[str], folder: Path, *, again: bool = False
 ) -> Path:
-    """Copies the arrays of a manifest to this machine, unless an earlier call has.
+    """Copies the arrays of a manifest to this machine, unless an earlier call has done so.
 
     Args:
         root: the data set.
         meta: content of its meta.json.
         names: names of the arrays, without .npy.
         folder: the folder for copies (`cache_folder`).
-        afresh: copy them again, because the copies turned out to be damaged.
+        again: whether to replace copies of an earlier call, because they turned out to be damaged.
 
     Returns:
         The folder that holds the arrays.
 
     Raises:
-        ManifestError: the store lacks an array, or holds another than meta.json says.
-        StoreError: a file cannot be read.
+        ManifestError: an array differs from its checksum in meta.json.
+        StoreError: a file is missing or cannot be read.
         OSError: the copies cannot be written.
     """
     dataset = folder / "manifests" / hashlib.blake2b(root.url.encode(), digest_size=16).hexdigest()
     target, hashes = dataset / str(meta["version"]), meta.get("array_sha256", {})
     dataset.mkdir(parents=True, exist_ok=True)
     with _locked(dataset / ".lock"):
-        # Format 1 has no checksums, so that a copy could be of another manifest with the same version.
-        if afresh or not hashes:
+        # Format 1 has no checksums, so an earlier copy may be of another manifest with the same version.
+        if again or not hashes:
             shutil.rmtree(target, ignore_errors=True)
         target.mkdir(exist_ok=True)
         write_atomically(dataset / "url.txt", f"{root.url}\n")
@@ -81,7 +82,7 @@ def _copy(source: RemotePath, target: Path, sha256: str, threads: ThreadPoolExec
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Lets one process of this machine at a time copy a manifest; the lock of a process ends with it."""
+    """Lets one process of this machine at a time copy a manifest; the kernel unlocks the file if the process dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

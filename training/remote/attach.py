@@ -1,8 +1,9 @@
 """Holds a run folder in an object store for the time of a run: its lease, its local copy, and the thread that copies.
 
 Note [What is guaranteed in an object store]: the local folder is locked as any run folder. The lease keeps a run on
-another machine out, except while this machine cannot reach the store; it then stops as soon as it can again. The
-checkpoints that either has written stay valid, because each is written under its own name, whole or not at all.
+another machine out, except while this machine cannot reach the store: the lease may then pass to the other run, and
+this one stops as soon as it reaches the store again. Until then both may write, each file whole or not at all. If they
+write the same step, its checksum may be from the other run: resuming then rejects it and uses the checkpoint before it.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from training.saving.files import CheckpointError
 from training.saving.lock import RunLock
 
 _SLICE_SECONDS = 5.0
-"""Seconds after which the processes that wait for rank 0 hear from it, so that none of them gives it up."""
+"""Interval in seconds at which rank 0 answers the processes that wait for it, so that none of them times out."""
 
 _AFTER_ERROR_SECONDS = 60.0
-"""Longest time in seconds for the last copies after an error, about which the other ranks have yet to hear."""
+"""Longest time in seconds for the last copies after an error, during which the other ranks do not know of it yet."""
 
 log = logging.getLogger(__name__)
 
 
 class RemoteRun:
-    """The run folder at a URL; on ranks other than 0 it only waits for rank 0.
+    """The run folder at a URL. Rank 0 copies the files; the other ranks only wait for it.
 
     Args:
-        mirror, lease: on rank 0.
+        mirror, lease: None on ranks other than 0.
         seconds: how long the end of the run waits for the last copies.
     """
 
@@ -49,16 +50,16 @@ class RemoteRun:
         self._waited = False
 
     def finish(self) -> None:
-        """Waits on all ranks until rank 0 has copied everything; called after the last file was written.
+        """Waits until rank 0 has copied everything; all ranks must call it, after the last file was written.
 
         Raises:
-            CheckpointError: that took too long, or another process has taken over the folder.
+            CheckpointError: copying took too long, or another process has taken over the folder.
         """
         begin(f"copying the last files to {self.url}")
         if self._mirror is not None:
             self._mirror.finish()
         end = time.monotonic() + self._seconds
-        while from_main(self._is_waiting(end)):
+        while from_main(self._wait_briefly(end)):
             beat(f"copying the last files to {self.url}")
         problem = from_main(self._problem())
         self._waited = True
@@ -66,7 +67,7 @@ class RemoteRun:
             raise CheckpointError(problem)
 
     def abandon(self) -> None:
-        """Does the same on rank 0 alone, after an error, which is more important than the outcome."""
+        """Copies what is left on rank 0 alone, after an error; if that fails too, it only logs a warning."""
         if self._mirror is not None and not self._waited:
             begin(f"copying the last files to {self.url}")
             self._mirror.finish()
@@ -74,7 +75,8 @@ class RemoteRun:
             if problem := self._problem():
                 log.warning("%s", problem)
 
-    def _is_waiting(self, end: float) -> bool:
+    def _wait_briefly(self, end: float) -> bool:
+        """Waits for the last copies for up to _SLICE_SECONDS; returns whether to wait again, until `end` at most."""
         if self._mirror is None:
             return False
         left = end - time.monotonic()
@@ -86,19 +88,18 @@ class RemoteRun:
         folder = self._mirror.folder
         if self._lease.lost.is_set():
             return f"another process has taken over {self.url}; what this one has made since is in {folder}"
-        if self._mirror.wait(0):
+        if self._mirror.wait(0) or not (missing := self._mirror.missing()):
             return None
-        missing = self._mirror.missing()
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more files" if len(missing) > 3 else "")
         return (
-            f"{shown} could not be copied to {self.url} within {self._seconds:g} s (checkpoint.upload_seconds), but "
-            f"exist in {folder}: run the same command with --resume auto on this machine to copy them"
+            f"cannot copy {shown} to {self.url} within {self._seconds:g} s (checkpoint.upload_seconds); all files are "
+            f"in {folder}: run the same command with --resume auto on this machine to copy what is missing"
         )
 
 
 @contextmanager
 def remote_run(config: Config, world: World, *, resume: str) -> Iterator[RemoteRun | None]:
-    """Makes the folder of a run at a URL available as `run_folder(config)`; does nothing for one of this machine.
+    """Makes the folder of a run at a URL available as `run_folder(config)`; does nothing for a local folder.
 
     Args:
         resume: as for `find_resume_checkpoint`.
@@ -118,7 +119,7 @@ def remote_run(config: Config, world: World, *, resume: str) -> Iterator[RemoteR
             try:
                 run = _attach(config, url, world, resume=resume, stack=stack)
             except (StoreError, LeaseTaken, ConfigError, CheckpointError, OSError) as error:
-                refusal = (type(error) is CheckpointError, _in_words(error, config))
+                refusal = (type(error) is CheckpointError, _error_message(error, config))
         refusal = from_main(refusal)
         if refusal is not None:
             raise (CheckpointError if refusal[0] else ConfigError)(refusal[1])
@@ -149,28 +150,28 @@ def _attach(config: Config, url: RemotePath, world: World, *, resume: str, stack
 
 
 def _share_checkpoint(config: Config, url: RemotePath, world: World) -> None:
-    """Copies the newest checkpoint and its settings to the machines without rank 0; all ranks must call it."""
+    """Copies the newest checkpoint and the run's settings to the machines without rank 0; all ranks must call it."""
     refusal = ""
     if world.local_rank == 0 and not world.is_main:
         try:
             names, folder = {file.key for file in url.files()}, run_folder(config)
-            for name in names & {"config.yaml"}:
-                fetch_file(url, folder, name)
+            if "config.yaml" in names:
+                fetch_file(url, folder, "config.yaml")
             if steps := stored_steps(names):
                 fetch_checkpoint(url, folder, max(steps))
         except (CheckpointError, OSError) as error:
-            refusal = f"rank {world.rank}: {_in_words(error, config)}"
+            refusal = f"rank {world.rank}: {_error_message(error, config)}"
     if refusals := [text for text in gather_objects(refusal) if text]:
         raise CheckpointError(refusals[0])
 
 
 def _stop_when_lost(lease: Lease) -> None:
-    """Asks the run to save and stop, as a scheduler would, if another process takes over its folder."""
+    """Once another process has taken over the folder, signals the run to save and stop, as a scheduler would."""
     lease.lost.wait()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _in_words(error: Exception, config: Config) -> str:
+def _error_message(error: Exception, config: Config) -> str:
     if isinstance(error, LeaseTaken):
         return f"{error}: wait until that run has ended, or choose a different run_dir"
     if isinstance(error, OSError) and not isinstance(error, StoreError):

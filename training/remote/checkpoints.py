@@ -1,4 +1,4 @@
-"""Checkpoints that are named by a URL: local copies of them, beside which results can be written."""
+"""Makes local copies of checkpoints that are given by URL, and copies the results written beside them back."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from training.remote.places import CHECKPOINTS, as_location, local_steps, stored
 from training.saving.files import CheckpointError, checksum_path, file_name, step_of
 
 _READ = ("config.yaml", "metrics.jsonl", "environment.json", "evaluation-*.json")
-"""Files of a run that are copied with a checkpoint, because reports and model cards tell of them."""
+"""Files of a run that are copied with a checkpoint, because reports and model cards use them."""
 _WRITTEN = ("evaluation-*.json", "report.html")
 """Files that an evaluation writes to the run folder."""
 
 
 def local_checkpoint(path: Location) -> Path:
-    """Returns `path`, or of a URL a local copy of the checkpoint: a .pt file, or the newest one of a run folder.
+    """Returns `path` if it is local; if it is a URL, copies the checkpoint to this machine and returns the copy's path.
 
-    The copy lies in a folder like that of the run, with its config.yaml, so that results can be written beside it.
+    A URL names a .pt file or a run folder, whose newest undamaged checkpoint is copied. The copy lies in a local run
+    folder with the run's config.yaml, so that results can be written there.
 
     Raises:
         CheckpointError: there is no checkpoint, none can be used, or the store or the disk fails.
@@ -36,13 +37,14 @@ def local_checkpoint(path: Location) -> Path:
     begin(f"copying the checkpoint from {path}")
     try:
         names = {file.key for file in run.files()}
-        steps = stored_steps(names) & ({step} if step is not None else stored_steps(names))
+        stored = stored_steps(names)
+        steps = stored if step is None else stored & {step}
         if not steps:
             raise CheckpointError(
                 f"no checkpoint at {path}: give the URL of a run folder (with checkpoints/step-*.pt and their "
-                "checksums) or of such a file"
+                "checksums) or of one of its checkpoints"
             )
-        for other in local_steps(folder) - stored_steps(names):  # the run has deleted it since
+        for other in local_steps(folder) - stored:  # the run has deleted it since
             old = folder / CHECKPOINTS / file_name(other)
             old.unlink(missing_ok=True)
             checksum_path(old).unlink(missing_ok=True)
@@ -58,14 +60,17 @@ def local_checkpoint(path: Location) -> Path:
 
 
 def _run_and_step(path: RemotePath) -> tuple[RemotePath, int | None]:
+    """Splits a URL into that of the run folder and the checkpoint's step; None if it names the folder."""
     step = step_of(Path(path.name))
     inside = step is not None and path.parent.name == CHECKPOINTS
     return (path.parent.parent, step) if inside else (path, None)
 
 
 @contextmanager
-def results_kept(path: Location) -> Iterator[Path]:
-    """Yields `local_checkpoint(path)`; results that the block writes to its run folder are copied to that of a URL.
+def copying_results(path: Location) -> Iterator[Path]:
+    """Yields `local_checkpoint(path)`; if `path` is a URL, copies the results of the block to the run folder there.
+
+    Results are the evaluation-*.json and report.html that the block writes to the local run folder.
 
     Raises:
         CheckpointError: as by `local_checkpoint`.
@@ -87,7 +92,10 @@ def _results(folder: Path) -> dict[Path, int]:
 
 
 def local_resume(resume: str, world: World) -> str:
-    """Returns `resume`, or the path of a local copy if it is a URL; every machine gets one. All ranks must call it.
+    """Returns `resume`, or the path of a local copy if it is a URL. All ranks must call it.
+
+    Every machine makes a copy of its own, and all ranks use the path of rank 0's: scratch folders must be at the same
+    path on all machines.
 
     Raises:
         CheckpointError: there is no checkpoint, or none can be used.

@@ -15,13 +15,13 @@ from training.remote.places import CHECKPOINTS, local_steps, small_files, stored
 from training.saving.files import checksum_path, file_name
 
 POLL_SECONDS = 1.0
-"""Seconds between two looks for a new checkpoint."""
+"""Interval in seconds at which the thread looks for a new checkpoint."""
 SMALL_SECONDS = 60.0
-"""Seconds between two copies of the files that have changed, such as metrics.jsonl; a checkpoint copies them too."""
+"""Interval in seconds at which changed files such as metrics.jsonl are copied; a checkpoint copies them too."""
 LARGE_BYTES = 128 * 2**20
 """Size in bytes above which a file is copied without reading all of it into memory."""
 PAUSE_SECONDS = 5.0
-"""Seconds before a copy that failed is tried again; requests are repeated for minutes before they fail."""
+"""Seconds before a failed copy is tried again; short, because each request has been repeated for minutes by then."""
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Mirror:
     Args:
         folder: the local folder.
         url: the folder in the store.
-        keep, milestone_every: which checkpoints stay in the store, as in the local folder.
+        keep, milestone_every: which checkpoints stay in the store; as in `CheckpointConfig`.
         lost: set when another process writes to `url`; nothing is copied from then on.
     """
 
@@ -52,8 +52,10 @@ class Mirror:
         """Size and time of each small file when it was last copied."""
         self._steps = stored_steps({file.key for file in url.files()})
         self._after = max(self._steps, default=-1)
-        """Older checkpoints are not copied: the store has seen them, and deleted them since."""
+        """Newest step in the store at the start. Local checkpoints before it are not copied: the store has had them and
+        deleted them since, or was given the newer one first."""
         self._gone: set[int] = set()
+        """Steps whose local checkpoint was deleted before it could be copied."""
         self._small_due = time.monotonic() + SMALL_SECONDS
         self._failing = False
         self._finishing = threading.Event()
@@ -72,7 +74,7 @@ class Mirror:
         self._finishing.set()
 
     def wait(self, seconds: float) -> bool:
-        """Waits until the last copy is complete, but at most so many seconds; returns whether it is."""
+        """Waits until the last copy is complete, but at most `seconds`; returns whether it is."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -83,7 +85,7 @@ class Mirror:
 
     def _work(self) -> None:
         while not self._lost.is_set():
-            # Asked first: whatever was written before that is copied in this round.
+            # Read before copying: what was written before `finish` was called must be copied in this round.
             finishing = self._finishing.is_set()
             try:
                 self._copy(everything=finishing)
@@ -116,7 +118,7 @@ class Mirror:
                 say(f"{self.url} can be written to again")
 
     def _pending(self) -> list[int]:
-        """The steps of the checkpoints to copy: the newest first, because a run is resumed from that."""
+        """The steps of the checkpoints to copy: the newest first, because a run is resumed from the newest."""
         here = local_steps(self.folder) - self._steps - self._gone
         return sorted((step for step in here if step > self._after), reverse=True)
 
@@ -129,14 +131,18 @@ class Mirror:
         for name, path in small_files(self.folder):
             if self._lost.is_set():
                 return
-            with suppress(FileNotFoundError):
+            try:
                 version = _version(path)
                 if self._copied.get(name) != version:
                     if version[0] > LARGE_BYTES:  # such as a trace of the profiler
                         (self.url / name).upload(path)
-                    else:  # such as metrics.jsonl, which grows; what is read at once is a state that it had
+                    else:  # such as metrics.jsonl, which may grow meanwhile: the copy is a beginning of it
                         (self.url / name).write_bytes(path.read_bytes())
                     self._copied[name] = version
+            except StoreFileNotFound:
+                raise  # the bucket is gone
+            except FileNotFoundError:
+                continue  # the file was removed a moment ago
 
     def _copy_checkpoint(self, step: int) -> None:
         local = self.folder / CHECKPOINTS / file_name(step)
@@ -145,7 +151,7 @@ class Mirror:
             checksum = checksum_path(local).read_bytes()
             remote.upload(local)
         except StoreFileNotFound:
-            raise
+            raise  # the bucket is gone
         except FileNotFoundError:
             self._gone.add(step)  # this run has saved newer ones meanwhile, and deleted this one
             return
@@ -156,7 +162,7 @@ class Mirror:
         self._prune()
 
     def _prune(self) -> None:
-        """Deletes the checkpoints that the local folder no longer holds, of a run that has saved enough newer ones."""
+        """Deletes stored checkpoints that the local folder no longer has, once enough newer ones are stored."""
         here = local_steps(self.folder)
         if len(here & self._steps) < min(self._keep, len(self._steps)):
             return
@@ -164,7 +170,7 @@ class Mirror:
         for step in sorted(self._steps - here):
             if step < newest and not (self._milestone_every and step % self._milestone_every == 0):
                 path = self.url / CHECKPOINTS / file_name(step)
-                # The checksum first: without it, a checkpoint is not complete.
+                # The checksum first: a checkpoint without one counts as incomplete, so none is ever read half deleted.
                 (path.parent / f"{path.name}.sha256").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 self._steps.discard(step)

@@ -2,9 +2,9 @@
 
 Note [One pass]
 
-The parts are sorted by their start. While packets are read, a part is opened shortly before its start, receives frames
-of picture and sound, and is finished as soon as both have passed its end, so that only parts that overlap are held in
-memory. What a part receives does not depend on where reading began: a seek gives it the same frames.
+The parts are sorted by their start. While packets are read, a part is opened shortly before its start, receives video
+and audio frames, and is finished as soon as both have passed its end, so that only parts that overlap are held in
+memory. What a part receives does not depend on where reading began: after a seek it gets the same frames.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.media.frames import FrameReader
 from pipeline.media.opening import is_cover_art, open_media
 from pipeline.media.rejection import RejectedSource
 from pipeline.prepare.audio_track import AudioTrack
-from pipeline.prepare.segments.part import Ended, Part, Task
+from pipeline.prepare.segments.part import FileEnd, Part, Task
 from pipeline.prepare.segments.seek import Seeker
 from pipeline.prepare.video_track import SharedScaler, VideoTrack
 from pipeline.shards.codecs import frame_rate
@@ -41,13 +41,13 @@ _OPENED_BEFORE = 0.5
 """Seconds before its start at which a part is opened."""
 _MOST_ENCODERS = 64
 """Largest number of encoders that are open at the same time; if more segments overlap, the file is read again."""
-_KEPT_PICTURES = 6
-"""Number of frames that a new part receives from before it was opened."""
-_KEPT_SOUND = 3.0
-"""Seconds of sound that a new part receives from before it was opened."""
-_LATE_VIDEO = 0.15
-"""Largest delay of the video behind the file's start, in seconds, that comes from writing the file: encoders delay
-sound and frames by less, and the file's times are then counted from the first frame."""
+_KEPT_VIDEO_FRAMES = 6
+"""Number of already decoded video frames that a part receives when it is opened."""
+_KEPT_AUDIO_SECONDS = 3.0
+"""Seconds of already decoded audio that a part receives when it is opened."""
+_ENCODER_DELAY = 0.15
+"""Largest delay in seconds of the video behind the file's start that is taken for a side effect of encoding; times are
+then counted from the first video frame, and otherwise from the file's start."""
 
 
 def cut(
@@ -62,7 +62,7 @@ def cut(
 
     Args:
         items: the segments, and None for the whole file; each gives a sample or, with windows, several.
-        may_seek: whether parts that no segment needs may be left out of decoding.
+        may_seek: whether to skip stretches of the file that no segment needs, instead of decoding them.
         progress: called at least once per max_seconds of decoded material.
 
     Raises:
@@ -100,30 +100,31 @@ class _Cutter:
             self._frame_seconds = self._reader.frame_seconds(frame_rate(config.storage.fps))
         self._progress = progress
         self._scaler = SharedScaler(config.storage)
-        # The windows of a whole file are made as it is read: nobody knows its length before.
-        self._has_endless = bool(config.windows) and None in items
+        # The windows of a whole file are made while it is read, because its length is not known before.
+        self._windows_whole_file = bool(config.windows) and None in items
         self._next_window = 0
         tasks = [task for item in items for task in self._tasks(item)]
         self._waiting = deque(sorted(tasks, key=lambda task: task.span))
         self._deferred: list[Task] = []
         self._open: list[Part] = []
-        self._pictures: deque[tuple[VideoFrame, float]] = deque(maxlen=_KEPT_PICTURES)
-        self._sounds: deque[tuple[AudioFrame, float, float]] = deque()
-        self._picture_time = self._sound_end = -math.inf
-        self._last_picture: tuple[VideoFrame, float] | None = None
+        self._recent_video: deque[tuple[VideoFrame, float]] = deque(maxlen=_KEPT_VIDEO_FRAMES)
+        self._recent_audio: deque[tuple[AudioFrame, float, float]] = deque()
+        self._video_time = self._audio_end = -math.inf
+        self._last_frame: tuple[VideoFrame, float] | None = None
         self._frames = {"video": 0, "audio": 0}
         self._beat_at = -math.inf
-        # AVI numbers frames in decoding order, so that a decoder's delay seems to be a delay of the video.
+        # AVI numbers frames in decoding order, so the decoder's delay looks like a delay of the video.
         self._is_numbered = container.format.name == "avi"
         self._delay: int | None = None
 
     def run(self) -> Iterator[Outcome]:
-        self._seeker.prepare([task.span.start for task in self._waiting] if not self._has_endless else [])
+        self._seeker.prepare([task.span.start for task in self._waiting] if not self._windows_whole_file else [])
         while True:
             yield from self._read_once()
             if not self._deferred:
                 return
-            self._waiting, self._deferred = deque(self._deferred), []
+            # The file can end while parts wait that begin after its end; the deferred ones begin before those.
+            self._waiting, self._deferred = deque([*self._deferred, *self._waiting]), []
             self._seeker.rewind()
             self._forget_frames()
 
@@ -145,68 +146,68 @@ class _Cutter:
         while (packet := next(packets, None)) is not None:
             for frame in self._reader.decode(packet):
                 if isinstance(frame, av.VideoFrame):
-                    self._take_picture(frame)
+                    self._take_video(frame)
                 else:
-                    self._take_sound(frame)
-            complete = [part for part in self._open if part.is_complete(self._sound_end)]
+                    self._take_audio(frame)
+            complete = [part for part in self._open if part.is_complete(self._audio_end)]
             if complete:
-                yield from self._finish(complete, Ended(None, None, False))
-                if not (self._open or self._waiting or self._has_endless):
+                yield from self._finish(complete, FileEnd(None, None, False))
+                if not (self._open or self._waiting or self._windows_whole_file):
                     return
                 if not self._open and self._skip():
                     packets = self._reader.read()
         yield from self._finish_all()
 
     def _skip(self) -> bool:
-        """Leaves out what lies before the next part, if that is possible and pays."""
-        if self._has_endless or not self._waiting:
+        """Seeks towards the next part, if that is possible and saves time; returns whether it did."""
+        if self._windows_whole_file or not self._waiting:
             return False
         start = self._origin + self._waiting[0].span.start
-        now = max(self._picture_time, self._origin)
+        now = max(self._video_time, self._origin)
         skipped = self._seeker.skip_to(start, now=now)
         if skipped:
             self._forget_frames()
         return skipped
 
     def _forget_frames(self) -> None:
-        self._pictures.clear()
-        self._sounds.clear()
-        self._picture_time = self._sound_end = -math.inf
+        self._recent_video.clear()
+        self._recent_audio.clear()
+        self._video_time = self._audio_end = -math.inf
 
-    def _take_picture(self, frame: VideoFrame) -> None:
+    def _take_video(self, frame: VideoFrame) -> None:
         seconds = self._frame_seconds
         time = frame.time
         if time is None:
-            time = max(self._picture_time, self._origin - seconds) + seconds
+            time = max(self._video_time, self._origin - seconds) + seconds
             frame.pts, frame.time_base = round(time * av.time_base), Fraction(1, av.time_base)
         elif self._is_numbered and frame.pts is not None and frame.time_base is not None:
             if self._delay is None:
                 self._delay = max(0, frame.pts - round(self._origin / frame.time_base))
             frame.pts -= self._delay
             time = frame.time
-        self._picture_time = time
-        if self._last_picture is None or time >= self._last_picture[1]:
-            self._last_picture = frame, time
+        self._video_time = time
+        if self._last_frame is None or time >= self._last_frame[1]:
+            self._last_frame = frame, time
         self._frames["video"] += 1
         self._open_parts(time)
         for part in self._open:
-            self._add("video", partial(part.add_picture, frame, time))
-        self._pictures.append((frame, time))
+            self._add("video", partial(part.add_video, frame, time))
+        self._recent_video.append((frame, time))
 
-    def _take_sound(self, frame: AudioFrame) -> None:
+    def _take_audio(self, frame: AudioFrame) -> None:
         time = frame.time
         if time is None:
-            time = max(self._sound_end, self._origin)
+            time = max(self._audio_end, self._origin)
             frame.pts, frame.time_base = round(time * av.time_base), Fraction(1, av.time_base)
         end = time + frame.samples / frame.sample_rate
-        self._sound_end = max(self._sound_end, end)
+        self._audio_end = max(self._audio_end, end)
         self._frames["audio"] += 1
         self._open_parts(time)
         for part in self._open:
-            self._add("audio", partial(part.add_sound, frame, time, end))
-        self._sounds.append((frame, time, end))
-        while self._sounds[0][2] < end - _KEPT_SOUND:
-            self._sounds.popleft()
+            self._add("audio", partial(part.add_audio, frame, time, end))
+        self._recent_audio.append((frame, time, end))
+        while self._recent_audio[0][2] < end - _KEPT_AUDIO_SECONDS:
+            self._recent_audio.popleft()
 
     def _add(self, kind: str, add: Callable[[], None]) -> None:
         try:
@@ -216,11 +217,11 @@ class _Cutter:
                 raise
             self._reader.errors[kind] += 1
 
-    def _picture_end(self) -> float:
+    def _video_end(self) -> float:
         """When the last frame ends."""
-        if self._last_picture is None:
+        if self._last_frame is None:
             return -math.inf
-        frame, time = self._last_picture
+        frame, time = self._last_frame
         if frame.duration and frame.time_base:
             return time + float(frame.duration * frame.time_base)
         return time + self._frame_seconds
@@ -231,7 +232,7 @@ class _Cutter:
         if now > self._beat_at + self._config.max_seconds:
             self._beat_at = now
             self._progress()
-        if self._has_endless:
+        if self._windows_whole_file:
             number = math.floor((now - self._begin) / self._config.windows + 1e-6)
             # A window without a frame, as in a gap of the time stamps, is no sample.
             if number >= self._next_window:
@@ -272,12 +273,12 @@ class _Cutter:
             errors=dict(self._reader.errors),
         )
         self._open.append(part)
-        for picture in self._pictures:
-            self._add("video", partial(part.add_picture, *picture))
-        for sound in self._sounds:
-            self._add("audio", partial(part.add_sound, *sound))
+        for video_frame in self._recent_video:
+            self._add("video", partial(part.add_video, *video_frame))
+        for audio_frame in self._recent_audio:
+            self._add("audio", partial(part.add_audio, *audio_frame))
 
-    def _finish(self, parts: Sequence[Part], ended: Ended) -> Iterator[Outcome]:
+    def _finish(self, parts: Sequence[Part], ended: FileEnd) -> Iterator[Outcome]:
         for part in parts:
             self._open.remove(part)
             try:
@@ -292,18 +293,20 @@ class _Cutter:
             if stream is not None and not self._frames[kind]:
                 packets = self._reader.packets[kind]
                 raise RejectedSource("truncated or damaged", f"none of the {packets} {kind} packets can be decoded")
-        ended = Ended(self._picture_end(), self._sound_end, self._frames["video"] == 1)
+        # After a seek, a single frame does not mean that the file has no others.
+        is_still = self._frames["video"] == 1 and not self._seeker.has_skipped
+        ended = FileEnd(self._video_end(), self._audio_end, is_still)
         while self._waiting and not self._deferred:
             self._open_part(self._waiting.popleft())
         yield from self._finish(list(self._open), ended)
 
 
 def _origin(container: InputContainer, reader: FrameReader) -> tuple[float, float]:
-    """Finds where the time of a file begins.
+    """Finds the zero of the times in a file.
 
     Returns:
-        The presentation time from which the times of segments are counted, and the time so counted at which the first
-        track begins.
+        The presentation time that is second 0 of segments, and the second, counted from there, at which samples of the
+        whole file begin: 0 unless the video begins later than encoders explain.
     """
     videos = [stream for stream in container.streams.video if not is_cover_art(stream)]
     audio: Any = container.streams.best("audio")
@@ -313,10 +316,10 @@ def _origin(container: InputContainer, reader: FrameReader) -> tuple[float, floa
     if stream is None or stream.start_time is None:
         return start, 0.0
     begin = float(stream.start_time * stream.time_base)
-    if begin - start > _LATE_VIDEO:
+    if begin - start > _ENCODER_DELAY:
         return start, begin - start
     codec = getattr(audio and audio.codec_context, "name", "")
     if container.format.name.startswith("matroska") and codec in ("opus", "libopus") and audio.start_time is not None:
-        # FFmpeg's Matroska writer delays the video by the pre-roll of Opus, which its reader takes off the sound.
+        # FFmpeg's Matroska writer delays the video by the pre-roll of Opus; its reader subtracts it from audio times.
         begin = min(begin, float(audio.start_time * audio.time_base))
     return begin, 0.0

@@ -1,4 +1,4 @@
-"""One sample that is being cut from a file: its tracks, and what was found when it is complete."""
+"""One sample that is being cut from a file: it collects the frames of its tracks and is finished when complete."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pipeline.shards.tar_writer import NormalisedMedia
 from settings import PrepareConfig
 
 _PRE_ROLL = 0.1
-"""Seconds of sound before a part that its resampler receives, so that the part does not begin with its transient."""
-_FLAGGED_CUT = 0.1
-"""Shortest time in seconds by which a part ends before its segment does that is flagged."""
+"""Seconds of audio before a part that its resampler receives too, so that the resampler's transient is over."""
+_FLAGGED_LOSS = 0.1
+"""A sample sets a flag if it lacks more than so many seconds: at the end of its segment, or within a track."""
 
 
 class Task(NamedTuple):
@@ -29,8 +29,8 @@ class Task(NamedTuple):
 
     Attributes:
         item: what was asked for: a segment, or None for the whole file. Windows share an item.
-        span: the part of the file to cut; for a whole file that is not cut, its beginning and the longest end.
-        is_window: whether the part is a window of its item, so that it may be shorter at the item's end.
+        span: the part of the file to cut; for a whole file without windows, it ends max_seconds after the beginning.
+        is_window: whether the part is a window of its item; the last window may be shorter.
     """
 
     item: Span | None
@@ -38,8 +38,13 @@ class Task(NamedTuple):
     is_window: bool
 
 
-class Ended(NamedTuple):
-    """Where the file ends: the times of the ends of its tracks, in seconds; None while it has not ended."""
+class FileEnd(NamedTuple):
+    """Where a file ends.
+
+    Attributes:
+        video, audio: presentation times in seconds at which the tracks end; None while the end has not been read.
+        is_still: whether the video consists of a single frame, which is then shown for as long as the audio lasts.
+    """
 
     video: float | None
     audio: float | None
@@ -51,9 +56,9 @@ class Part:
     """The tracks of a sample.
 
     Attributes:
-        start, end: presentation times in seconds between which the sample lies.
+        start, end: presentation times in seconds at which the sample begins and ends.
         video, audio: its tracks; None for a track that is not stored.
-        packets, errors: the counts of the reader when the part began, by kind of track.
+        packets, errors: the counts of the reader when the part was opened, by kind of track.
     """
 
     task: Task
@@ -64,7 +69,7 @@ class Part:
     packets: dict[str, int]
     errors: dict[str, int]
     _blob: VideoBlob | None = None
-    _first_picture: float = field(default=float("inf"))
+    _first_frame: float = field(default=float("inf"))
 
     def __post_init__(self) -> None:
         if self.audio is not None:
@@ -75,21 +80,21 @@ class Part:
         """Whether an encoder is open."""
         return self.video is not None and self._blob is None and self.video.frames > 0
 
-    def add_picture(self, frame: VideoFrame, time: float) -> None:
-        """Appends a frame; the last one before the part is needed too.
+    def add_video(self, frame: VideoFrame, time: float) -> None:
+        """Appends a frame at presentation time `time` in seconds; the last one before the part is needed too.
 
         Raises:
             av.error.FFmpegError, ValueError: it cannot be converted.
         """
         if self.video is None or self._blob is not None:
             return
-        self._first_picture = min(self._first_picture, time)
+        self._first_frame = min(self._first_frame, time)
         self.video.add(frame)
         if self.video.full:
             self._blob = self.video.finish()  # now, because an open encoder takes memory
 
-    def add_sound(self, frame: AudioFrame, time: float, end: float) -> None:
-        """Appends a frame of sound from `time` to `end` in seconds, if it is of this part.
+    def add_audio(self, frame: AudioFrame, time: float, end: float) -> None:
+        """Appends an audio frame from `time` to `end` in seconds, if it overlaps this part or the pre-roll.
 
         Raises:
             av.error.FFmpegError, ValueError: it cannot be resampled.
@@ -97,16 +102,16 @@ class Part:
         if self.audio is not None and end > self.start - _PRE_ROLL and time < self.end:
             self.audio.add(frame)
 
-    def is_complete(self, sound_read_to: float) -> bool:
-        """Whether nothing more can come, if the sound has been read up to a time in seconds."""
-        has_pictures = self.video is None or self._blob is not None
-        return has_pictures and (self.audio is None or sound_read_to >= self.end)
+    def is_complete(self, audio_end: float) -> bool:
+        """Whether the part has all its frames, given the presentation time up to which the audio has been read."""
+        has_video = self.video is None or self._blob is not None
+        return has_video and (self.audio is None or audio_end >= self.end)
 
-    def finish(self, reader: FrameReader, config: PrepareConfig, ended: Ended) -> NormalisedMedia:
+    def finish(self, reader: FrameReader, config: PrepareConfig, ended: FileEnd) -> NormalisedMedia:
         """Returns the sample.
 
         Raises:
-            RejectedSource: there is no sample here.
+            RejectedSource: the part cannot become a sample.
         """
         self._reject_damage(reader)
         if self.video is None:
@@ -114,7 +119,7 @@ class Part:
             self._reject_short(available, ended.audio, config)
             return NormalisedMedia(
                 video=None,
-                pcm=self._sound(round(available * config.sample_rate)),
+                pcm=self._pcm(round(available * config.sample_rate)),
                 flags=self._flags(available, reader, config),
             )
         if self._blob is None:
@@ -125,16 +130,16 @@ class Part:
             file_end = max(ended.video, ended.audio)
         available = self._available(file_end)
         self._reject_short(available, file_end, config)
-        if self._first_picture >= self.end:
-            raise RejectedSource("no video in the segment", f"its first frame is at {self._first_picture:.2f} s")
+        if self._first_frame >= self.end:
+            raise RejectedSource("no video in the segment", f"its first frame is at {self._first_frame:.2f} s")
         blob = self._blob or self.video.finish(hold_until=available)
         pcm = None
         if self.audio is not None:
-            pcm = self._sound(round(len(blob.frame_bytes) / config.storage.fps * config.sample_rate))
+            pcm = self._pcm(round(len(blob.frame_bytes) / config.storage.fps * config.sample_rate))
         return NormalisedMedia(video=blob, pcm=pcm, flags=self._flags(available, reader, config))
 
     def _available(self, file_end: float | None) -> float:
-        """Seconds of the part that the file has."""
+        """Seconds of the part that lie before the end of the file."""
         return (self.end if file_end is None else min(self.end, file_end)) - self.start
 
     def _reject_short(self, available: float, file_end: float | None, config: PrepareConfig) -> None:
@@ -144,9 +149,11 @@ class Part:
         if available < config.min_seconds - 1e-6:
             raise RejectedSource("too short", f"{available:.3g} s, less than min_seconds={config.min_seconds:g}")
 
-    def _sound(self, samples: int) -> Any:
+    def _pcm(self, samples: int) -> Any:
         assert self.audio is not None
         if self.audio.start is None or self.audio.end <= self.start or self.audio.start >= self.end:
+            if self.video is None:
+                raise RejectedSource("no audio in the segment")
             raise RejectedSource("audio and video do not overlap", "the segment has no audio")
         if problem := self.audio.repair.problem():
             raise RejectedSource("sound out of range", problem)
@@ -163,7 +170,7 @@ class Part:
         for track in (self.video, self.audio):
             if track is not None:
                 flags |= track.flags
-                if track.lost_seconds > _FLAGGED_CUT:
+                if track.lost_seconds > _FLAGGED_LOSS:
                     flags["lost_seconds"] = round(max(track.lost_seconds, flags.get("lost_seconds", 0.0)), 3)
         if errors := sum(reader.errors.values()) - sum(self.errors.values()):
             flags["decode_errors"] = errors
@@ -173,6 +180,6 @@ class Part:
         if available >= config.max_seconds - 1e-6 and (self.task.item is None or span != self.task.item):
             if not self.task.is_window:
                 flags["cut_at_max_seconds"] = True
-        elif self.task.item is not None and (missing := span.end - span.start - available) > _FLAGGED_CUT:
+        elif self.task.item is not None and (missing := span.end - span.start - available) > _FLAGGED_LOSS:
             flags["segment_cut_seconds"] = round(missing, 3)
         return flags

@@ -1,7 +1,7 @@
-"""OUT in an object store: a local folder stands for it, from which full shards are copied there and then removed.
+"""OUT in an object store: shards are written to a local folder, copied to the store when they are full, and removed.
 
-In the store, OUT has the same files as on a disk. A shard is copied before its row in the index, and the manifest after
-everything it names, so whoever reads OUT meanwhile sees only what is complete. A run that was killed at any moment, or
+In the store, OUT has the same files as on a disk. A shard is copied before its index, and the manifest after everything
+it names, so whoever reads OUT meanwhile sees only what is complete. A run that was killed at any moment, or
 whose machine was lost, continues from what the store has.
 """
 
@@ -27,7 +27,7 @@ from pipeline.shards.meta import is_version
 RECIPE = "recipe.json"
 _META = "manifest/meta.json"
 _SHARED = ("labels.jsonl", "sources.json")
-"""Files that all parts write, besides the index."""
+"""Files that all parts write, in addition to the index."""
 _PARALLEL = 16
 """Number of small files that are read at the same time."""
 
@@ -39,11 +39,11 @@ class RemoteOut:
 
     Args:
         url: OUT.
-        folder: folder of this machine, in which each part has one of its own.
+        folder: folder of this machine; each part has a subfolder of its own in it.
         part: as for `Staging`.
 
     Attributes:
-        folder: the local folder of this part.
+        folder: the subfolder of this part.
         sizes: size in bytes of each shard in the store, by file name.
 
     Raises:
@@ -59,6 +59,7 @@ class RemoteOut:
         self._agreed: dict[str, _Version] = {}
         """Size and time of each small file of the local folder when it was last equal to that in the store."""
         self._etags: dict[str, str] = {}
+        """Entity tag of each small file in the store when it was last read or written here."""
         make_folder(self.folder)
         self._lock = (self.folder / ".lock").open("w")
         try:
@@ -79,43 +80,45 @@ class RemoteOut:
         self._lock.close()
 
     def pull(self) -> None:
-        """Makes the small files of the local folder equal to those in the store; only unfinished shards stay.
+        """Makes the small files of the local folder equal to those in the store, and deletes shards that the store has.
+
+        Shards that the store lacks stay, with their indices: `push` copies them.
 
         Raises:
-            PrepareError: the local folder is that of another OUT.
+            PrepareError: the local folder belongs to another OUT.
             StoreError, OSError: the store or the local folder cannot be read or written.
         """
         begin(f"reading what {self.url} holds")
         files = {file.key: file for file in self.url.files()}
         self.sizes = {key: file.size for key, file in files.items() if "/" not in key and key.endswith(".tar")}
-        if RECIPE not in files and (self.folder / RECIPE).exists() and self._has_shards():
+        if RECIPE not in files and (self.folder / RECIPE).exists() and self._has_index():
             raise PrepareError(
-                f"{self.folder} is that of an earlier {self.url}, which is empty now: delete {self.folder}"
+                f"{self.folder} belongs to an earlier data set at {self.url}, which is empty now: delete {self.folder}"
             )
         wanted = [key for key in files if _is_small(key) and self._etags.get(key) != files[key].etag]
         with ThreadPoolExecutor(_PARALLEL) as pool:
             for start in range(0, len(wanted), 4 * _PARALLEL):
-                some = wanted[start : start + 4 * _PARALLEL]
-                for key, content in zip(some, pool.map(lambda key: (self.url / key).read_bytes(), some), strict=True):
+                batch = wanted[start : start + 4 * _PARALLEL]
+                for key, content in zip(batch, pool.map(lambda key: (self.url / key).read_bytes(), batch), strict=True):
                     self._take(key, content)
                     self._etags[key] = files[key].etag
         for path in self.folder.glob("shard-*.tar"):
-            if any(
-                f"index/{path.stem}{suffix}" in files for suffix in (PACKED, LINES)
-            ):  # the store has this shard, perhaps from another machine
+            # A shard whose index is in the store is there too, perhaps from another machine.
+            if any(f"index/{path.stem}{suffix}" in files for suffix in (PACKED, LINES)):
                 path.unlink()
         for key, path in self._small_files():
-            # The index of a shard that is still here is newer than the store.
-            if key.startswith("index/") and key not in files and not self._is_waiting(path) and key != self._journal:
+            # The index of a shard that is still here has yet to be copied.
+            if key.startswith("index/") and key not in files and not self._has_shard(path) and key != self._journal:
                 path.unlink()
+                self._forget(key)
 
     def has_changed(self) -> bool:
-        """Whether another machine has written rows or labels since `pull`."""
+        """Whether another machine has written index files, labels or the list of sources since `pull`."""
         found = [file for file in self.url.files() if file.key in _SHARED or file.key.startswith("index/")]
         return any(self._etags.get(file.key) != file.etag for file in found)
 
     def push(self) -> None:
-        """Copies all finished shards to the store, then the small files that have changed; removes the shards here.
+        """Copies all finished shards to the store, then the small files that have changed; removes the local shards.
 
         Raises:
             PrepareError: another process has taken over this part.
@@ -128,7 +131,7 @@ class RemoteOut:
             (self.url / path.name).upload(path)
             self.sizes[path.name] = path.stat().st_size
         changed = [(key, path) for key, path in self._small_files() if self._agreed.get(key) != _version(path)]
-        for key, path in sorted(changed, key=lambda item: (_rank(item[0]), item[0])):
+        for key, path in sorted(changed, key=lambda item: (_copy_order(item[0]), item[0])):
             version, content = _version(path), path.read_bytes()
             if key == RECIPE:
                 self._agree_on_recipe(content)
@@ -140,18 +143,17 @@ class RemoteOut:
             path.unlink()
         for key in [key for key in self._agreed if not (self.folder / key).exists()]:
             (self.url / key).unlink(missing_ok=True)
-            del self._agreed[key]
-            self._etags.pop(key, None)
+            self._forget(key)
 
     def _agree_on_recipe(self, content: bytes) -> None:
-        # Of several machines that begin at the same time with different settings, one writes the recipe.
+        # If several machines begin at the same time with different settings, the first to write the recipe continues.
         recipe = self.url / RECIPE
         if not recipe.create(content) and recipe.read_bytes() != content:
             (self.folder / RECIPE).unlink()
             raise PrepareError(f"another machine has just begun to prepare {self.url} with other settings")
 
     def publish(self) -> None:
-        """Copies everything and, at the end, the manifest; then removes the manifest before it and empty shards."""
+        """Copies everything and, at the end, the manifest; then removes the previous manifest and empty shards."""
         self.push()
         meta = self.folder / _META
         version = json.loads(meta.read_text(encoding="utf-8"))["version"]
@@ -165,19 +167,22 @@ class RemoteOut:
         else:
             self._remove(["manifest/merged.json"])
         (self.url / _META).write_bytes(meta.read_bytes())
-        # What meta.json names may be anything that someone has written there.
+        # Anyone may have written meta.json, and its version becomes part of a path.
         if is_version(previous) and previous != version:
             self._remove(f"manifest/{previous}/{name}" for name in _names(self.url / "manifest" / str(previous)))
         empty = [path for path in index_files(self.folder) if not path.stat().st_size]
         self._remove(f"{path.stem}.tar" for path in empty if f"{path.stem}.tar" in self.sizes)
 
     def holds(self, shard: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the store has a shard that is large enough for the rows of its index; shards are written whole."""
+        """Whether the store has the shard, and it is large enough for the rows of its index.
+
+        Shards are written whole, so its size and its last row, which holds the largest offset, are enough to tell.
+        """
         last = rows[-1] if rows else {"audio_offset": 0, "audio_samples": 0}
         return shard in self.sizes and self.sizes[shard] >= last["audio_offset"] + 2 * last["audio_samples"]
 
     def damaged_message(self, name: str, error: Exception) -> str:
-        """Returns what to tell the user of a damaged index, or one without its shard."""
+        """Returns the error message for a damaged index, or for an index without its shard."""
         index = index_file(self.folder, name).name
         return (
             f"{self.url}/index/{index} or its shard {name}.tar is damaged ({error}): move both elsewhere, then "
@@ -194,7 +199,7 @@ class RemoteOut:
         return None
 
     def _take(self, key: str, content: bytes) -> None:
-        """Writes what the store has for a small file, unless the own journal here has more of the same."""
+        """Replaces a small file by the store's, except this part's journal if it continues the one in the store."""
         path = self.folder / key
         here = path.read_bytes() if path.exists() else None
         if key == self._journal and here is not None and here.startswith(content) and here != content:
@@ -204,12 +209,16 @@ class RemoteOut:
             write_atomically(path, content)
         self._agreed[key] = _version(path)
 
+    def _forget(self, key: str) -> None:
+        self._agreed.pop(key, None)
+        self._etags.pop(key, None)
+
     def _note_etag(self, key: str) -> None:
         with suppress(StoreError):
             self._etags[key] = (self.url / key).stat().etag
 
     def _small_files(self) -> list[tuple[str, Path]]:
-        """The files here that are copied whenever they change, by their name within OUT."""
+        """The local files that are copied whenever they change, as (name within OUT, path)."""
         paths = [*self.folder.glob("*.json*"), *(self.folder / "index").glob("*")]
         named = [(path.relative_to(self.folder).as_posix(), path) for path in paths]
         return [(key, path) for key, path in named if _is_small(key)]
@@ -217,19 +226,20 @@ class RemoteOut:
     def _index_of(self, shard: Path) -> Path:
         return index_file(self.folder, shard.stem)
 
-    def _is_waiting(self, record: Path) -> bool:
-        return (self.folder / f"{record.stem}.tar").exists()
+    def _has_shard(self, index: Path) -> bool:
+        return (self.folder / f"{index.stem}.tar").exists()
 
-    def _has_shards(self) -> bool:
+    def _has_index(self) -> bool:
         return bool(index_files(self.folder))
 
 
-def _rank(key: str) -> int:
-    """The order of copying: what the index of a shard relies on comes before it."""
+def _copy_order(key: str) -> int:
+    """The order of copying: the index of a shard comes last, because it relies on the other small files."""
     return 2 if key.endswith((PACKED, LINES)) and key.startswith("index/") else 0 if "/" not in key else 1
 
 
 def _is_small(key: str) -> bool:
+    """Whether a name within OUT is that of a small file, which the local folder and the store both hold."""
     top, _, rest = key.partition("/")
     if any(part.startswith(".") for part in key.split("/")) or "/" in rest:
         return False

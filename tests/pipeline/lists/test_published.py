@@ -216,7 +216,7 @@ def test_repeated_rows_are_one_sample_and_lose_the_labels_on_which_they_disagree
         "a.mp4#t=3,4": {"label": "y", "split": "test"},
     }
     assert found.repeated == 2
-    assert found.conflicts[0] == "'a.mp4#t=1,2' has no split, as line 2 and line 3 disagree: 'train' and 'test'"
+    assert found.conflicts == ["'a.mp4#t=1,2' has no split, as line 2 and line 3 disagree: 'train' and 'test'"]
 
 
 def test_files_with_segments_in_several_splits_are_named(read):

@@ -14,7 +14,7 @@ from tests.training.small_run import alone
 from training.distributed import World
 from training.remote import attach
 from training.remote.attach import remote_run
-from training.remote.checkpoints import local_checkpoint, local_resume, results_kept
+from training.remote.checkpoints import copying_results, local_checkpoint, local_resume
 from training.remote.places import run_folder
 from training.saving.files import CheckpointError
 
@@ -60,7 +60,7 @@ def test_without_a_checkpoint_there_is_one_sentence(run):
 
 
 def test_results_are_copied_to_the_run(store, run):
-    with results_kept(run) as checkpoint:
+    with copying_results(run) as checkpoint:
         (checkpoint.parent.parent / "evaluation-new.json").write_text("[1]")
     stored = store.objects(run)
     assert stored["evaluation-new.json"] == b"[1]"

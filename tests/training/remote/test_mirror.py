@@ -203,6 +203,15 @@ def test_an_outage_of_minutes_that_outlives_several_checkpoints(store, url, tmp_
     assert steps(store, url) == [40, 50]
 
 
+def test_small_files_are_not_taken_for_copied_if_the_bucket_is_gone(url, tmp_path):
+    mirror = Mirror(tmp_path, url, keep=2, lost=threading.Event())
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    mirror.url = location("s3://no-such-bucket/run")
+    with pytest.raises(StoreError, match="is in no bucket that exists"):
+        mirror.copy_now()
+    assert mirror.missing() == ["metrics.jsonl"]
+
+
 def test_a_new_run_is_refused_where_there_is_one(store, url, tmp_path):
     store.put(f"{url}/run_id", b"some")
     store.put(f"{url}/wandb_run_id", b"of a run that did not start")

@@ -121,8 +121,8 @@ def test_an_outage_until_the_end_is_said_and_mended_by_the_next_start(store, con
         store.faults.denied = True
         for step in (10, 20):
             save(run_folder(here), step)
-        words = rf"checkpoints/step-000000020.pt, checkpoints/step-000000010.pt.* could not be copied to {remote.url} "
-        words += rf"within 0.5 s \(checkpoint.upload_seconds\), but exist in {run_folder(here)}: run the same command"
+        words = rf"cannot copy checkpoints/step-000000020.pt, checkpoints/step-000000010.pt.* to {remote.url} within "
+        words += rf"0.5 s \(checkpoint.upload_seconds\); all files are in {run_folder(here)}: run the same command"
         with pytest.raises(CheckpointError, match=words):
             remote.finish()
         store.faults.denied = False

@@ -78,6 +78,28 @@ def test_more_overlapping_segments_than_encoders(numbered, shown, counted, monke
     assert len(counted) < 3 * 40 * 25
 
 
+def test_overlapping_segments_lose_none_beyond_the_end(numbered, monkeypatch):
+    monkeypatch.setattr(cutting, "_MOST_ENCODERS", 3)
+    samples = _cut(numbered(), [*(Span(36 + number / 100, 39) for number in range(8)), Span(90, 100)])
+    assert len(samples) == 9
+    assert str(samples[Span(90, 100)]) == "beyond the end of the file: the file ends at 40.00 s"
+
+
+def test_the_last_frame_after_a_seek_is_no_still_picture(media, tmp_path):
+    frames = [(index / 25, media.flat(100)) for index in range(251)]  # x264 makes every 250th frame a key frame
+    path = media.write(tmp_path / "a.mov", frames=frames, sound=[(0.0, np.full(30 * 44100, 0.1, np.float32))])
+    for may_seek in (False, True):
+        sample = _cut(path, [Span(20, 22)], may_seek=may_seek)[Span(20, 22)]
+        assert str(sample).startswith("beyond the end of the file: the file ends at 10.0")
+
+
+def test_a_segment_in_a_gap_of_the_audio_has_none(media, tmp_path):
+    piece = np.full(2 * 44100, 0.1, np.float32)
+    path = media.write(tmp_path / "a.mkv", sound=[(0.0, piece), (10.0, piece)])
+    sample = _cut(path, [Span(4, 6)], replace(CONFIG, streams="audio"))[Span(4, 6)]
+    assert str(sample) == "no audio in the segment"
+
+
 def test_segments_beyond_the_end(numbered):
     samples = _cut(numbered(), [Span(38, 45), Span(39.8, 50), Span(40, 41), Span(90, 100)])
     assert len(samples[Span(38, 45)].video.frame_bytes) == 50

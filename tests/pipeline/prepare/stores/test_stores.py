@@ -184,6 +184,21 @@ def test_a_shard_that_another_machine_has_written_meanwhile_stays(store, src, tm
     assert store.objects(out) == before
 
 
+def test_an_index_that_vanishes_from_the_store_and_returns_is_read_again(src, tmp_path):
+    index = src[0].parent / "out/index/shard-000009.rows"
+    with anywhere.RemoteOut(index.parent.parent, tmp_path / "a", part=(0, 1)) as remote:
+        for _ in range(2):
+            index.write_bytes(b"rows")
+            remote.pull()
+            assert (remote.folder / "index/shard-000009.rows").read_bytes() == b"rows"
+            index.unlink()
+            remote.pull()
+            assert not (remote.folder / "index/shard-000009.rows").exists()
+        index.write_bytes(b"rows")
+        remote.push()
+        assert index.read_bytes() == b"rows"
+
+
 def test_of_two_that_begin_with_other_settings_one_is_refused(store, src, tmp_path):
     out = src[0].parent / "out"
     first, second = (anywhere.RemoteOut(out, tmp_path / name, part=(i, 2)) for i, name in enumerate("ab"))
