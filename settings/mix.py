@@ -22,11 +22,11 @@ class MixedSetConfig:
     weight: float
     """Share of the training clips that come from this data set, relative to the weights of the others."""
     split: str = ""
-    """As data.split, for this data set."""
+    """Like data.split, for this data set alone."""
     leave_out: str = ""
-    """As data.leave_out, for this data set."""
+    """Like data.leave_out, for this data set alone."""
     weights: str = ""
-    """As data.weights, for this data set."""
+    """Like data.weights, for this data set alone."""
 
 
 def check_mix(mix: Mapping[str, MixedSetConfig]) -> None:
@@ -35,8 +35,8 @@ def check_mix(mix: Mapping[str, MixedSetConfig]) -> None:
     for name, one in mix.items():
         require(
             isinstance(name, str) and bool(_NAME.fullmatch(name)),
-            f"data.mix: the name {repr(name)[:60]} must be text of 1 to 40 letters, digits, _ and -, as metrics and "
-            "overrides such as data.mix.NAME.weight=0.5 hold it",
+            f"data.mix: the name {repr(name)[:60]} must be text of 1 to 40 letters, digits, _ and -, because "
+            "it becomes a part of metrics and of overrides such as data.mix.NAME.weight=0.5",
         )
         require(bool(one.path), f"data.mix.{name}.path must be set to the folder that pipeline.prepare has written")
         try:
@@ -48,5 +48,8 @@ def check_mix(mix: Mapping[str, MixedSetConfig]) -> None:
             f"data.mix.{name}.weight must be greater than 0, not {one.weight}; remove a data set to train without it",
         )
         place = split_url(one.path) if is_url(one.path) else Path(one.path).absolute()
-        require(place not in seen, f"data.mix.{name}.path is that of data.mix.{seen.get(place)}.path, {one.path}")
+        require(
+            place not in seen,
+            f"data.mix.{name}.path and data.mix.{seen.get(place)}.path are the same folder, {one.path}",
+        )
         seen[place] = name

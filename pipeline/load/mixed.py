@@ -1,7 +1,7 @@
 """Reads and decodes batches of a mix, whose data sets may differ in codec and frame rate.
 
-A batch is divided into the clips of each data set. Each part is read by a reader of that data set, and decoded by a
-decoder that all data sets of the same codec and stride share, because a DALI graph has one of each.
+A batch is divided into the clips of each data set. Each part is read by a reader of that data set. Data sets of the
+same codec and stride share a decoder, as a DALI graph is built for one codec and one stride.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.load.dali_runner import DecodeError
 from pipeline.load.decoder import Decoder, InFlight, StoredFrames
 from pipeline.plan.batch_plan import BatchPlan
 from pipeline.plan.clips import ClipPlan
-from pipeline.plan.mixed_planner import MixedPlanner, moved, rows_by_set
+from pipeline.plan.mixed_planner import MixedPlanner, rows_by_set, shift_ids
 from pipeline.shards.codecs import CODECS
 from pipeline.shards.mix import MixedManifest
 from pipeline.shards.reader import ShardReader
@@ -27,16 +27,16 @@ from pipeline.shards.shard_files import RemoteShards, open_cache, shard_files
 from settings import Config, StorageConfig
 
 MakeDecoder = Callable[[Config, StoredFrames, int], Decoder]
-"""Creates a decoder from the settings, what it needs to know of the frames, and the stride."""
+"""Creates a decoder from the settings, a description of the stored frames, and the stride."""
 
 
 class MixedReader:
-    """Reads clips of a mix; not thread-safe.
+    """Reads clips of a mix; all methods may be called by several threads.
 
     Args:
         dataset: the data sets; all have video and audio.
-        planner: its strides are those of the plans.
-        config: data, clip and audio are read.
+        planner: the planner of the clips; only its strides are used.
+        config: only data, clip and audio are used.
         in_threads: see `ShardReader`.
     """
 
@@ -75,16 +75,16 @@ class MixedReader:
         return sum(reader.removed for reader in self._readers)
 
     def waited(self) -> float:
-        """As `ShardReader.waited`."""
+        """Like `ShardReader.waited`, for all data sets together."""
         return sum(reader.waited() for reader in self._readers)
 
     def distrust(self, i: int) -> None:
-        """As `ShardReader.distrust`."""
+        """Like `ShardReader.distrust`, for an id of the mix."""
         reader = self._reader_of(i)
         reader.distrust(i - reader.first_id)
 
     def file_of(self, i: int) -> str:
-        """As `ShardReader.file_of`."""
+        """Like `ShardReader.file_of`, for an id of the mix."""
         reader = self._reader_of(i)
         return reader.file_of(i - reader.first_id)
 
@@ -95,7 +95,7 @@ class MixedReader:
         """Returns the numbers in `remote` of the shards that hold the clips of a plan, sorted."""
         assert self.remote is not None
         found = [
-            self._readers[number].shards_of(moved(plan[rows], by=-self._readers[number].first_id))
+            self._readers[number].shards_of(shift_ids(plan[rows], by=-self._readers[number].first_id))
             + self.remote.firsts[number]
             for number, rows in rows_by_set(plan.ids, self._firsts)
             if self._readers[number].remote is not None
@@ -110,19 +110,19 @@ class MixedReader:
         """
         parts = []
         for number, rows in rows_by_set(plan.ids, self._firsts):
-            mine, reader = plan[rows], self._readers[number]
-            own = moved(mine, by=-reader.first_id)
-            video, pcm = self._codecs[number].read(reader, own), reader.pcm(own)
-            parts.append((number, rows, InFlight(plan=BatchPlan(mine), video=video, pcm=pcm)))
+            part, reader = plan[rows], self._readers[number]
+            local = shift_ids(part, by=-reader.first_id)
+            video, pcm = self._codecs[number].read(reader, local), reader.pcm(local)
+            parts.append((number, rows, InFlight(plan=BatchPlan(part), video=video, pcm=pcm)))
         return parts
 
     def pcm(self, plan: ClipPlan) -> np.ndarray:
-        """As `ShardReader.pcm`."""
+        """Like `ShardReader.pcm`, for a plan with ids of the mix."""
         found = rows_by_set(plan.ids, self._firsts)
         order = np.argsort(np.concatenate([rows for _, rows in found]))
         readers = [self._readers[number] for number, _ in found]
-        own = [moved(plan[rows], by=-one.first_id) for one, (_, rows) in zip(readers, found, strict=True)]
-        return np.concatenate([one.pcm(part) for one, part in zip(readers, own, strict=True)])[order]
+        parts = [shift_ids(plan[rows], by=-one.first_id) for one, (_, rows) in zip(readers, found, strict=True)]
+        return np.concatenate([one.pcm(part) for one, part in zip(readers, parts, strict=True)])[order]
 
 
 class RemoteParts:
@@ -168,7 +168,7 @@ class MixedDecoder:
     Args:
         dataset: the data sets.
         strides: stored frames from one frame of a clip to the next, of each data set.
-        config: clip and data are read.
+        config: clip and data are used here; `make` gets all of it.
         make: creates the decoders.
     """
 
@@ -185,13 +185,13 @@ class MixedDecoder:
                 height=dataset.height,
                 shortest_side=min(p.shortest_side for p, k in zip(manifests, kinds, strict=True) if k == kind),
             )
-            # A batch has as many parts in this decoder as there are data sets.
+            # Each of the `count` data sets that share this decoder submits its own part of a batch.
             data = replace(config.data, prefetch=count * config.data.prefetch)
             decoders[kind] = make(replace(config, data=data), frames, kind[1])
             depths.append(decoders[kind].depth // count)
         self.depth = min(depths)
         self._decoders = [decoders[kind] for kind in kinds]
-        self._places = [CODECS[codec].samples_per_clip(config.clip.frames) for codec, _ in kinds]
+        self._samples_per_clip = [CODECS[codec].samples_per_clip(config.clip.frames) for codec, _ in kinds]
 
     def submit(self, item: InFlight) -> None:
         assert item.parts is not None
@@ -217,12 +217,12 @@ class MixedDecoder:
         try:
             return self._decoders[number].result(part)
         except DecodeError as error:
-            wrong = sorted({int(rows[place // self._places[number]]) for place in error.samples})
+            wrong = sorted({int(rows[place // self._samples_per_clip[number]]) for place in error.samples})
             raise DecodeError(str(error), wrong) from error
 
 
 def _joined(parts: Sequence[torch.Tensor | None], places: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Puts the rows of each part at its places, in the memory format of the parts."""
+    """Returns the batch whose rows `places[i]` are those of parts[i], in the memory format of the parts."""
     tensors = [part for part in parts if part is not None]
     assert len(tensors) == len(parts)  # a mix has both streams
     if len(tensors) == 1:

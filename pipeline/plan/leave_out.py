@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COLUMN = "source"
 """Column of a CSV list that holds the sources."""
-_SHOWN = 3
+SHOWN = 3
 """Number of sources that an error names."""
 
 
@@ -72,10 +72,15 @@ def _require_none(unknown: list[str], *, path: Path, data: str | Path) -> None:
         )
 
 
-def some_of(sources: Sequence[str]) -> str:
-    """Formats the first few of `sources`, and the number of the others, for a message."""
-    more = f" and {len(sources) - _SHOWN} more" if len(sources) > _SHOWN else ""
-    return ", ".join(printable(repr(source)) for source in sources[:_SHOWN]) + more
+def some_of(sources: Sequence[str], *, count: int | None = None) -> str:
+    """Formats the first few of `sources`, and the number of the others, for a message.
+
+    Args:
+        count: number of all sources, if `sources` are only the first ones.
+    """
+    others = (len(sources) if count is None else count) - SHOWN
+    more = f" and {others} more" if others > 0 else ""
+    return ", ".join(printable(repr(source)) for source in sources[:SHOWN]) + more
 
 
 def find_left_out(rows: Callable[[list[str]], np.ndarray], path: Path, *, data: str | Path) -> tuple[np.ndarray, str]:

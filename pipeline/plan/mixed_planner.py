@@ -10,7 +10,8 @@ import numpy as np
 from pipeline.plan.clips import ClipPlan, ClipPlanner
 
 PlanRows = Callable[[ClipPlanner, np.ndarray, np.ndarray], ClipPlan]
-"""Plans clips of one data set: gets its planner, the ids in that data set, int64 [n], and their rows, int64 [n]."""
+"""Plans clips of one data set; gets its planner, ids within that data set, int64 [n], and the rows of the batch that
+have these ids, int64 [n]."""
 
 
 class MixedPlanner(ClipPlanner):
@@ -31,25 +32,29 @@ class MixedPlanner(ClipPlanner):
 
     def train(self, ids: np.ndarray, *, epoch: int, purpose: str, number: np.ndarray | None = None) -> ClipPlan:
         number = np.zeros(len(ids), dtype=np.int64) if number is None else number
-        return self._by_set(
-            ids, lambda one, own, rows: one.train(own, epoch=epoch, purpose=purpose, number=number[rows])
-        )
+
+        def plan(planner: ClipPlanner, local_ids: np.ndarray, rows: np.ndarray) -> ClipPlan:
+            return planner.train(local_ids, epoch=epoch, purpose=purpose, number=number[rows])
+
+        return self._by_set(ids, plan)
 
     def train_at(self, ids: np.ndarray, *, epochs: np.ndarray, purpose: str, number: np.ndarray) -> ClipPlan:
-        def plan(one: ClipPlanner, own: np.ndarray, rows: np.ndarray) -> ClipPlan:
-            return one.train_at(own, epochs=epochs[rows], purpose=purpose, number=number[rows])
+        def plan(planner: ClipPlanner, local_ids: np.ndarray, rows: np.ndarray) -> ClipPlan:
+            return planner.train_at(local_ids, epochs=epochs[rows], purpose=purpose, number=number[rows])
 
         return self._by_set(ids, plan)
 
     def uniform(self, ids: np.ndarray, *, clips: int, crops: int = 1) -> ClipPlan:
-        return self._by_set(
-            ids, lambda one, own, rows: one.uniform(own, clips=clips, crops=crops), per_id=clips * crops
-        )
+        def plan(planner: ClipPlanner, local_ids: np.ndarray, rows: np.ndarray) -> ClipPlan:
+            return planner.uniform(local_ids, clips=clips, crops=crops)
+
+        return self._by_set(ids, plan, per_id=clips * crops)
 
     def windows(self, ids: np.ndarray, begin: np.ndarray, end: np.ndarray, *, clips: int) -> ClipPlan:
-        return self._by_set(
-            ids, lambda one, own, rows: one.windows(own, begin[rows], end[rows], clips=clips), per_id=clips
-        )
+        def plan(planner: ClipPlanner, local_ids: np.ndarray, rows: np.ndarray) -> ClipPlan:
+            return planner.windows(local_ids, begin[rows], end[rows], clips=clips)
+
+        return self._by_set(ids, plan, per_id=clips)
 
     def _by_set(self, ids: np.ndarray, plan: PlanRows, per_id: int = 1) -> ClipPlan:
         """Plans `per_id` clips of each id, next to each other."""
@@ -57,19 +62,19 @@ class MixedPlanner(ClipPlanner):
         parts, places = [], []
         for number, rows in rows_by_set(ids, self._firsts):
             first = int(self._firsts[number])
-            parts.append(moved(plan(self._planners[number], ids[rows] - first, rows), by=first))
+            parts.append(shift_ids(plan(self._planners[number], ids[rows] - first, rows), by=first))
             places.append((rows[:, None] * per_id + np.arange(per_id)).reshape(-1))
         return ClipPlan.joined(parts, places)
 
 
 def rows_by_set(ids: np.ndarray, firsts: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Returns for each data set that some of `ids`, int64 [B], belong to: its number, and the rows of its ids."""
+    """Returns the number of each data set that occurs in `ids`, int64 [B], and the rows of `ids` that belong to it."""
     which = np.searchsorted(firsts, ids, side="right") - 1
     return [(number, np.flatnonzero(which == number)) for number in np.unique(which).tolist()]
 
 
-def moved(plan: ClipPlan, *, by: int) -> ClipPlan:
-    """The same clips with other ids: `by` is added to each."""
+def shift_ids(plan: ClipPlan, *, by: int) -> ClipPlan:
+    """Returns the same clips, with `by` added to each sample id."""
     audio = plan.audio
     if audio is not None and audio.mixed_ids is not None:
         audio = replace(audio, mixed_ids=audio.mixed_ids + by)

@@ -4,13 +4,13 @@ The samples of a run are numbered: number p is the p-th that all processes toget
 comes from, and which sample of it, has a closed form, so that a run can be resumed at any step without a history:
 
 - The numbers are split between the first data set and the others as evenly as possible: of the first t numbers it gets
-  floor(t * share + phase). The others split theirs in the same way. So any number of steps holds each data set in its
-  share, to within one sample per data set.
-- Each data set is gone through in passes, as a run of this data set alone goes through its epochs: a pass is a
-  permutation, begins with a batch, and ends before the first batch that its samples do not suffice for. So the samples
-  of a batch are different ones, and each is seen once before any is seen again.
-- Where samples have weights, a pass holds those that systematic sampling draws: each at most once, with a probability
-  that is proportional to its weight, and the sample of the largest weight (almost) always.
+  floor(t * share + phase), with a random phase in [0, 1). The others split theirs in the same way. So after any number
+  of steps, the count of each data set differs from its share by fewer samples than there are data sets.
+- Each data set is gone through in passes, as a run on this data set alone goes through its epochs. A pass is a
+  permutation of the samples; it begins with a new batch, and ends before the first batch for which too few of its
+  samples are left. So a batch holds no sample twice, and a pass sees no sample twice.
+- Where samples have weights, a pass holds only those that systematic sampling draws: each at most once, with a
+  probability proportional to its weight, and the sample of the largest weight (almost) always.
 
 With one data set and equal weights, the passes are the epochs of `pipeline.plan.order`.
 """
@@ -34,7 +34,8 @@ _ONE = 2**_BITS
 _GOLDEN = (5**0.5 - 1) / 2
 
 Arrange = Callable[[np.ndarray, int, str], np.ndarray]
-"""Orders the samples of a pass, given by int64 [n] indices, pass and purpose: returns a permutation of range(n)."""
+"""Orders the samples of a pass: gets their indices, int64 [n], the number of the pass and the purpose of the random
+numbers; returns a permutation of range(n)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class WeightedSet:
 
 
 class Mixture:
-    """Which sample each number of a run is, as a pure function of (seed, number).
+    """Says which sample has which number in a run, as a pure function of (seed, number).
 
     Args:
         sets: the data sets, in the order of their ids; one more at the end changes neither the order within passes nor
@@ -69,26 +70,26 @@ class Mixture:
 
     Attributes:
         sizes: int64 [sets], number of samples of each data set.
-        drawn: int64 [sets], number of samples of a pass, which is smaller where samples have weights.
+        drawn: int64 [sets], number of samples of a pass: `sizes`, or fewer where samples have weights.
         shares: float64 [sets], sums to 1.
     """
 
     def __init__(self, sets: Sequence[WeightedSet], *, batch: int, seed: int) -> None:
         self.batch, self.seed = batch, seed
         self.keys = [one.key for one in sets]
-        self._passes = [_Passes(one, number=number, seed=seed) for number, one in enumerate(sets)]
+        self._passes = [_Passes(one, index=index, seed=seed) for index, one in enumerate(sets)]
         self.sizes = np.array([len(one.ids) for one in sets], dtype=np.int64)
         self.drawn = np.array([one.drawn for one in self._passes], dtype=np.int64)
         self.shares = np.array([one.share for one in sets])
         self._fractions = _fractions(self.shares)
-        self._phases = [random_key(seed, 0, f"mix/{number}") % _ONE for number in range(len(sets) - 1)]
-        self._steps = [self._steps_per_pass(number) for number in range(len(sets))]
+        self._phases = [random_key(seed, 0, f"mix/{index}") % _ONE for index in range(len(sets) - 1)]
+        self._steps = [self._steps_per_pass(index) for index in range(len(sets))]
 
     def samples(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ids of the samples with these numbers, and the pass through its data set that each belongs to.
+        """Returns the ids of the samples with these numbers, and which pass through its data set each belongs to.
 
         Args:
-            numbers: int64 [P].
+            numbers: numbers of samples in the run, int64 [P].
 
         Returns:
             (int64 [P], int64 [P]).
@@ -96,17 +97,19 @@ class Mixture:
         numbers = np.asarray(numbers, dtype=np.int64)
         ids, passes = np.empty_like(numbers), np.empty_like(numbers)
         which, ranks = self._split(numbers)
-        for number, steps in enumerate(self._steps):
-            rows = np.flatnonzero(which == number)
+        for index, steps in enumerate(self._steps):
+            rows = np.flatnonzero(which == index)
             passes[rows] = numbers[rows] // self.batch // steps
-            for one in np.unique(passes[rows]).tolist():
-                here = rows[passes[rows] == one]
-                before = self.counts(one * steps * self.batch)[number]
-                ids[here] = self._passes[number].ids(ranks[here] - before, epoch=one, purpose="order")
+            for epoch in np.unique(passes[rows]).tolist():
+                here = rows[passes[rows] == epoch]
+                before = self.counts(epoch * steps * self.batch)[index]
+                ids[here] = self._passes[index].ids(ranks[here] - before, epoch=epoch, purpose="order")
         return ids, passes
 
     def distinct(self, count: int, *, epoch: int, purpose: str) -> np.ndarray:
-        """Returns different samples in the shares of the mixture, as many as there are among `count`; int64 [n].
+        """Returns the ids of different samples in the shares of the mixture, int64 [n].
+
+        These are `count`, or fewer if a data set has too few samples for its share of `count`.
 
         Args:
             epoch, purpose: select the random numbers.
@@ -114,9 +117,9 @@ class Mixture:
         numbers = np.arange(count)
         which, ranks = self._split(numbers)
         ids = np.full(count, -1, dtype=np.int64)
-        for number, drawn in enumerate(self.drawn):
-            rows = np.flatnonzero((which == number) & (ranks < drawn))
-            ids[rows] = self._passes[number].ids(ranks[rows], epoch=epoch, purpose=purpose)
+        for index, drawn in enumerate(self.drawn):
+            rows = np.flatnonzero((which == index) & (ranks < drawn))
+            ids[rows] = self._passes[index].ids(ranks[rows], epoch=epoch, purpose=purpose)
         return ids[ids >= 0]
 
     def counts(self, count: int) -> np.ndarray:
@@ -130,15 +133,15 @@ class Mixture:
 
     @property
     def parts(self) -> tuple[tuple[int, float], ...]:
-        """Of each data set the number of samples of a pass, and its share."""
+        """The number of samples of a pass, and the share, of each data set."""
         return tuple(zip(self.drawn.tolist(), self.shares.tolist(), strict=True))
 
     def metrics(self, steps: int) -> dict[str, float]:
         """Returns how the first `steps` steps of a run were shared; empty for a single data set.
 
         Returns:
-            For each data set of a mix: mix/NAME/samples, the number of its samples that were trained on, each time
-            counted; mix/NAME/share of all such samples; mix/NAME/passes through its samples.
+            For each data set of a mix: mix/NAME/samples, how many of its samples were trained on, repetitions included;
+            mix/NAME/share, their share of those of all data sets; mix/NAME/passes, how often each was seen on average.
         """
         counts, metrics = self.counts(steps * self.batch).tolist(), {}
         for key, count, size in zip(self.keys, counts, self.sizes.tolist(), strict=True):
@@ -149,62 +152,62 @@ class Mixture:
                 metrics[f"{name}/passes"] = count / size
         return metrics
 
-    def replacement(self, sample: int, number: float) -> int:
-        """Returns a sample of the data set of `sample`, drawn in proportion to the weights by a number in [0, 1)."""
+    def replacement(self, sample: int, uniform: float) -> int:
+        """Returns a sample of the data set of `sample`; `uniform`, in [0, 1), draws it in proportion to the weights."""
         which = max(place for place, one in enumerate(self._passes) if one.first <= sample)
-        return self._passes[which].draw(number)
+        return self._passes[which].draw(uniform)
 
     def _split(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the data set of each number, and how many smaller numbers that data set has; int64 [P] each."""
         which, ranks = np.full_like(numbers, len(self._passes) - 1), numbers.copy()
         rows = np.arange(len(numbers))
-        for number, (fraction, phase) in enumerate(zip(self._fractions, self._phases, strict=True)):
+        for index, (fraction, phase) in enumerate(zip(self._fractions, self._phases, strict=True)):
             taken = _evenly(ranks[rows], fraction, phase)
             mine = _evenly(ranks[rows] + 1, fraction, phase) > taken
-            which[rows[mine]] = number
+            which[rows[mine]] = index
             ranks[rows] = np.where(mine, taken, ranks[rows] - taken)
             rows = rows[~mine]
         return which, ranks
 
-    def _most(self, number: int, count: int) -> int:
-        """Returns the largest number of samples of a data set among `count` consecutive ones."""
-        for before in range(number):
+    def _most(self, index: int, count: int) -> int:
+        """Returns how many of `count` consecutive samples of a run can be of a data set at most."""
+        for before in range(index):
             count -= count * self._fractions[before] >> _BITS
-        return count if number == len(self._fractions) else -(-count * self._fractions[number] >> _BITS)
+        return count if index == len(self._fractions) else -(-count * self._fractions[index] >> _BITS)
 
-    def _steps_per_pass(self, number: int) -> int:
+    def _steps_per_pass(self, index: int) -> int:
         """Returns the number of steps that the samples of one pass suffice for, wherever the pass begins."""
-        drawn, (low, high) = int(self.drawn[number]), (0, int(self.drawn[number]) * _ONE)
+        drawn, (low, high) = int(self.drawn[index]), (0, int(self.drawn[index]) * _ONE)
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._most(number, middle * self.batch) <= drawn else (low, middle - 1)
+            low, high = (middle, high) if self._most(index, middle * self.batch) <= drawn else (low, middle - 1)
         if low == 0:
-            raise ConfigError(self._too_few(number))
+            raise ConfigError(self._too_few(index))
         return low
 
-    def _too_few(self, number: int) -> str:
-        key, drawn, most = self.keys[number], int(self.drawn[number]), self._most(number, self.batch)
-        which = f"{int(self.sizes[number])} samples"
-        if drawn < self.sizes[number]:
-            which += f" and {key}weights lets {drawn} different ones be drawn, as the largest weight is so large"
+    def _too_few(self, index: int) -> str:
+        key, drawn, most = self.keys[index], int(self.drawn[index]), self._most(index, self.batch)
+        which = f"{int(self.sizes[index])} samples"
+        if drawn < self.sizes[index]:
+            which += f", of which {key}weights allows only {drawn} different ones, as its largest weight is so large"
         lower = "train.batch_size" if len(self.keys) == 1 else f"train.batch_size or {key}weight"
         return (
-            f"a batch holds up to {most} samples of the data set at {key}path, which has {which}: lower {lower}, as a "
-            "batch must not hold a sample twice"
+            f"a batch holds up to {most} samples of the data set at {key}path, which has {which}: lower {lower}, "
+            "because a batch must not hold a sample twice"
         )
 
 
 class _Passes:
-    """The passes through one data set; `number` is its place in the mixture."""
+    """The passes through one data set; `index` is its place in the mixture."""
 
-    def __init__(self, one: WeightedSet, *, number: int, seed: int) -> None:
+    def __init__(self, one: WeightedSet, *, index: int, seed: int) -> None:
         self.first, self._ids, self._seed, self._arrange = one.first, one.ids, seed, one.arrange
-        # The first data set has the random numbers that it has without a mixture.
-        self._suffix = f"/{number}" if number else ""
+        # Without a suffix for the first data set, which thus has the random numbers of a run on it alone.
+        self._suffix = f"/{index}" if index else ""
         self._ends: np.ndarray | None = None
         self.drawn = len(one.ids)
         if one.weights is not None:
-            # In random order, because samples next to each other are never drawn together, and files of a folder are.
+            # In random order, because neighbours are rarely drawn together, and files of a folder are neighbours.
             self._order = numpy_generator(seed, 0, f"weights{self._suffix}").permutation(len(one.ids))
             self._ends = _scaled(one.weights)[self._order].cumsum()
             self._total = int(self._ends[-1])
@@ -212,18 +215,18 @@ class _Passes:
         self._arranged = lru_cache(maxsize=2)(self._arranged_pass)
 
     def ids(self, places: np.ndarray, *, epoch: int, purpose: str) -> np.ndarray:
-        """Returns the samples at `places`, int64 [P] in [0, drawn), of a pass."""
+        """Returns the ids at `places`, int64 [P] in [0, drawn), of the pass number `epoch`."""
         purpose += self._suffix
         if self._arrange is not None:
             return self._ids[self._arranged(epoch, purpose)[places]] + self.first
         points = permuted(places, self.drawn, random_key(self._seed, epoch, purpose))
         return self._ids[self._indices(points, epoch, purpose)] + self.first
 
-    def draw(self, number: float) -> int:
-        """Returns a sample, drawn in proportion to the weights."""
+    def draw(self, uniform: float) -> int:
+        """Returns the id of a sample that `uniform`, in [0, 1), draws in proportion to the weights."""
         if self._ends is None:
-            return int(self._ids[int(number * len(self._ids))]) + self.first
-        return int(self._ids[self._at(np.array([int(number * self._total)]))[0]]) + self.first
+            return int(self._ids[int(uniform * len(self._ids))]) + self.first
+        return int(self._ids[self._at(np.array([int(uniform * self._total)]))[0]]) + self.first
 
     def _arranged_pass(self, epoch: int, purpose: str) -> np.ndarray:
         assert self._arrange is not None
@@ -233,17 +236,18 @@ class _Passes:
     def _indices(self, points: np.ndarray, epoch: int, purpose: str) -> np.ndarray:
         """Returns the index of the sample at each of the points of a pass, int64 [P].
 
-        The points have equal distances on a circle on which each sample has an arc as long as its weight. No arc is
-        longer than the distance, so no sample has two points. From pass to pass all points move by the golden section
-        of their distance, which spreads the passes that hold a sample as evenly as possible.
+        The points are equally spaced on a circle on which each sample has an arc as long as its weight. No arc is
+        longer than the spacing, so no sample has two points. From pass to pass all points move by the golden section
+        of the spacing, which spreads the passes that hold a sample as evenly as possible.
         """
         if self._ends is None:
             return points
-        distance = self._total // self.drawn
-        start = random_key(self._seed, 0, f"{purpose}/weights") + epoch * round(distance * _GOLDEN) % distance
-        return self._at((start % self._total + points * distance) % self._total)
+        spacing = self._total // self.drawn
+        start = random_key(self._seed, 0, f"{purpose}/weights") + epoch * round(spacing * _GOLDEN) % spacing
+        return self._at((start % self._total + points * spacing) % self._total)
 
     def _at(self, targets: np.ndarray) -> np.ndarray:
+        """Returns the index of the sample on whose arc each target lies, int64 [P]."""
         assert self._ends is not None
         return self._order[np.searchsorted(self._ends, targets, side="right")]
 
@@ -259,12 +263,12 @@ def _scaled(weights: np.ndarray) -> np.ndarray:
 
 
 def _fractions(shares: np.ndarray) -> list[int]:
-    """Returns, for each data set but the last, its share of what those before it leave, in units of 2^-31."""
+    """Returns, for each data set but the last, its share of what the earlier ones leave, in units of 2^-31."""
     left = shares[::-1].cumsum()[::-1]
     return [min(max(round(share / rest * _ONE), 1), _ONE - 1) for share, rest in zip(shares, left, strict=True)][:-1]
 
 
 def _evenly(count: np.ndarray, fraction: int, phase: int) -> np.ndarray:
-    """Returns floor(count * fraction + phase), in which `fraction` and `phase` count in units of 2^-31; int64 [P]."""
+    """Returns floor(count * fraction + phase), int64 [P]; `fraction` and `phase` are in units of 2^-31."""
     high, low = count >> _BITS, count & (_ONE - 1)
     return high * fraction + ((low * fraction + phase) >> _BITS)

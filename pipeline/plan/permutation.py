@@ -1,9 +1,9 @@
-"""A random permutation of range(n), of which any part is computed alone: no array of n numbers is needed.
+"""A random permutation of range(n), any part of which can be computed alone, without an array of n numbers.
 
-Up to `TABLE` numbers it is drawn uniformly from all permutations, and held as a table. More numbers are permuted by a
-Feistel network, whose rounds are keyed hashes: a bijection that neither memory nor time before the first number
-depends on. Its domain is a rectangle of a * b >= n numbers with a and b next to the square root of n, so that fewer
-than one number in a hundred lies outside range(n); such a number is permuted again until it lies within (the
+If n is at most `TABLE`, the permutation is drawn uniformly from all permutations, and held as a table. A larger range
+is permuted by a Feistel network, whose rounds are keyed hashes: neither its memory nor the time until its first number
+depends on n. Its domain is a rectangle of a * b >= n numbers, a and b being close to the square root of n, so that
+fewer than one number in a hundred lies outside range(n); such a number is permuted again until it lies within (the
 generalised Feistel cipher and the cycle walking of Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
 """
 
@@ -17,21 +17,22 @@ import numpy as np
 from common.randomness import hash64
 
 TABLE = 2**16
-"""Up to this many numbers are permuted by a table, of half a megabyte. Few numbers have few halves, whose hashes would
-not mix them well; with more than these, no test of positions and of pairs tells the rounds from chance."""
+"""Up to this many numbers are permuted by a table, which takes up to half a megabyte. In a small range the halves of
+the numbers have too few values for the rounds to mix them well; in larger ones our tests of positions and pairs
+(tests/pipeline/plan/test_permutation.py) find no difference from chance."""
 _ROUNDS = 8
-"""Rounds of the Feistel network: twice those after which its permutations cannot be told from random ones in theory
-(Luby and Rackoff, 1988)."""
+"""Number of rounds of the Feistel network: twice the four after which, in theory, its permutations cannot be
+distinguished from random ones (Luby and Rackoff, 1988)."""
 _TOGETHER = 2**15
-"""Numbers that are permuted at once, so that they stay in the cache of a core."""
+"""How many numbers are permuted at a time: few enough to stay in the cache of a core."""
 
 
 def permuted(positions: np.ndarray, n: int, key: int) -> np.ndarray:
-    """Returns the numbers at `positions` of the permutation of range(n) that `key` selects; int64, as `positions`.
+    """Returns the numbers at `positions` in the permutation of range(n) that `key` selects, int64 [m].
 
     Args:
         positions: int [m], from 0 to n - 1.
-        n: how many numbers are permuted, at most 2^48.
+        n: size of the range that is permuted, at most 2^48.
         key: a key of 128 bits, from `common.randomness.random_key`.
 
     Raises:
@@ -42,7 +43,7 @@ def permuted(positions: np.ndarray, n: int, key: int) -> np.ndarray:
 
 
 def positions_of(numbers: np.ndarray, n: int, key: int) -> np.ndarray:
-    """Returns the positions at which `permuted` has `numbers`; int64, as `numbers`.
+    """Returns the positions of `numbers`, int [m], in the permutation of `permuted`, int64 [m].
 
     Raises:
         IndexError: a number is not in range(n).
@@ -54,7 +55,7 @@ def positions_of(numbers: np.ndarray, n: int, key: int) -> np.ndarray:
 def _checked(values: np.ndarray, n: int) -> np.ndarray:
     values = np.asarray(values, dtype=np.int64)
     if len(values) and not 0 <= values.min() <= values.max() < n:
-        raise IndexError(f"positions from {values.min()} to {values.max()} in a permutation of {n} numbers")
+        raise IndexError(f"{values.min()} to {values.max()} are not all in range({n})")
     return values
 
 
@@ -80,7 +81,7 @@ def _in_parts(values: np.ndarray, n: int, key: int, *, inverse: bool) -> np.ndar
 
 
 class _Network:
-    """The Feistel network for range(n): a number x has the halves x // b, below a, and x % b."""
+    """The Feistel network for range(n): with `sides` (a, b), a number x has the halves x // b, below a, and x % b."""
 
     def __init__(self, n: int, key: int) -> None:
         self.n = np.uint64(n)
@@ -89,7 +90,7 @@ class _Network:
         self.keys = np.random.Philox(key=key).random_raw(_ROUNDS)
 
     def walk(self, x: np.ndarray, *, inverse: bool) -> np.ndarray:
-        """Permutes uint64 [m] numbers below n, or undoes it."""
+        """Permutes numbers below n, uint64 [m], or applies the inverse."""
         x = self._permute(x, inverse=inverse)
         while len(outside := np.flatnonzero(x >= self.n)):
             x[outside] = self._permute(x[outside], inverse=inverse)
@@ -100,9 +101,9 @@ class _Network:
         for number in reversed(range(_ROUNDS)) if inverse else range(_ROUNDS):
             changed, other = number % 2, 1 - number % 2
             side = self.sides[changed]
-            # The upper 32 bits of the hash, scaled to the side: for sides up to 2^24 as good as uniform.
+            # The upper 32 bits of the hash, scaled to the side: nearly uniform for sides up to 2^24.
             shift = ((hash64(halves[other], self.keys[number]) >> np.uint64(32)) * side) >> np.uint64(32)
             moved = halves[changed] + (side - shift if inverse else shift)
-            # Modulo the side: where nothing is to be subtracted, the difference wraps around to a large number.
+            # `moved` modulo the side: where it is below the side, the unsigned difference wraps to a large number.
             halves[changed] = np.minimum(moved, moved - side)
         return halves[0] * self.sides[1] + halves[1]

@@ -8,22 +8,22 @@ from typing import overload
 import numpy as np
 
 _BLOCK = 512
-"""Samples whose bits are counted together: 64 bytes, a line of a CPU's cache."""
+"""Number of samples whose bits are counted together: 64 bytes, a line of a CPU's cache."""
 _TOGETHER = 2**18
-"""Samples that are looked at at once, so that no array has a number per sample; a multiple of `_BLOCK`."""
+"""Number of samples that are processed at a time, so that no array has a row per sample; a multiple of `_BLOCK`."""
 _PLACES = 2**12
-"""Places that are looked up at once."""
+"""Number of places that are looked up at a time."""
 
 
 class Selection:
     """A subset of range(n), in ascending order; place i holds the i-th of its ids.
 
     Indexing it by an int, a slice or an int array of places gives ids, as if it were the int64 array of them. It takes
-    n / 8 bytes and a number per 512 samples, or nothing if all of range(n) is selected.
+    n / 8 bytes and one number per 512 samples, or no memory if all of range(n) is selected.
 
     Args:
         n: number of samples of the data set.
-        keep: returns for a slice of range(n) which samples are selected, bool [length of the slice]; None selects all.
+        keep: returns which samples of a slice of range(n) are selected, bool [length of the slice]; None selects all.
     """
 
     def __init__(self, n: int, keep: Callable[[slice], np.ndarray] | None = None) -> None:
@@ -87,7 +87,7 @@ class Selection:
         return np.where(bits[np.arange(len(ids)), within] == 1, self._starts[block] + before, -1)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yields the ids in ascending order, int64, some at a time."""
+        """Yields the ids in ascending order, as int64 arrays of moderate size."""
         for part in parts(self.n):
             yield np.flatnonzero(self._mask(part)) + part.start
 
@@ -104,7 +104,12 @@ class Selection:
 
 
 def _first_above(counts: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finds where in each row of counts, [m, k], the thing of a given rank, [m], is; and its rank there."""
+    """Finds the column that holds a given item of each row, and the item's rank within the column.
+
+    Args:
+        counts: [m, k], how many items each column holds, in each row.
+        rank: [m], which item of the row is looked for, counted from 0 over the columns.
+    """
     ends = np.cumsum(counts, axis=1, dtype=np.int64)
     place = np.argmax(ends > rank[:, None], axis=1)
     rows = np.arange(len(rank))
@@ -112,10 +117,10 @@ def _first_above(counts: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def all_positive(column: np.ndarray) -> bool:
-    """Whether all of a column's numbers are positive; looks at some at a time."""
+    """Whether all of a column's numbers are positive; reads only a part of the column at a time."""
     return all(bool((column[part] > 0).all()) for part in parts(len(column)))
 
 
 def parts(n: int) -> Iterator[slice]:
-    """Divides range(n) into slices of a quarter of a million."""
+    """Divides range(n) into slices of `_TOGETHER` numbers, the last of which may be shorter."""
     return (slice(first, min(first + _TOGETHER, n)) for first in range(0, n, _TOGETHER))

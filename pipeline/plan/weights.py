@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.terminal import printable
-from pipeline.plan.leave_out import some_of
+from pipeline.plan.leave_out import SHOWN, some_of
 from settings.errors import ConfigError
 from settings.load import format_names, format_value
 
@@ -43,7 +43,7 @@ def check_weights(weights: str, columns: Sequence[str], *, key: str) -> None:
     elif weights and weights not in columns:
         raise ConfigError(
             f"{key}={weights!r} is neither a label column (there are: {format_names(columns)}) nor a CSV file, whose "
-            "name ends in .csv"
+            "name must end in .csv"
         )
 
 
@@ -51,8 +51,8 @@ def read_weights(path: Path, *, key: str) -> dict[str, float]:
     """Reads a CSV file with the columns `source` and `weight`, in UTF-8.
 
     Raises:
-        ConfigError: it cannot be read, lacks a column, gives a source two weights, or a weight that is not a finite
-            number of at least 0.
+        ConfigError: it cannot be read, lacks a column, gives a source two different weights, or has a weight that is
+            not a finite number of at least 0.
     """
     try:
         rows = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
@@ -71,7 +71,7 @@ def read_weights(path: Path, *, key: str) -> dict[str, float]:
     for source, text in pairs:
         weight = _number(text, f"{key}: {path} gives {printable(repr(source))} the weight")
         if weights.setdefault(source, weight) != weight:
-            raise ConfigError(f"{key}: {path} gives {printable(repr(source))} two weights: remove one")
+            raise ConfigError(f"{key}: {path} gives {printable(repr(source))} two different weights: remove one")
     return weights
 
 
@@ -88,7 +88,7 @@ def weights_of_file(
 
     Args:
         ids: int64 [n], in ascending order.
-        rows: returns the id of the sample with each of the sources, int64; -1 if the data set has none.
+        rows: returns, for each of some sources, the id of its sample, int64; -1 if the data set has none.
         source: returns the source of a sample.
         data: names the data set in messages.
 
@@ -103,11 +103,11 @@ def weights_of_file(
     if unknown:
         raise ConfigError(
             f"{key}: {path} gives weights to samples that {data} does not have: {some_of(unknown)}; remove these "
-            "lines, or use the file of this data set"
+            "lines, or use the file that belongs to this data set"
         )
     missing = np.setdiff1d(ids, found)
     if len(missing):
-        first = some_of([source(int(i)) for i in missing[:4]])
+        first = some_of([source(int(i)) for i in missing[:SHOWN]], count=len(missing))
         raise ConfigError(
             f"{key}: {path} gives no weight to {len(missing)} samples of {data}: {first}; add them, with the weight 0 "
             "to leave them out"
@@ -134,8 +134,8 @@ def weights_of_labels(codes: np.ndarray, names: Sequence[str], source: Callable[
     if len(missing):
         raise ConfigError(
             f"{key}: {len(missing)} of {len(codes)} samples have no label in this column: "
-            f"{some_of([source(int(row)) for row in missing[:4]])}; attach their weights with pipeline.labels, with 0 "
-            "to leave them out"
+            f"{some_of([source(int(row)) for row in missing[:SHOWN]], count=len(missing))}; attach their weights with "
+            "pipeline.labels, with 0 to leave them out"
         )
     values = np.zeros(len(names))
     for code in np.unique(codes).tolist():
@@ -156,6 +156,7 @@ def digest_of(weights: np.ndarray) -> str:
 
 
 def _number(text: str, what: str) -> float:
+    """Returns the weight that `text` gives; `what` begins the message of the error."""
     try:
         value = float(text)
     except ValueError:

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_content(folder: Path, meta: Mapping[str, Any], arrays: Arrays, *, fps: float, offsets: bool) -> None:
-    """Compares the arrays in `folder` with their checksums, and their numbers with what a manifest can have.
+    """Compares the arrays in `folder` with their checksums, and checks that their numbers are possible ones.
 
     Args:
         meta: content of meta.json.
@@ -32,7 +32,7 @@ def check_content(folder: Path, meta: Mapping[str, Any], arrays: Arrays, *, fps:
     Raises:
         ManifestError: an array is damaged.
     """
-    if meta["format"] != 1:
+    if meta["format"] != 1:  # format 1 has no checksums
         _check_hashes(folder, meta["array_sha256"], [name for name in arrays if offsets or name != "frame_offsets"])
     if found := impossible_number(arrays, meta, fps=fps, offsets=offsets):
         raise ManifestError(f"{folder}/{found[0]}.npy is damaged: {found[1]}; {REBUILD}")
@@ -64,12 +64,16 @@ class LaterCheck:
             self._thread.start()
 
     def raise_if_damaged(self) -> None:
-        """Raises the ManifestError that the check has ended with, if it has."""
+        """Raises ManifestError if the check has already found damage."""
         if self._error is not None:
             raise self._error
 
     def finish(self) -> None:
-        """Waits until the check has ended; makes it now if another process was to. Raises as `raise_if_damaged`."""
+        """Waits for the check to end; if another process of this machine runs it, runs it here as well.
+
+        Raises:
+            ManifestError: the manifest is damaged.
+        """
         if self._thread.ident is None:
             self._try()
         else:
@@ -86,8 +90,10 @@ class LaterCheck:
         except ManifestError as error:
             self._error = error
         except FileNotFoundError as error:
-            # Preparation has published another version. Arrays that are mapped stay as they were.
-            _log.warning("%s was replaced before it was checked; this process keeps using it", error.filename)
+            # Preparation has published another version. The old arrays stay readable, as this process has them mapped.
+            _log.warning(
+                "%s was replaced before it was checked; this process keeps using the old content", error.filename
+            )
         except Exception as error:  # any other would otherwise end only this thread, unnoticed
             self._error = ManifestError(f"the manifest can no longer be checked ({type(error).__name__}: {error})")
 
@@ -95,7 +101,7 @@ class LaterCheck:
 class Reopened(Mapping[str, NDArray[Any]]):
     """The arrays `names` in `folder`, each mapped into memory anew whenever it is used.
 
-    What has been read is no longer part of this process's memory once its array is dropped.
+    So the pages of an array that has been read stop counting as this process's memory once the array is dropped.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -105,6 +111,7 @@ class Reopened(Mapping[str, NDArray[Any]]):
         if name not in self._names:
             raise KeyError(name)
         path = self._folder / f"{name}.npy"
+        # An empty array, whose file is only a header of 128 bytes, cannot be mapped.
         return np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None, allow_pickle=False)
 
     def __iter__(self) -> Iterator[str]:

@@ -24,14 +24,12 @@ _log = logging.getLogger(__name__)
 
 OPEN_SHARDS = 256
 """Largest number of shards that a reader keeps open; the usual limit of a process is 1,024 files."""
-
-
 _SLOW_SECONDS = 0.002
-"""Mean time in seconds of a read from which reads are made by several threads."""
+"""If a read takes longer than this on average, in seconds, several threads read."""
 
 
 class Unreadable(Exception):
-    """A range of a shard cannot be read; the message says why, and is part of a sentence."""
+    """A range of a shard cannot be read; the message says why, as a clause for a longer message."""
 
 
 class ShardFiles(Protocol):
@@ -47,11 +45,11 @@ class ShardFiles(Protocol):
         """Says which byte ranges will be read next.
 
         Raises:
-            Unreadable: a shard cannot be opened; its `args[1]` is the number of the range.
+            Unreadable: a shard cannot be opened; its `args[1]` is the index of the range.
         """
 
     def fill_at_once(self, shard: int, target: np.ndarray, offset: int) -> bool:
-        """Like `fill` if that needs no waiting for a disk or a server; otherwise returns False."""
+        """Like `fill`, if that need not wait for a disk or a server: returns True if so, and otherwise False."""
 
     def fill(self, shard: int, target: np.ndarray, offset: int) -> None:
         """Fills `target`, uint8, with the bytes at `offset`.
@@ -73,8 +71,8 @@ class LocalShards:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._open = OpenFiles()
-        self._knows_what_is_cached = True  # by the kernel, whose page cache a read can be limited to
-        self._seconds = 0.0  # mean time of a read, where the kernel cannot tell
+        self._has_nowait = True  # whether the file system supports reads that only use the page cache
+        self._mean_seconds = 0.0  # running mean of the time of a read, for file systems that do not
 
     def path(self, shard: int) -> str:
         return f"{self._manifest.root}/{self._manifest.shards[shard]}"
@@ -86,17 +84,18 @@ class LocalShards:
                 file = self._open.get(shard, self.path(shard))
             except OSError as error:
                 raise Unreadable(f"it cannot be opened ({error.strerror})", number) from None
-            os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+            if size:  # 0 would mean: to the end of the file
+                os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     def fill_at_once(self, shard: int, target: np.ndarray, offset: int) -> bool:
-        if self._knows_what_is_cached:
+        if self._has_nowait:
             try:
                 file = self._open.get(shard, self.path(shard))
                 return os.preadv(file.descriptor, [target.data], offset, os.RWF_NOWAIT) == target.nbytes
-            except OSError as error:  # `fill` reports any other
-                self._knows_what_is_cached = error.errno != errno.EOPNOTSUPP
+            except OSError as error:  # mostly EAGAIN: not in the page cache; `fill` reports errors that last
+                self._has_nowait = error.errno != errno.EOPNOTSUPP
                 return False
-        if self._seconds > _SLOW_SECONDS:
+        if self._mean_seconds > _SLOW_SECONDS:
             return False
         self.fill(shard, target, offset)
         return True
@@ -108,11 +107,11 @@ class LocalShards:
         except OSError as error:
             raise Unreadable(f"it cannot be read ({error.strerror})") from None
         if got != target.nbytes:
-            raise Unreadable(f"it ends {target.nbytes - got} bytes short of byte {offset + target.nbytes}")
-        self._seconds += 0.05 * (time.perf_counter() - began - self._seconds)
+            raise Unreadable(f"it has only {got} of the {target.nbytes} bytes at byte {offset}")
+        self._mean_seconds += 0.05 * (time.perf_counter() - began - self._mean_seconds)
 
     def distrust(self, shard: int) -> None:
-        """Does nothing: the only copy stays."""
+        """Does nothing: the shard itself is not a copy, and stays."""
 
 
 class RemoteShards:
@@ -120,7 +119,7 @@ class RemoteShards:
 
     Args:
         root: the folder of the shards.
-        cache: where copies may be; None if there are none.
+        cache: the copies; None reads all from the store.
     """
 
     def __init__(self, manifest: Manifest, root: RemotePath, cache: FileCache | None = None) -> None:
@@ -137,10 +136,10 @@ class RemoteShards:
         return str(self.files[shard].path)
 
     def announce(self, shards: list[int], offsets: list[int], sizes: list[int]) -> None:
-        """Needs nothing, because several threads call `fill`."""
+        """Does nothing: several threads call `fill`, so the store serves ranges in parallel anyway."""
 
     def fill_at_once(self, shard: int, target: np.ndarray, offset: int) -> bool:
-        """Reads the copy, if there is one."""
+        """Reads the copy, if there is one; removes it if that fails."""
         if not target.nbytes:
             return True
         if self.cache is None:
@@ -151,7 +150,7 @@ class RemoteShards:
                 return True
         except FileNotFoundError:
             return False
-        except OSError:  # as for a copy that is too short
+        except OSError:  # treated like a copy that is too short
             pass
         self.distrust(shard)
         return False
@@ -169,11 +168,12 @@ class RemoteShards:
         # With a lock, so that another thread which has read the same copy finds it counted once it is gone.
         with self._distrusting:
             was_open = self._open.drop(shard)
+            # Another process may have removed the copy that this one still had open.
             if (self.cache is not None and self.cache.discard(self.files[shard])) or was_open:
                 self.removed += 1
 
     def close(self, shards: Iterable[int]) -> None:
-        """Closes copies that may be evicted; their room on the disk is only free once nobody has them open."""
+        """Closes copies that may be evicted: an evicted copy takes up disk space until no process has it open."""
         for shard in shards:
             self._open.drop(shard)
 
@@ -182,7 +182,7 @@ def shard_files(manifest: Manifest, cache: FileCache | None = None) -> LocalShar
     """Returns the access to the shards of a data set, wherever they are.
 
     Args:
-        cache: where copies of shards in an object store may be.
+        cache: the copies of shards, if these are in an object store.
     """
     if isinstance(manifest.root, RemotePath):
         return RemoteShards(manifest, manifest.root, cache)
@@ -190,22 +190,24 @@ def shard_files(manifest: Manifest, cache: FileCache | None = None) -> LocalShar
 
 
 def open_cache(data: DataConfig) -> FileCache | None:
-    """Opens the folder for copies of shards; None if the settings want no copies, or the folder cannot be used."""
+    """Opens the folder for copies of shards; None if data.cache_gb is 0, or the folder cannot be used."""
     limit = int(data.cache_gb * 1e9)
     if not limit:
         return None
     try:
         return FileCache(cache_folder(data.cache_dir) / "shards", limit=limit)
     except CacheError as error:
-        _log.warning("%s; shards are read from the store in ranges: set data.cache_dir, or data.cache_gb=0", error)
+        _log.warning(
+            "%s; shards are read from the store in ranges: set another data.cache_dir, or data.cache_gb=0", error
+        )
         return None
 
 
 class _OpenFile:
-    """An open file, which is closed when nobody refers to it any longer."""
+    """An open file, which is closed when the last reference to it is gone."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = -1
+        self.descriptor = -1  # for `__del__`, if the file cannot be opened
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
@@ -214,14 +216,14 @@ class _OpenFile:
 
 
 class OpenFiles:
-    """The shards that were read last, open. A thread may still read one that another thread makes room for."""
+    """Keeps the shards open that were read last. One that is dropped stays open for the threads that still read it."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, shard: int, path: str) -> _OpenFile:
-        """Returns the open shard; opens it if needed, and closes the least recently used one.
+        """Returns the open shard; opens it if needed, and drops the least recently used one if there are too many.
 
         Raises:
             OSError: it cannot be opened.
@@ -238,6 +240,6 @@ class OpenFiles:
         return file
 
     def drop(self, shard: int) -> bool:
-        """Closes a shard; returns whether it was open."""
+        """Drops a shard; returns whether it was open."""
         with self._lock:
             return self._files.pop(shard, None) is not None

@@ -50,7 +50,7 @@ def test_a_single_data_set_is_one_set():
         ),
         (
             ["data.mix={a: {path: 's3://b/x', weight: 1}, b: {path: 's3://b/x/', weight: 1}}"],
-            "data.mix.b.path is that of data.mix.a.path, s3://b/x/",
+            "data.mix.b.path and data.mix.a.path are the same folder, s3://b/x/",
         ),
         (["data.mix={a: x}"], "data.mix.a must be a mapping, not 'x'"),
         (["data.mix=[x]"], "data.mix must be a mapping, not"),
@@ -59,7 +59,7 @@ def test_a_single_data_set_is_one_set():
         (["data.mix={3: {path: x, weight: 1}}"], "data.mix: the name 3 must be text of"),
         (
             ["data.mix={a: {path: x, weight: 1}, b: {path: ./x, weight: 1}}"],
-            "data.mix.b.path is that of data.mix.a.path, ./x",
+            "data.mix.b.path and data.mix.a.path are the same folder, ./x",
         ),
         ([MIX, "data.path=x"], "data.path=x and data.mix exclude each other: remove one, or set data.mix.NAME.path"),
         ([MIX, "data.split=train"], "data.split=train and data.mix exclude each other"),

@@ -1,4 +1,4 @@
-"""Reads the bytes of batches ahead, and returns them in the order of their plans."""
+"""Reads the bytes of batches ahead of their use, and returns them in the order of their plans."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ class Reads:
     """The batches of one iterator that are being read.
 
     Args:
-        plans: their plans; only the thread of `one` iterates over them.
+        plans: an iterator over their plans, which only the thread of `one` advances.
         read: reads a batch.
         waited: returns for how many seconds the calling thread has waited for disks and servers so far.
-        ahead: how many to read at the same time.
-        one: a single thread, which makes the plans, and reads while reading does not wait.
-        several: more threads, which read as soon as it does.
+        ahead: chooses how many batches to read at the same time.
+        one: an executor of a single thread. It makes the plans and, as long as reads need not wait for disks and
+            servers, also reads the batches.
+        several: an executor of more threads, which read the batches when reads do wait.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Reads:
         self._plans, self._read, self._waited, self._ahead = plans, read, waited, ahead
         self._one, self._several = one, several
         self._reading: deque[Future[InFlight | None]] = deque()
-        self._taken = time.perf_counter()
+        self._last_taken = time.perf_counter()
         self._ended = False
         self._fill_up()
 
@@ -57,8 +58,8 @@ class Reads:
         began = time.perf_counter()
         item = self._reading.popleft().result()
         now = time.perf_counter()
-        self._ahead.note_use(began - self._taken)
-        self._taken = now
+        self._ahead.note_use(began - self._last_taken)
+        self._last_taken = now
         if item is None:
             self._ended = True
             self._reading.clear()
@@ -69,7 +70,7 @@ class Reads:
         return item
 
     def close(self) -> None:
-        """Cancels what has not begun."""
+        """Cancels the reads that have not begun."""
         self._ended = True
         for future in self._reading:
             future.cancel()

@@ -2,10 +2,11 @@
 
 Note [Which shards are copied]
 
-Plans are made ahead of the reads, so that the shards of the next steps are known, in the order of their first use. As
-many of them, from the first on, as data.cache_gb holds are wanted: those that are copied are marked, so that no process
-evicts them (the marks end with the thread), and one thread copies the others. Whatever is not copied when it is read is
-read in ranges, so that no batch ever waits for a whole shard, and a data set larger than the cache can be trained on.
+Plans are made ahead of the reads, so that the shards of the next steps are known, in the order of their first use.
+Wanted are the first of them, up to a total size of data.cache_gb. They are marked, so that no process evicts their
+copies (the marks end with the thread), and one thread copies those that are not in the cache yet. A shard without a
+copy is read in ranges, so that no batch ever waits for a whole shard, and a data set larger than the cache can be
+trained on.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ _log = logging.getLogger(__name__)
 CLIPS_AHEAD = 65_536
 """Number of clips that are planned ahead, at about 200 bytes each."""
 _PLANS_PER_READ = 4
-"""Plans made for each batch that is read, until CLIPS_AHEAD are made: the first batch must not wait for all of them."""
+"""Number of plans made per batch, until CLIPS_AHEAD clips are planned: the first batch must not wait for them all."""
 _PAUSE = 2.0
-"""Seconds until the next look for shards to copy, if there was none and the next steps need the same shards."""
+"""Seconds until the next attempt if no shard could be copied; it comes earlier if the needed shards change."""
 _LONG_PAUSE = 10.0
-"""Seconds until the next attempt after a store did not answer for a while."""
+"""Seconds until the next attempt after a store could not be read."""
 
 
 class CopiedShards(Protocol):
@@ -50,14 +51,14 @@ class CopiedShards(Protocol):
 class ShardsAhead:
     """An iterator over plans that makes them ahead, and copies the shards that they need.
 
-    `finish` must be called once per plan, in their order, when its bytes have been read.
+    `finish` must be called once per plan, in the order of the plans, when the bytes of the plan have been read.
 
     Args:
-        plans: what to iterate over.
+        plans: the plans to return.
         files: the shards, with a cache.
         shards_of: returns the numbers of the shards that a plan needs.
-        in_thread: called at the start of the thread that copies.
-        clips: clips per plan.
+        in_thread: called in the thread that copies, when it starts.
+        clips: number of clips per plan.
     """
 
     def __init__(
@@ -70,16 +71,17 @@ class ShardsAhead:
         clips: int,
     ) -> None:
         self._plans, self._files, self._shards_of = plans, files, shards_of
-        self._most = max(1, CLIPS_AHEAD // clips)
+        self._max_planned = max(1, CLIPS_AHEAD // clips)
         self._planned: deque[BatchPlan] = deque()
-        self._made = self._finished = 0
-        self._uses: OrderedDict[int, int] = OrderedDict()  # shard -> the last plan that needs it, in order of first use
-        self._ends: deque[list[int]] = deque()  # the shards of each plan that is not finished
+        self._made = self._finished = 0  # numbers of plans
+        # shard -> number of the last plan that needs it, in the order in which plans first needed the shards
+        self._last_use: OrderedDict[int, int] = OrderedDict()
+        self._unfinished: deque[list[int]] = deque()  # the shards of each plan that is not finished
         self._lock, self._stop, self._changed = threading.Lock(), threading.Event(), threading.Event()
         self._in_thread, self._warned = in_thread, False
         self._failure: Exception | None = None
         self._damaged: set[int] = set()
-        self._copied: set[int] = set()  # as far as this process knows, and protected from eviction
+        self._copied: set[int] = set()  # wanted shards of which this thread has seen a copy
         self._thread = threading.Thread(target=self._run, name="shard-copier", daemon=True)
 
     def __iter__(self) -> Iterator[BatchPlan]:
@@ -91,12 +93,12 @@ class ShardsAhead:
         Raises:
             SampleError: a shard has changed in the store.
         """
-        if self._thread.ident is None:  # not before the first use: an iterator may never be used
+        if self._thread.ident is None:  # started here, because some iterators are never used
             self._thread.start()
         if self._failure is not None:
             raise SampleError(str(self._failure)) from None
         for _ in range(_PLANS_PER_READ):
-            if len(self._planned) < self._most and (plan := next(self._plans, None)) is not None:
+            if len(self._planned) < self._max_planned and (plan := next(self._plans, None)) is not None:
                 self._add(plan)
         if not self._planned:
             raise StopIteration
@@ -106,24 +108,24 @@ class ShardsAhead:
         shards = self._shards_of(plan.plan).tolist()
         with self._lock:
             self._planned.append(plan)
-            self._ends.append(shards)
-            known = len(self._uses)
-            self._uses.update(dict.fromkeys(shards, self._made))
+            self._unfinished.append(shards)
+            known = len(self._last_use)
+            self._last_use.update(dict.fromkeys(shards, self._made))
             self._made += 1
-            if len(self._uses) > known:
+            if len(self._last_use) > known:
                 self._changed.set()
 
     def finish(self) -> None:
-        """Says that the bytes of the next plan have been read."""
+        """Notes that the bytes of one more plan have been read."""
         with self._lock:
-            for shard in self._ends.popleft():
-                if self._uses.get(shard) == self._finished:
-                    del self._uses[shard]
+            for shard in self._unfinished.popleft():
+                if self._last_use.get(shard) == self._finished:
+                    del self._last_use[shard]
                     self._changed.set()
             self._finished += 1
 
     def close(self) -> None:
-        """Stops copying; copies stay."""
+        """Stops copying; the copies stay on the disk."""
         self._stop.set()
         self._changed.set()
 
@@ -133,7 +135,7 @@ class ShardsAhead:
         shared = self._files.cache
         assert shared is not None
         try:
-            # An opening of its own, because other iterators of this loader mark other shards.
+            # A FileCache of its own, because each marks its own files, and other iterators need other shards.
             cache = FileCache(shared.folder, limit=shared.limit)
             while not self._stop.is_set():
                 self._changed.clear()
@@ -144,16 +146,16 @@ class ShardsAhead:
                 if not self._copy_one(cache, wanted):
                     self._changed.wait(_PAUSE)
         except CacheError as error:
-            _log.warning("%s; shards that are not there yet are read from the store in ranges", error)
+            _log.warning("%s; shards that are not copied yet are read from the store in ranges", error)
         except StoreFileChanged as error:
             self._failure = error
-        except Exception as error:  # of this module: reads in ranges go on without it
+        except Exception as error:  # a bug in copying must not end the run, which can read everything in ranges
             _log.warning("copying shards has stopped (%s: %s); they are read in ranges", type(error).__name__, error)
 
     def _wanted(self, limit: int) -> list[int]:
-        """The shards that are needed next, as many as the cache holds."""
+        """Returns the first of the needed shards, as many as the cache holds."""
         with self._lock:
-            needed, at_once = list(self._uses), len(self._ends[0]) if self._ends else 0
+            needed, at_once = list(self._last_use), len(self._unfinished[0]) if self._unfinished else 0
         wanted: list[int] = []
         total = 0
         for shard in needed:
@@ -165,15 +167,15 @@ class ShardsAhead:
         return wanted
 
     def _warn_if_too_small(self, needed: list[int], fit: int, at_once: int, limit: int) -> None:
-        """Says once that even the next batch needs more shards than the cache holds."""
+        """Warns, once, if even the next batch alone needs more shards (`at_once`) than the cache holds (`fit`)."""
         if self._warned or fit >= at_once:
             return
         self._warned = True
         total = sum(self._files.files[shard].size for shard in needed)
         _log.warning(
-            "the next %d steps need %d shards of %.3g GB, and data.cache_gb=%.3g holds %d of them: the others are read "
-            "in ranges at every use; raise data.cache_gb, or use data.order=shards with a smaller data.window",
-            *(len(self._ends), len(needed), total / 1e9, limit / 1e9, fit),
+            "the next %d steps need %d shards (%.3g GB), and data.cache_gb=%.3g holds only %d of them: the others are "
+            "read in ranges at every use; raise data.cache_gb, or use data.order=shards with a smaller data.window",
+            *(len(self._unfinished), len(needed), total / 1e9, limit / 1e9, fit),
         )
 
     def _copy_one(self, cache: FileCache, wanted: list[int]) -> bool:
@@ -191,10 +193,10 @@ class ShardsAhead:
                     return True
             except StoreFileChanged:
                 raise
-            except StoreFileDamaged as error:  # the checksums in it tell which of its samples can be used
+            except StoreFileDamaged as error:  # its samples have checksums, so intact ones can still be used
                 self._damaged.add(shard)
                 _log.warning("%s; it is read in ranges", error)
-            except StoreError as error:  # whoever needs it now finds out whether this lasts
+            except StoreError as error:  # if this lasts, the reads in ranges raise an error
                 _log.warning("%s; trying again", error)
                 self._stop.wait(_LONG_PAUSE)
         return False

@@ -1,7 +1,7 @@
 """What the published manifest was made from, so that publishing again reads only the index files that are new.
 
 `OUT/manifest/merged.json` names the version of the manifest, and a hash and the number of rows of each index file at
-that moment. It is only a shortcut: without it, or if anything does not fit, all is read again.
+that moment. It is only a shortcut: if it is missing or does not match, all index files are read again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _FILE = "manifest/merged.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """The part of the published manifest that is still right.
+    """The part of the published manifest that is still valid.
 
     Attributes:
         rows: its rows.
         flags: the lines of flagged.jsonl about these rows.
-        shard_sha256: SHA-256 of each shard of which the rows are kept, by its file name.
-        counts: number of rows of each index file that need not be read again, by its name.
+        shard_sha256: SHA-256 of each shard whose rows are kept, by its file name.
+        counts: number of rows of each index file that is not read again, by the name of the file.
     """
 
     rows: PreviousRows
@@ -44,11 +44,11 @@ class Earlier:
 
 
 def earlier_rows(out: Path, indexes: Sequence[Path], expected: Mapping[str, Any]) -> Earlier | None:
-    """Returns what the published manifest has of the shards of `indexes`; None if it cannot be used.
+    """Returns the rows of the published manifest that are still valid for `indexes`; None if it cannot be used.
 
     Args:
         indexes: the index file of each shard of the new manifest, in its order.
-        expected: entries that meta.json must have.
+        expected: entries that its meta.json must have.
     """
     try:
         state = json.loads((out / _FILE).read_text(encoding="utf-8"))
@@ -65,7 +65,8 @@ def earlier_rows(out: Path, indexes: Sequence[Path], expected: Mapping[str, Any]
             index.name: number
             for index in indexes
             if (number := numbers.get(index.stem)) is not None
-            # Rows that the manifest left out, because an earlier shard has the same source, must be looked at again.
+            # The counts differ if the manifest left rows out, because an earlier shard has the same source. Such a file
+            # is read again, as these rows may belong to the new manifest.
             and state["indexes"].get(index.name) == [_digest(index), int(rows_of[number])]
         }
         flags = read_json_lines(out / "flagged.jsonl")
@@ -99,7 +100,7 @@ def remember(out: Path, digests: Mapping[str, str], counts: Mapping[str, int]) -
 
 
 def forget(out: Path) -> None:
-    """Lets the next run read all index files again."""
+    """Makes the next run read all index files again."""
     (out / _FILE).unlink(missing_ok=True)
 
 
@@ -114,4 +115,4 @@ def _digest(index: Path) -> str:
     try:
         return packed_digest(index)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ""  # whoever reads the rows says what is wrong
+        return ""  # the damage is reported when the rows are read

@@ -2,10 +2,11 @@
 
 The line is `{"rows": n, "columns": [[name, dtype, length], ...], "sha256": "...", "crc32c": CRC}`, where `sha256` is
 that of all bytes after it, and `crc32c` the checksum of the line itself (see `index_line`). Numbers have the smallest
-unsigned type that holds them, or int64. A text column is the array NAME of UTF-8 bytes and NAME_length; if all its
-texts are hexadecimal digits of one length, it is the array NAME_hex of their bytes. Values of which a shard has few
-different ones, the labels and `other` (all further keys of a row, as JSON), are text columns of the different values
-with NAME_code, the number of each row's value.
+unsigned type that holds them, or int64. A column NAME of texts is two arrays: NAME, the UTF-8 bytes of all texts one
+after the other, and NAME_length, the number of bytes of each. If all its texts are hexadecimal digits of one length, it
+is one array, NAME_hex, of the bytes that the digits stand for. The columns `labels` and `other` (all further keys of a
+row) have few different values per shard. Each holds every different value once, as JSON text, and the array NAME_code
+holds the index of each row's value.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class PackedRows:
 
     Attributes:
         count: number of rows.
-        arrays: the arrays by name; see the head of this module.
-        labels: the different labels; row i has those with the number arrays["labels_code"][i].
-        others: the different values of all further keys, by arrays["other_code"].
+        arrays: the arrays by name; see the docstring of this module.
+        labels: the different labels; row i has labels[arrays["labels_code"][i]].
+        others: the different values of all further keys; row i has others[arrays["other_code"][i]].
 
     Raises:
         RowError: `data` is damaged.
@@ -53,7 +54,7 @@ class PackedRows:
         head, newline, body = data.partition(b"\n")
         try:
             header = read_index_line(head)
-            # A line without its checksum is read unchecked.
+            # The line must have its own checksum: `read_index_line` accepts lines without one, for format 1.
             if not newline or b', "crc32c": ' not in head or sha256(body).hexdigest() != header["sha256"]:
                 raise RowError("its content differs from its checksum")
             self.count: int = header["rows"]
@@ -74,7 +75,10 @@ class PackedRows:
             raise RowError(f"it cannot be read: {' '.join(str(error).split())}") from None
 
     def texts(self, name: str) -> list[str]:
-        """The texts of a column: `key`, `source` and, if all rows have one, `sha256` have one per row."""
+        """Returns the texts of a column.
+
+        `key`, `source` and, if all rows have one, `sha256` have one text per row; `labels` and `other` one per value.
+        """
         if f"{name}_hex" in self.arrays:
             digits = self.arrays[f"{name}_hex"].tobytes().hex()
             width = len(digits) // self.count
@@ -88,7 +92,10 @@ class PackedRows:
         return f"{name}_hex" in self.arrays or f"{name}_length" in self.arrays
 
     def rows(self, first: int = 0) -> Iterator[dict[str, Any]]:
-        """Yields the rows as they were packed, from number `first` on. Equal labels or flags are the same dict."""
+        """Yields the rows as they were packed, from number `first` on.
+
+        Rows with equal labels or further keys share these values, which must not be changed.
+        """
         columns = [self.arrays[name][first:].tolist() for name in (*NUMBERS, "seconds")]
         ends = np.cumsum(self.arrays["frames"], dtype=np.int64).tolist()
         begin = ends[first - 1] if first else 0
@@ -101,7 +108,7 @@ class PackedRows:
             start = end
 
     def versions(self, last: int | None = None, *, first: int = 0) -> Iterator[dict[str, Any]]:
-        """Yields the rows number `first` to `last` - 1 without those numbers and frames that describe the tracks."""
+        """Yields rows `first` to `last` - 1 without the numbers and frame sizes that describe their tracks."""
         part = slice(first, last)
         names = [name for name in ("key", "source", "sha256") if self.has_text(name)]
         columns: list[list[Any]] = [self.texts(name)[part] for name in names]
@@ -114,11 +121,12 @@ class PackedRows:
             yield row | self.others[other]
 
     def block(self, *, shard: int) -> RowBlock:
-        """The rows for a manifest in which their shard has the number `shard`."""
+        """Returns the rows for a manifest in which their shard has the number `shard`."""
         frames = self.arrays["frames"].astype(np.int64)
         sizes = self.arrays["frame_bytes"]
         ends = np.cumsum(frames)
-        # Each sample's offsets are the running sum of its first frame's offset and the sizes of its frames.
+        # The offsets of a sample are the running sum of its first frame's offset and the sizes of its frames. One sum
+        # goes over all samples: at the first offset of each, it steps from the end of the one before to the new offset.
         counts = np.where(frames > 0, frames + 1, 0)
         steps = np.zeros(int(counts.sum()), np.int64)
         first = (np.cumsum(counts) - counts)[frames > 0]
@@ -152,7 +160,7 @@ def packed_digest(path: Path) -> str:
 
 
 def pack(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Packs rows as `checked_row` accepts them, with key, size and mtime_ns; at least one."""
+    """Packs at least one row; each is one that `checked_row` accepts, with key, size and mtime_ns."""
     arrays: dict[str, NDArray[Any]] = {name: _smallest([row[name] for row in rows]) for name in NUMBERS}
     arrays["seconds"] = np.array([row["seconds"] for row in rows], "<f8")
     arrays["frames"] = _smallest([len(row["frame_bytes"]) for row in rows])
@@ -163,8 +171,8 @@ def pack(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for name in texts:
         arrays |= _text_column(name, [row[name] for row in rows])
     known = {*NUMBERS, *texts, "seconds", "frame_bytes", "labels"}
-    arrays |= _few_values("labels", [row["labels"] for row in rows])
-    arrays |= _few_values("other", [{name: row[name] for name in row if name not in known} for row in rows])
+    arrays |= _coded_column("labels", [row["labels"] for row in rows])
+    arrays |= _coded_column("other", [{name: row[name] for name in row if name not in known} for row in rows])
     body = b"".join(values.tobytes() for values in arrays.values())
     columns = [[name, values.dtype.str.replace("|", "<"), len(values)] for name, values in arrays.items()]
     return (
@@ -173,10 +181,11 @@ def pack(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _smallest(values: Sequence[int]) -> NDArray[Any]:
+    """Returns the values in the smallest unsigned type that holds them, or as int64."""
     array = np.array(values, "<i8")
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
-    kinds = (kind for kind in ("<u1", "<u2", "<u4", "<i8") if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
-    return array.astype(next(kinds))
+    types = (kind for kind in ("<u1", "<u2", "<u4", "<i8") if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    return array.astype(next(types))
 
 
 def _text_column(name: str, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -187,7 +196,7 @@ def _text_column(name: str, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
     return {name: np.frombuffer(b"".join(encoded), "<u1"), f"{name}_length": _smallest([len(one) for one in encoded])}
 
 
-def _few_values(name: str, values: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+def _coded_column(name: str, values: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
     codes: dict[str, int] = {}
     numbers = [codes.setdefault(json.dumps(value, ensure_ascii=False), len(codes)) for value in values]
     return {**_text_column(name, list(codes)), f"{name}_code": _smallest(numbers)}

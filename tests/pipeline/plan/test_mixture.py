@@ -175,7 +175,10 @@ def test_shards_in_random_order_are_kept_within_each_data_set():
             {"sizes": (1000, 5, 2900)},
             r"a batch holds up to 7 samples of the data set at data.mix.set1.path, which has 5",
         ),
-        ({"weights": {0: np.array([1e6] + [1.0] * 999)}}, r"1000 samples and data.mix.set0.weights lets 1 different"),
+        (
+            {"weights": {0: np.array([1e6] + [1.0] * 999)}},
+            r"1000 samples, of which data.mix.set0.weights allows only 1",
+        ),
     ],
 )
 def test_a_batch_never_holds_a_sample_twice(changes, message):

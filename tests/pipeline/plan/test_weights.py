@@ -49,7 +49,7 @@ def weights(path: Path, ids: np.ndarray, sources: list[str]) -> np.ndarray:
         (b"source,weight\na,-1\n", "gives 'a' the weight -1: weights must be finite and at least 0"),
         (b"source,weight\na,nan\n", "gives 'a' the weight nan: weights must be finite"),
         (b"source,weight\na,1e999\n", "gives 'a' the weight 1e999: weights must be finite"),
-        (b"source,weight\na,1\na,2\n", "gives 'a' two weights"),
+        (b"source,weight\na,1\na,2\n", "gives 'a' two different weights"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_an_error_that_names_the_setting(tmp_path: Path, data, message):
@@ -68,6 +68,8 @@ def test_sources_that_are_unknown_or_missing_are_errors(tmp_path: Path):
     assert weights(path, np.array([0]), ["a", "b"]).tolist() == [1.0]
     with pytest.raises(ConfigError, match=r"gives no weight to 1 samples of data: 'b'; add them, with the weight 0"):
         weights(path, np.array([0, 1]), ["a", "b"])
+    with pytest.raises(ConfigError, match="gives no weight to 25 samples of data: 'b', 'c', 'd' and 22 more; add"):
+        weights(path, np.arange(26), list("abcdefghijklmnopqrstuvwxyz"))
 
 
 def test_a_label_column_gives_weights():
@@ -81,6 +83,7 @@ def test_a_label_column_gives_weights():
         ([0, 3, 1], f"^{KEY}=c gives 'b' the weight 'huge', which is not a number"),
         ([2, 0, 0], f"^{KEY}=c gives 'a' the weight -1: weights must be finite and at least 0"),
         ([0, -1, -1], f"^{KEY}=c: 2 of 3 samples have no label in this column: 'b', 'c'; attach"),
+        ([-1] * 9, f"^{KEY}=c: 9 of 9 samples have no label in this column: 'a', 'b', 'c' and 6 more; attach"),
     ],
 )
 def test_labels_that_are_no_weights_are_errors(codes, message):

@@ -18,7 +18,7 @@ from pipeline.load.mixed import MixedDecoder
 from pipeline.load.sets import describe_selection, mixture_parts, select_sets
 from pipeline.loader import make_loader
 from pipeline.plan.batch_plan import BatchPlan
-from pipeline.plan.mixed_planner import moved
+from pipeline.plan.mixed_planner import shift_ids
 from pipeline.shards.mix import MixedManifest
 from settings import Config, ConfigError, from_dict
 from tests.pipeline.load.test_bad_samples import spoil_payload
@@ -64,7 +64,7 @@ def test_clips_equal_those_of_the_data_sets_alone(folders):
             rows = np.flatnonzero(set_of(plan.ids) == number)
             if not len(rows):
                 continue
-            (expected,) = alone(folders[name], mixed.config).carry_out(moved(plan[rows], by=-first))
+            (expected,) = alone(folders[name], mixed.config).carry_out(shift_ids(plan[rows], by=-first))
             assert torch.equal(batch.video[rows], expected.video)
             assert torch.equal(batch.audio[rows], expected.audio)
             seen[name] += len(rows)

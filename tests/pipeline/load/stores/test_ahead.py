@@ -61,7 +61,7 @@ def test_ranges_on_a_slow_disk_are_read_at_the_same_time(corpus, monkeypatch, ke
     loader = DaliLoader(config=config)
     assert isinstance(loader._reader.files, LocalShards)
     if not kernel_tells:  # as on NFS: only the time of a read does
-        loader._reader.files._knows_what_is_cached, loader._reader.files._seconds = False, 1.0
+        loader._reader.files._has_nowait, loader._reader.files._mean_seconds = False, 1.0
     monkeypatch.setattr("os.preadv", slow)
     for found, wanted in zip(loader.steps(0, 4), expected, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(found[:4], wanted[:4], strict=True))

@@ -95,7 +95,7 @@ def test_a_step_that_needs_more_than_there_is_room_for_is_said_once(files, caplo
             wait_until(lambda: "data.cache_gb" in caplog.text, "nothing is said")
             iterator.finish()
         iterator.close()
-    assert caplog.text.count("data.cache_gb=1.5e-06 holds 1 of them") == 1
+    assert caplog.text.count("data.cache_gb=1.5e-06 holds only 1 of them") == 1
 
 
 def test_a_shard_that_changes_ends_the_iteration(files, tmp_path) -> None:
