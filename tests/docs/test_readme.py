@@ -66,8 +66,9 @@ def test_the_figures_are_those_of_the_results():
     words = " ".join(TEXT.split())
     found = result("decode")["comparisons"]
     jpeg = {kind: f"{found[kind]['ratio']['shards_jpeg_144']:.1f}×" for kind in found}
-    assert f"{jpeg['files_as_people_have_them']} the fastest loader reading ordinary H.264 files" in words
-    assert f"{jpeg['same_size_any_storage']} the fastest reading any storage of equal size" in words
+    peers = "the fastest of torchcodec, decord, PyAV and SPDL"
+    assert f"{jpeg['files_as_people_have_them']} {peers} reading H.264 files of 256 pixels" in words
+    assert f"{jpeg['same_size_any_storage']} the fastest of them on any storage of equal size" in words
     times = {record["backend"]: record["times_faster"] for record in result("sampling_38400x3840")["records"]}
     assert f"{times['kmeanspp_faiss_sketch']:.0f}× faster than one pick at a time" in words
     # The results of the samplers are Markdown tables, as the sweeps' report writes them.
